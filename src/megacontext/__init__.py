@@ -1,0 +1,25 @@
+"""MegaContext: virtual memory for language models.
+
+``import megacontext as mc`` is light: torch is imported when a memory first needs its base model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from megacontext.errors import MegaContextError
+
+if TYPE_CHECKING:
+    from megacontext.runtime.assembly import open
+
+__all__ = ["MegaContextError", "__version__", "open"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open":
+        from megacontext.runtime.assembly import open
+
+        return open
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,76 @@
+"""Sealed arrays and raw blobs at rest. Narrow on purpose, so that another engine can stand in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ArraySpec", "ArrayStore", "BlobStore"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySpec:
+    """One growing array of rows, written one whole shard at a time.
+
+    name: for example ``lod0`` or ``lod1``; row_shape: () for tokens, (r, d) for gists; dtype: numpy name.
+    """
+
+    name: str
+    row_shape: tuple[int, ...]
+    dtype: str
+    shard_rows: int
+    chunk_rows: int
+    compress: bool = False
+
+
+class ArrayStore(Protocol):
+    """Write-once shards with checksums. Who may read how far is the catalog's business, not the store's.
+
+    Errors: StorageFullError, StorageError; CorruptionError naming the object when a checksum fails or a shard is
+    missing.
+    """
+
+    def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
+        """Write rows ``[shard * shard_rows, (shard + 1) * shard_rows)``; durable on return. Rewriting is allowed
+        (a retry after a crash)."""
+        ...
+
+    def read(self, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """Rows ``[start, stop)``."""
+        ...
+
+    def read_many(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic]]:
+        """Many row spans in one batch of parallel reads."""
+        ...
+
+    def object_name(self, spec: ArraySpec, shard: int) -> str:
+        """The file or object that holds a shard, for messages; relative to the memory."""
+        ...
+
+    def num_bytes(self) -> int:
+        """Bytes on disk of all shards."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed, compressed raw bytes: the truth that everything else is rebuilt from."""
+
+    def put(self, data: bytes) -> str:
+        """Store (durable on return); the sha256 in hexadecimal. Storing the same bytes again is free."""
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """The bytes, verified against their digest; CorruptionError if they do not match or are missing."""
+        ...
+
+    def digests(self) -> Iterator[str]: ...
+
+    def delete(self, digest: str) -> None: ...
+
+    def object_name(self, digest: str) -> str: ...
+
+    def num_bytes(self) -> int: ...

@@ -1,0 +1,94 @@
+"""The language model behind an adapter.
+
+Shape legend: B batch, T new entries, S entries in the cache, V vocabulary, D embedding width.
+Tensors are torch; this module is importable without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.ports.text import TextCodec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Base", "BaseInfo", "ModelCache", "SupportsAttentionMass", "SupportsSurprise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseInfo:
+    """What a memory must know of its base model to refuse another one.
+
+    fingerprint: sha256 over the tokenizer and the input-embedding matrix: equal fingerprints share gists.
+    max_positions: the longest window the model was made for, in entries.
+    """
+
+    name: str
+    revision: str
+    fingerprint: str
+    dim: int
+    vocab_size: int
+    max_positions: int
+    dtype: str
+    device: str
+    question_template: str  # str.format with {question}
+    stop_token_ids: tuple[int, ...]
+
+
+class ModelCache(Protocol):
+    """Key-value state of one window, entries in window order."""
+
+    num_entries: int
+
+    def truncate(self, num_entries: int) -> None:
+        """Forget everything from entry ``num_entries`` on."""
+        ...
+
+
+@runtime_checkable
+class Base(Protocol):
+    """Runs embeddings at explicit positions through a model that keeps a cache."""
+
+    info: BaseInfo
+    codec: TextCodec
+
+    def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
+        """Input embeddings [T, D] in the model's dtype, on its device."""
+        ...
+
+    def new_cache(self, capacity_entries: int) -> ModelCache: ...
+
+    def forward(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        cache: ModelCache,
+        *,
+        num_logits: int = 1,
+    ) -> torch.Tensor:
+        """Append T entries to the cache; float32 logits [num_logits, V] of the last ``num_logits`` entries."""
+        ...
+
+
+@runtime_checkable
+class SupportsSurprise(Protocol):
+    """Batched negative log-likelihood of raw tokens: what training-free gists choose by."""
+
+    def surprise(self, token_ids_BT: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
+        """Nats [B, T] of each token given those before it in its row; the first of a row is log(V)."""
+        ...
+
+
+@runtime_checkable
+class SupportsAttentionMass(Protocol):
+    """How much the last entries look at each earlier one: a training-free lens."""
+
+    def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
+        """Attention [num_entries] that the last ``num_queries`` entries of the cache give to each entry at one
+        middle layer, max over heads and queries (facts: never the mean over layers)."""
+        ...

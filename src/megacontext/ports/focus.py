@@ -1,0 +1,118 @@
+"""Lenses say where detail pays; allocators turn that into a cut within budget.
+
+**The value of a cut.** A lens gives expected utility (nats; any one unit will do) to spans of the history: one score
+per entry of the working context for the whole span of that entry, and nominations of spans anywhere below it. A
+span's utility is spread evenly over its tokens. A cut that shows a token at level l collects ``gist_value ** l`` of
+that token's utility (level 0: all of it). Allocators maximise the sum within ``budget_entries``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.ports.catalog import SearchHit
+
+__all__ = ["Allocator", "AllocatorConfig", "CutView", "FocusRequest", "FocusScores", "Lens", "MemoryView", "Nomination"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutView:
+    """A cut through the tree as parallel arrays, in temporal order.
+
+    levels int64 [n]: 0 = raw tokens of (part of) one block, l >= 1 = a collapsed node; starts, stops int64 [n];
+    pinned bool [n]: may not be collapsed; ages int64 [n]: refocuses since the entry last changed.
+    """
+
+    block_tokens: int
+    gist_width: int
+    levels: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+    pinned: npt.NDArray[np.bool_]
+    ages: npt.NDArray[np.int64]
+
+
+class MemoryView(Protocol):
+    """What a lens may ask of the memory."""
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]: ...
+
+    def text(self, start: int, stop: int) -> str: ...
+
+    def search_hits(self, text: str, *, limit: int) -> list[SearchHit]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusRequest:
+    """What a lens may look at.
+
+    query_text, query_token_ids: what the next tokens are about (question, or the last generated tokens), may be empty.
+    attention_mass: float32 [number of entries of the cut]: attention that the query gave to each entry in the current
+    window, or None if the lens did not ask for it (``Lens.needs_attention``) or there is none yet.
+    """
+
+    cut: CutView
+    memory: MemoryView
+    query_text: str
+    query_token_ids: npt.NDArray[np.uint32]
+    attention_mass: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nomination:
+    """A span anywhere in the history that deserves detail; utility is for the whole span."""
+
+    start: int
+    stop: int
+    utility: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusScores:
+    """utility: float64 [entries of the cut], >= 0, finite."""
+
+    utility: npt.NDArray[np.float64]
+    nominations: Sequence[Nomination] = field(default_factory=tuple)
+
+
+@runtime_checkable
+class Lens(Protocol):
+    name: str
+    needs_attention: bool
+
+    def score(self, request: FocusRequest) -> FocusScores: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocatorConfig:
+    """budget_entries: cost that the result may not exceed. gist_value: what a gist is worth of its tokens, per level.
+    max_edits: expansions plus collapses per refocus (0: no limit). cooldown: refocuses an entry rests after a change.
+    swap_margin: relative gain per entry of budget that a swap must bring. edit_cost: utility that one entry of window
+    recomputation is worth (edits early in the window cost more)."""
+
+    budget_entries: int
+    gist_value: float = 0.2
+    max_edits: int = 0
+    cooldown: int = 0
+    swap_margin: float = 0.0
+    edit_cost: float = 0.0
+
+
+@runtime_checkable
+class Allocator(Protocol):
+    """The target cut as sorted, disjoint nodes to show raw or collapsed: ``(levels, starts, stops)`` int64 arrays that
+    obey cover, alignment and budget. Pinned entries stay."""
+
+    name: str
+
+    def allocate(
+        self, cut: CutView, scores: FocusScores, config: AllocatorConfig
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
