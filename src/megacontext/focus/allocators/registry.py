@@ -1,0 +1,30 @@
+"""Allocators by name: ours in an explicit dict, other people's through the entry points ``megacontext.allocators``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from megacontext.errors import UnknownNameError
+from megacontext.ports.focus import Allocator
+
+__all__ = ["ENTRY_POINT_GROUP", "known_allocators", "make_allocator"]
+
+ENTRY_POINT_GROUP = "megacontext.allocators"
+
+ALLOCATORS: dict[str, Callable[..., Allocator]] = {}
+
+
+def known_allocators() -> list[str]:
+    """Names that ``make_allocator`` accepts, sorted."""
+    return sorted({*ALLOCATORS, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def make_allocator(name: str, **options: object) -> Allocator:
+    """A fresh allocator; ``options`` go to its constructor. UnknownNameError lists the known names."""
+    if name in ALLOCATORS:
+        return ALLOCATORS[name](**options)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        factory: Callable[..., Allocator] = entry_point.load()
+        return factory(**options)
+    raise UnknownNameError.of("allocator", name, known_allocators())

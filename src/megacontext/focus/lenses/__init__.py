@@ -1,0 +1,1 @@
+"""Where detail pays, one lens per file; ``registry`` names them."""

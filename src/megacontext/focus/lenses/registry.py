@@ -1,0 +1,30 @@
+"""Lenses by name: ours in an explicit dict, other people's through the entry points ``megacontext.lenses``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from megacontext.errors import UnknownNameError
+from megacontext.ports.focus import Lens
+
+__all__ = ["ENTRY_POINT_GROUP", "known_lenses", "make_lens"]
+
+ENTRY_POINT_GROUP = "megacontext.lenses"
+
+LENSES: dict[str, Callable[..., Lens]] = {}
+
+
+def known_lenses() -> list[str]:
+    """Names that ``make_lens`` accepts, sorted."""
+    return sorted({*LENSES, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def make_lens(name: str, **options: object) -> Lens:
+    """A fresh lens; ``options`` go to its constructor. UnknownNameError lists the known names."""
+    if name in LENSES:
+        return LENSES[name](**options)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        factory: Callable[..., Lens] = entry_point.load()
+        return factory(**options)
+    raise UnknownNameError.of("lens", name, known_lenses())
