@@ -1,0 +1,67 @@
+"""Names and shapes of what a memory keeps: files of its folder, and the arrays of each level.
+
+Every array grows by whole shards of one segment: ``segment_tokens`` rows of tokens, ``segment_tokens / K`` rows of
+gists, on whatever level.
+"""
+
+from __future__ import annotations
+
+from megacontext.ports.arrays import ArraySpec
+from megacontext.ports.catalog import MemoryInfo
+
+__all__ = [
+    "ARRAYS_FOLDER",
+    "CATALOG_FILE",
+    "LOCK_FILE",
+    "RAW_FOLDER",
+    "gist_spec",
+    "meta_spec",
+    "shard_nodes",
+    "token_spec",
+]
+
+CATALOG_FILE = "catalog.sqlite"
+ARRAYS_FOLDER = "arrays"
+RAW_FOLDER = "raw"
+LOCK_FILE = "writer.lock"
+
+_TOKEN_CHUNK = 4096  # rows of one compressed chunk: small reads stay small, zstd still sees enough
+
+
+def shard_nodes(info: MemoryInfo) -> int:
+    """Rows of one shard on every level >= 1."""
+    return info.segment_tokens // info.block_tokens
+
+
+def token_spec(info: MemoryInfo) -> ArraySpec:
+    """``lod0``: token ids; the chunk is the largest whole number of blocks up to 4,096 that divides a segment."""
+    chunk = max(
+        rows
+        for rows in range(info.block_tokens, min(_TOKEN_CHUNK, info.segment_tokens) + 1, info.block_tokens)
+        if info.segment_tokens % rows == 0
+    )
+    return ArraySpec(
+        name="lod0", row_shape=(), dtype="uint32", shard_rows=info.segment_tokens, chunk_rows=chunk, compress=True
+    )
+
+
+def gist_spec(info: MemoryInfo, level: int) -> ArraySpec:
+    """``lod{level}``: gist vectors [n, r, d]; one chunk is one sibling set."""
+    return ArraySpec(
+        name=f"lod{level}",
+        row_shape=(info.gist_width, info.dim),
+        dtype="float16",
+        shard_rows=shard_nodes(info),
+        chunk_rows=info.block_tokens,
+    )
+
+
+def meta_spec(info: MemoryInfo, level: int) -> ArraySpec:
+    """``meta{level}``: (offset, weight) of every gist vector [n, r, 2]."""
+    return ArraySpec(
+        name=f"meta{level}",
+        row_shape=(info.gist_width, 2),
+        dtype="float32",
+        shard_rows=shard_nodes(info),
+        chunk_rows=info.block_tokens,
+    )

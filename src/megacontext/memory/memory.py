@@ -1,0 +1,175 @@
+"""``Memory``: one persistent MegaContext, seen from outside; every power it has lives in a module beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.reports import CheckReport, IngestReport, MemoryStats, Quotation, SearchResult
+from megacontext.ports.arrays import ArrayStore, BlobStore
+from megacontext.ports.catalog import Catalog, MemoryInfo, SearchHit, Source
+from megacontext.ports.gister import Gister
+from megacontext.ports.text import TextCodec
+from megacontext.tree.geometry import TreeGeometry
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """A history of any length: append-only, on disk, readable at every level of detail.
+
+    Reading never locks. The first change takes the writer's lock, which is held until ``close`` or the end of the
+    process. One object is for one thread; open the memory again for another.
+
+    Args:
+        catalog, arrays, blobs: where things are kept.
+        codec: text to token ids and back.
+        gister: makes the gister when it is first needed, so that opening a memory loads no model.
+        lock_path: the writer's lock file; None where no other process can reach the memory.
+        read_only: refuse every change.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        arrays: ArrayStore,
+        blobs: BlobStore,
+        codec: TextCodec,
+        gister: Callable[[], Gister],
+        lock_path: Path | None = None,
+        read_only: bool = False,
+    ) -> None: ...
+
+    # --- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def info(self) -> MemoryInfo:
+        """What the memory is made of; fixed when it was created."""
+        ...
+
+    @property
+    def tree(self) -> TreeGeometry: ...
+
+    @property
+    def codec(self) -> TextCodec: ...
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the history, as of the last change by this object or the last ``refresh``."""
+        ...
+
+    @property
+    def num_levels(self) -> int:
+        """Levels that hold at least one complete node, tokens included."""
+        ...
+
+    @property
+    def reader(self) -> TreeReader:
+        """Batched reads for sessions: ``token_batch`` and ``gist_batch``."""
+        ...
+
+    # --- change -------------------------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        paths: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
+        *,
+        text: str | None = None,
+        source: str = "text",
+        labels: Mapping[str, str] | None = None,
+        role: str = "",
+        author: str = "",
+        licence: str = "",
+        progress: Callable[[int, str], None] | None = None,
+    ) -> IngestReport:
+        """Add files, whole folders (respecting .gitignore), or a ``text`` under the name ``source``.
+
+        A source that is there unchanged is skipped, a changed one becomes a new version. Every source is added
+        whole or not at all, and durable on return. A file that is named directly and cannot be read is an error; in
+        a folder it is left out and reported. ``progress(num_tokens_done, uri)`` is called after each source.
+
+        Raises: SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
+        """
+        ...
+
+    def append(self, token_ids: npt.ArrayLike, *, source: str = "tokens", role: str = "") -> int:
+        """Add tokens; durable on return. The position of the first.
+
+        Tokens that follow others of the same source and role continue that source.
+
+        Raises: InvalidTokensError (nothing was changed), MemoryLockedError, MemoryReadOnlyError, StorageError.
+        """
+        ...
+
+    def append_text(
+        self, text: str, *, source: str = "text", role: str = "", labels: Mapping[str, str] | None = None
+    ) -> tuple[int, int]:
+        """Add a short text, such as a turn of a chat, as a new version of ``source``; its token range ``[start, stop)``."""
+        ...
+
+    # --- read ---------------------------------------------------------------------------------------------------
+
+    def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
+        """Token ids of ``[start, stop)``, uint32."""
+        ...
+
+    def gists(self, level: int, start: int, stop: int) -> npt.NDArray[np.float16]:
+        """Gist vectors of nodes ``[start, stop)`` of a level >= 1: float16 [n, r, d]."""
+        ...
+
+    def text(self, start: int, stop: int) -> str:
+        """The text of a token range, decoded."""
+        ...
+
+    def sources(self) -> list[Source]:
+        """Everything that was ingested or appended, in order of its tokens."""
+        ...
+
+    def provenance(self, start: int, stop: int) -> list[Quotation]:
+        """Where a token range came from: one exact quotation per extent that it touches."""
+        ...
+
+    def search(self, text: str, *, limit: int = 10) -> list[SearchResult]:
+        """Passages that share words with ``text``, best first, with their sources."""
+        ...
+
+    def search_hits(self, text: str, *, limit: int) -> list[SearchHit]:
+        """The same as bare spans and scores, for lenses."""
+        ...
+
+    # --- care ---------------------------------------------------------------------------------------------------
+
+    def inspect(self) -> MemoryStats:
+        """The memory in numbers: tokens, nodes per level, bytes, base, gister."""
+        ...
+
+    def check(self, *, repair: bool = False, recompute_gists: bool = False) -> CheckReport:
+        """Verify every byte at rest against its checksum, and repair what the raw sources can rebuild if asked.
+
+        recompute_gists: also compare every stored gist with a fresh one (needs the base model, slow).
+        """
+        ...
+
+    def refresh(self) -> int:
+        """See what other processes have committed since; the number of tokens."""
+        ...
+
+    def close(self) -> None:
+        """Release the lock and the files; closing twice is fine."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,119 @@
+"""What a memory tells its user: reports of ingests and checks, quotations, search results, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from megacontext.ports.catalog import Damage, MemoryInfo
+
+__all__ = ["CheckReport", "IngestFailure", "IngestReport", "MemoryStats", "Quotation", "SearchResult"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestFailure:
+    """One file of a folder that was left out, and why."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestReport:
+    """What an ingest did.
+
+    num_sources, num_tokens: added; num_unchanged: sources already there as they are; num_binary: files that are no
+    text; failures: files of a folder that could not be ingested; deferred: why sealing could not finish although
+    every source is safely stored ('' as a rule; the next change tries again).
+    """
+
+    num_sources: int
+    num_tokens: int
+    seconds: float
+    num_unchanged: int = 0
+    num_binary: int = 0
+    failures: tuple[IngestFailure, ...] = ()
+    deferred: str = ""
+
+    @property
+    def num_skipped(self) -> int:
+        """Files that were found and not added: unchanged, binary or failed."""
+        return self.num_unchanged + self.num_binary + len(self.failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quotation:
+    """A stretch of one source, exactly as it stands there.
+
+    byte_start, byte_stop: range in the source's extracted UTF-8 text; line_start, line_stop: first and last line
+    (1-based) of it; 0 for sources of kind ``tokens``, which have no text of their own. exact: False if the tokenizer
+    does not let the range be cut at the token, so that the quotation is a little wider than the tokens.
+    """
+
+    source_id: int
+    uri: str
+    version: int
+    kind: str
+    title: str
+    role: str
+    author: str
+    licence: str
+    labels: Mapping[str, str]
+    time: float
+    token_start: int
+    token_stop: int
+    byte_start: int
+    byte_stop: int
+    line_start: int
+    line_stop: int
+    text: str
+    exact: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """A passage that matches, with the source in which it begins. score: BM25-like, higher is better."""
+
+    token_start: int
+    token_stop: int
+    score: float
+    uri: str
+    version: int
+    title: str
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What a check found: damages that are there now, and those that a repair made good."""
+
+    damages: tuple[Damage, ...]
+    repaired: tuple[Damage, ...]
+    num_objects: int
+    num_tokens: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.damages
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryStats:
+    """A memory in numbers. num_nodes[l]: complete nodes of level l, tokens first."""
+
+    info: MemoryInfo
+    num_tokens: int
+    num_sources: int
+    num_levels: int
+    num_nodes: tuple[int, ...]
+    sealed_tokens: int
+    indexed_tokens: int
+    array_bytes: int
+    blob_bytes: int
+    catalog_bytes: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.array_bytes + self.blob_bytes + self.catalog_bytes
