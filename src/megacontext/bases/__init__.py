@@ -1,0 +1,1 @@
+"""Language models behind the ``Base`` port. Importing this room loads neither torch nor transformers."""
