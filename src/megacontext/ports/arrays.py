@@ -47,6 +47,10 @@ class ArrayStore(Protocol):
         """Many row spans in one batch of parallel reads."""
         ...
 
+    def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
+        """All rows of one shard from the medium itself, past every cache (for checks)."""
+        ...
+
     def object_name(self, spec: ArraySpec, shard: int) -> str:
         """The file or object that holds a shard, for messages; relative to the memory."""
         ...
@@ -55,12 +59,21 @@ class ArrayStore(Protocol):
         """Bytes on disk of all shards."""
         ...
 
+    def remove_orphans(self) -> int:
+        """Delete what killed writers left behind; how many. Only the one writer may call it."""
+        ...
+
 
 class BlobStore(Protocol):
     """Content-addressed, compressed raw bytes: the truth that everything else is rebuilt from."""
 
     def put(self, data: bytes) -> str:
-        """Store (durable on return); the sha256 in hexadecimal. Storing the same bytes again is free."""
+        """Store (durable on return); the sha256 in hexadecimal. Storing the same bytes again costs a verification,
+        and heals a damaged copy."""
+        ...
+
+    def put_many(self, blobs: Sequence[bytes]) -> list[str]:
+        """``put`` for many at once, with fewer waits for the disk."""
         ...
 
     def get(self, digest: str) -> bytes:
@@ -74,3 +87,7 @@ class BlobStore(Protocol):
     def object_name(self, digest: str) -> str: ...
 
     def num_bytes(self) -> int: ...
+
+    def remove_orphans(self) -> int:
+        """Delete what killed writers left behind; how many. Only the one writer may call it."""
+        ...

@@ -1,0 +1,70 @@
+"""What the operating system and TensorStore report, as errors of ours."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from megacontext.errors import (
+    CorruptionError,
+    MegaContextError,
+    MemoryReadOnlyError,
+    StorageError,
+    StorageFullError,
+)
+
+__all__ = ["os_faults", "storage_fault", "tensorstore_fault"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_OS_CODE = re.compile(r"os_error_code='(\d+)'")
+
+
+def storage_fault(code: int | None, doing: str, detail: str) -> MegaContextError:
+    """The error for an operating-system error number."""
+    if code in _FULL:
+        return StorageFullError(f"no space left while {doing}; nothing was changed, free some space and try again")
+    if code in _READ_ONLY:
+        return MemoryReadOnlyError(f"not permitted while {doing} ({detail}); make the memory's folder writable")
+    return StorageError(f"{doing} failed: {detail}")
+
+
+@contextmanager
+def os_faults(doing: str) -> Iterator[None]:
+    """Translate an OSError of the block; ``doing`` completes "failed while ..."."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_fault(error.errno, doing, error.strerror or str(error)) from error
+
+
+def tensorstore_fault(error: Exception, *, doing: str, object_name: str) -> MegaContextError:
+    """The error for what TensorStore raised: its text begins with a status code.
+
+    A shard that is missing, cut short or fails its checksum is corruption: callers read only what the catalog says
+    is sealed.
+    """
+    text = str(error)
+    status = text.partition(":")[0]
+    if (os_code := _OS_CODE.search(text)) is not None:
+        return storage_fault(int(os_code.group(1)), doing, _first_line(text))
+    if status == "RESOURCE_EXHAUSTED":
+        return storage_fault(errno.ENOSPC, doing, _first_line(text))
+    if status == "PERMISSION_DENIED":
+        return storage_fault(errno.EACCES, doing, _first_line(text))
+    problems = {
+        "NOT_FOUND": "is missing",
+        "DATA_LOSS": "fails its checksum",
+        "FAILED_PRECONDITION": "is damaged",
+        "OUT_OF_RANGE": "is cut short",
+        "INVALID_ARGUMENT": "is damaged",
+    }
+    if status in problems:
+        return CorruptionError(f"{object_name} {problems[status]} ({doing}); run 'megacontext check --repair'")
+    return StorageError(f"{doing} failed at {object_name}: {_first_line(text)}")
+
+
+def _first_line(text: str) -> str:
+    return text.partition(" [")[0].partition("\n")[0]
