@@ -33,6 +33,8 @@ class Edits:
 
 def diff_cuts(old: Cut, new: Cut, gist_width: int) -> Edits:
     """Compare two cuts of one history (the new one may be longer: growth is not an edit)."""
+    if not len(old):
+        return Edits(num_expanded=0, num_collapsed=0, first_changed_entry=0, first_changed_position=0)
     shared = min(len(old), len(new))
     differs = ~same_entries(old[:shared], new[:shared])
     first = int(np.argmax(differs)) if differs.any() else shared
@@ -40,10 +42,11 @@ def diff_cuts(old: Cut, new: Cut, gist_width: int) -> Edits:
     if first < shared and old.levels[first] == 0 == new.levels[first]:
         position += int(min(old.stops[first], new.stops[first]) - old.starts[first])  # the tail grew in place
     at_new = np.searchsorted(new.starts, old.starts[first:], side="right") - 1
-    at_old = np.searchsorted(old.starts, new.starts[first:], side="right") - 1
+    was_there = new[first:][new.starts[first:] < old.stops[-1]]
+    at_old = np.searchsorted(old.starts, was_there.starts, side="right") - 1
     return Edits(
         num_expanded=int(np.count_nonzero(new.levels[at_new] < old.levels[first:])),
-        num_collapsed=int(np.count_nonzero(old.levels[at_old] < new.levels[first:])),
+        num_collapsed=int(np.count_nonzero(old.levels[at_old] < was_there.levels)),
         first_changed_entry=first,
         first_changed_position=position,
     )

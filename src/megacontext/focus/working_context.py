@@ -7,14 +7,20 @@ and what is pinned is raw.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.focus.edits import Edits
-from megacontext.ports.focus import CutView
-from megacontext.tree.cuts import Cut
+from megacontext.errors import BudgetError, InvalidValueError, InvariantError
+from megacontext.focus.collapsing import collapse_set, make_room
+from megacontext.focus.edits import Edits, diff_cuts
+from megacontext.focus.opening import children_cut, cost_with_raw, open_spans
+from megacontext.focus.pins import Spans
+from megacontext.focus.rows import CutRows, RowsReader, carry_rows
+from megacontext.focus.scores import UtilityField
+from megacontext.ports.focus import FocusScores
+from megacontext.tree.cuts import Cut, coarsest_cut, concatenate_cuts, cut_cost, raw_cut, validate_cut
 from megacontext.tree.geometry import TreeGeometry
 
 __all__ = ["WorkingContext", "WorkingContextConfig"]
@@ -28,15 +34,27 @@ class WorkingContextConfig:
     sink_tokens: int = 4  # first tokens of the history, whose blocks stay raw: attention leans on them
     recent_tokens: int = 64  # last tokens of the history, whose blocks stay raw
 
+    def __post_init__(self) -> None:
+        for name in ("budget_entries", "sink_tokens", "recent_tokens"):
+            if getattr(self, name) < 0:
+                raise InvalidValueError(f"{name} is {getattr(self, name)}; it must be >= 0")
 
-class WorkingContext:
+
+class WorkingContext(RowsReader):
     """A cut through the tree of one growing history, within budget after every operation.
 
-    Arguments: ``tree`` the geometry; ``gist_width`` the window positions of a collapsed entry (r); ``num_tokens`` the
-    history so far. It starts with the most recent tokens raw and the rest as coarse as the budget wants. BudgetError
-    names the smallest budget that works.
+    It starts with the most recent tokens raw and the rest as coarse as the budget wants. Operations return the
+    ``Edits`` they made. Where no legal cut exists they raise BudgetError, which names the smallest budget that works;
+    after any error the working context is as it was. Arrays handed out are read-only snapshots.
 
-    Every operation returns the ``Edits`` it made. Arrays handed out are read-only snapshots.
+    Arguments: ``tree`` the geometry; ``gist_width`` the window positions of a collapsed entry (r); ``num_tokens`` the
+    history so far.
+
+    >>> wc = WorkingContext(TreeGeometry(32), num_tokens=4096, config=WorkingContextConfig(budget_entries=512))
+    >>> wc.reveal(1000, 1010).num_expanded
+    1
+    >>> wc.cost <= 512
+    True
     """
 
     def __init__(
@@ -47,47 +65,162 @@ class WorkingContext:
         num_tokens: int = 0,
         config: WorkingContextConfig | None = None,
     ) -> None:
-        raise NotImplementedError
+        if not 1 <= gist_width < tree.block_tokens:
+            raise InvalidValueError(
+                f"gist_width is {gist_width}; choose 1 to {tree.block_tokens - 1}: "
+                "gists as wide as a block's tokens save nothing"
+            )
+        super().__init__(tree, gist_width)
+        self.config = config or WorkingContextConfig()
+        self._pins = Spans()
+        self.extend(num_tokens)
 
-    # levels, starts, stops, pinned, ages: npt.NDArray, one row per entry
-    # cut: Cut; budget_entries, cost, num_entries, num_tokens: int; pins: tuple[tuple[int, int], ...]
+    @property
+    def budget_entries(self) -> int:
+        return self.config.budget_entries
 
-    def view(self) -> CutView:
-        """The cut as lenses and allocators see it."""
-        raise NotImplementedError
-
-    def window_offsets(self) -> npt.NDArray[np.int64]:
-        """First window position of each entry, int64 [num_entries]."""
-        raise NotImplementedError
+    @property
+    def pins(self) -> tuple[tuple[int, int], ...]:
+        """Spans that were pinned and not unpinned, sorted, joined where they touch."""
+        return self._pins.spans
 
     def extend(self, num_tokens: int) -> Edits:
-        """Append ``num_tokens`` raw tokens; over budget, what is least valuable (then oldest) collapses."""
-        raise NotImplementedError
+        """Append ``num_tokens`` raw tokens.
 
-    def apply(self, target: Cut, *, densities: npt.NDArray[np.float64] | None = None) -> Edits:
-        """Replace the cut by an allocator's target; entries that stay grow one refocus older."""
-        raise NotImplementedError
+        Over budget, complete sibling sets collapse: least valuable first by the last scores, among equals the oldest.
+        """
+        if num_tokens < 0:
+            raise InvalidValueError(f"cannot extend by {num_tokens} tokens; a history only grows")
+        block = self.tree.block_tokens
+        start = self.num_tokens // block * block
+        stop = self.num_tokens + num_tokens
+        # what cannot stay raw anyway is never laid out block by block: a bulk append costs O(budget)
+        raw_start = max(start, (stop - self.budget_entries) // block * block)
+        whole_rows = int(np.searchsorted(self.starts, start))
+        grown = concatenate_cuts(
+            [self.cut[:whole_rows], coarsest_cut(self.tree, start, raw_start), raw_cut(self.tree, raw_start, stop)]
+        )
+        return self._settle(grown, purpose=f"a history of {stop} tokens")
+
+    def apply(self, target: Cut, *, scores: FocusScores | None = None) -> Edits:
+        """Replace the cut by an allocator's target; entries that stay grow one refocus older.
+
+        ``scores``, those that led to the target, tell later operations what is least valuable. InvariantError if the
+        target is not a legal cut of this history within budget with all pins raw.
+        """
+        densities = None
+        if scores is not None:
+            densities = UtilityField(self.view(), scores).over(target.starts, target.stops)
+            densities /= np.maximum(target.stops - target.starts, 1)
+        if int(target.stops[-1] if len(target) else 0) != self.num_tokens:
+            raise InvariantError(f"cover: the target does not end at {self.num_tokens}, the end of the history")
+        return self._commit(target, self._pins, self.config, densities=densities, is_refocus=True)
 
     def expand(self, entry: int) -> Edits:
-        """Replace a collapsed entry by its children (level 1: by its raw tokens)."""
-        raise NotImplementedError
+        """Replace a collapsed entry by its children; a level-1 entry by its raw tokens."""
+        if not 0 <= entry < self.num_entries:
+            raise InvalidValueError(f"entry {entry} does not exist; there are {self.num_entries}")
+        if self.levels[entry] == 0:
+            raise InvalidValueError(f"entry {entry} is raw tokens already; there is nothing to expand")
+        children = children_cut(self.tree, self.cut, entry)
+        expanded = concatenate_cuts([self.cut[:entry], children, self.cut[entry + 1 :]])
+        needed = cut_cost(expanded, self.gist_width)
+        if needed > self.budget_entries:
+            raise BudgetError(
+                f"budget_entries is {self.budget_entries}; with entry {entry} expanded the cut costs {needed}: "
+                f"collapse something, or raise the budget to {needed}"
+            )
+        return self._commit(expanded, self._pins, self.config)
 
     def collapse(self, siblings: range) -> Edits:
-        """Replace a complete set of sibling entries (or one raw block) by their parent."""
-        raise NotImplementedError
+        """Replace a complete set of sibling entries, or one whole raw block, by their parent."""
+        return self._commit(collapse_set(self.tree, self.cut, siblings, keep=self.pinned), self._pins, self.config)
 
     def reveal(self, start: int, stop: int) -> Edits:
-        """Open the path down to the raw tokens of every block that ``[start, stop)`` touches."""
-        raise NotImplementedError
+        """Open the path down to the raw tokens of every block that ``[start, stop)`` touches, making room elsewhere."""
+        self._check_span(start, stop)
+        return self._settle(self.cut, extra=Spans.of([(start, stop)]), purpose=f"revealing [{start}, {stop})")
 
     def pin(self, start: int, stop: int) -> Edits:
         """Reveal a span and keep its blocks raw until it is unpinned."""
-        raise NotImplementedError
+        self._check_span(start, stop)
+        return self._settle(self.cut, pins=self._pins.plus((start, stop)), purpose=f"pinning [{start}, {stop})")
 
     def unpin(self, start: int, stop: int) -> None:
-        """Forget the pins of a span; sink and recent tokens stay pinned by configuration."""
-        raise NotImplementedError
+        """Forget the pins of a span; the first and the recent tokens stay pinned by configuration."""
+        self._check_span(start, stop)
+        self._settle(self.cut, pins=self._pins.minus(start, stop), purpose=f"unpinning [{start}, {stop})")
 
     def resize(self, budget_entries: int) -> Edits:
         """Change the budget; a smaller one collapses what is least valuable."""
-        raise NotImplementedError
+        return self._settle(
+            self.cut,
+            config=replace(self.config, budget_entries=budget_entries),
+            purpose=f"a history of {self.num_tokens} tokens",
+        )
+
+    def _check_span(self, start: int, stop: int) -> None:
+        if not 0 <= start < stop <= self.num_tokens:
+            raise InvalidValueError(f"[{start}, {stop}) is not a span of the history of {self.num_tokens} tokens")
+
+    def _settle(
+        self,
+        cut: Cut,
+        *,
+        purpose: str,
+        extra: Spans | None = None,
+        pins: Spans | None = None,
+        config: WorkingContextConfig | None = None,
+    ) -> Edits:
+        """Open what must be raw, make room for it, and commit; or raise BudgetError and change nothing."""
+        pins = self._pins if pins is None else pins
+        config = config or self.config
+        num_tokens = int(cut.stops[-1]) if len(cut) else 0
+        wanted = _always_raw(config, pins, num_tokens).plus(*(extra.spans if extra else ()))
+        if sum(stop - start for start, stop in wanted.spans) <= config.budget_entries:
+            cut = open_spans(self.tree, cut, wanted)
+            if cut_cost(cut, self.gist_width) > config.budget_entries:
+                cut = make_room(
+                    self.tree,
+                    cut,
+                    budget_entries=config.budget_entries,
+                    gist_width=self.gist_width,
+                    densities=carry_rows(self._rows, cut)[1],
+                    keep=wanted.touch(cut.starts, cut.stops),
+                )
+            if cut_cost(cut, self.gist_width) <= config.budget_entries:
+                return self._commit(cut, pins, config)
+        smallest = cost_with_raw(self.tree, num_tokens, wanted, self.gist_width)
+        raise BudgetError(
+            f"budget_entries is {config.budget_entries}; {purpose} with its pinned, first and recent tokens raw "
+            f"needs at least {smallest}: raise the budget to {smallest}, or unpin something"
+        )
+
+    def _commit(
+        self,
+        cut: Cut,
+        pins: Spans,
+        config: WorkingContextConfig,
+        *,
+        densities: npt.NDArray[np.float64] | None = None,
+        is_refocus: bool = False,
+    ) -> Edits:
+        """Check every invariant, then make the cut the current one."""
+        num_tokens = int(cut.stops[-1]) if len(cut) else 0
+        validate_cut(self.tree, cut, num_tokens, gist_width=self.gist_width, budget_entries=config.budget_entries)
+        pinned = _always_raw(config, pins, num_tokens).touch(cut.starts, cut.stops)
+        if (pinned & (cut.levels > 0)).any():
+            row = int(np.argmax(pinned & (cut.levels > 0)))
+            raise InvariantError(f"pins: {cut[row : row + 1].rows()} is pinned and must be raw")
+        ages, carried = carry_rows(self._rows, cut, num_refocuses=int(is_refocus))
+        edits = diff_cuts(self.cut, cut, self.gist_width)
+        self._rows = CutRows(cut, pinned, ages, carried if densities is None else densities)
+        self._pins, self.config = pins, config
+        return edits
+
+
+def _always_raw(config: WorkingContextConfig, pins: Spans, num_tokens: int) -> Spans:
+    """User's pins, first and recent tokens."""
+    first = (0, min(config.sink_tokens, num_tokens))
+    recent = (max(0, num_tokens - config.recent_tokens), num_tokens)
+    return pins.plus(first, recent)

@@ -11,29 +11,39 @@ __all__ = ["coarsest_cover", "cover_cost", "smallest_budget"]
 
 
 def coarsest_cover(tree: TreeGeometry, start: int, stop: int) -> Iterator[Node]:
-    """The fewest complete nodes that tile ``[start, stop)``, in order; level-0 nodes are single tokens.
-
-    Greedy from the left: at each position the highest level that is aligned there and fits is optimal, because node
-    widths divide one another.
-    """
-    if not 0 <= start <= stop:
-        raise InvalidValueError(f"span [{start}, {stop}) is not a range of token positions; start <= stop, both >= 0")
-    position = start
-    level = 0
-    while position < stop:
-        while position % tree.width(level + 1) == 0 and position + tree.width(level + 1) <= stop:
-            level += 1
-        while position % tree.width(level) or position + tree.width(level) > stop:
-            level -= 1
-        yield tree.node_at(level, position)
-        position += tree.width(level)
+    """The fewest complete nodes that tile ``[start, stop)``, in order; level-0 nodes are single tokens."""
+    for level, first, end in _runs(tree, start, stop):
+        for index in range(first, end):
+            yield Node(level, index)
 
 
 def cover_cost(tree: TreeGeometry, start: int, stop: int, gist_width: int) -> int:
-    """Entries that the coarsest cover costs: ``gist_width`` per gist, 1 per raw token."""
-    return sum(gist_width if node.level else 1 for node in coarsest_cover(tree, start, stop))
+    """Entries that the coarsest cover costs: ``gist_width`` per gist, 1 per raw token. O(levels)."""
+    return sum((gist_width if level else 1) * (end - first) for level, first, end in _runs(tree, start, stop))
 
 
 def smallest_budget(tree: TreeGeometry, num_tokens: int, gist_width: int = 1) -> int:
-    """The smallest ``budget_entries`` that can hold a history of ``num_tokens`` (invariant 3)."""
+    """The smallest ``budget_entries`` that can hold a history of ``num_tokens`` (invariant 3). O(levels)."""
     return cover_cost(tree, 0, num_tokens, gist_width)
+
+
+def _runs(tree: TreeGeometry, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """The cover as runs ``(level, first index, end index)`` of nodes of one level: up, then down.
+
+    At each position the highest level that is aligned there and fits is best, because node widths divide one another;
+    so levels first rise, one boundary at a time, and then fall.
+    """
+    if not 0 <= start <= stop:
+        raise InvalidValueError(f"span [{start}, {stop}) is not a range of token positions; start <= stop, both >= 0")
+    branching = tree.block_tokens
+    level, position, limit = 0, start, stop  # both in nodes of ``level``
+    falling: list[tuple[int, int, int]] = []
+    while position < limit:
+        boundary = min(-(-position // branching) * branching, limit)
+        if boundary > position:
+            yield level, position, boundary
+        whole = limit // branching * branching
+        if whole < limit and max(whole, boundary) < limit:
+            falling.append((level, max(whole, boundary), limit))
+        level, position, limit = level + 1, -(-position // branching), limit // branching
+    yield from reversed(falling)

@@ -22,6 +22,7 @@ __all__ = [
     "concatenate_cuts",
     "cut_cost",
     "entry_costs",
+    "node_widths",
     "raw_cut",
     "same_entries",
     "validate_cut",
@@ -71,6 +72,13 @@ def same_entries(first: Cut, second: Cut) -> npt.NDArray[np.bool_]:
 def entry_costs(cut: Cut, gist_width: int) -> Rows:
     """Window positions of each row."""
     return np.where(cut.levels > 0, gist_width, cut.stops - cut.starts)
+
+
+def node_widths(tree: TreeGeometry, levels: Rows) -> Rows:
+    """Tokens of a whole row of each level; a raw row's block is as wide as a level-1 node."""
+    highest = int(levels.max(initial=1))
+    table = np.array([tree.width(max(level, 1)) for level in range(highest + 1)], dtype=np.int64)
+    return table[levels]
 
 
 def cut_cost(cut: Cut, gist_width: int) -> int:
@@ -133,7 +141,7 @@ def validate_cut(
         return
     if int(levels.min()) < 0 or int(stops[0]) <= 0:
         raise InvariantError(f"cover: a row of level {int(levels.min())}, or an empty first row {cut[:1].rows()}")
-    widths = np.power(tree.block_tokens, np.maximum(levels, 1))
+    widths = node_widths(tree, levels)
     unfinished_tail = (levels == 0) & (stops == num_tokens) & (stops > starts)
     legal = (starts % widths == 0) & ((stops - starts == widths) | (unfinished_tail & (stops - starts < widths)))
     if not legal.all():
