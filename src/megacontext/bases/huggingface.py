@@ -24,7 +24,7 @@ from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.rotary import ExplicitRotary
 from megacontext.bases.traits import check_config, check_decoder
 from megacontext.errors import BaseModelError, InvalidTokensError, InvalidValueError
-from megacontext.ports.base import BaseInfo
+from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
 __all__ = ["HuggingFaceBase"]
@@ -76,7 +76,7 @@ class HuggingFaceBase:
         self,
         inputs_TD: torch.Tensor,
         positions_T: npt.NDArray[np.float64],
-        cache: KVCache,
+        cache: ModelCache,
         *,
         num_logits: int = 1,
     ) -> torch.Tensor:
@@ -84,6 +84,7 @@ class HuggingFaceBase:
 
         A forward that fails leaves the cache as it was.
         """
+        assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
         num_new = len(inputs_TD)
         if len(positions_T) != num_new:
             raise InvalidValueError(f"{num_new} entries but {len(positions_T)} positions; give one position per entry")
@@ -126,9 +127,10 @@ class HuggingFaceBase:
             nats_BT[first : first + num_taken, 1:] = nats.view(slice_rows, -1)[:num_taken].cpu().numpy()
         return nats_BT
 
-    def attention_mass(self, cache: KVCache, *, num_queries: int) -> npt.NDArray[np.float32]:
+    def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads
         and queries. The cache keeps that layer's queries, so nothing is run again."""
+        assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
         num_entries = cache.num_entries
         if not 1 <= num_queries <= num_entries:
             raise InvalidValueError(

@@ -23,9 +23,9 @@ __all__ = ["ByteCodec", "byte_codec", "tiny_base", "tiny_model"]
 Family = Literal["llama", "qwen2", "qwen3"]
 DType = Literal["float32", "bfloat16"]
 FAMILIES = {
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
-    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "llama": transformers.LlamaConfig,
+    "qwen2": transformers.Qwen2Config,
+    "qwen3": transformers.Qwen3Config,
 }
 
 
@@ -59,8 +59,7 @@ def tiny_model(
     family: Family = "qwen3", *, vocab_size: int = 256, dtype: DType = "float32", seed: int = 0
 ) -> transformers.PreTrainedModel:
     """A plain transformers model: 2 layers, width 32, 4 query and 2 key-value heads, random weights by seed."""
-    config_class, model_class = FAMILIES[family]
-    config = config_class(
+    config = FAMILIES[family](
         vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
@@ -76,8 +75,10 @@ def tiny_model(
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: transformers.PreTrainedModel = model_class(config).to(getattr(torch, dtype)).eval()
-    return model
+        model: transformers.PreTrainedModel = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, dtype)
+        )
+    return model.eval()
 
 
 def tiny_base(

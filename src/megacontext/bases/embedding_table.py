@@ -1,0 +1,108 @@
+"""A model's input-embedding matrix, read from its safetensors file without torch.
+
+Mean gists and the fingerprint of a base need these rows and nothing else of the model, so a memory can be opened,
+filled and searched while the model stays on disk. NumPy has no bfloat16: its bytes are the upper half of a float32.
+
+Shape legend: V vocabulary, D embedding width.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import BaseModelError
+from megacontext.units import MIB
+
+__all__ = ["EmbeddingTable"]
+
+# How the families that transformers knows call their input embeddings.
+EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+# Tables up to this size are converted to float32 once; larger ones row by row, as they are asked for.
+CONVERTED_BYTES = 64 * MIB
+
+
+class EmbeddingTable:
+    """Rows of an input-embedding matrix on disk. ``shape``: (V, D)."""
+
+    def __init__(self, raw_VD: npt.NDArray[Any]) -> None:
+        """raw_VD: float16 or float32 values, or uint16 that are the bits of bfloat16."""
+        self._raw_VD = raw_VD
+        self.shape: tuple[int, int] = (raw_VD.shape[0], raw_VD.shape[1])
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> EmbeddingTable:
+        """Find the matrix in the safetensors files of a model folder; BaseModelError if it is not there."""
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise BaseModelError(f"{folder}: has no weights (*.safetensors); save the model with save_pretrained")
+        for file in files:
+            header, data_start = _read_header(file)
+            for name, entry in header.items():
+                if name.endswith(EMBEDDING_NAMES) and len(entry["shape"]) == 2:
+                    return cls(_map_tensor(file, name, entry, data_start))
+        raise BaseModelError(
+            f"{folder}: no tensor is named like an input embedding ({', '.join(EMBEDDING_NAMES)}); use another base"
+        )
+
+    def rows(self, token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Float32 [..., D] embeddings of ids, which must be below V."""
+        if self._converted is not None:
+            rows: npt.NDArray[np.float32] = self._converted[token_ids]
+            return rows
+        return _as_float32(self._raw_VD[token_ids])
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the stored values, row after row."""
+        state = hashlib.sha256(f"{self.shape} {self._raw_VD.dtype}".encode())
+        rows_at_once = max(1, 8 * MIB // (self._raw_VD.itemsize * self.shape[1]))
+        for first in range(0, self.shape[0], rows_at_once):
+            state.update(np.ascontiguousarray(self._raw_VD[first : first + rows_at_once]).data)
+        return state.hexdigest()
+
+    @functools.cached_property
+    def _converted(self) -> npt.NDArray[np.float32] | None:
+        if 4 * self.shape[0] * self.shape[1] > CONVERTED_BYTES:
+            return None
+        return _as_float32(self._raw_VD[:])
+
+
+def _as_float32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    if raw.dtype != np.uint16:
+        return np.ascontiguousarray(raw, dtype=np.float32)
+    return (np.asarray(raw, dtype=np.uint32) << 16).view(np.float32)
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """Tensors by name, and where the data begin: eight bytes of length, then JSON."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                raise ValueError(f"its header would be {length} bytes long")
+            header: dict[str, Any] = json.loads(stream.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise BaseModelError(f"{file}: not a readable safetensors file ({error}); save the model again") from error
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def _map_tensor(file: Path, name: str, entry: dict[str, Any], data_start: int) -> npt.NDArray[Any]:
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise BaseModelError(
+            f"{file}: {name} is stored as {entry['dtype']}; memory needs one of {', '.join(DTYPES)} (not quantized)"
+        )
+    start, stop = entry["data_offsets"]
+    if data_start + stop > file.stat().st_size:
+        raise BaseModelError(f"{file}: is cut off before the end of {name}; copy or save the model again")
+    return np.memmap(file, dtype=dtype, mode="r", offset=data_start + start, shape=tuple(entry["shape"]))

@@ -1,0 +1,75 @@
+"""Reading a model folder into a ``HuggingFaceBase``: device, precision, and weights that are really all there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from megacontext.bases.huggingface import HuggingFaceBase
+from megacontext.errors import BaseModelError
+from megacontext.ports.base import BaseInfo
+from megacontext.ports.text import TextCodec
+
+__all__ = ["load_huggingface"]
+
+
+def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo) -> HuggingFaceBase:
+    """Read the model of a folder. ``info.device`` may be ``auto``; the base's own info says what it became.
+
+    Raises BaseModelError when transformers cannot read it, weights are missing, or it lacks a trait.
+    """
+    device = _device(info.device)
+    dtype = _dtype(info.dtype, device)
+    try:
+        with _no_progress_bar():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BaseModelError(
+            f"{info.name}: transformers cannot load it as a causal language model: {reason}"
+        ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise BaseModelError(
+            f"{info.name}: {len(missing)} weights are missing, first {missing[0]}; copy or save the model again"
+        )
+    info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
+    return HuggingFaceBase(model.to(device), codec, info)
+
+
+def _device(asked: str) -> torch.device:
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BaseModelError(
+            f"device {asked} is not there ({torch.cuda.device_count()} CUDA devices); use device='cpu'"
+        )
+    return device
+
+
+def _dtype(stored: str, device: torch.device) -> torch.dtype:
+    """bfloat16 and float32 stay; float16 has no fast path on a CPU and becomes float32 there."""
+    if stored == "float16":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.bfloat16 if stored == "bfloat16" else torch.float32
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar even for the smallest model; standard error belongs to our own."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

@@ -1,0 +1,207 @@
+"""Base models by name, folder or Hugging Face id, and what can be known of one while it stays on disk.
+
+``BaseHandle`` is how the rest of the program holds a base: its facts, codec and embedding rows come from small files
+without torch; only ``load`` reads the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from megacontext.bases.embedding_table import EmbeddingTable
+from megacontext.bases.tokenizers_codec import TokenizersCodec
+from megacontext.bases.traits import check_config
+from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
+from megacontext.ports.base import Base, BaseInfo
+
+__all__ = ["BUNDLED", "BaseHandle", "base_info", "load_base", "load_codec"]
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+# Names that need no download, and the bundled folder that each one means today.
+BUNDLED = {"reference": "reference-plain", "reference-plain": "reference-plain"}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
+VOCABULARY_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+DTYPES = ("auto", "bfloat16", "float32")
+DEFAULT_QUESTION_TEMPLATE = "\nQuestion: {question}\nAnswer:"
+# A folder may say how its model was taught to be asked: {"question_template": "..."}.
+EXTRAS_FILE = "megacontext.json"
+
+
+class BaseHandle:
+    """A base model that is read as far as it is needed, each part once.
+
+    id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; dtype: auto (as stored), float32, bfloat16;
+    device: auto (CUDA if there is one), cpu, cuda, cuda:N.
+    Raises UnknownNameError, BaseModelError, InvalidValueError; each names what is missing.
+    """
+
+    def __init__(self, id_or_path: str, *, dtype: str = "auto", device: str = "auto") -> None:
+        if dtype not in DTYPES:
+            raise InvalidValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise InvalidValueError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
+        self._dtype, self._device = dtype, device
+        self._loading = threading.Lock()
+        self._loaded: Base | None = None
+        self.name, self.revision, self.folder = _locate(id_or_path)
+
+    @functools.cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
+        config = _read_json(self.folder / "config.json")
+        if not config:
+            raise BaseModelError(f"{self.folder}: has no config.json; give a folder that save_pretrained wrote")
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        check_config(SimpleNamespace(**{**config, "rope_parameters": {"rope_type": rope_type}}), self.name)
+        if "max_position_embeddings" not in config:
+            raise BaseModelError(
+                f"{self.name}: config.json lacks max_position_embeddings; use a Llama or Qwen family model"
+            )
+        return config
+
+    @functools.cached_property
+    def codec(self) -> TokenizersCodec:
+        """Text to ids and back, with the model's tokenizer."""
+        path = self.folder / "tokenizer.json"
+        return TokenizersCodec.from_file(path) if path.exists() else _convert_tokenizer(self.folder)
+
+    @functools.cached_property
+    def embeddings(self) -> EmbeddingTable:
+        """The input-embedding matrix, on disk."""
+        return EmbeddingTable.from_folder(self.folder)
+
+    @functools.cached_property
+    def info(self) -> BaseInfo:
+        """Facts from the files; dtype and device are as asked for, until the model is loaded and knows them."""
+        config = self.config
+        num_rows, dim = self.embeddings.shape
+        if self.codec.vocab_size > num_rows:
+            raise BaseModelError(
+                f"{self.name}: its tokenizer has {self.codec.vocab_size} ids but the embedding only {num_rows} rows; "
+                "use the tokenizer that belongs to the weights"
+            )
+        eos = _read_json(self.folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
+        stop_token_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+        return BaseInfo(
+            name=self.name,
+            revision=self.revision,
+            fingerprint=hashlib.sha256(f"{self.codec.fingerprint} {self.embeddings.digest}".encode()).hexdigest(),
+            dim=dim,
+            vocab_size=num_rows,
+            max_positions=int(config["max_position_embeddings"]),
+            dtype=stored if self._dtype == "auto" else self._dtype,
+            device=self._device,
+            question_template=_question_template(self.folder),
+            stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
+        )
+
+    def load(self) -> Base:
+        """The model itself, read on the first call; imports torch and transformers."""
+        with self._loading:
+            if self._loaded is None:
+                from megacontext.bases.loading import load_huggingface
+
+                self._loaded = load_huggingface(self.folder, self.codec, self.info)
+            return self._loaded
+
+
+def load_base(id_or_path: str, *, dtype: str = "auto", device: str = "auto") -> Base:
+    """Read a base model: ``load_base("reference")``."""
+    return BaseHandle(id_or_path, dtype=dtype, device=device).load()
+
+
+def base_info(id_or_path: str) -> BaseInfo:
+    """Facts of a base model from its files, without torch."""
+    return BaseHandle(id_or_path).info
+
+
+def load_codec(id_or_path: str) -> TokenizersCodec:
+    """Only the tokenizer of a base model, without torch."""
+    return BaseHandle(id_or_path).codec
+
+
+def _locate(id_or_path: str) -> tuple[str, str, Path]:
+    """Name, revision and folder of a base."""
+    if id_or_path in BUNDLED:
+        name = BUNDLED[id_or_path]
+        folder = BUNDLED_FOLDER / name
+        if not folder.is_dir():
+            raise BaseModelError(f"the bundled model {name} is not in this installation; reinstall megacontext")
+        return name, "bundled", folder
+    path = Path(id_or_path).expanduser()
+    if path.is_dir():
+        return str(path.resolve()), "local", path.resolve()
+    if path.exists():
+        raise BaseModelError(f"{id_or_path}: is a file; give the folder of a model")
+    if HUB_ID.fullmatch(id_or_path):
+        return _from_hub(id_or_path)
+    if len(path.parts) > 1:
+        raise BaseModelError(f"{id_or_path}: no such folder; give one that save_pretrained wrote")
+    raise UnknownNameError.of("base", id_or_path, [*BUNDLED, "a folder", "a Hugging Face id such as Qwen/Qwen3-0.6B"])
+
+
+def _from_hub(hub_id: str) -> tuple[str, str, Path]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    folder = None
+    with contextlib.suppress(LocalEntryNotFoundError):
+        folder = Path(snapshot_download(hub_id, local_files_only=True))
+    if folder is None or not any(folder.glob("*.safetensors")):
+        try:
+            folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BaseModelError(
+                f"{hub_id}: no such folder, not in the local cache, and not to be had from the Hugging Face hub "
+                f"({reason}); go online or give a folder"
+            ) from error
+    return hub_id, folder.name, folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, or nothing if it is not there."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{path}: not readable as JSON ({error}); copy or save the model again") from error
+    return dict(content)
+
+
+def _question_template(folder: Path) -> str:
+    template = str(_read_json(folder / EXTRAS_FILE).get("question_template", DEFAULT_QUESTION_TEMPLATE))
+    if "{question}" not in template:
+        raise BaseModelError(f"{folder / EXTRAS_FILE}: question_template {template!r} lacks {{question}}; add it")
+    return template
+
+
+def _convert_tokenizer(folder: Path) -> TokenizersCodec:
+    """Folders from before tokenizer.json: transformers converts their vocabulary files."""
+    if not any((folder / name).exists() for name in VOCABULARY_FILES):
+        raise BaseModelError(f"{folder}: has no tokenizer.json; save one with PreTrainedTokenizerFast.save_pretrained")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        codec = TokenizersCodec(json.loads(tokenizer.backend_tokenizer.to_str()))
+        if len(codec.encode("a").token_ids) == 0:  # what transformers makes of files that do not fit the family
+            raise ValueError("the converted tokenizer is empty")
+    except Exception as error:
+        raise BaseModelError(
+            f"{folder}: has no tokenizer.json, and its vocabulary files could not be converted; "
+            "save one with PreTrainedTokenizerFast.save_pretrained"
+        ) from error
+    return codec
