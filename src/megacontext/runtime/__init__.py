@@ -1,0 +1,1 @@
+"""Sessions over a memory: windows, decoding, and the one assembly that wires ports to parts."""

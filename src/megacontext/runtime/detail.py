@@ -1,0 +1,97 @@
+"""What was in detail while an answer was produced, block by block, and how much it mattered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.focus.working_context import WorkingContext
+from megacontext.memory.memory import Memory
+from megacontext.runtime.events import ExplainedSpan
+
+__all__ = ["DetailRecord"]
+
+
+@dataclass(frozen=True)
+class _Block:
+    start: int
+    stop: int
+    score: float
+    reason: str
+
+
+class DetailRecord:
+    """The raw blocks of one answer over all its refocuses. It forgets when a new question comes."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, _Block] = {}
+
+    def clear(self) -> None:
+        self._blocks.clear()
+
+    def note(self, wc: WorkingContext, utility: npt.NDArray[np.float64], mass: npt.NDArray[np.float32] | None) -> None:
+        """Take down the raw entries of a cut with what the lens and the model's attention gave to each."""
+        if not wc.num_entries:
+            return
+        scores = _share(utility) if mass is None else _share(utility) + _share(mass)
+        for row in np.flatnonzero(wc.levels == 0):
+            start, stop, score = int(wc.starts[row]), int(wc.stops[row]), float(scores[row])
+            known = self._blocks.get(start)
+            if known is None or (known.stop, known.score) < (stop, score):
+                self._blocks[start] = _Block(start, stop, score, _reason(wc, start, stop))
+
+    def explain(self, memory: Memory, *, limit: int) -> list[ExplainedSpan]:
+        """The ``limit`` blocks that mattered most, neighbours joined, with where they come from; best first."""
+        best = sorted(self._blocks.values(), key=lambda block: (-block.score, -block.start))[:limit]
+        spans = _join(sorted(best, key=lambda block: block.start))
+        spans.sort(key=lambda block: -block.score)
+        return [explained for block in spans for explained in _quote(memory, block)]
+
+
+def _share(values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Values against the largest of them."""
+    shares = values.astype(np.float64)
+    largest = float(shares.max(initial=0.0))
+    return shares / largest if largest > 0 else shares
+
+
+def _reason(wc: WorkingContext, start: int, stop: int) -> str:
+    if any(low < stop and start < high for low, high in wc.pins):
+        return "pinned"
+    if stop > wc.num_tokens - wc.config.recent_tokens:
+        return "recent"
+    return "sink" if start < wc.config.sink_tokens else "focus"
+
+
+def _join(blocks: list[_Block]) -> list[_Block]:
+    """Neighbours of one reason as one span with the better score."""
+    joined: list[_Block] = []
+    for block in blocks:
+        if joined and joined[-1].stop == block.start and joined[-1].reason == block.reason:
+            last = joined.pop()
+            block = _Block(last.start, block.stop, max(last.score, block.score), block.reason)
+        joined.append(block)
+    return joined
+
+
+def _quote(memory: Memory, block: _Block) -> list[ExplainedSpan]:
+    return [
+        ExplainedSpan(
+            uri=found.uri,
+            title=found.title,
+            role=found.role,
+            token_start=found.token_start,
+            token_stop=found.token_stop,
+            byte_start=found.byte_start,
+            byte_stop=found.byte_stop,
+            line_start=found.line_start,
+            line_stop=found.line_stop,
+            quote=found.text,
+            score=block.score,
+            shown_because=block.reason,
+            labels=dict(found.labels),
+        )
+        for found in memory.provenance(block.start, block.stop)
+    ]

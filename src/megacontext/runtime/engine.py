@@ -1,0 +1,168 @@
+"""What a session does with its parts: keeps the window in step with the cut, and moves the cut.
+
+A refocus with a lens that wants attention takes two steps: one by words alone, then the question runs in that window
+and the attention it gives to each entry moves the cut once more.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import BudgetError
+from megacontext.focus.allocators.registry import make_allocator
+from megacontext.focus.edits import Edits
+from megacontext.focus.lenses.registry import make_lens
+from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
+from megacontext.memory.memory import Memory
+from megacontext.ports.base import Base, BaseInfo, SupportsAttentionMass
+from megacontext.ports.text import TextCodec
+from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.decode import ModelWindow
+from megacontext.runtime.detail import DetailRecord
+from megacontext.runtime.events import RefocusReport
+from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis
+from megacontext.runtime.window import WindowReader, WindowRows
+
+__all__ = ["NO_TOKENS", "BaseSource", "Engine", "Query"]
+
+NO_TOKENS = np.zeros(0, dtype=np.uint32)
+NO_TOKENS.flags.writeable = False
+
+
+class BaseSource(Protocol):
+    """A base model that need not be loaded yet."""
+
+    @property
+    def info(self) -> BaseInfo: ...
+
+    @property
+    def codec(self) -> TextCodec: ...
+
+    def load(self) -> Base: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What the next tokens are about. text, token_ids: as lenses see it; scratch: what stands in the window after the
+    history; num_queries: its last entries, whose attention counts."""
+
+    text: str
+    token_ids: npt.NDArray[np.uint32]
+    scratch: npt.NDArray[np.uint32]
+    num_queries: int
+
+
+class Engine:
+    """Working context, lens, allocator and model window of one session."""
+
+    def __init__(self, memory: Memory, base: BaseSource, config: SessionConfig) -> None:
+        self.memory = memory
+        self.base = base
+        self.config = config
+        self.detail = DetailRecord()
+        self.turn = 0  # counts what was asked: a stream notices that it is no longer the latest
+        self._check_positions(config.budget_entries)
+        lens = make_lens(config.lens) if isinstance(config.lens, str) else config.lens
+        allocator = make_allocator(config.allocator) if isinstance(config.allocator, str) else config.allocator
+        working_context = WorkingContext(
+            memory.tree,
+            gist_width=memory.info.gist_width,
+            num_tokens=memory.num_tokens,
+            config=WorkingContextConfig(
+                budget_entries=config.budget_entries,
+                sink_tokens=config.sink_tokens,
+                recent_tokens=config.recent_tokens,
+            ),
+        )
+        self.focus = FocusDriver(memory, working_context, lens, allocator, gist_value=config.gist_value)
+        self._budget_entries = config.budget_entries
+        self._window: ModelWindow | None = None
+        self._num_forwarded = 0  # by windows that are gone
+
+    @property
+    def working_context(self) -> WorkingContext:
+        return self.focus.working_context
+
+    @property
+    def num_forwarded(self) -> int:
+        return self._num_forwarded + (self._window.num_forwarded if self._window else 0)
+
+    def resize(self, budget_entries: int) -> None:
+        """Change the whole window; the model's state starts anew."""
+        self._check_positions(budget_entries)
+        self.focus.allot(budget_entries, reserved_entries=0, purpose="the window")
+        self._budget_entries = budget_entries
+        self.release()
+
+    def release(self) -> None:
+        """Free the model's state."""
+        self._num_forwarded = self.num_forwarded
+        self._window = None
+
+    def reserve(self, num_entries: int, purpose: str) -> None:
+        """Leave room in the window for what follows the history."""
+        self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
+
+    def make_room(self, num_entries: int, purpose: str) -> None:
+        """The same, but only if there is not enough room already."""
+        if self.working_context.cost + num_entries > self._budget_entries:
+            self.reserve(num_entries, purpose)
+
+    def show(self, scratch: npt.NDArray[np.uint32]) -> ModelWindow:
+        """The model's window with the current cut and ``scratch`` after it."""
+        if self._window is None:
+            base = self.base.load()
+            reader = WindowReader(self.memory.tree, self.memory.reader, base, positions=self.config.positions)
+            self._window = ModelWindow(base, reader, capacity_entries=self._budget_entries)
+        wc = self.working_context
+        rows = WindowRows.of_cut(wc.cut, wc.gist_width).then(WindowRows.of_scratch(scratch))
+        self._window.show(rows, num_tokens=wc.num_tokens)
+        return self._window
+
+    def refocus(self, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True) -> RefocusReport:
+        """Move the cut to where the query needs it. ``by_words_first``: let a lens that wants attention choose a
+        window to look at before it looks."""
+        began = time.perf_counter()
+        edits: list[Edits] = []
+        has_history = self.working_context.num_entries > 0
+        looks = has_history and self.focus.lens.needs_attention and query.num_queries > 0
+        if has_history and (by_words_first or not looks):
+            edits.append(self.focus.refocus(query.text, query.token_ids, hysteresis=hysteresis))
+        if looks:
+            mass = self._attention_mass(self.show(query.scratch), query.num_queries)
+            edits.append(self.focus.refocus(query.text, query.token_ids, attention_mass=mass, hysteresis=hysteresis))
+        return RefocusReport(
+            num_expanded=sum(step.num_expanded for step in edits),
+            num_collapsed=sum(step.num_collapsed for step in edits),
+            num_entries=self.working_context.num_entries,
+            cost=self.working_context.cost,
+            latency_ms=1e3 * (time.perf_counter() - began),
+        )
+
+    def note_detail(self, window: ModelWindow) -> None:
+        """Take down what is in detail now, and how much the question and the answer look at it."""
+        wc = self.working_context
+        num_scratch = len(window.rows) - wc.cost
+        mass = self._attention_mass(window, num_scratch) if num_scratch else None
+        self.detail.note(wc, self.focus.utility, mass)
+
+    def _attention_mass(self, window: ModelWindow, num_queries: int) -> npt.NDArray[np.float32] | None:
+        """What the last entries give to each entry of the cut; None if the base cannot tell."""
+        base = self.base.load()
+        if not isinstance(base, SupportsAttentionMass):
+            return None
+        num_queries = min(num_queries, len(window.rows))
+        return self.focus.mass_per_entry(base.attention_mass(window.cache, num_queries=num_queries))
+
+    def _check_positions(self, budget_entries: int) -> None:
+        limit = self.base.info.max_positions
+        if budget_entries > limit:
+            raise BudgetError(
+                f"budget_entries is {budget_entries}, but the base {self.base.info.name} was made for windows of at "
+                f"most {limit}: use a budget of {limit} or less"
+            )

@@ -1,0 +1,124 @@
+"""Where detail goes: one lens, one allocator and one working context, moved together.
+
+The working context shares the window with the question and the answer, so its budget is the session's budget less what
+is reserved for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import BudgetError
+from megacontext.focus.edits import Edits
+from megacontext.focus.opening import cost_with_raw
+from megacontext.focus.pins import Spans
+from megacontext.focus.scores import UtilityField
+from megacontext.focus.working_context import WorkingContext
+from megacontext.memory.memory import Memory
+from megacontext.ports.focus import Allocator, AllocatorConfig, FocusRequest, Lens
+from megacontext.tree.cuts import Cut, entry_costs
+
+__all__ = ["FREE", "FocusDriver", "Hysteresis"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hysteresis:
+    """How much a refocus may disturb; see AllocatorConfig. A new question moves freely, a running answer does not."""
+
+    max_edits: int = 0
+    cooldown: int = 0
+    swap_margin: float = 0.0
+    edit_cost: float = 0.0
+
+
+FREE = Hysteresis()
+
+
+class FocusDriver:
+    """Moves a working context to where its lens sees value.
+
+    ``utility``: what the last lens pass gave to each current entry (nominations included), zeros before the first.
+    """
+
+    def __init__(
+        self, memory: Memory, working_context: WorkingContext, lens: Lens, allocator: Allocator, *, gist_value: float
+    ) -> None:
+        self.working_context = working_context
+        self.lens = lens
+        self.utility: npt.NDArray[np.float64] = np.zeros(working_context.num_entries)
+        self._memory = memory
+        self._allocator = allocator
+        self._gist_value = gist_value
+
+    def follow_growth(self) -> None:
+        """Take in what the memory has gained."""
+        gained = self._memory.num_tokens - self.working_context.num_tokens
+        if gained:
+            self.working_context.extend(gained)
+
+    def refocus(
+        self,
+        query_text: str,
+        query_token_ids: npt.NDArray[np.uint32],
+        *,
+        attention_mass: npt.NDArray[np.float32] | None = None,
+        hysteresis: Hysteresis = FREE,
+    ) -> Edits:
+        """Score the cut, allocate, apply. ``attention_mass``: per entry of the cut as it is now."""
+        cut = self.working_context.view()
+        scores = self.lens.score(
+            FocusRequest(
+                cut=cut,
+                memory=self._memory,
+                query_text=query_text,
+                query_token_ids=query_token_ids,
+                attention_mass=attention_mass,
+            )
+        )
+        field = UtilityField(cut, scores)
+        config = AllocatorConfig(
+            budget_entries=self.working_context.config.budget_entries,
+            gist_value=self._gist_value,
+            max_edits=hysteresis.max_edits,
+            cooldown=hysteresis.cooldown,
+            swap_margin=hysteresis.swap_margin,
+            edit_cost=hysteresis.edit_cost,
+        )
+        target = Cut(*self._allocator.allocate(cut, scores, config))
+        self.utility = field.over(target.starts, target.stops)
+        return self.working_context.apply(target, scores=scores)
+
+    def mass_per_entry(self, mass_W: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Attention of window positions, summed over those of each entry; what stands after the cut is left out."""
+        wc = self.working_context
+        if not wc.num_entries:
+            return np.zeros(0, dtype=np.float32)
+        costs = entry_costs(wc.cut, wc.gist_width)
+        firsts = np.cumsum(costs) - costs
+        return np.add.reduceat(mass_W[: wc.cost], firsts).astype(np.float32)
+
+    def smallest_cost(self) -> int:
+        """What the history costs at least, with everything raw that must be."""
+        wc = self.working_context
+        always_raw = Spans.of(
+            (
+                *wc.pins,
+                (0, min(wc.config.sink_tokens, wc.num_tokens)),
+                (max(0, wc.num_tokens - wc.config.recent_tokens), wc.num_tokens),
+            )
+        )
+        return cost_with_raw(wc.tree, wc.num_tokens, always_raw, wc.gist_width)
+
+    def allot(self, budget_entries: int, *, reserved_entries: int, purpose: str) -> None:
+        """Leave ``reserved_entries`` of the window to ``purpose``; BudgetError names the smallest budget that works."""
+        smallest = self.smallest_cost() + reserved_entries
+        if budget_entries < smallest:
+            raise BudgetError(
+                f"budget_entries is {budget_entries}, but {purpose} needs {reserved_entries} entries and the history "
+                f"at least {smallest - reserved_entries}: shorten it, or use a budget of at least {smallest}"
+            )
+        if self.working_context.config.budget_entries != budget_entries - reserved_entries:
+            self.working_context.resize(budget_entries - reserved_entries)

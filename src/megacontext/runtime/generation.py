@@ -1,0 +1,121 @@
+"""The stream of one answer: draw, show, run, and now and then move the focus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.bases.detokenize import Detokenizer
+from megacontext.errors import InvalidValueError, MemoryStateError
+from megacontext.runtime.engine import Engine, Query
+from megacontext.runtime.events import DoneEvent, GenerationEvent, RefocusEvent, TokenEvent
+from megacontext.runtime.sampling import Sampler, SamplingConfig
+from megacontext.runtime.stopping import StopTexts
+
+__all__ = ["Prompt", "stream_answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """token_ids: what stands after the history; query: what it is about, for lenses that go by words."""
+
+    token_ids: npt.NDArray[np.uint32]
+    query: str
+    max_new_tokens: int
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise InvalidValueError(f"max_new_tokens is {self.max_new_tokens}; ask for at least 1")
+
+    @property
+    def reserve_entries(self) -> int:
+        return len(self.token_ids) + self.max_new_tokens
+
+
+def stream_answer(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> Iterator[GenerationEvent]:
+    """Events of one answer; room for it was reserved before. Nothing here depends on the length of the history."""
+    turn = engine.turn
+    text_out = _TextOut(engine, prompt)
+    sampler = Sampler(sampling)
+    stop_token_ids = frozenset(engine.base.info.stop_token_ids)
+    token_ids: list[int] = []
+    reason = "length"
+
+    engine.detail.clear()
+    report = engine.refocus(_query(prompt, "", token_ids, num_queries=len(prompt.token_ids)))
+    window = engine.show(prompt.token_ids)
+    if window.next_logits is None:
+        raise InvalidValueError("the memory and the prompt are both empty; give a prompt, or ingest something first")
+    yield RefocusEvent(report=report, num_generated=0)
+
+    while len(token_ids) < prompt.max_new_tokens:
+        if engine.turn != turn:
+            raise MemoryStateError("this answer was overtaken by another question; open a session for each of them")
+        token_id = sampler.draw(window.next_logits)
+        if token_id in stop_token_ids:
+            reason = "stop"
+            break
+        token_ids.append(token_id)
+        yield TokenEvent(token_id=token_id, text=text_out.push(token_id))
+        if text_out.done:
+            reason = "stop"
+            break
+        if len(token_ids) == prompt.max_new_tokens:
+            break
+        if engine.config.refocus_interval and len(token_ids) % engine.config.refocus_interval == 0:
+            engine.note_detail(window)
+            num_queries = min(engine.config.refocus_interval, len(token_ids))
+            query = _query(prompt, text_out.text, token_ids, num_queries=num_queries)
+            report = engine.refocus(query, hysteresis=engine.config.hysteresis, by_words_first=False)
+            window = engine.show(query.scratch)
+            yield RefocusEvent(report=report, num_generated=len(token_ids))
+        else:
+            window.append(np.array([token_id], dtype=np.uint32))
+    engine.note_detail(window)
+    if rest := text_out.flush():
+        yield TokenEvent(token_id=token_ids[-1], text=rest)
+    yield DoneEvent(text=text_out.text, token_ids=tuple(token_ids), reason=reason)
+
+
+class _TextOut:
+    """Tokens to shown text."""
+
+    def __init__(self, engine: Engine, prompt: Prompt) -> None:
+        self._detokenizer = Detokenizer(engine.base.codec)
+        self._stops = StopTexts(prompt.stop)
+        self._shown: list[str] = []
+
+    @property
+    def done(self) -> bool:
+        return self._stops.done
+
+    @property
+    def text(self) -> str:
+        return "".join(self._shown)
+
+    def push(self, token_id: int) -> str:
+        return self._show(self._stops.push(self._detokenizer.push(token_id)))
+
+    def flush(self) -> str:
+        if self._stops.done:
+            return ""
+        return self._show(self._stops.push(self._detokenizer.flush()) + self._stops.flush())
+
+    def _show(self, text: str) -> str:
+        if text:
+            self._shown.append(text)
+        return text
+
+
+def _query(prompt: Prompt, answer: str, token_ids: list[int], *, num_queries: int) -> Query:
+    scratch = np.concatenate([prompt.token_ids, np.array(token_ids, dtype=np.uint32)])
+    return Query(
+        text=f"{prompt.query} {answer}".strip(),
+        token_ids=scratch[len(scratch) - num_queries :],
+        scratch=scratch,
+        num_queries=num_queries,
+    )

@@ -1,0 +1,63 @@
+"""How the next token is drawn from logits: greedy unless a temperature is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megacontext.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Sampler", "SamplingConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """temperature: 0 takes the likeliest token. top_p: draw among the likeliest tokens that hold this share of the
+    probability. seed: the same seed and window give the same tokens; None draws a fresh one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise InvalidValueError(f"temperature is {self.temperature}; choose 0 (greedy) or a positive number")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidValueError(f"top_p is {self.top_p}; choose a share above 0 and up to 1")
+
+
+class Sampler:
+    """Draws tokens one after another; holds the random state of one generation."""
+
+    def __init__(self, config: SamplingConfig) -> None:
+        import torch
+
+        self._config = config
+        self._generator = torch.Generator(device="cpu")
+        if config.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(config.seed)
+
+    def draw(self, logits_V: torch.Tensor) -> int:
+        """The next token id from float32 logits [V]."""
+        import torch
+
+        if self._config.temperature == 0.0:
+            return int(torch.argmax(logits_V).item())
+        # drawn on the CPU, so that a seed means the same on every device
+        probs_V = torch.softmax(logits_V.detach().cpu().double() / self._config.temperature, dim=-1)
+        if self._config.top_p < 1.0:
+            probs_V = _nucleus(probs_V, self._config.top_p)
+        return int(torch.multinomial(probs_V, 1, generator=self._generator).item())
+
+
+def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Zero everything below the smallest set of likeliest tokens that reaches ``top_p``."""
+    sorted_V, order_V = probs_V.sort(descending=True, stable=True)
+    before_V = sorted_V.cumsum(-1) - sorted_V
+    kept_V = sorted_V.masked_fill(before_V >= top_p, 0.0)
+    return probs_V.new_zeros(probs_V.shape).scatter(0, order_V, kept_V)

@@ -1,0 +1,185 @@
+"""A session: a working context and the model's state over one memory, for as long as somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import MemoryClosedError
+from megacontext.focus.working_context import WorkingContext
+from megacontext.memory.intake import valid_token_ids
+from megacontext.memory.memory import Memory
+from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.engine import NO_TOKENS, BaseSource, Engine, Query
+from megacontext.runtime.events import ExplainedSpan, GenerationEvent, RefocusReport
+from megacontext.runtime.generation import Prompt, stream_answer
+from megacontext.runtime.sampling import SamplingConfig
+
+__all__ = ["Session"]
+
+# tokens at the end of the history that stand for the query where none is given
+RECENT_QUERY_TOKENS = 64
+
+
+class Session:
+    """One working context over one memory. Several may be open at once; they share the base model.
+
+    What is asked and answered is scratch: it stands in the window after the history and is never ingested. The session
+    follows the memory's growth. One object is for one thread.
+
+    Args:
+        memory: what to look at.
+        base: the model, loaded when the session first runs it.
+        config: see SessionConfig.
+
+    Raises: BudgetError, UnknownNameError.
+    """
+
+    def __init__(self, memory: Memory, base: BaseSource, config: SessionConfig) -> None:
+        self._engine = Engine(memory, base, config)
+        self._is_closed = False
+
+    # --- the working context ------------------------------------------------------------------------------------
+
+    @property
+    def working_context(self) -> WorkingContext:
+        """The cut: ``levels``, ``starts``, ``stops`` as numpy arrays, ``cost``, ``num_entries``."""
+        return self._engine.working_context
+
+    @property
+    def num_forwarded_entries(self) -> int:
+        """Entries that ran through the model so far: what reuse of the cache saves shows here."""
+        return self._engine.num_forwarded
+
+    def refocus(self, query: str | None = None, *, reserve_entries: int = 0) -> RefocusReport:
+        """Move detail to where a question needs it; without one, to where the end of the history does.
+
+        reserve_entries: window positions to keep free for what will follow the history. ``generate`` and ``nll`` make
+        room by themselves, but ``nll`` collapses for it what a refocus with the reserve would have chosen better.
+        """
+        engine = self._begin()
+        target = self._recent_query() if query is None else self._question_query(query)
+        num_scratch = len(target.scratch) if engine.focus.lens.needs_attention else 0
+        engine.reserve(max(reserve_entries, num_scratch), purpose="the question and what follows")
+        return engine.refocus(target)
+
+    def reveal(self, start: int, stop: int) -> None:
+        """Show the tokens of a span; a later refocus may collapse them again."""
+        self._begin().working_context.reveal(start, stop)
+
+    def pin(self, start: int, stop: int) -> None:
+        """Show the tokens of a span until it is unpinned."""
+        self._begin().working_context.pin(start, stop)
+
+    def unpin(self, start: int, stop: int) -> None:
+        """Let a span collapse again."""
+        self._begin().working_context.unpin(start, stop)
+
+    def resize(self, budget_entries: int) -> None:
+        """Change the window; a smaller one collapses what is worth least."""
+        self._begin().resize(budget_entries)
+
+    # --- the model ----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = ("\n",),
+    ) -> Iterator[GenerationEvent]:
+        """Answer a question: put it as the base was taught, refocus on it, and stream tokens and refocuses.
+
+        Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
+        """
+        text = self._engine.base.info.question_template.format(question=prompt)
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=self._seed(seed))
+        return self._stream(text, prompt, max_new_tokens, stop, sampling)
+
+    def complete(
+        self,
+        prompt: str = "",
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Iterator[GenerationEvent]:
+        """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=self._seed(seed))
+        return self._stream(prompt, prompt, max_new_tokens, stop, sampling)
+
+    def nll(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Nats [len(token_ids)] of each token as a continuation of the window as it is now.
+
+        The first token is predicted from the window's last entry (log V if there is no history). Where the
+        continuation does not fit beside the cut, what is worth least collapses for it.
+        """
+        engine = self._begin()
+        continuation = valid_token_ids(token_ids, engine.base.info.vocab_size)
+        engine.make_room(len(continuation) - 1, purpose=f"a continuation of {len(continuation)} tokens")
+        return engine.show(NO_TOKENS).nll(continuation)
+
+    def explain(self, *, limit: int = 8) -> list[ExplainedSpan]:
+        """The sources behind what the last answer's model saw in detail, most attended first, neighbours joined."""
+        self._check_open()
+        return self._engine.detail.explain(self._engine.memory, limit=limit)
+
+    def close(self) -> None:
+        """Free the model's state; closing twice is fine."""
+        self._engine.release()
+        self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise MemoryClosedError("the session was closed; open another with memory.session()")
+
+    def _begin(self) -> Engine:
+        """The engine, with the memory's growth taken in."""
+        self._check_open()
+        self._engine.focus.follow_growth()
+        return self._engine
+
+    def _seed(self, seed: int | None) -> int | None:
+        return self._engine.config.seed if seed is None else seed
+
+    def _stream(
+        self, text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
+    ) -> Iterator[GenerationEvent]:
+        engine = self._begin()
+        token_ids = engine.base.codec.encode(text).token_ids
+        prompt = Prompt(token_ids=token_ids, query=query, max_new_tokens=max_new_tokens, stop=stop)
+        purpose = f"a prompt of {len(token_ids)} tokens with an answer of up to {max_new_tokens}"
+        engine.reserve(prompt.reserve_entries, purpose=purpose)
+        engine.turn += 1
+        return stream_answer(engine, prompt, sampling)
+
+    def _question_query(self, question: str) -> Query:
+        base = self._engine.base
+        scratch = base.codec.encode(base.info.question_template.format(question=question)).token_ids
+        return Query(text=question, token_ids=scratch, scratch=scratch, num_queries=len(scratch))
+
+    def _recent_query(self) -> Query:
+        memory = self._engine.memory
+        start = max(0, memory.num_tokens - RECENT_QUERY_TOKENS)
+        token_ids = memory.tokens(start, memory.num_tokens)
+        text = memory.text(start, memory.num_tokens)
+        return Query(text=text, token_ids=token_ids, scratch=NO_TOKENS, num_queries=len(token_ids))

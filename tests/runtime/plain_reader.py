@@ -1,0 +1,38 @@
+"""A memory in two arrays: reads like ``TreeReader`` without anything below it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megacontext.ports.gister import GistBatch
+
+
+class PlainReader:
+    """Tokens as given; gist vectors drawn from (level, index), so that equal nodes have equal gists."""
+
+    def __init__(self, token_ids, *, dim, gist_width=1):
+        self._token_ids = np.asarray(token_ids, dtype=np.uint32)
+        self._dim, self._gist_width = dim, gist_width
+        self.num_reads = 0
+
+    @property
+    def num_tokens(self):
+        return len(self._token_ids)
+
+    def token_batch(self, spans):
+        self.num_reads += 1
+        return [self._token_ids[start:stop] for start, stop in spans]
+
+    def gist_batch(self, levels, indices):
+        self.num_reads += 1
+        shape = (self._gist_width, self._dim)
+        vectors = [
+            np.random.default_rng([level, index]).normal(size=shape)
+            for level, index in zip(levels.tolist(), indices.tolist(), strict=True)
+        ]
+        offsets = np.tile(np.arange(self._gist_width, dtype=np.float32) + 0.5, (len(levels), 1))
+        return GistBatch(
+            vectors=np.array(vectors, dtype=np.float16).reshape(-1, *shape),
+            offsets=offsets,
+            weights=np.ones_like(offsets),
+        )

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megacontext.errors import UnknownNameError
+from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
+from megacontext.testing.fake_base import tiny_base
+from megacontext.tree.cuts import Cut
+from megacontext.tree.geometry import TreeGeometry
+from tests.runtime.plain_reader import PlainReader
+
+TREE = TreeGeometry(8)
+CUT = Cut.of([(1, 0, 8), (0, 8, 16), (2, 64, 128), (0, 128, 131)])
+
+
+def test_rows_of_a_cut_are_raw_tokens_and_gist_vectors_in_window_order():
+    keys = WindowRows.of_cut(CUT, gist_width=2).keys.tolist()
+    assert keys[:2] == [[1, 0, 0], [1, 0, 1]]
+    assert keys[2:10] == [[0, position, 0] for position in range(8, 16)]
+    assert keys[10:] == [[2, 64, 0], [2, 64, 1], [0, 128, 0], [0, 129, 0], [0, 130, 0]]
+
+
+def test_common_prefix_ends_at_the_first_difference():
+    rows = WindowRows.of_cut(CUT, gist_width=1)
+    other = WindowRows.of_cut(Cut.of([(1, 0, 8), (0, 8, 16), (1, 64, 72)]), gist_width=1)
+    assert common_prefix(rows, other) == 9
+    assert common_prefix(rows, rows) == len(rows)
+    assert common_prefix(rows, WindowRows.of_cut(Cut.of([]), gist_width=1)) == 0
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 11])
+def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first):
+    base = tiny_base()
+    reader = PlainReader(np.arange(200), dim=32, gist_width=2)
+    rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
+    inputs, positions = WindowReader(TREE, reader, base, positions="window").read(rows, first, num_tokens=131)
+
+    gists = reader.gist_batch(np.array([1, 2]), np.array([0, 1])).vectors.astype(np.float32)
+    raw = base.embed(np.array([*range(8, 16), 128, 129, 130, 7, 9], np.uint32)).numpy()
+    expected = np.concatenate([gists[0], raw[:8], gists[1], raw[8:]])
+    np.testing.assert_allclose(inputs.numpy(), expected[first:], atol=1e-6)
+    np.testing.assert_array_equal(positions, np.arange(first, 17))
+
+
+def test_global_positions_are_those_of_the_history_and_scratch_follows_it():
+    reader = PlainReader(np.arange(200), dim=32, gist_width=2)
+    rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
+    _, positions = WindowReader(TREE, reader, tiny_base(), positions="global").read(rows, 0, num_tokens=131)
+    assert positions.tolist() == [0.5, 1.5, *range(8, 16), 64.5, 65.5, 128, 129, 130, 131, 132]
+
+
+def test_unknown_position_mode_lists_the_known_ones():
+    with pytest.raises(UnknownNameError, match="global, window"):
+        WindowReader(TREE, PlainReader([], dim=32), tiny_base(), positions="sideways")
