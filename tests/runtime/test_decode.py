@@ -12,7 +12,6 @@ from megacontext.runtime.window import WindowReader, WindowRows
 from megacontext.testing.fake_base import tiny_base
 from megacontext.tree.cuts import Cut
 from megacontext.tree.geometry import TreeGeometry
-from tests.runtime.plain_reader import PlainReader
 
 TREE = TreeGeometry(8)
 NUM_TOKENS = 131
@@ -24,10 +23,16 @@ CUTS = [
 TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
 
 
-def make_window(dtype="float32", positions="window", capacity=128):
-    base = tiny_base(dtype=dtype)
-    reader = PlainReader(np.random.default_rng(1).integers(0, 256, NUM_TOKENS), dim=32)
-    return ModelWindow(base, WindowReader(TREE, reader, base, positions=positions), capacity_entries=capacity), reader
+@pytest.fixture
+def make_window(plain_reader):
+    def make(dtype="float32", positions="window", capacity=128):
+        base = tiny_base(dtype=dtype)
+        reader = plain_reader(np.random.default_rng(1).integers(0, 256, NUM_TOKENS), dim=32)
+        return ModelWindow(
+            base, WindowReader(TREE, reader, base, positions=positions), capacity_entries=capacity
+        ), reader
+
+    return make
 
 
 def rows_of(cut, scratch=()):
@@ -36,7 +41,7 @@ def rows_of(cut, scratch=()):
 
 @pytest.mark.parametrize("positions", ["window", "global"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_edits_give_the_logits_of_a_fresh_forward(dtype, positions):
+def test_edits_give_the_logits_of_a_fresh_forward(make_window, dtype, positions):
     edited, _ = make_window(dtype, positions)
     for cut, scratch in zip([*CUTS, CUTS[0]], [[], [5], [5, 6, 7], [9]], strict=True):
         edited.show(rows_of(cut, scratch), num_tokens=NUM_TOKENS)
@@ -47,7 +52,7 @@ def test_edits_give_the_logits_of_a_fresh_forward(dtype, positions):
         assert difference <= TOLERANCE[dtype] * spread
 
 
-def test_an_edit_runs_only_what_stands_behind_it():
+def test_an_edit_runs_only_what_stands_behind_it(make_window):
     window, _ = make_window()
     window.show(rows_of(CUTS[0], [5, 6]), num_tokens=NUM_TOKENS)
     assert window.num_forwarded == len(rows_of(CUTS[0], [5, 6]))
@@ -56,7 +61,7 @@ def test_an_edit_runs_only_what_stands_behind_it():
     assert window.num_forwarded - before == len(rows_of(CUTS[1], [5, 6])) - 2
 
 
-def test_showing_the_same_again_runs_nothing_and_a_shorter_window_only_its_last_entry():
+def test_showing_the_same_again_runs_nothing_and_a_shorter_window_only_its_last_entry(make_window):
     window, reader = make_window()
     window.show(rows_of(CUTS[0], [5, 6]), num_tokens=NUM_TOKENS)
     before, num_reads = window.num_forwarded, reader.num_reads
@@ -66,7 +71,7 @@ def test_showing_the_same_again_runs_nothing_and_a_shorter_window_only_its_last_
     assert window.num_forwarded == before + 1
 
 
-def test_appending_is_showing_and_reads_no_history():
+def test_appending_is_showing_and_reads_no_history(make_window):
     appended, reader = make_window()
     appended.show(rows_of(CUTS[0], [5]), num_tokens=NUM_TOKENS)
     num_reads = reader.num_reads
@@ -79,7 +84,7 @@ def test_appending_is_showing_and_reads_no_history():
     assert reader.num_reads == num_reads
 
 
-def test_an_all_token_window_gives_the_plain_models_nll_and_stays_as_it_was():
+def test_an_all_token_window_gives_the_plain_models_nll_and_stays_as_it_was(make_window):
     window, reader = make_window(capacity=512)
     raw = Cut.of([(0, start, min(start + 8, NUM_TOKENS)) for start in range(0, NUM_TOKENS, 8)])
     window.show(rows_of(raw), num_tokens=NUM_TOKENS)
@@ -95,12 +100,12 @@ def test_an_all_token_window_gives_the_plain_models_nll_and_stays_as_it_was():
     torch.testing.assert_close(window.next_logits, before)
 
 
-def test_without_history_the_first_token_costs_log_v():
+def test_without_history_the_first_token_costs_log_v(make_window):
     window, _ = make_window()
     assert window.nll(np.array([3], np.uint32)).tolist() == [pytest.approx(np.log(256))]
 
 
-def test_an_overfull_window_is_our_own_bug():
+def test_an_overfull_window_is_our_own_bug(make_window):
     window, _ = make_window(capacity=4)
     with pytest.raises(InvariantError, match="window of 4"):
         window.append(np.arange(5, dtype=np.uint32))

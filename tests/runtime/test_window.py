@@ -8,7 +8,6 @@ from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
 from megacontext.testing.fake_base import tiny_base
 from megacontext.tree.cuts import Cut
 from megacontext.tree.geometry import TreeGeometry
-from tests.runtime.plain_reader import PlainReader
 
 TREE = TreeGeometry(8)
 CUT = Cut.of([(1, 0, 8), (0, 8, 16), (2, 64, 128), (0, 128, 131)])
@@ -30,9 +29,9 @@ def test_common_prefix_ends_at_the_first_difference():
 
 
 @pytest.mark.parametrize("first", [0, 1, 5, 11])
-def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first):
+def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first, plain_reader):
     base = tiny_base()
-    reader = PlainReader(np.arange(200), dim=32, gist_width=2)
+    reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
     inputs, positions = WindowReader(TREE, reader, base, positions="window").read(rows, first, num_tokens=131)
 
@@ -43,13 +42,13 @@ def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first):
     np.testing.assert_array_equal(positions, np.arange(first, 17))
 
 
-def test_global_positions_are_those_of_the_history_and_scratch_follows_it():
-    reader = PlainReader(np.arange(200), dim=32, gist_width=2)
+def test_global_positions_are_those_of_the_history_and_scratch_follows_it(plain_reader):
+    reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
     _, positions = WindowReader(TREE, reader, tiny_base(), positions="global").read(rows, 0, num_tokens=131)
     assert positions.tolist() == [0.5, 1.5, *range(8, 16), 64.5, 65.5, 128, 129, 130, 131, 132]
 
 
-def test_unknown_position_mode_lists_the_known_ones():
+def test_unknown_position_mode_lists_the_known_ones(plain_reader):
     with pytest.raises(UnknownNameError, match="global, window"):
-        WindowReader(TREE, PlainReader([], dim=32), tiny_base(), positions="sideways")
+        WindowReader(TREE, plain_reader([], dim=32), tiny_base(), positions="sideways")

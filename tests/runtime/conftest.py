@@ -1,14 +1,15 @@
-"""A memory in two arrays: reads like ``TreeReader`` without anything below it."""
+"""What the tests of this room share."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from megacontext.ports.gister import GistBatch
 
 
 class PlainReader:
-    """Tokens as given; gist vectors drawn from (level, index), so that equal nodes have equal gists."""
+    """Reads like ``TreeReader``: tokens as given; gist vectors drawn from (level, index), so that equal nodes have equal gists."""
 
     def __init__(self, token_ids, *, dim, gist_width=1):
         self._token_ids = np.asarray(token_ids, dtype=np.uint32)
@@ -36,3 +37,8 @@ class PlainReader:
             offsets=offsets,
             weights=np.ones_like(offsets),
         )
+
+
+@pytest.fixture
+def plain_reader():
+    return PlainReader
