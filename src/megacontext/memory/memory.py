@@ -6,13 +6,21 @@ from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from megacontext.errors import MemoryClosedError
+from megacontext.memory.ingest import Ingestor, IngestRequest
+from megacontext.memory.lock import WriterLock
+from megacontext.memory.parts import LazyGister, Parts
+from megacontext.memory.provenance import Quoter
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import CheckReport, IngestReport, MemoryStats, Quotation, SearchResult
+from megacontext.memory.sealing import GistKeeper
+from megacontext.memory.search import Searcher
+from megacontext.memory.writing import Writer
 from megacontext.ports.arrays import ArrayStore, BlobStore
 from megacontext.ports.catalog import Catalog, MemoryInfo, SearchHit, Source
 from megacontext.ports.gister import Gister
@@ -46,35 +54,48 @@ class Memory:
         gister: Callable[[], Gister],
         lock_path: Path | None = None,
         read_only: bool = False,
-    ) -> None: ...
+    ) -> None:
+        self._parts = Parts(
+            catalog=catalog, arrays=arrays, blobs=blobs, codec=codec, gister=LazyGister(gister, catalog.info)
+        )
+        self._reader = TreeReader(self._parts)
+        self._lock = WriterLock(lock_path)
+        self._writer = Writer(self._parts, self._reader, self._lock, read_only=read_only)
+        self._keeper = GistKeeper(self._parts, self._reader)
+        self._ingestor = Ingestor(self._parts, self._reader, self._writer, self._keeper)
+        self._searcher = Searcher(self._parts, self._reader)
+        self._quoter = Quoter(self._parts, self._reader)
+        self._closed = False
 
     # --- what it is ---------------------------------------------------------------------------------------------
 
     @property
     def info(self) -> MemoryInfo:
         """What the memory is made of; fixed when it was created."""
-        ...
+        return self._parts.info
 
     @property
-    def tree(self) -> TreeGeometry: ...
+    def tree(self) -> TreeGeometry:
+        return self._parts.tree
 
     @property
-    def codec(self) -> TextCodec: ...
+    def codec(self) -> TextCodec:
+        return self._parts.codec
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the history, as of the last change by this object or the last ``refresh``."""
-        ...
+        return self._reader.num_tokens
 
     @property
     def num_levels(self) -> int:
         """Levels that hold at least one complete node, tokens included."""
-        ...
+        return self._reader.num_levels
 
     @property
     def reader(self) -> TreeReader:
         """Batched reads for sessions: ``token_batch`` and ``gist_batch``."""
-        ...
+        return self._open_reader()
 
     # --- change -------------------------------------------------------------------------------------------------
 
@@ -98,7 +119,10 @@ class Memory:
 
         Raises: SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        ...
+        request = IngestRequest(labels=dict(labels or {}), role=role, author=author, licence=licence, progress=progress)
+        if text is not None:
+            return self._ingestor.text(text, source, request)
+        return self._ingestor.paths(paths, request)
 
     def append(self, token_ids: npt.ArrayLike, *, source: str = "tokens", role: str = "") -> int:
         """Add tokens; durable on return. The position of the first.
@@ -107,64 +131,90 @@ class Memory:
 
         Raises: InvalidTokensError (nothing was changed), MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        ...
+        return self._ingestor.tokens(token_ids, source=source, role=role)
 
     def append_text(
         self, text: str, *, source: str = "text", role: str = "", labels: Mapping[str, str] | None = None
     ) -> tuple[int, int]:
-        """Add a short text, such as a turn of a chat, as a new version of ``source``; its token range ``[start, stop)``."""
-        ...
+        """Add a short text, such as a turn of a chat, as a new version of ``source``; its range ``[start, stop)``."""
+        request = IngestRequest(labels=dict(labels or {}), role=role)
+        return self._ingestor.turn(text, source, request)
 
     # --- read ---------------------------------------------------------------------------------------------------
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
         """Token ids of ``[start, stop)``, uint32."""
-        ...
+        return self._open_reader().tokens(start, stop)
 
     def gists(self, level: int, start: int, stop: int) -> npt.NDArray[np.float16]:
         """Gist vectors of nodes ``[start, stop)`` of a level >= 1: float16 [n, r, d]."""
-        ...
+        return self._open_reader().gists(level, start, stop).vectors
 
     def text(self, start: int, stop: int) -> str:
         """The text of a token range, decoded."""
-        ...
+        return self._parts.codec.decode(self._open_reader().tokens(start, stop))
 
     def sources(self) -> list[Source]:
         """Everything that was ingested or appended, in order of its tokens."""
-        ...
+        self._open_reader()
+        return self._parts.catalog.sources()
 
     def provenance(self, start: int, stop: int) -> list[Quotation]:
         """Where a token range came from: one exact quotation per extent that it touches."""
-        ...
+        self._open_reader()
+        return self._quoter.quotations(start, stop)
 
     def search(self, text: str, *, limit: int = 10) -> list[SearchResult]:
         """Passages that share words with ``text``, best first, with their sources."""
-        ...
+        self._open_reader()
+        return self._searcher.results(text, limit)
 
     def search_hits(self, text: str, *, limit: int) -> list[SearchHit]:
         """The same as bare spans and scores, for lenses."""
-        ...
+        self._open_reader()
+        return self._searcher.hits(text, limit)
 
     # --- care ---------------------------------------------------------------------------------------------------
 
     def inspect(self) -> MemoryStats:
         """The memory in numbers: tokens, nodes per level, bytes, base, gister."""
-        ...
+        reader = self._open_reader()
+        counts = tuple(self.tree.num_nodes(level, self.num_tokens) for level in range(self.num_levels))
+        return MemoryStats(
+            info=self.info,
+            num_tokens=self.num_tokens,
+            num_sources=reader.state.num_sources,
+            num_levels=self.num_levels,
+            num_nodes=counts,
+            sealed_tokens=reader.state.sealed_tokens,
+            indexed_tokens=reader.state.indexed_tokens,
+            array_bytes=self._parts.arrays.num_bytes(),
+            blob_bytes=self._parts.blobs.num_bytes(),
+            catalog_bytes=self._parts.catalog.num_bytes(),
+        )
 
     def check(self, *, repair: bool = False, recompute_gists: bool = False) -> CheckReport:
         """Verify every byte at rest against its checksum, and repair what the raw sources can rebuild if asked.
 
         recompute_gists: also compare every stored gist with a fresh one (needs the base model, slow).
         """
-        ...
+        raise NotImplementedError
 
     def refresh(self) -> int:
         """See what other processes have committed since; the number of tokens."""
-        ...
+        return self._open_reader().refresh()
 
     def close(self) -> None:
         """Release the lock and the files; closing twice is fine."""
-        ...
+        if not self._closed:
+            self._closed = True
+            self._writer.close()
+            self._parts.catalog.close()
+
+    def _open_reader(self) -> TreeReader:
+        if self._closed:
+            raise MemoryClosedError("the memory was closed; open it again")
+        return self._reader
 
     def __enter__(self) -> Self:
         return self

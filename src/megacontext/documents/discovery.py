@@ -1,0 +1,146 @@
+"""Files to ingest: what is named, and what lies in named folders, minus what .gitignore files leave out.
+
+Within a folder, hidden files and folders (a leading dot, ``.git`` among them) are left out; naming one directly takes
+it. ``.gitignore`` files count from the top of the repository down, the deeper one wins, and what lies in an ignored
+folder stays ignored, all as git does it. A link that leads back into the named folder is left out, since its target is
+met there by itself; one that leads outside is followed once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import pathspec
+
+from megacontext.errors import SourceError, UnreadableSourceError
+
+__all__ = ["Found", "discover"]
+
+_IGNORE_FILE = ".gitignore"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A file to read. named: given by the user, so that failing on it is an error; problem: why it cannot be read."""
+
+    path: Path
+    uri: str
+    named: bool
+    problem: SourceError | None = None
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """The patterns of one .gitignore, for paths below its folder."""
+
+    folder: Path
+    spec: pathspec.GitIgnoreSpec
+
+
+def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
+    """Files in the order given, folders sorted by name.
+
+    Every path is looked up before the first file is returned, so that a misspelt one stops everything at once.
+
+    Raises: UnreadableSourceError if a given path does not exist.
+    """
+    given = [Path(path) for path in paths]
+    for path in given:
+        if not path.exists():
+            raise UnreadableSourceError(f"{path} does not exist; check its name")
+    return _discover(given)
+
+
+def _discover(given: list[Path]) -> Iterator[Found]:
+    for path in given:
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100  keeps links, which resolve() would replace
+        if path.is_dir():
+            yield from _Walk(absolute).files()
+        else:
+            yield Found(path=path, uri=absolute.as_uri(), named=True)
+
+
+class _Walk:
+    """One named folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._real_root = root.resolve()
+        self._followed: set[Path] = set()
+
+    def files(self) -> Iterator[Found]:
+        yield from self._folder(self._root, _rules_above(self._root))
+
+    def _folder(self, folder: Path, rules: tuple[_Rules, ...]) -> Iterator[Found]:
+        pending = [(folder, rules)]  # a stack of our own: folders may nest deeper than calls
+        while pending:
+            folder, rules = pending.pop()
+            try:
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+                rules = rules + _rules_of(folder)
+            except OSError as error:
+                yield _unreadable(folder, error)
+                continue
+            inner = []
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.name.startswith(".") or not self._is_wanted(path):
+                    continue
+                if path.is_dir():
+                    if not _is_ignored(path, rules, is_folder=True):
+                        inner.append((path, rules))
+                elif path.is_file() and not _is_ignored(path, rules, is_folder=False):
+                    yield Found(path=path, uri=path.as_uri(), named=False)
+            pending.extend(reversed(inner))
+
+    def _is_wanted(self, path: Path) -> bool:
+        """False for links back into the named folder, and for the second of two that lead to one place outside."""
+        if not path.is_symlink():
+            return True
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):  # dangling, or a loop
+            return False
+        if target in self._followed or target.is_relative_to(self._real_root):
+            return False
+        self._followed.add(target)
+        return True
+
+
+def _rules_of(folder: Path) -> tuple[_Rules, ...]:
+    file = folder / _IGNORE_FILE
+    if not file.is_file():
+        return ()
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return (_Rules(folder, pathspec.GitIgnoreSpec.from_lines(lines)),)
+
+
+def _rules_above(folder: Path) -> tuple[_Rules, ...]:
+    """Rules of the folders above, up to the top of the repository that the folder is in, if any."""
+    chain: list[Path] = []
+    for parent in (folder, *folder.parents):
+        if parent != folder:
+            chain.append(parent)
+        if (parent / ".git").exists():
+            return tuple(rules for above in reversed(chain) for rules in _rules_of(above))
+    return ()
+
+
+def _is_ignored(path: Path, rules: tuple[_Rules, ...], *, is_folder: bool) -> bool:
+    for rule in reversed(rules):
+        if not path.is_relative_to(rule.folder):
+            continue
+        name = path.relative_to(rule.folder).as_posix() + ("/" if is_folder else "")
+        verdict = rule.spec.check_file(name).include
+        if verdict is not None:
+            return bool(verdict)
+    return False
+
+
+def _unreadable(path: Path, error: OSError) -> Found:
+    problem = UnreadableSourceError(f"{path} cannot be read ({error.strerror}); check its permissions")
+    return Found(path=path, uri=path.as_uri(), named=False, problem=problem)

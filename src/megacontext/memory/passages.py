@@ -1,0 +1,39 @@
+"""How the history is cut into passages for the full-text index.
+
+A passage is ``4 * K`` tokens, the next begins ``3 * K`` later, so that a fact shorter than K tokens lies whole in at
+least one. Passages cross the borders of sources: their ends depend on positions alone, so that appending in any
+chunking gives the same index. The last, incomplete one is not in the index; searches scan it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.ports.catalog import Passage
+from megacontext.ports.text import TextCodec
+
+__all__ = ["PASSAGE_BLOCKS", "STRIDE_BLOCKS", "next_passage_start", "passages_from"]
+
+PASSAGE_BLOCKS = 4
+STRIDE_BLOCKS = 3
+
+
+def next_passage_start(indexed_tokens: int, block_tokens: int) -> int:
+    """Where the first passage begins that is not in the index."""
+    return max(0, indexed_tokens - (PASSAGE_BLOCKS - STRIDE_BLOCKS) * block_tokens)
+
+
+def passages_from(
+    token_ids: npt.NDArray[np.uint32], start: int, block_tokens: int, codec: TextCodec
+) -> Iterator[Passage]:
+    """Complete passages of ``token_ids``, whose first stands at ``start`` (where a passage begins)."""
+    length, stride = PASSAGE_BLOCKS * block_tokens, STRIDE_BLOCKS * block_tokens
+    for first in range(0, len(token_ids) - length + 1, stride):
+        yield Passage(
+            token_start=start + first,
+            token_stop=start + first + length,
+            text=codec.decode(token_ids[first : first + length]),
+        )

@@ -1,0 +1,119 @@
+"""From a token range to its sources, word for word: which file, which bytes, which lines."""
+
+from __future__ import annotations
+
+from megacontext.memory.encoding import ANCHOR_TOKENS
+from megacontext.memory.parts import Parts
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.reports import Quotation
+from megacontext.ports.catalog import Extent, Source
+
+__all__ = ["Quoter"]
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Quoter:
+    """Quotes sources from their own text, not from tokens."""
+
+    def __init__(self, parts: Parts, reader: TreeReader) -> None:
+        self._parts = parts
+        self._reader = reader
+
+    def quotations(self, start: int, stop: int) -> list[Quotation]:
+        """One quotation per extent that [start, stop) touches, in order.
+
+        Raises: InvalidValueError; CorruptionError if a source's text is damaged.
+        """
+        self._reader.tokens(start, start)  # limits
+        self._reader.tokens(stop, stop)
+        quotations: list[Quotation] = []
+        texts: dict[str, bytes] = {}  # the last source's text: extents of one source follow one another
+        for source, extent in self._parts.catalog.extents(start, stop):
+            begin, end = max(start, extent.token_start), min(stop, extent.token_stop)
+            if not source.text_digest:
+                quotations.append(self._token_quotation(source, extent, begin, end))
+                continue
+            if source.text_digest not in texts:
+                texts = {source.text_digest: self._parts.blobs.get(source.text_digest)}
+            quotations.append(self._text_quotation(source, extent, begin, end, texts[source.text_digest]))
+        return quotations
+
+    def _token_quotation(self, source: Source, extent: Extent, start: int, stop: int) -> Quotation:
+        """Of tokens that were appended as such: what they decode to."""
+        text = self._parts.codec.decode(self._reader.tokens(start, stop))
+        return _quotation(source, extent, (start, stop), (0, 0), (0, 0), text, exact=True)
+
+    def _text_quotation(self, source: Source, extent: Extent, start: int, stop: int, text: bytes) -> Quotation:
+        byte_start, exact_start = self._byte_of(extent, start, text, up=False)
+        byte_stop, exact_stop = self._byte_of(extent, stop, text, up=True)
+        first = text.count(b"\n", 0, byte_start) + 1
+        last = first + text.count(b"\n", byte_start, max(byte_start, byte_stop - 1))
+        quote = text[byte_start:byte_stop].decode("utf-8", "replace")
+        exact = exact_start and exact_stop
+        return _quotation(source, extent, (start, stop), (byte_start, byte_stop), (first, last), quote, exact=exact)
+
+    def _byte_of(self, extent: Extent, token: int, text: bytes, *, up: bool) -> tuple[int, bool]:
+        """Where a token begins in the source's text, and whether that is exact.
+
+        From the last anchor before it, the decoded tokens must stand in the text letter by letter; a character that
+        is made of several tokens counts to the quotation whole, on whichever side. If a tokenizer's decoding differs
+        from the text, the anchors before and behind are the answer.
+        """
+        if token == extent.token_stop:
+            return extent.byte_stop, True
+        anchor = (token - extent.token_start) // ANCHOR_TOKENS
+        base = extent.byte_start + int(extent.anchors[anchor])
+        first = extent.token_start + anchor * ANCHOR_TOKENS
+        if token == first:
+            return base, True
+        past = anchor + 1 < len(extent.anchors)
+        limit = extent.byte_start + int(extent.anchors[anchor + 1]) if past else extent.byte_stop
+        decoded = self._parts.codec.decode(self._reader.tokens(first, token))
+        whole = decoded.rstrip(_REPLACEMENT).encode("utf-8", "replace")
+        if text.startswith(whole, base):
+            position = base + len(whole)
+            if up and decoded.endswith(_REPLACEMENT):
+                position = _next_character(text, position)
+            return min(position, limit), True
+        return (limit if up else base), False
+
+
+def _next_character(text: bytes, position: int) -> int:
+    """Behind the UTF-8 character that begins at ``position``."""
+    position += 1
+    while position < len(text) and text[position] & 0xC0 == 0x80:
+        position += 1
+    return position
+
+
+def _quotation(
+    source: Source,
+    extent: Extent,
+    tokens: tuple[int, int],
+    span: tuple[int, int],
+    lines: tuple[int, int],
+    text: str,
+    *,
+    exact: bool,
+) -> Quotation:
+    return Quotation(
+        source_id=source.source_id,
+        uri=source.uri,
+        version=source.version,
+        kind=source.kind,
+        title=extent.title,
+        role=extent.role or source.role,
+        author=source.author,
+        licence=source.licence,
+        labels=source.labels,
+        time=extent.time or source.created_at,
+        token_start=tokens[0],
+        token_stop=tokens[1],
+        byte_start=span[0],
+        byte_stop=span[1],
+        line_start=lines[0],
+        line_stop=lines[1],
+        text=text,
+        exact=exact,
+    )

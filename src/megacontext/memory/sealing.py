@@ -1,0 +1,90 @@
+"""Keeps the gists of complete nodes: whole shards as arrays, the rest as rows of the catalog.
+
+Gists are derived: whatever is missing can be computed again, so this runs after a commit, never inside it. A shard
+is written and synced before the transaction that declares it, as for tokens. Work is paid in proportion: an append
+that completes a segment pays for at most ``CATCH_UP_SHARDS`` shards, even if an interrupted ingest left many.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
+from megacontext.memory.parts import Parts
+from megacontext.memory.reads import TreeReader
+from megacontext.ports.gister import GistBatch
+
+__all__ = ["CATCH_UP_SHARDS", "GistKeeper", "meta_rows"]
+
+CATCH_UP_SHARDS = 2
+_COMMIT_SHARDS = 16  # shards between two transactions, so that a long run keeps what it has done
+
+
+class GistKeeper:
+    """Computes and keeps the gists that nobody holds yet."""
+
+    def __init__(self, parts: Parts, reader: TreeReader) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._tree = parts.tree
+
+    def is_due(self) -> bool:
+        """Whether a whole shard of level-1 gists is there to be written."""
+        return self._num_unsealed(1, self._reader.num_tokens) >= shard_nodes(self._parts.info)
+
+    def catch_up(self) -> None:
+        """What an append owes: a few shards of level 1, and what stands above them."""
+        self._seal(1, self._reader.num_tokens, max_shards=CATCH_UP_SHARDS)
+        self._keep_above(self._reader.state.sealed_nodes.get(1, 0) * self._tree.block_tokens)
+
+    def keep_all(self) -> None:
+        """Every complete node's gist in a shard or a row."""
+        self._seal(1, self._reader.num_tokens)
+        self._put_rows(1, self._reader.num_tokens)
+        self._keep_above(self._reader.num_tokens)
+
+    def _keep_above(self, num_tokens: int) -> None:
+        """Levels >= 2 of the first ``num_tokens`` tokens, whose level 1 is kept."""
+        for level in range(2, self._tree.num_levels(num_tokens)):
+            self._seal(level, num_tokens)
+            self._put_rows(level, num_tokens)
+
+    def _num_unsealed(self, level: int, num_tokens: int) -> int:
+        return self._tree.num_nodes(level, num_tokens) - self._reader.state.sealed_nodes.get(level, 0)
+
+    def _seal(self, level: int, num_tokens: int, *, max_shards: int | None = None) -> None:
+        """Write the level's whole shards and declare them."""
+        size = shard_nodes(self._parts.info)
+        first = self._reader.state.sealed_nodes.get(level, 0) // size
+        last = first + self._num_unsealed(level, num_tokens) // size
+        if max_shards is not None:
+            last = min(last, first + max_shards)
+        for begin in range(first, last, _COMMIT_SHARDS):
+            end = min(begin + _COMMIT_SHARDS, last)
+            for shard in range(begin, end):
+                batch = self._reader.gists(level, shard * size, (shard + 1) * size)
+                self._parts.arrays.write_shard(gist_spec(self._parts.info, level), shard, batch.vectors)
+                self._parts.arrays.write_shard(meta_spec(self._parts.info, level), shard, meta_rows(batch))
+            with self._parts.catalog.write() as writer:
+                writer.seal_gists(level, end * size)
+            self._reader.refresh()
+
+    def _put_rows(self, level: int, num_tokens: int) -> None:
+        """Give the catalog the rows of a level that nobody holds: less than a shard, or it would have been sealed."""
+        position = self._reader.state.sealed_nodes.get(level, 0)
+        stop = self._tree.num_nodes(level, num_tokens)
+        missing = []
+        for node, batch in self._parts.catalog.gists(level, position, stop):
+            missing.append((position, node))
+            position = node + len(batch)
+        missing.append((position, stop))
+        rows = [(first, self._reader.compute(level, first, last)) for first, last in missing if first < last]
+        if rows:
+            with self._parts.catalog.write() as writer:
+                for first, batch in rows:
+                    writer.put_gists(level, first, batch)
+
+
+def meta_rows(batch: GistBatch) -> np.ndarray:
+    """(offset, weight) of every gist vector, as the ``meta`` arrays keep them: float32 [n, r, 2]."""
+    return np.stack([batch.offsets, batch.weights], axis=-1).astype(np.float32)

@@ -1,0 +1,81 @@
+"""Full-text search over the whole history: the catalog's index, and a scan of the end that is not in it yet."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from megacontext.memory.parts import Parts
+from megacontext.memory.passages import next_passage_start
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.reports import SearchResult
+from megacontext.ports.catalog import SearchHit
+
+__all__ = ["Searcher"]
+
+_WORD = re.compile(r"\w+")
+
+
+class Searcher:
+    """Finds passages by their words."""
+
+    def __init__(self, parts: Parts, reader: TreeReader) -> None:
+        self._parts = parts
+        self._reader = reader
+
+    def hits(self, text: str, limit: int) -> list[SearchHit]:
+        """Passages that share words with ``text``, best first, at most ``limit``."""
+        hits = [hit for hit in self._parts.catalog.search(text, limit=limit) if hit.token_start < self._num_tokens]
+        tail = self._tail_hit(text, max((hit.score for hit in hits), default=1.0))
+        if tail is not None:
+            hits.append(tail)
+        return sorted(hits, key=lambda hit: (-hit.score, hit.token_start))[:limit]
+
+    def results(self, text: str, limit: int) -> list[SearchResult]:
+        """Hits with their text and the source in which they begin."""
+        results = []
+        for hit in self.hits(text, limit):
+            source, extent = self._parts.catalog.extents(hit.token_start, hit.token_start + 1)[0]
+            results.append(
+                SearchResult(
+                    token_start=hit.token_start,
+                    token_stop=hit.token_stop,
+                    score=hit.score,
+                    uri=source.uri,
+                    version=source.version,
+                    title=extent.title,
+                    role=extent.role or source.role,
+                    text=self._text(hit.token_start, hit.token_stop),
+                )
+            )
+        return results
+
+    @property
+    def _num_tokens(self) -> int:
+        return self._reader.num_tokens
+
+    def _text(self, start: int, stop: int) -> str:
+        return self._parts.codec.decode(self._reader.tokens(start, stop))
+
+    def _tail_hit(self, text: str, best_score: float) -> SearchHit | None:
+        """The unindexed end as one passage. It has no place in the index's statistics, so it scores the share of the
+        question's words that it holds, on the scale of the best indexed hit."""
+        start = next_passage_start(self._reader.state.indexed_tokens, self._parts.info.block_tokens)
+        if start >= self._num_tokens:
+            return None
+        wanted = _words(text)
+        found = wanted & _words(self._text(start, self._num_tokens))
+        if not found:
+            return None
+        score = max(best_score, 1e-6) * len(found) / len(wanted)
+        return SearchHit(token_start=start, token_stop=self._num_tokens, score=score)
+
+
+def _words(text: str) -> frozenset[str]:
+    """Words as the index folds them: lower case, without accents."""
+    folded = "".join(
+        character
+        for character in unicodedata.normalize("NFKD", text.casefold())
+        if not unicodedata.combining(character)
+    )
+    return frozenset(_WORD.findall(folded))
