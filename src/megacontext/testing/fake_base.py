@@ -6,7 +6,7 @@ They are not mocks: a two-layer Llama or Qwen goes through the same adapter as a
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import Encoded
 
-__all__ = ["ByteCodec", "byte_codec", "tiny_base", "tiny_model"]
+__all__ = ["ArrayRows", "BaseInMemory", "ByteCodec", "byte_codec", "tiny_base", "tiny_model"]
 
 Family = Literal["llama", "qwen2", "qwen3"]
 DType = Literal["float32", "bfloat16"]
@@ -100,3 +100,28 @@ def tiny_base(
         stop_token_ids=(),
     )
     return HuggingFaceBase(model, byte_codec(), info)
+
+
+class ArrayRows:
+    """An embedding matrix in memory, as gisters ask for it."""
+
+    def __init__(self, table_VD: npt.NDArray[np.float32]) -> None:
+        self._table_VD = table_VD
+
+    def rows(self, token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        rows: npt.NDArray[np.float32] = self._table_VD[token_ids]
+        return rows
+
+
+class BaseInMemory:
+    """A base that is loaded already, in the shape of ``BaseHandle``."""
+
+    def __init__(self, base: HuggingFaceBase) -> None:
+        self.info = base.info
+        self.codec = base.codec
+        self._base = base
+        every_id = np.arange(base.info.vocab_size, dtype=np.uint32)
+        self.embeddings = ArrayRows(base.embed(every_id).float().cpu().numpy())
+
+    def load(self) -> HuggingFaceBase:
+        return self._base

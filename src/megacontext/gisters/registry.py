@@ -1,0 +1,56 @@
+"""Gisters by name: ours in an explicit table, other people's through the entry points ``megacontext.gisters``."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from megacontext.errors import UnknownNameError
+from megacontext.gisters.extractive import ExtractiveGister
+from megacontext.gisters.mean import MeanGister
+from megacontext.gisters.source import BaseSource, check_width
+from megacontext.ports.gister import Gister
+
+__all__ = ["GISTERS", "GisterFactory", "gister_version", "known_gisters", "make_gister"]
+
+
+class GisterFactory(Protocol):
+    """A gister class: its version is known without an instance, and making one loads no model."""
+
+    version: str
+
+    def __call__(self, source: BaseSource, *, block_tokens: int, gist_width: int) -> Gister: ...
+
+
+GISTERS: dict[str, GisterFactory] = {"extractive": ExtractiveGister, "mean": MeanGister}
+ENTRY_POINTS = "megacontext.gisters"
+
+
+def known_gisters() -> list[str]:
+    """Names that ``make_gister`` knows."""
+    return sorted({*GISTERS, *entry_points(group=ENTRY_POINTS).names})
+
+
+def gister_version(name: str) -> str:
+    """The version that gists of this gister would carry; UnknownNameError lists the known names."""
+    return _factory(name).version
+
+
+def make_gister(name: str, source: BaseSource, *, block_tokens: int = 32, gist_width: int = 1) -> Gister:
+    """A gister for one base; the base model is loaded when it is first needed, if ever.
+
+    block_tokens: K, children of a node; gist_width: r, vectors of a gist, 1 to K.
+    Raises UnknownNameError, InvalidValueError.
+    """
+    factory = _factory(name)
+    check_width(gist_width, block_tokens)
+    return factory(source, block_tokens=block_tokens, gist_width=gist_width)
+
+
+def _factory(name: str) -> GisterFactory:
+    if name in GISTERS:
+        return GISTERS[name]
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        factory: GisterFactory = entry.load()
+        return factory
+    raise UnknownNameError.of("gister", name, known_gisters())
