@@ -31,7 +31,7 @@ def validate_scores(cut: CutView, scores: FocusScores) -> None:
     for nomination in scores.nominations:
         if not 0 <= nomination.start < nomination.stop <= num_tokens:
             raise InvalidScoresError(
-                f"nomination [{nomination.start}, {nomination.stop}) is not a span of the {num_tokens} tokens of history"
+                f"nomination [{nomination.start}, {nomination.stop}) is not a span of the {num_tokens} tokens there are"
             )
         if not 0 <= nomination.utility < float("inf"):
             raise InvalidScoresError(
@@ -49,16 +49,19 @@ class UtilityField:
     def __init__(self, cut: CutView, scores: FocusScores) -> None:
         validate_scores(cut, scores)
         edges = np.append(cut.starts, cut.stops[-1:])
+        rows = np.arange(len(cut.starts), dtype=np.int64)
         densities = np.asarray(scores.utility, dtype=np.float64) / (cut.stops - cut.starts)
         live = [nomination for nomination in scores.nominations if nomination.utility > 0]
         self.nominated = np.array([(n.start, n.stop) for n in live], dtype=np.int64).reshape(-1, 2)
         if live:
             rates = np.array([n.utility for n in live]) / (self.nominated[:, 1] - self.nominated[:, 0])
             merged = np.union1d(edges, self.nominated)
-            densities = densities[np.searchsorted(edges, merged[:-1], side="right") - 1]
+            rows = np.searchsorted(edges, merged[:-1], side="right") - 1
+            densities = densities[rows]
             for first, last, rate in zip(*np.searchsorted(merged, self.nominated).T, rates, strict=True):
                 densities[first:last] += rate
             edges = merged
+        self.rows: npt.NDArray[np.int64] = rows  # of the cut, per segment between edges
         self.edges: npt.NDArray[np.int64] = edges
         self.densities: npt.NDArray[np.float64] = densities
         self._cumulative = np.concatenate(([0.0], np.cumsum(densities * np.diff(edges))))

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from megacontext.errors import UnknownNameError
+from megacontext.focus.allocators.greedy import GreedyAllocator
 from megacontext.ports.focus import Allocator
 
 __all__ = ["ENTRY_POINT_GROUP", "known_allocators", "make_allocator"]
 
 ENTRY_POINT_GROUP = "megacontext.allocators"
 
-ALLOCATORS: dict[str, Callable[..., Allocator]] = {}
+ALLOCATORS: dict[str, Callable[..., Allocator]] = {
+    "greedy": GreedyAllocator,
+}
 
 
 def known_allocators() -> list[str]:

@@ -6,13 +6,24 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from megacontext.errors import UnknownNameError
+from megacontext.focus.lenses.attention import AttentionLens
+from megacontext.focus.lenses.auto import AutoLens
+from megacontext.focus.lenses.lexical import LexicalLens
+from megacontext.focus.lenses.oracle import OracleLens
+from megacontext.focus.lenses.recency import RecencyLens
 from megacontext.ports.focus import Lens
 
 __all__ = ["ENTRY_POINT_GROUP", "known_lenses", "make_lens"]
 
 ENTRY_POINT_GROUP = "megacontext.lenses"
 
-LENSES: dict[str, Callable[..., Lens]] = {}
+LENSES: dict[str, Callable[..., Lens]] = {
+    "attention": AttentionLens,
+    "auto": AutoLens,
+    "lexical": LexicalLens,
+    "oracle": OracleLens,
+    "recency": RecencyLens,
+}
 
 
 def known_lenses() -> list[str]:

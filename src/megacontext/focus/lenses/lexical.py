@@ -1,0 +1,143 @@
+"""``lexical``: blocks whose words answer to the words of the query.
+
+The catalog's full-text index finds passages anywhere in the history; within them the places are found where the
+rare words of the query stand close together, and the blocks of those places are nominated: a fact that straddles a
+border gets both its blocks. An answer seldom repeats the question, so a place reaches to the end of its sentence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from megacontext.errors import InvalidValueError
+from megacontext.focus.lenses.recency import recency_utility
+from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_words
+from megacontext.ports.focus import FocusRequest, FocusScores, MemoryView, Nomination
+
+__all__ = ["LexicalLens"]
+
+NEAR_CHARS = 240  # words this close together speak of one thing
+BEFORE_CHARS = 32  # context that a place takes along
+AFTER_CHARS = 64
+SENTENCE_CHARS = 240  # how far the end of the sentence is looked for
+SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s|\n\s*\n|[;}]\s*\n")
+NEWEST_BONUS = 0.02  # of two equal places the later one is the current version
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Blocks ``[start, stop)`` in tokens, and the share of the query's weight that they cover."""
+
+    start: int
+    stop: int
+    coverage: float
+
+
+class LexicalLens:
+    """Full-text search, refined to blocks.
+
+    Arguments: num_passages: search hits that are looked into; num_places: blocks or pairs of blocks nominated;
+    sharpness: exponent that ranks coverage of the query; recency: utility of the recent tail (the best place has 1).
+    """
+
+    name = "lexical"
+    needs_attention = False
+
+    def __init__(
+        self, *, num_passages: int = 16, num_places: int = 6, sharpness: float = 4.0, recency: float = 0.25
+    ) -> None:
+        for name, value in (("num_passages", num_passages), ("num_places", num_places), ("sharpness", sharpness)):
+            if value <= 0:
+                raise InvalidValueError(f"{name} is {value}; it must be > 0")
+        if not 0 <= recency < float("inf"):
+            raise InvalidValueError(f"recency is {recency}; it must be finite and >= 0")
+        self.num_passages = num_passages
+        self.num_places = num_places
+        self.sharpness = sharpness
+        self.recency = recency
+
+    def score(self, request: FocusRequest) -> FocusScores:
+        utility = recency_utility(request.cut) * self.recency
+        if not len(request.cut.levels):
+            return FocusScores(utility=utility)
+        return FocusScores(utility=utility, nominations=tuple(self._nominate(request)))
+
+    def _nominate(self, request: FocusRequest) -> Iterator[Nomination]:
+        num_tokens = int(request.cut.stops[-1])
+        weights = query_words(request.query_text)
+        content = [word for word, weight in weights.items() if weight > FUNCTION_WEIGHT]
+        wanted = " ".join(content) or request.query_text
+        if not wanted.strip():
+            return
+        hits = request.memory.search_hits(wanted, limit=self.num_passages)
+        spans = [(hit.token_start, min(hit.token_stop, num_tokens)) for hit in hits if hit.token_start < num_tokens]
+        passages = [_Passage.read(request.memory, start, stop, request.cut.block_tokens) for start, stop in spans]
+        rarity = _rarity(weights, passages)
+        total = sum(rarity.values())
+        places = [place for passage in passages for place in passage.places(rarity, total)]
+        for place in _best_apart(places, self.num_places):
+            newest = 1 + NEWEST_BONUS * place.stop / num_tokens
+            yield Nomination(start=place.start, stop=place.stop, utility=place.coverage**self.sharpness * newest)
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """One hit, grown to whole blocks: its text, and where each block begins in it (edges in tokens and characters)."""
+
+    text: str
+    token_edges: list[int]
+    char_edges: list[int]
+    words: list[tuple[str, int, int]]
+
+    @classmethod
+    def read(cls, memory: MemoryView, start: int, stop: int, block_tokens: int) -> _Passage:
+        num_tokens = memory.num_tokens
+        first = start // block_tokens * block_tokens
+        edges = [*range(first, stop, block_tokens), min(-(-stop // block_tokens) * block_tokens, num_tokens)]
+        pieces = [memory.text(low, high) for low, high in itertools.pairwise(edges)]
+        char_edges = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
+        text = "".join(pieces)
+        return cls(text, edges, char_edges, list(find_words(text)))
+
+    def places(self, rarity: dict[str, float], total: float) -> Iterator[_Place]:
+        """Where words of the query stand together, each with what it covers; overlapping ones included."""
+        matches = [(word, low, high) for word, low, high in self.words if word in rarity]
+        for at, (_, low, _) in enumerate(matches):
+            near = [match for match in matches[at:] if match[2] <= low + NEAR_CHARS]
+            coverage = sum(rarity[word] for word in {word for word, _, _ in near}) / total
+            yield self._place(low, max(high for _, _, high in near), coverage)
+
+    def _place(self, low: int, high: int, coverage: float) -> _Place:
+        sentence = SENTENCE_END.search(self.text, high, high + SENTENCE_CHARS)
+        end = max(high + AFTER_CHARS, sentence.end() if sentence else 0)
+        first = int(np.searchsorted(self.char_edges, max(low - BEFORE_CHARS, 0), side="right")) - 1
+        last = int(np.searchsorted(self.char_edges, min(end, len(self.text)), side="left"))
+        return _Place(self.token_edges[first], self.token_edges[max(last, first + 1)], coverage)
+
+
+def _rarity(weights: dict[str, float], passages: list[_Passage]) -> dict[str, float]:
+    """Weight of each word of the query that occurs at all: rare among the hits counts more."""
+    rarity: dict[str, float] = {}
+    vocabularies = [{word for word, _, _ in passage.words} for passage in passages]
+    for word, weight in weights.items():
+        found = sum(word in vocabulary for vocabulary in vocabularies)
+        if found:
+            rarity[word] = weight * math.log(1 + (len(passages) + 1) / (found + 0.5))
+    return rarity
+
+
+def _best_apart(places: list[_Place], num_places: int) -> list[_Place]:
+    """The best places that do not overlap; of equal ones the shorter, then the later."""
+    chosen: list[_Place] = []
+    for place in sorted(places, key=lambda place: (-place.coverage, place.stop - place.start, -place.start)):
+        if len(chosen) == num_places:
+            break
+        if all(place.stop <= other.start or place.start >= other.stop for other in chosen):
+            chosen.append(place)
+    return chosen

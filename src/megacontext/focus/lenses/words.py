@@ -1,0 +1,69 @@
+"""Words as the lexical lens compares them: case folded, light stems, identifiers whole and in parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+__all__ = ["find_words", "query_words"]
+
+WORD = re.compile(r"[^\W_]+(?:[_'’.-]?[^\W_]+)*")
+PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+")
+SUFFIXES = ("ing", "ed", "es", "s")
+SHORTEST_STEM = 4
+
+# words that ask, connect or point: they say little about where an answer stands
+FUNCTION_TEXT = """
+a about after all also am an and answer any are as at be been before but by can could did do does each find for from
+give given go had has have he her here him his how i if in into is it its know like list many may me more most much
+must my need no not of on one only or other our out please question remind said say says she should show so some such
+tell than that the their them then there these they this those to up us use used was we were what when where which who
+whom whose why will with would you your
+"""
+FUNCTION_WORDS = frozenset(FUNCTION_TEXT.split())
+FUNCTION_WEIGHT = 0.05
+NAME_WEIGHT = 2.5
+
+
+def stem(word: str) -> str:
+    """Lower case without possessive, plural and verb endings; crude, but the same on both sides."""
+    word = word.casefold()
+    for ending in ("'s", "’s"):
+        word = word.removesuffix(ending)
+    for suffix in SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= SHORTEST_STEM:
+            return word.removesuffix(suffix)
+    return word
+
+
+def find_words(text: str) -> Iterator[tuple[str, int, int]]:
+    """``(stem, start, stop)`` of every word, in characters; compound ones also part by part."""
+    for match in WORD.finditer(text):
+        word = match.group()
+        yield stem(word), match.start(), match.end()
+        parts = list(PART.finditer(word))
+        if len(parts) > 1:
+            for part in parts:
+                yield stem(part.group()), match.start() + part.start(), match.start() + part.end()
+
+
+def query_words(text: str) -> dict[str, float]:
+    """What each distinct stem of a question weighs before rarity is known: names much, function words little."""
+    weights: dict[str, float] = {}
+    sentence_start = True
+    position = 0
+    for word, start, stop in find_words(text):
+        sentence_start = sentence_start or any(mark in text[position:start] for mark in ".?!\n")
+        surface = text[start:stop]
+        weight = _weight(word, surface, sentence_start=sentence_start)
+        weights[word] = max(weights.get(word, 0.0), weight)
+        sentence_start, position = False, stop
+    return weights
+
+
+def _weight(word: str, surface: str, *, sentence_start: bool) -> float:
+    if word in FUNCTION_WORDS or surface.casefold() in FUNCTION_WORDS:
+        return FUNCTION_WEIGHT
+    shaped = any(char.isdigit() or char == "_" for char in surface) or any(char.isupper() for char in surface[1:])
+    capitalised = surface[:1].isupper() and not sentence_start
+    return NAME_WEIGHT if shaped or capitalised else 1.0
