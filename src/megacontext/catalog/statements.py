@@ -1,0 +1,41 @@
+"""SQLAlchemy statements, compiled once to the text that the driver keeps prepared.
+
+An append of 32 tokens costs one sync and little else; going through ``Connection.execute`` for each of its
+statements would cost as much as the rest together. So statements are built with SQLAlchemy and run on the driver.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from sqlalchemy import Table, insert, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql import ClauseElement
+
+__all__ = ["compiled", "insert_sql", "replace_sql", "select_sql"]
+
+
+def compiled(statement: ClauseElement) -> str:
+    """The text of a statement for SQLite, parameters as ``:name``."""
+    dialect = sqlite.dialect(paramstyle="named")
+    return str(statement.compile(dialect=dialect))
+
+
+@cache
+def insert_sql(table: Table) -> str:
+    """Insert one row of all columns; parameters by position in column order."""
+    dialect = sqlite.dialect(paramstyle="qmark")
+    return str(insert(table).compile(dialect=dialect))
+
+
+@cache
+def replace_sql(table: Table) -> str:
+    """Insert one row of all columns, or put it in the place of the one with its key."""
+    dialect = sqlite.dialect(paramstyle="qmark")
+    return str(insert(table).prefix_with("OR REPLACE").compile(dialect=dialect))
+
+
+@cache
+def select_sql(table: Table) -> str:
+    """All rows in order of the primary key."""
+    return compiled(select(table).order_by(*table.primary_key.columns))

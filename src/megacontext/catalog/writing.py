@@ -1,0 +1,198 @@
+"""One transaction of changes to the catalog."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Table, bindparam, delete
+
+from megacontext.catalog import schema
+from megacontext.catalog.queries import (
+    extent_by_id,
+    read_progress,
+    read_sealed_nodes,
+    read_tail_rows,
+    source_by_id,
+)
+from megacontext.catalog.rows import (
+    blob_row,
+    extent_row,
+    gist_payloads,
+    segment_row,
+    source_row,
+    tokens_of,
+    with_crc,
+)
+from megacontext.catalog.statements import compiled, insert_sql, replace_sql
+from megacontext.catalog.word_index import add_passages, clear_index
+from megacontext.errors import CorruptionError, InvariantError
+from megacontext.ports.catalog import Extent, MemoryInfo, Passage, Segment, Source
+from megacontext.ports.gister import GistBatch
+
+__all__ = ["TAIL_ROW_TOKENS", "SqliteWriter"]
+
+TAIL_ROW_TOKENS = 4096  # of a long append; reading a little of the tail should not read much of it
+_MERGED_ROW_TOKENS = 256  # short appends are gathered in one row, so that token by token does not mean row by row
+
+
+@cache
+def _delete_below(table: Table, column: str) -> str:
+    return compiled(delete(table).where(table.c[column] < bindparam("stop")))
+
+
+@cache
+def _delete_range() -> str:
+    start = schema.tail.c.start
+    return compiled(delete(schema.tail).where(start >= bindparam("start"), start < bindparam("stop")))
+
+
+@cache
+def _delete_gists() -> str:
+    table = schema.gists
+    return compiled(delete(table).where(table.c.level == bindparam("level"), table.c.node < bindparam("stop")))
+
+
+class SqliteWriter:
+    """CatalogWriter on an open transaction; ``finish`` writes how far everything is."""
+
+    def __init__(self, connection: sqlite3.Connection, info: MemoryInfo) -> None:
+        self._connection = connection
+        self._info = info
+        self._progress = read_progress(connection)
+
+    def add_source(self, source: Source) -> int:
+        self._progress.num_sources += 1
+        source_id = self._progress.num_sources
+        self._insert(schema.sources, source_row(replace(source, source_id=source_id)))
+        for key, value in source.labels.items():
+            self._insert(schema.labels, with_crc((source_id, key, value)))
+        return source_id
+
+    def extend_source(self, source_id: int, *, token_stop: int, num_bytes: int) -> None:
+        if source_id != self._progress.num_sources:
+            raise InvariantError(f"source {source_id} cannot grow: {self._progress.num_sources} is the newest")
+        source = source_by_id(self._connection, source_id)
+        extent = extent_by_id(self._connection, self._progress.num_extents)
+        if source is None or extent is None or extent.source_id != source_id:
+            raise CorruptionError(f"the catalog lacks the last extent of source {source_id}; run 'megacontext check'")
+        if token_stop < source.token_stop:
+            raise InvariantError(f"source {source_id} ends at {source.token_stop} and cannot shrink to {token_stop}")
+        self._replace(schema.sources, source_row(replace(source, token_stop=token_stop, num_bytes=num_bytes)))
+        byte_stop = extent.byte_stop + num_bytes - source.num_bytes
+        grown = replace(extent, token_stop=token_stop, byte_stop=byte_stop)
+        self._replace(schema.extents, extent_row(self._progress.num_extents, grown))
+
+    def add_extent(self, extent: Extent) -> None:
+        self._progress.num_extents += 1
+        self._insert(schema.extents, extent_row(self._progress.num_extents, extent))
+
+    def append_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
+        if start != self._progress.num_tokens:
+            raise InvariantError(f"append at {start}, but the history ends at {self._progress.num_tokens}")
+        if len(token_ids) == 0:
+            return
+        self._progress.num_tokens += len(token_ids)
+        last = read_tail_rows(self._connection, start - 1, start) if start > self._progress.sealed_tokens else []
+        if last and last[-1][1] + len(token_ids) <= _MERGED_ROW_TOKENS:
+            first, _, tokens = last[-1]
+            token_ids = np.concatenate([tokens_of([tokens]), token_ids])
+            start = first
+        self._write_tail(start, token_ids)
+
+    def replace_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
+        stop = start + len(token_ids)
+        sealed, num_tokens = self._progress.sealed_tokens, self._progress.num_tokens
+        if not sealed <= start <= stop <= num_tokens:
+            raise InvariantError(f"[{start}, {stop}) is not within the tail [{sealed}, {num_tokens})")
+        kept_before, kept_after = self._kept_around(start, stop)
+        self._connection.execute(_delete_range(), {"start": start - len(kept_before), "stop": stop})
+        self._write_tail(start - len(kept_before), np.concatenate([kept_before, token_ids, kept_after]))
+
+    def seal(self, segment: Segment) -> None:
+        size = self._info.segment_tokens
+        if segment.segment * size != self._progress.sealed_tokens:
+            raise InvariantError(f"segment {segment.segment} is not next: {self._progress.sealed_tokens} are sealed")
+        self._insert(schema.segments, segment_row(segment))
+        stop = self._progress.sealed_tokens + size
+        _, kept_after = self._kept_around(self._progress.sealed_tokens, min(stop, self._progress.num_tokens))
+        self._connection.execute(_delete_below(schema.tail, "start"), {"stop": stop})
+        self._progress.sealed_tokens = stop
+        self._progress.num_tokens = max(self._progress.num_tokens, stop)
+        if len(kept_after):
+            self._write_tail(stop, kept_after)
+
+    def put_gists(self, level: int, start_node: int, gists: GistBatch) -> None:
+        shape = (len(gists), self._info.gist_width, self._info.dim)
+        if gists.vectors.shape != shape:
+            raise InvariantError(f"gists of level {level} have shape {gists.vectors.shape}, not {shape}")
+        payloads = gist_payloads(gists)
+        rows = [blob_row(level, start_node + index, payload) for index, payload in enumerate(payloads)]
+        # level and node stand for themselves: blob_row is (level, node, payload, crc)
+        self._connection.executemany(replace_sql(schema.gists), rows)
+
+    def seal_gists(self, level: int, stop_node: int) -> None:
+        sealed = read_sealed_nodes(self._connection).get(level, 0)
+        if stop_node < sealed:
+            raise InvariantError(f"level {level} is sealed to node {sealed} and cannot go back to {stop_node}")
+        self._replace(schema.sealed_nodes, with_crc((level, stop_node)))
+        self._connection.execute(_delete_gists(), {"level": level, "stop": stop_node})
+
+    def add_passages(self, passages: Sequence[Passage]) -> None:
+        if not passages:
+            return
+        num_terms, added = add_passages(self._connection, passages)
+        self._progress.num_passages += len(passages)
+        self._progress.num_terms += num_terms
+        self._progress.index_sum = _wrapped(self._progress.index_sum + added)
+        self._progress.indexed_tokens = passages[-1].token_stop
+
+    def drop_index(self) -> None:
+        clear_index(self._connection)
+        progress = self._progress
+        progress.indexed_tokens = progress.num_passages = progress.num_terms = progress.index_sum = 0
+
+    def set_label(self, source_id: int, key: str, value: str) -> None:
+        self._replace(schema.labels, with_crc((source_id, key, value)))
+
+    def finish(self) -> None:
+        """Write the progress row; the catalog commits."""
+        self._progress.num_commits += 1
+        self._replace(schema.progress, self._progress.row())
+
+    def _insert(self, table: Table, row: tuple[object, ...]) -> None:
+        self._connection.execute(insert_sql(table), row)
+
+    def _replace(self, table: Table, row: tuple[object, ...]) -> None:
+        self._connection.execute(replace_sql(table), row)
+
+    def _write_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
+        data = np.ascontiguousarray(token_ids, dtype="<u4")
+        rows = [
+            blob_row(start + first, len(piece), piece.tobytes())
+            for first in range(0, len(data), TAIL_ROW_TOKENS)
+            for piece in [data[first : first + TAIL_ROW_TOKENS]]
+        ]
+        self._connection.executemany(replace_sql(schema.tail), rows)
+
+    def _kept_around(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Tokens of rows that cross ``start`` or ``stop`` and lie outside; only such rows must be intact."""
+        before = after = np.empty(0, dtype=np.uint32)
+        if start > self._progress.sealed_tokens:
+            for first, count, tokens in read_tail_rows(self._connection, start - 1, start):
+                if first < start < first + count:
+                    before = tokens_of([tokens])[: start - first]
+        if stop < self._progress.num_tokens:
+            for first, count, tokens in read_tail_rows(self._connection, stop - 1, stop):
+                if first < stop < first + count:
+                    after = tokens_of([tokens])[stop - first :]
+        return before, after
+
+
+def _wrapped(value: int) -> int:
+    """Modulo 2^64, as SQLite keeps it."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
