@@ -1,0 +1,89 @@
+"""Measure a model folder and write `evaluation.json` into it.
+
+`python recipes/reference/evaluate.py --out FOLDER --model FOLDER [--quick]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import tomllib
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders
+from transformers import AutoModelForCausalLM
+
+from megacontext.training.preparation import load_stores
+from megacontext.training.scoring import bits_per_byte, cut_report, far_copy, recall_report
+from megacontext.training.tokens import token_bytes
+from megacontext.training.windows import TextSource
+
+HERE = Path(__file__).parent
+
+
+def token_pieces(tokenizer: Tokenizer) -> list[bytes]:
+    """The bytes of every token; characters that a token only begins are replaced, which no word match minds."""
+    decoder = decoders.ByteLevel()
+    return [
+        decoder.decode([tokenizer.id_to_token(index) or ""]).encode() for index in range(tokenizer.get_vocab_size())
+    ]
+
+
+def main() -> None:
+    """Run all measurements; `--quick` takes a tenth of the windows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
+    parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
+    parser.add_argument("--config", type=Path, default=HERE / "config.toml")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    began = time.monotonic()
+    scale = 0.1 if args.quick else 1.0
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    held_out = load_stores(args.out / "data", "held_out")
+    shares = tomllib.loads(args.config.read_text())["shares"]
+    prose_and_code = {domain: shares[domain] for domain in ("books", "code")}
+    source = TextSource(tokenizer, held_out, prose_and_code)
+
+    def logits(ids_bt: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = model(ids_bt, use_cache=False).logits
+        return scores
+
+    state = torch.load(args.out / "checkpoint.pt", weights_only=True)["state"]
+    pieces = token_pieces(tokenizer)
+    bytes_v = token_bytes(tokenizer)
+    report = {
+        "run": {
+            "steps": state["step"],
+            "tokens": state["tokens"],
+            "minutes": round(state["seconds"] / 60, 1),
+            "tokens_by_row_kind": state["tokens_by_row_kind"],
+            "stage_ends": state["stage_ends"],
+            "machine": f"one core, {platform.processor() or platform.machine()}",
+        },
+        "validation": {
+            domain: bits_per_byte(
+                logits, store, bytes_v, count=max(4, int(scale * (60 if domain != "knowledge" else 20)))
+            )
+            for domain, store in held_out.items()
+        },
+        "far_context": {
+            domain: far_copy(logits, held_out[domain], pieces, count=max(8, int(scale * 150)))
+            for domain in prose_and_code
+        },
+        "recall": recall_report(logits, source, count=max(8, int(scale * 150))),
+        "cut_recall": cut_report(logits, source, count=max(8, int(scale * 80))),
+    }
+    (args.model / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    print(f"{time.monotonic() - began:.0f} seconds")
+
+
+if __name__ == "__main__":
+    main()

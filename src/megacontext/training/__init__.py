@@ -1,0 +1,1 @@
+"""Teaching: corpora, synthetic recall text, windows, optimisers and the loop that the recipes run."""

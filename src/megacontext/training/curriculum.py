@@ -1,0 +1,91 @@
+"""What to show when: stages of batch mixtures, each left when the model answers well enough, not when time is up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megacontext.training.cuts import cut_row
+from megacontext.training.recall import Asking
+from megacontext.training.windows import TextSource, Window, dense_row, plain_row, recall_row
+
+RowMaker = Callable[[TextSource, Random, int], Window]
+
+ROWS: dict[str, RowMaker] = {
+    "plain": plain_row,
+    "dense": dense_row,
+    "dense_code": lambda source, random, length: dense_row(source, random, length, Asking(key="code")),
+    "recall": recall_row,
+    "cut_recall": cut_row,
+    "cut_plain": lambda source, random, length: cut_row(source, random, length, recall=False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchKind:
+    """A batch shape and which rows fill it.
+
+    `share` of the stage's steps, `rows` x `length` positions, `mix` row kind -> probability.
+    """
+
+    name: str
+    share: float
+    rows: int
+    length: int
+    mix: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A mixture of batches, left after `min_steps` once the gate's answers cost less than `max_answer_nll` nats.
+
+    The gate is the mean over the last `gate_batches` batches of kind `gate`. A stage without gate is left by steps
+    alone; the last stage never ends before the run does.
+    """
+
+    name: str
+    batches: tuple[BatchKind, ...]
+    min_steps: int = 0
+    gate: str | None = None
+    max_answer_nll: float = 0.2
+    gate_batches: int = 12
+
+    def is_done(self, steps_in_stage: int, gate_nlls: list[float]) -> bool:
+        """Whether the next step belongs to the next stage."""
+        if steps_in_stage < self.min_steps:
+            return False
+        if self.gate is None:
+            return True
+        recent = gate_nlls[-self.gate_batches :]
+        return len(recent) == self.gate_batches and sum(recent) / len(recent) < self.max_answer_nll
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of one shape: ids and targets int64 [B, T], weights float32 [B, T], and what each row is."""
+
+    kind: BatchKind
+    row_kinds: tuple[str, ...]
+    ids_BT: Tensor  # noqa: N815 - shape suffix
+    targets_BT: Tensor  # noqa: N815 - shape suffix
+    weights_BT: Tensor  # noqa: N815 - shape suffix
+
+
+def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int) -> Batch:
+    """The batch of a step: a function of the stage, the seed and the step alone, so that a resumed run repeats it."""
+    random = Random(f"{seed}/{step}")
+    kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
+    row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.rows))
+    rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
+    return Batch(
+        kind=kind,
+        row_kinds=row_kinds,
+        ids_BT=torch.from_numpy(np.stack([row.tokens_T for row in rows])),
+        targets_BT=torch.from_numpy(np.stack([row.targets_T for row in rows])),
+        weights_BT=torch.from_numpy(np.stack([row.weights_T for row in rows])),
+    )

@@ -1,0 +1,167 @@
+"""The training loop: seeded, resumable to the bit, watched through a progress bar, TensorBoard and a JSON-lines log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from megacontext.training.curriculum import Batch, Stage, draw_batch
+from megacontext.training.optim import MasterOptimizer, schedule
+from megacontext.training.windows import TextSource
+
+LossFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long, how often. With `max_minutes` the rates follow the clock and `num_steps` is only the upper limit."""
+
+    num_steps: int
+    seed: int = 0
+    max_minutes: float | None = None
+    warmup_steps: int = 50
+    decay_from: float = 0.5
+    log_every: int = 20
+    checkpoint_every: int = 200
+
+
+@dataclass(kw_only=True)
+class LoopState:
+    """Where a run is; everything that a resumed run needs beside weights and optimiser."""
+
+    step: int = 0
+    stage: int = 0
+    stage_step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    tokens_by_row_kind: dict[str, int] = field(default_factory=dict)
+    gate_nlls: list[float] = field(default_factory=list)
+    stage_ends: list[dict[str, float]] = field(default_factory=list)
+
+
+class TrainingLoop:
+    """Runs a curriculum; one call of `run` trains to the end, from a checkpoint if there is one to resume."""
+
+    def __init__(
+        self,
+        *,
+        loss: LossFunction,
+        optimizer: MasterOptimizer,
+        source: TextSource,
+        stages: Sequence[Stage],
+        config: LoopConfig,
+        out: Path,
+    ) -> None:
+        self.loss, self.optimizer, self.source = loss, optimizer, source
+        self.stages, self.config, self.out = tuple(stages), config, out
+        self.state = LoopState()
+        self.recent: dict[str, list[float]] = defaultdict(list)
+        out.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is over: by the clock if the run has one, else by steps."""
+        by_steps = self.state.step / self.config.num_steps
+        if self.config.max_minutes is None:
+            return by_steps
+        return max(by_steps, self.state.seconds / (60 * self.config.max_minutes))
+
+    def run(self, *, until_step: int | None = None) -> LoopState:
+        """Train until the run is over (or `until_step`), leaving a checkpoint."""
+        writer = SummaryWriter(str(self.out / "tensorboard"))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns) as bar, (self.out / "log.jsonl").open("a") as log:
+            task = bar.add_task("training", total=self.config.num_steps, completed=self.state.step)
+            while self.progress < 1 and self.state.step != until_step:
+                self.step()
+                state = self.state
+                if state.step % self.config.log_every == 0:
+                    record = self.record()
+                    log.write(json.dumps(record) + "\n")
+                    log.flush()
+                    for key, value in record.items():
+                        if isinstance(value, float):
+                            writer.add_scalar(key, value, state.step)
+                    bar.update(
+                        task, completed=state.step, description=f"{record['stage']} nll {record.get('nll', 0):.3f}"
+                    )
+                if state.step % self.config.checkpoint_every == 0:
+                    self.save()
+        writer.close()
+        self.save()
+        return self.state
+
+    def step(self) -> None:
+        """One batch: draw, differentiate, step, count, and move to the next stage when the gate opens."""
+        began = time.monotonic()
+        state, stage = self.state, self.stages[self.state.stage]
+        batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step)
+        loss, losses_BT = self.loss(batch.ids_BT, batch.targets_BT, batch.weights_BT)
+        loss.backward()  # type: ignore[no-untyped-call]
+        factor = schedule(
+            self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
+        )
+        norm = self.optimizer.step(factor)
+        self.recent["grad_norm"].append(norm)
+        self.recent["rate"].append(factor)
+        self._measure(batch, losses_BT, stage)
+        state.step += 1
+        state.stage_step += 1
+        state.tokens += batch.ids_BT.numel()
+        state.seconds += time.monotonic() - began
+        if state.stage + 1 < len(self.stages) and stage.is_done(state.stage_step, state.gate_nlls):
+            ended = {"stage": float(state.stage), "step": float(state.step), "minutes": state.seconds / 60}
+            state.stage_ends.append(ended)
+            state.stage, state.stage_step, state.gate_nlls = state.stage + 1, 0, []
+
+    def _measure(self, batch: Batch, losses_BT: Tensor, stage: Stage) -> None:
+        """Note text and answer losses by batch and row kind; feed the stage's gate."""
+        answers_BT, text_BT = batch.weights_BT > 1, batch.weights_BT == 1
+        self.recent["nll"].append(float(losses_BT[text_BT].mean()))
+        for row, row_kind in enumerate(batch.row_kinds):
+            by_kind = self.state.tokens_by_row_kind
+            label = f"{row_kind}_{batch.kind.length}"
+            by_kind[label] = by_kind.get(label, 0) + batch.kind.length
+            self.recent[f"text/{label}"].append(float(losses_BT[row][text_BT[row]].mean()))
+            if answers_BT[row].any():
+                self.recent[f"answer/{label}"].append(float(losses_BT[row][answers_BT[row]].mean()))
+        if batch.kind.name == stage.gate and answers_BT.any():
+            self.state.gate_nlls = [*self.state.gate_nlls, float(losses_BT[answers_BT].mean())][-stage.gate_batches :]
+
+    def record(self) -> dict[str, Any]:
+        """Means since the last record; clears them."""
+        means = {key: sum(values) / len(values) for key, values in sorted(self.recent.items())}
+        self.recent.clear()
+        state = self.state
+        return {
+            "step": state.step,
+            "stage": self.stages[state.stage].name,
+            "minutes": state.seconds / 60,
+            "tokens": state.tokens,
+            "progress": self.progress,
+            **means,
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint in one move, so that a run that dies while writing keeps the one before."""
+        saved = {"optimizer": self.optimizer.state_dict(), "state": asdict(self.state), "recent": dict(self.recent)}
+        partial = self.out / "checkpoint.partial"
+        torch.save(saved, partial)
+        partial.replace(self.out / "checkpoint.pt")
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the output folder."""
+        saved = torch.load(self.out / "checkpoint.pt", weights_only=True)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.state = LoopState(**saved["state"])
+        self.recent = defaultdict(list, saved["recent"])

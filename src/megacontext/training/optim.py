@@ -1,0 +1,98 @@
+"""Muon for matrices, AdamW for the rest, both on float32 masters of bfloat16 weights.
+
+A step of 2e-3 on a bfloat16 weight is mostly rounded away; the master keeps it. Muon: Jordan et al. 2024,
+"Muon: An optimizer for hidden layers in neural networks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Peak learning rates; the loop multiplies all of them by the schedule's factor."""
+
+    matrix_rate: float = 0.02
+    embedding_rate: float = 5e-3
+    head_rate: float = 2e-3
+    scale_rate: float = 2e-3
+    matrix_decay: float = 0.01
+    momentum: float = 0.95
+    clip_norm: float = 1.0
+
+
+def schedule(
+    progress: float, step: int, *, warmup_steps: int = 50, decay_from: float = 0.5, floor: float = 0.02
+) -> float:
+    """Rate factor: linear warm-up over steps, flat, then linear decay from `decay_from` of the run down to `floor`."""
+    decay = 1.0 if progress < decay_from else max(floor, (1 - progress) / (1 - decay_from))
+    return min(1.0, (step + 1) / warmup_steps) * decay
+
+
+class MasterOptimizer:
+    """Steps float32 masters with the gradients of the working weights, then writes the weights back.
+
+    Why masters: the working weights stay bfloat16, which is what the processor multiplies fast.
+    """
+
+    def __init__(self, named_weights: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
+        self.config = config
+        self.weights = dict(named_weights)
+        self.masters = {name: weight.detach().float().clone() for name, weight in self.weights.items()}
+        groups: dict[str, list[Tensor]] = {"matrix": [], "embedding": [], "head": [], "scale": []}
+        for name, master in self.masters.items():
+            groups[_group(name, master)].append(master)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if groups["matrix"]:
+            muon = torch.optim.Muon(
+                groups["matrix"], lr=config.matrix_rate, weight_decay=config.matrix_decay, momentum=config.momentum
+            )
+            self.optimizers.append(muon)
+        rates = {"embedding": config.embedding_rate, "head": config.head_rate, "scale": config.scale_rate}
+        parts = [{"params": groups[key], "lr": rate} for key, rate in rates.items() if groups[key]]
+        if parts:
+            self.optimizers.append(torch.optim.AdamW(parts, betas=(0.9, 0.95), weight_decay=0.0))
+        self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
+
+    def step(self, factor: float) -> float:
+        """Clip, step the masters at `factor` times their peak rates, write back; return the norm before clipping."""
+        for name, weight in self.weights.items():
+            self.masters[name].grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm)
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            optimizer.step()
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(self.masters[name])
+        return float(norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masters and optimiser states: enough to go on to the bit."""
+        return {"masters": self.masters, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave, and the working weights with it."""
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                master.copy_(state["masters"][name])
+                self.weights[name].copy_(master)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+
+def _group(name: str, master: Tensor) -> str:
+    """Embeddings and head are tables, not maps between hidden spaces: Muon's orthogonal steps do not suit them."""
+    if "embed" in name:
+        return "embedding"
+    if "head" in name:
+        return "head"
+    return "matrix" if master.ndim == 2 else "scale"

@@ -1,0 +1,81 @@
+"""Small corpora made on the spot: training tests need no data folder."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from megacontext.training.corpus import Document
+from megacontext.training.recall import Asking, draw_facts
+from megacontext.training.tokens import TokenStore, encode_documents, train_tokenizer
+from megacontext.training.windows import TextSource
+
+WORDS = [
+    "the",
+    "old",
+    "river",
+    "ran",
+    "past",
+    "a",
+    "quiet",
+    "mill",
+    "and",
+    "nobody",
+    "in",
+    "the",
+    "town",
+    "could",
+    "say",
+    "who",
+    "had",
+    "built",
+    "its",
+    "narrow",
+    "stone",
+    "bridge",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors on several threads only wait for each other; one thread is also what makes runs repeat."""
+    torch.set_num_threads(1)
+
+
+def make_text(random: Random, num_sentences: int) -> str:
+    """Sentences of random words in paragraphs."""
+    parts = []
+    for index in range(num_sentences):
+        words = random.choices(WORDS, k=random.randint(4, 14))
+        parts.append(" ".join(words).capitalize() + (".\n\n" if index % 7 == 6 else ". "))
+    return "".join(parts)
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[Document]:
+    """Twelve made-up pages."""
+    random = Random(3)
+    return [Document(name=f"page-{index}", domain="books", text=make_text(random, 400)) for index in range(12)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(documents: list[Document]) -> Tokenizer:
+    """A tokenizer of 512 tokens that also knows the words of recall text."""
+    random = Random(4)
+    facts = [fact.statement(random) + "".join(fact.question(random)) for fact in draw_facts(random, 300, Asking())]
+    return train_tokenizer([*(document.text for document in documents), *facts], vocab_size=512)
+
+
+@pytest.fixture(scope="session")
+def stores(tokenizer: Tokenizer, documents: list[Document]) -> dict[str, TokenStore]:
+    """The pages as prose and, so that both domains occur, once more as code."""
+    return {"books": encode_documents(tokenizer, documents), "code": encode_documents(tokenizer, documents[:6])}
+
+
+@pytest.fixture(scope="session")
+def source(tokenizer: Tokenizer, stores: dict[str, TokenStore]) -> TextSource:
+    """Prose and code in equal shares."""
+    return TextSource(tokenizer, stores, {"books": 0.5, "code": 0.5})

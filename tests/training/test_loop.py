@@ -1,0 +1,133 @@
+"""The loop: a seeded short run learns, and an interrupted run ends with the same bits as an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from megacontext.training.curriculum import BatchKind, Stage
+from megacontext.training.loop import LoopConfig, LoopState, TrainingLoop
+from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
+from megacontext.training.reference import ReferenceConfig, build_reference, hidden_states, window_loss
+from megacontext.training.windows import TextSource
+
+TINY = ReferenceConfig(
+    vocab_size=512, width=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_width=64, max_positions=256
+)
+STAGES = (
+    Stage(
+        name="language",
+        min_steps=6,
+        batches=(BatchKind(name="short", share=1.0, rows=4, length=64, mix={"plain": 1.0}),),
+    ),
+    Stage(
+        name="natural",
+        batches=(
+            BatchKind(name="dense", share=0.5, rows=4, length=128, mix={"dense": 0.7, "plain": 0.3}),
+            BatchKind(
+                name="middle", share=0.5, rows=2, length=256, mix={"recall": 0.4, "cut_recall": 0.4, "cut_plain": 0.2}
+            ),
+        ),
+    ),
+)
+
+
+def make_loop(source: TextSource, out: Path, *, num_steps: int = 30) -> TrainingLoop:
+    """A loop over a tiny model, not compiled."""
+    model = build_reference(TINY, seed=0)
+    return TrainingLoop(
+        loss=lambda ids, targets, weights: window_loss(model, ids, targets, weights, compiled=False),
+        optimizer=MasterOptimizer(model.named_parameters(), OptimConfig()),
+        source=source,
+        stages=STAGES,
+        config=LoopConfig(num_steps=num_steps, seed=5, warmup_steps=4, log_every=5, checkpoint_every=1_000),
+        out=out,
+    )
+
+
+def without_clock(state: LoopState) -> dict[str, object]:
+    return {key: value for key, value in vars(state).items() if key not in ("seconds", "stage_ends")}
+
+
+def test_a_short_run_learns(source: TextSource, tmp_path: Path) -> None:
+    state = make_loop(source, tmp_path).run()
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert state.step == 30
+    assert state.stage == 1
+    assert records[-1]["nll"] < records[0]["nll"] - 0.5
+    assert state.tokens == sum(state.tokens_by_row_kind.values())
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Path) -> None:
+    whole = make_loop(source, tmp_path / "whole", num_steps=16)
+    whole.run()
+    first = make_loop(source, tmp_path / "parts", num_steps=16)
+    first.run(until_step=9)
+    second = make_loop(source, tmp_path / "parts", num_steps=16)
+    second.resume()
+    second.run()
+    assert without_clock(second.state) == without_clock(whole.state)
+    for name, master in whole.optimizer.masters.items():
+        assert torch.equal(second.optimizer.masters[name], master), name
+        assert torch.equal(second.optimizer.weights[name], whole.optimizer.weights[name]), name
+
+
+def test_the_training_forward_is_the_exported_model() -> None:
+    model = build_reference(TINY, seed=1).float()
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.2)
+        torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.2)
+    ids_BT = torch.randint(0, 512, (2, 96), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model.model(ids_BT, use_cache=False).last_hidden_state
+        torch.testing.assert_close(hidden_states(model, ids_BT), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_chunked_loss_and_gradients_are_those_of_plain_cross_entropy() -> None:
+    model = build_reference(TINY, seed=2).float()
+    generator = torch.Generator().manual_seed(1)
+    ids_BT = torch.randint(0, 512, (24, 64), generator=generator)
+    targets_BT = torch.randint(0, 512, (24, 64), generator=generator)
+    weights_BT = torch.randint(0, 3, (24, 64), generator=generator).float()
+    loss, _ = window_loss(model, ids_BT, targets_BT, weights_BT, compiled=False)
+    loss.backward()
+    slopes = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    losses_N = torch.nn.functional.cross_entropy(
+        model(ids_BT).logits.flatten(0, 1), targets_BT.flatten(), reduction="none"
+    )
+    expected = (losses_N * weights_BT.flatten()).sum() / weights_BT.sum()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, slope in slopes.items():
+        torch.testing.assert_close(slope, dict(model.named_parameters())[name].grad, rtol=1e-3, atol=1e-6)
+
+
+def test_rates_warm_up_stay_and_fall() -> None:
+    assert schedule(0.0, 0, warmup_steps=10) == pytest.approx(0.1)
+    assert schedule(0.3, 100) == 1.0
+    assert schedule(0.75, 100) == pytest.approx(0.5)
+    assert schedule(1.0, 100) == pytest.approx(0.02)
+
+
+def test_a_gate_opens_on_answers_not_on_time() -> None:
+    stage = Stage(
+        name="dense", batches=STAGES[0].batches, min_steps=3, gate="dense", max_answer_nll=0.2, gate_batches=2
+    )
+    assert not stage.is_done(1_000, [3.0, 0.5])
+    assert not stage.is_done(2, [0.1, 0.1])
+    assert not stage.is_done(1_000, [0.1])
+    assert stage.is_done(3, [3.0, 0.1, 0.1])
+
+
+def test_small_steps_survive_in_the_masters() -> None:
+    weight = torch.nn.Parameter(torch.full((4,), 256.0, dtype=torch.bfloat16))
+    optimizer = MasterOptimizer([("norm.weight", weight)], OptimConfig(scale_rate=0.01))
+    for _ in range(200):
+        weight.grad = torch.ones(4, dtype=torch.bfloat16)
+        optimizer.step(1.0)
+    assert weight.detach()[0].item() < 256.0
