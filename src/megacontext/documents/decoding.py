@@ -7,10 +7,11 @@ file is refused with the command that converts it.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 
 from megacontext.errors import NotTextError
 
-__all__ = ["decode_text", "is_binary", "without_surrogates"]
+__all__ = ["decode_text", "encodings_of", "is_binary", "without_surrogates"]
 
 _MARKS = (  # longest first: the UTF-32 mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -53,6 +54,13 @@ def decode_text(raw: bytes, uri: str) -> str:
     if "\0" in text:
         raise NotTextError(f"{uri} has a zero character at {text.index(chr(0))}; it is no text file")
     return text
+
+
+def encodings_of(text: str) -> Iterator[bytes]:
+    """Every way in which a file may hold ``text``, so that `decode_text` gives it back."""
+    yield text.encode("utf-8")
+    for mark, encoding in _MARKS:
+        yield mark + text.encode(encoding)
 
 
 def without_surrogates(text: str) -> str:

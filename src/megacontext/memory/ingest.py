@@ -1,7 +1,6 @@
 """Everything that comes in: tokens, texts, files and folders become drafts, and drafts are committed in groups.
 
-One source is whole or absent. Small ones share a transaction, since a sync costs more than their tokens; the raw
-bytes of every source are stored before the transaction that names them.
+One source is whole or absent. Small ones share a transaction, since a sync costs more than their tokens.
 """
 
 from __future__ import annotations
@@ -30,12 +29,14 @@ from megacontext.memory.reports import IngestFailure, IngestReport
 from megacontext.memory.sealing import GistKeeper
 from megacontext.memory.writing import Draft, Writer
 from megacontext.ports.catalog import Extent, Source
+from megacontext.units import MIB
 
 __all__ = ["IngestRequest", "Ingestor"]
 
 _log = logging.getLogger(__name__)
 _GROUP_SEGMENTS = 4  # tokens that wait for a transaction, in segments
 _GROUP_DRAFTS = 512
+_GROUP_BYTES = 64 * MIB  # of originals: a page of a PDF may weigh a thousand times its text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class _Tally:
         self.started = time.perf_counter()
         self.drafts: list[Draft] = []
         self.pending_uris: set[str] = set()
-        self.pending_tokens = 0
+        self.pending_tokens = self.pending_bytes = 0
         self.num_sources = self.num_tokens = self.num_unchanged = self.num_binary = 0
         self.failures: list[IngestFailure] = []
 
@@ -69,11 +70,13 @@ class _Tally:
         self.drafts.append(draft)
         self.pending_uris.add(draft.source.uri)
         self.pending_tokens += len(draft.token_ids)
+        self.pending_bytes += sum(map(len, draft.blobs))
 
     def flushed(self) -> None:
         self.num_sources += len(self.drafts)
         self.num_tokens += self.pending_tokens
-        self.drafts, self.pending_uris, self.pending_tokens = [], set(), 0
+        self.drafts, self.pending_uris = [], set()
+        self.pending_tokens = self.pending_bytes = 0
 
     def report(self, deferred: str) -> IngestReport:
         return IngestReport(
@@ -167,7 +170,8 @@ class Ingestor:
         if request.progress is not None:
             request.progress(tally.num_tokens + tally.pending_tokens, document.uri)
         group_tokens = _GROUP_SEGMENTS * self._parts.info.segment_tokens
-        if tally.pending_tokens >= group_tokens or len(tally.drafts) >= _GROUP_DRAFTS:
+        full = tally.pending_tokens >= group_tokens or tally.pending_bytes >= _GROUP_BYTES
+        if full or len(tally.drafts) >= _GROUP_DRAFTS:
             self._flush(tally)
 
     def _flush(self, tally: _Tally) -> None:
@@ -197,13 +201,12 @@ class Ingestor:
         return max((source.version for source in self._parts.catalog.sources(uri=uri)), default=0) + 1
 
     def _draft(self, document: Document, request: IngestRequest, version: int) -> Draft:
-        """Encode a document and store its bytes."""
+        """A document as tokens, provenance and the bytes to keep."""
         token_ids, extents = encode_sections(document.text, document.sections, self._parts.codec)
         if not len(token_ids):
             raise EmptySourceError(f"{document.uri} has no text (0 tokens); leave it out")
         text = document.text.encode("utf-8")
-        raw_digest = self._parts.blobs.put(document.raw)
-        text_digest = raw_digest if text == document.raw else self._parts.blobs.put(text)
+        raw_digest, text_digest = (hashlib.sha256(data).hexdigest() for data in (document.raw, text))
         return Draft(
             source=Source(
                 uri=document.uri,
@@ -222,6 +225,7 @@ class Ingestor:
             ),
             token_ids=token_ids,
             extents=extents,
+            blobs=[document.raw] if raw_digest == text_digest else [document.raw, text],
         )
 
     def _tokens_draft(self, tokens: npt.NDArray[np.uint32], source: str, role: str) -> Draft:

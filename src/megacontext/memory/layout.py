@@ -1,4 +1,4 @@
-"""Names and shapes of what a memory keeps: files of its folder, and the arrays of each level.
+"""Names and shapes of what a memory keeps: the writer's lock, and the arrays of each level.
 
 Every array grows by whole shards of one segment: ``segment_tokens`` rows of tokens, ``segment_tokens / K`` rows of
 gists, on whatever level.
@@ -9,20 +9,8 @@ from __future__ import annotations
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import MemoryInfo
 
-__all__ = [
-    "ARRAYS_FOLDER",
-    "CATALOG_FILE",
-    "LOCK_FILE",
-    "RAW_FOLDER",
-    "gist_spec",
-    "meta_spec",
-    "shard_nodes",
-    "token_spec",
-]
+__all__ = ["LOCK_FILE", "gist_spec", "meta_spec", "shard_nodes", "token_spec"]
 
-CATALOG_FILE = "catalog.sqlite"
-ARRAYS_FOLDER = "arrays"
-RAW_FOLDER = "raw"
 LOCK_FILE = "writer.lock"
 
 _TOKEN_CHUNK = 4096  # rows of one compressed chunk: small reads stay small, zstd still sees enough

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import MemoryClosedError
+from megacontext.memory.care import Caretaker
 from megacontext.memory.ingest import Ingestor, IngestRequest
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import LazyGister, Parts
@@ -65,6 +66,7 @@ class Memory:
         self._ingestor = Ingestor(self._parts, self._reader, self._writer, self._keeper)
         self._searcher = Searcher(self._parts, self._reader)
         self._quoter = Quoter(self._parts, self._reader)
+        self._caretaker = Caretaker(self._parts, self._reader, self._writer)
         self._closed = False
 
     # --- what it is ---------------------------------------------------------------------------------------------
@@ -198,7 +200,8 @@ class Memory:
 
         recompute_gists: also compare every stored gist with a fresh one (needs the base model, slow).
         """
-        raise NotImplementedError
+        self._open_reader()
+        return self._caretaker.check(repair=repair, recompute_gists=recompute_gists)
 
     def refresh(self) -> int:
         """See what other processes have committed since; the number of tokens."""

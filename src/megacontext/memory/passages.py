@@ -15,7 +15,7 @@ import numpy.typing as npt
 from megacontext.ports.catalog import Passage
 from megacontext.ports.text import TextCodec
 
-__all__ = ["PASSAGE_BLOCKS", "STRIDE_BLOCKS", "next_passage_start", "passages_from"]
+__all__ = ["PASSAGE_BLOCKS", "STRIDE_BLOCKS", "indexed_stop", "next_passage_start", "passages_from"]
 
 PASSAGE_BLOCKS = 4
 STRIDE_BLOCKS = 3
@@ -37,3 +37,9 @@ def passages_from(
             token_stop=start + first + length,
             text=codec.decode(token_ids[first : first + length]),
         )
+
+
+def indexed_stop(num_tokens: int, block_tokens: int) -> int:
+    """Where the last complete passage of a history ends; 0 if there is none."""
+    length, stride = PASSAGE_BLOCKS * block_tokens, STRIDE_BLOCKS * block_tokens
+    return 0 if num_tokens < length else (num_tokens - length) // stride * stride + length

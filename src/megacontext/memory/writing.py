@@ -33,12 +33,14 @@ _PASSAGES_PER_CALL = 256
 class Draft:
     """A source ready to be committed; its positions and those of its extents are relative to its first token.
 
-    continues: id of the newest source, which this one extends; 0 for a source of its own.
+    blobs: bytes that the source's digests name, to be stored before the transaction. continues: id of the newest
+    source, which this one extends; 0 for a source of its own.
     """
 
     source: Source
     token_ids: npt.NDArray[np.uint32]
     extents: Sequence[Extent] = field(default_factory=tuple)
+    blobs: Sequence[bytes] = field(default_factory=tuple)
     continues: int = 0
 
 
@@ -60,11 +62,7 @@ class Writer:
 
         Raises: MemoryClosedError, MemoryReadOnlyError, MemoryLockedError.
         """
-        if self._closed:
-            raise MemoryClosedError("the memory was closed; open it again")
-        if self._read_only:
-            raise MemoryReadOnlyError("the memory was opened for reading only; open it for writing to change it")
-        self._lock.acquire()
+        self.claim()
         if self._stale:
             num_tokens = self._reader.refresh()
             start = next_passage_start(self._reader.state.indexed_tokens, self._parts.info.block_tokens)
@@ -72,6 +70,14 @@ class Writer:
             last = self._parts.catalog.extents(num_tokens - 1, num_tokens) if num_tokens else []
             self.newest = last[-1][0] if last else None
             self._stale = False
+
+    def claim(self) -> None:
+        """Take the lock without a look at the data, which may be damaged."""
+        if self._closed:
+            raise MemoryClosedError("the memory was closed; open it again")
+        if self._read_only:
+            raise MemoryReadOnlyError("the memory was opened for reading only; open it for writing to change it")
+        self._lock.acquire()
 
     def invalidate(self) -> None:
         """Look into the catalog again before the next commit (after a failure or a repair)."""
@@ -97,6 +103,9 @@ class Writer:
         start = state.num_tokens
         spans = list(itertools.accumulate((len(draft.token_ids) for draft in drafts), initial=start))
         stop = spans[-1]
+        blobs = [blob for draft in drafts for blob in draft.blobs]
+        if blobs:
+            self._parts.blobs.put_many(blobs)
         segments = self._write_segments(drafts, start, stop)
         sealed = state.sealed_tokens + len(segments) * self._parts.info.segment_tokens
         rest = _tokens_between(drafts, start, max(start, sealed), stop)

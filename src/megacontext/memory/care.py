@@ -1,0 +1,51 @@
+"""``check`` as users call it: look, repair if asked, look again, and tell the difference."""
+
+from __future__ import annotations
+
+import time
+
+from megacontext.memory.check import Checker, Finding
+from megacontext.memory.parts import Parts
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.repair import Repairer
+from megacontext.memory.reports import CheckReport
+from megacontext.memory.writing import Writer
+
+__all__ = ["Caretaker"]
+
+
+class Caretaker:
+    """Checks and repairs one memory."""
+
+    def __init__(self, parts: Parts, reader: TreeReader, writer: Writer) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._writer = writer
+
+    def check(self, *, repair: bool, recompute_gists: bool) -> CheckReport:
+        """Raises: MemoryLockedError, MemoryReadOnlyError if a repair is asked for and not possible."""
+        started = time.perf_counter()
+        if repair:
+            self._writer.claim()
+        checker = Checker(self._parts, self._reader)
+        before = list(checker.findings(recompute_gists=recompute_gists))
+        after = before
+        if repair and before:
+            self._writer.invalidate()
+            Repairer(self._parts, self._reader).repair(before)
+            after = list(Checker(self._parts, self._reader).findings(recompute_gists=recompute_gists))
+        if repair:
+            self._parts.arrays.remove_orphans()
+            self._parts.blobs.remove_orphans()
+        left = {_place(finding) for finding in after}
+        return CheckReport(
+            damages=tuple(finding.damage for finding in after),
+            repaired=tuple(finding.damage for finding in before if _place(finding) not in left),
+            num_objects=checker.num_objects,
+            num_tokens=self._reader.num_tokens,
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _place(finding: Finding) -> tuple[str, int, int]:
+    return finding.damage.object_name, finding.damage.token_start, finding.damage.token_stop

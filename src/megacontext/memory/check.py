@@ -1,0 +1,244 @@
+"""Looks at every byte at rest, and says what is damaged: in which file, and which tokens it concerns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import StorageError
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.memory.parts import Parts
+from megacontext.memory.passages import indexed_stop
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.sealing import meta_rows
+from megacontext.ports.arrays import ArraySpec
+from megacontext.ports.catalog import Damage, Source
+
+__all__ = ["Checker", "Finding"]
+
+_GIST_TOLERANCE = 0.02  # of a gist's largest value: another machine may round a model's float16 otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A damage, and what repair needs to know of it. part: catalog, index, tokens, gists or blob; level and shard of
+    an array; digest of a blob."""
+
+    damage: Damage
+    part: str
+    level: int = 0
+    shard: int = 0
+    digest: str = ""
+
+
+class Checker:
+    """One pass over a memory. ``num_objects`` counts what was looked at."""
+
+    def __init__(self, parts: Parts, reader: TreeReader) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._tree = parts.tree
+        self.num_objects = 0
+
+    def findings(self, *, recompute_gists: bool = False) -> Iterator[Finding]:
+        """All damages; the catalog's first, since everything else is read through it. If its rows are so damaged that
+        the rest cannot be looked up, its own findings are all there is."""
+        self._reader.refresh()
+        for damage in self._parts.catalog.check():
+            yield Finding(damage=damage, part="catalog")
+        yield from self._tokens()
+        yield from self._tail()
+        yield from self._cover()
+        yield from self._blobs()
+        yield from self._index()
+        for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
+            yield from self._gists(level, recompute=recompute_gists)
+
+    # --- tokens -------------------------------------------------------------------------------------------------
+
+    def _tokens(self) -> Iterator[Finding]:
+        size = self._parts.info.segment_tokens
+        spec = token_spec(self._parts.info)
+        digests = {segment.segment: segment.digest for segment in self._parts.catalog.segments()}
+        for shard in range(self._reader.state.sealed_tokens // size):
+            self.num_objects += 1
+            try:
+                rows = self._parts.arrays.read_shard(spec, shard)
+            except StorageError as error:
+                for start, stop in self._bad_chunks(spec, shard):
+                    yield self._shard_finding("tokens", spec, shard, start, stop, _short(error))
+                continue
+            digest = hashlib.sha256(np.asarray(rows).astype("<u4", copy=False).tobytes()).hexdigest()
+            if digest != digests.get(shard):
+                problem = f"sha256 {digest[:12]} is not the {str(digests.get(shard))[:12]} of the catalog"
+                yield self._shard_finding("tokens", spec, shard, shard * size, (shard + 1) * size, problem)
+
+    def _bad_chunks(self, spec: ArraySpec, shard: int) -> list[tuple[int, int]]:
+        """Row ranges of a damaged shard that cannot be read, or the whole shard if no chunk owns up."""
+        first, last = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
+        bad: list[tuple[int, int]] = []
+        for start in range(first, last, spec.chunk_rows):
+            stop = start + spec.chunk_rows
+            try:
+                self._parts.arrays.read(spec, start, stop)
+            except StorageError:
+                if bad and bad[-1][1] == start:
+                    bad[-1] = (bad[-1][0], stop)
+                else:
+                    bad.append((start, stop))
+        return bad or [(first, last)]
+
+    def _tail(self) -> Iterator[Finding]:
+        start, stop = self._reader.state.sealed_tokens, self._reader.num_tokens
+        try:
+            tokens = self._reader.tokens(start, stop)
+        except StorageError as error:
+            yield Finding(
+                damage=Damage(
+                    object_name="catalog: tail",
+                    token_start=start,
+                    token_stop=stop,
+                    problem=_short(error),
+                    repairable="raw sources",
+                ),
+                part="catalog",
+            )
+            return
+        if (tokens >= self._parts.info.vocab_size).any():
+            damage = Damage(object_name="catalog: tail", token_start=start, token_stop=stop, problem="unknown token id")
+            yield Finding(damage=damage, part="catalog")
+
+    # --- provenance and blobs -----------------------------------------------------------------------------------
+
+    def _cover(self) -> Iterator[Finding]:
+        """Sources, and the extents of each, must tile the history."""
+        position = 0
+        for source in self._parts.catalog.sources():
+            if source.token_start != position:
+                yield _cover_finding("sources", position, source.token_start)
+            inner = source.token_start
+            for _, extent in self._parts.catalog.extents(source.token_start, source.token_stop):
+                if extent.source_id != source.source_id or extent.token_start != inner:
+                    yield _cover_finding("extents", inner, extent.token_start)
+                inner = extent.token_stop
+            if inner != source.token_stop:
+                yield _cover_finding("extents", inner, source.token_stop)
+            position = source.token_stop
+        if position != self._reader.num_tokens:
+            yield _cover_finding("sources", position, self._reader.num_tokens)
+
+    def _blobs(self) -> Iterator[Finding]:
+        seen: set[str] = set()
+        for digest, start, stop in self._named_blobs():
+            if digest in seen:
+                continue
+            seen.add(digest)
+            self.num_objects += 1
+            try:
+                self._parts.blobs.get(digest)
+            except StorageError as error:
+                damage = Damage(
+                    object_name=self._parts.blobs.object_name(digest),
+                    token_start=start,
+                    token_stop=stop,
+                    problem=_short(error),
+                    repairable="tokens",
+                )
+                yield Finding(damage=damage, part="blob", digest=digest)
+
+    def _named_blobs(self) -> Iterator[tuple[str, int, int]]:
+        """Every digest that the catalog names, with the tokens that rest on it."""
+        for source in self._parts.catalog.sources():
+            for digest in _digests(source):
+                yield digest, source.token_start, source.token_stop
+        size = self._parts.info.segment_tokens
+        for segment in self._parts.catalog.segments():
+            if segment.raw_digest:
+                yield segment.raw_digest, segment.segment * size, (segment.segment + 1) * size
+
+    # --- derived ------------------------------------------------------------------------------------------------
+
+    def _index(self) -> Iterator[Finding]:
+        wanted = indexed_stop(self._reader.num_tokens, self._parts.info.block_tokens)
+        indexed = self._reader.state.indexed_tokens
+        if indexed != wanted:
+            damage = Damage(
+                object_name="catalog: index",
+                token_start=min(indexed, wanted),
+                token_stop=max(indexed, wanted),
+                problem=f"reaches token {indexed} instead of {wanted}",
+                repairable="tokens",
+            )
+            yield Finding(damage=damage, part="index")
+
+    def _gists(self, level: int, *, recompute: bool) -> Iterator[Finding]:
+        size = shard_nodes(self._parts.info)
+        for shard in range(self._reader.state.sealed_nodes.get(level, 0) // size):
+            vectors = meta = None
+            for spec in (gist_spec(self._parts.info, level), meta_spec(self._parts.info, level)):
+                self.num_objects += 1
+                try:
+                    rows = self._parts.arrays.read_shard(spec, shard)
+                except StorageError as error:
+                    for start, stop in self._bad_chunks(spec, shard):
+                        yield self._gist_finding(spec, level, shard, start, stop, _short(error))
+                    continue
+                if not np.isfinite(rows).all():
+                    yield self._gist_finding(spec, level, shard, shard * size, (shard + 1) * size, "not finite")
+                vectors, meta = (rows, meta) if spec.name.startswith("lod") else (vectors, rows)
+            if recompute and vectors is not None and meta is not None:
+                yield from self._recomputed(level, shard, vectors, meta)
+
+    def _recomputed(
+        self, level: int, shard: int, vectors: npt.NDArray[np.generic], meta: npt.NDArray[np.generic]
+    ) -> Iterator[Finding]:
+        size = shard_nodes(self._parts.info)
+        fresh = self._reader.compute(level, shard * size, (shard + 1) * size)
+        for spec, rows, wanted in (
+            (gist_spec(self._parts.info, level), vectors, fresh.vectors),
+            (meta_spec(self._parts.info, level), meta, meta_rows(fresh)),
+        ):
+            limit = _GIST_TOLERANCE * max(1e-6, float(np.abs(wanted).max()))
+            apart = np.abs(rows.astype(np.float32) - wanted.astype(np.float32)).reshape(size, -1).max(axis=1) > limit
+            if apart.any():
+                first, last = np.flatnonzero(apart)[[0, -1]].tolist()
+                problem = f"{int(apart.sum())} gists are not what their tokens give"
+                yield self._gist_finding(spec, level, shard, shard * size + first, shard * size + last + 1, problem)
+
+    def _gist_finding(self, spec: ArraySpec, level: int, shard: int, start: int, stop: int, problem: str) -> Finding:
+        width = self._tree.width(level)
+        return self._shard_finding("gists", spec, shard, start * width, stop * width, problem, level=level)
+
+    def _shard_finding(
+        self, part: str, spec: ArraySpec, shard: int, start: int, stop: int, problem: str, *, level: int = 0
+    ) -> Finding:
+        damage = Damage(
+            object_name=self._parts.arrays.object_name(spec, shard),
+            token_start=start,
+            token_stop=stop,
+            problem=problem,
+            repairable="raw sources" if part == "tokens" else "tokens",
+        )
+        return Finding(damage=damage, part=part, level=level, shard=shard)
+
+
+def _digests(source: Source) -> list[str]:
+    return [digest for digest in dict.fromkeys((source.raw_digest, source.text_digest)) if digest]
+
+
+def _cover_finding(table: str, start: int, stop: int) -> Finding:
+    damage = Damage(
+        object_name=f"catalog: {table}",
+        token_start=min(start, stop),
+        token_stop=max(start, stop),
+        problem="gap" if start < stop else "overlap",
+    )
+    return Finding(damage=damage, part="catalog")
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition(";")[0]

@@ -1,0 +1,118 @@
+"""Repair, on explicit command only: what is damaged is made again from what is intact, in the order of dependence.
+
+Originals and texts first, then tokens (from texts), the index and the gists (from tokens). Nothing is written that
+its digest does not prove, except gists and index, which are defined by the tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from megacontext.errors import CorruptionError, MegaContextError
+from megacontext.memory.check import Finding
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.memory.parts import Parts
+from megacontext.memory.passages import STRIDE_BLOCKS, passages_from
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.rebuild import Rebuilder
+from megacontext.memory.sealing import meta_rows
+
+__all__ = ["Repairer"]
+
+_log = logging.getLogger(__name__)
+
+
+class Repairer:
+    """Mends findings one by one; what cannot be mended stays for the next check to report."""
+
+    def __init__(self, parts: Parts, reader: TreeReader) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._tree = parts.tree
+        self._rebuilder = Rebuilder(parts, reader)
+
+    def repair(self, findings: Sequence[Finding]) -> None:
+        """Mend what can be. The caller holds the writer's lock, and checks again afterwards."""
+        menders: dict[str, Callable[[Finding], None]] = {
+            "blob": self._mend_blob,
+            "tokens": self._mend_tokens,
+            "catalog": self._mend_catalog,
+            "gists": self._mend_gists,
+        }
+        done: set[tuple[str, int, int, str]] = set()
+        for part, mend in menders.items():
+            for finding in findings:
+                key = (part, finding.level, finding.shard, finding.digest or finding.damage.object_name)
+                if finding.part == part and key not in done:
+                    self._try(mend, finding)
+                    done.add(key if part != "catalog" else (part, len(done), 0, ""))
+        if any(finding.part in ("index", "catalog") for finding in findings):
+            self._try(self._mend_index, findings[0])
+        self._reader.forget()
+
+    @staticmethod
+    def _try(mend: Callable[[Finding], None], finding: Finding) -> None:
+        try:
+            mend(finding)
+        except MegaContextError as error:
+            _log.warning("%s cannot be repaired: %s", finding.damage.object_name, error)
+
+    def _mend_blob(self, finding: Finding) -> None:
+        data = self._rebuilder.blob(finding.digest)
+        self._parts.blobs.delete(finding.digest)
+        self._parts.blobs.put(data)
+
+    def _mend_tokens(self, finding: Finding) -> None:
+        size = self._parts.info.segment_tokens
+        tokens = self._rebuilder.tokens(finding.shard * size, (finding.shard + 1) * size)
+        digest = hashlib.sha256(tokens.astype("<u4", copy=False).tobytes()).hexdigest()
+        wanted = next(s.digest for s in self._parts.catalog.segments() if s.segment == finding.shard)
+        if digest != wanted:
+            raise CorruptionError(f"{finding.damage.object_name}: its sources encode to other tokens; restore a backup")
+        self._parts.arrays.write_shard(token_spec(self._parts.info), finding.shard, tokens)
+
+    def _mend_catalog(self, finding: Finding) -> None:
+        """Tail rows from the sources, gist rows from the tokens; the other tables have no second copy."""
+        start = max(finding.damage.token_start, self._reader.state.sealed_tokens)
+        stop = min(finding.damage.token_stop, self._reader.num_tokens)
+        if "tail" in finding.damage.object_name and start < stop:
+            tokens = self._rebuilder.tokens(start, stop)
+            with self._parts.catalog.write() as writer:
+                writer.replace_tail(start, tokens)
+        if "gists" in finding.damage.object_name:
+            self._mend_gist_rows()
+
+    def _mend_gist_rows(self) -> None:
+        for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
+            start = self._reader.state.sealed_nodes.get(level, 0)
+            stop = self._tree.num_nodes(level, self._reader.num_tokens)
+            if start < stop:
+                fresh = self._reader.compute(level, start, stop)
+                with self._parts.catalog.write() as writer:
+                    writer.put_gists(level, start, fresh)
+
+    def _mend_gists(self, finding: Finding) -> None:
+        size = shard_nodes(self._parts.info)
+        fresh = self._reader.compute(finding.level, finding.shard * size, (finding.shard + 1) * size)
+        self._parts.arrays.write_shard(gist_spec(self._parts.info, finding.level), finding.shard, fresh.vectors)
+        self._parts.arrays.write_shard(meta_spec(self._parts.info, finding.level), finding.shard, meta_rows(fresh))
+
+    def _mend_index(self, _: Finding) -> None:
+        """Index the whole history anew, in one transaction."""
+        K = self._parts.info.block_tokens
+        size = self._parts.info.segment_tokens
+        with self._parts.catalog.write() as writer:
+            writer.drop_index()
+            pending, start = np.empty(0, np.uint32), 0
+            for first in range(0, self._reader.num_tokens, size):
+                last = min(first + size, self._reader.num_tokens)
+                pending = np.concatenate([pending, self._reader.tokens(first, last)])
+                passages = list(passages_from(pending, start, K, self._parts.codec))
+                if passages:
+                    writer.add_passages(passages)
+                    done = passages[-1].token_start + STRIDE_BLOCKS * K - start
+                    pending, start = pending[done:], start + done
