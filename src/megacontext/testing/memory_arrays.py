@@ -1,0 +1,100 @@
+"""Arrays and blobs in dictionaries: perfect stores to test against, with room to fail."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import CorruptionError, StorageFullError
+from megacontext.ports.arrays import ArraySpec
+
+__all__ = ["MemoryArrays", "MemoryBlobs"]
+
+
+class MemoryArrays:
+    """ArrayStore double. capacity_bytes: writes beyond it fail as on a full disk; may be changed at any time."""
+
+    def __init__(self, *, capacity_bytes: int | None = None) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._shards: dict[tuple[str, int], npt.NDArray[np.generic]] = {}
+
+    def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
+        assert rows.shape == (spec.shard_rows, *spec.row_shape), (spec.name, rows.shape)
+        assert rows.dtype == np.dtype(spec.dtype), (spec.name, rows.dtype)
+        old = self._shards.get((spec.name, shard))
+        num_bytes = self.num_bytes() - (old.nbytes if old is not None else 0) + rows.nbytes
+        if self.capacity_bytes is not None and num_bytes > self.capacity_bytes:
+            raise StorageFullError(f"no space left while writing {self.object_name(spec, shard)}")
+        self._shards[spec.name, shard] = rows.copy()
+
+    def read(self, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[np.generic]:
+        pieces = [np.empty((0, *spec.row_shape), dtype=spec.dtype)]
+        while start < stop:
+            shard, first = divmod(start, spec.shard_rows)
+            piece = self.read_shard(spec, shard)[first : first + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+        return np.concatenate(pieces)
+
+    def read_many(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic]]:
+        return [self.read(spec, start, stop) for start, stop in spans]
+
+    def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
+        if (spec.name, shard) not in self._shards:
+            raise CorruptionError(f"{self.object_name(spec, shard)} is missing")
+        return self._shards[spec.name, shard].copy()
+
+    def object_name(self, spec: ArraySpec, shard: int) -> str:
+        return f"arrays/{spec.name}/c/{shard}"
+
+    def num_bytes(self) -> int:
+        return sum(rows.nbytes for rows in self._shards.values())
+
+    def remove_orphans(self) -> int:
+        return 0
+
+    def lose(self, spec: ArraySpec, shard: int) -> None:
+        """Damage: reading this shard fails until it is written again."""
+        del self._shards[spec.name, shard]
+
+
+class MemoryBlobs:
+    """BlobStore double. capacity_bytes as in MemoryArrays."""
+
+    def __init__(self, *, capacity_bytes: int | None = None) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._blobs: dict[str, bytes] = {}
+
+    def put(self, data: bytes) -> str:
+        return self.put_many([data])[0]
+
+    def put_many(self, blobs: Sequence[bytes]) -> list[str]:
+        added = {hashlib.sha256(data).hexdigest(): data for data in blobs}
+        num_bytes = sum(map(len, {**self._blobs, **added}.values()))
+        if self.capacity_bytes is not None and num_bytes > self.capacity_bytes:
+            raise StorageFullError("no space left while storing raw sources")
+        self._blobs.update(added)
+        return [hashlib.sha256(data).hexdigest() for data in blobs]
+
+    def get(self, digest: str) -> bytes:
+        if digest not in self._blobs:
+            raise CorruptionError(f"{self.object_name(digest)} is missing")
+        return self._blobs[digest]
+
+    def digests(self) -> Iterator[str]:
+        yield from sorted(self._blobs)
+
+    def delete(self, digest: str) -> None:
+        self._blobs.pop(digest, None)
+
+    def object_name(self, digest: str) -> str:
+        return f"raw/{digest[:2]}/{digest}"
+
+    def num_bytes(self) -> int:
+        return sum(map(len, self._blobs.values()))
+
+    def remove_orphans(self) -> int:
+        return 0
