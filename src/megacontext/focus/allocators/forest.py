@@ -16,7 +16,7 @@ from megacontext.focus.scores import UtilityField
 from megacontext.ports.focus import CutView
 from megacontext.tree.geometry import TreeGeometry
 
-__all__ = ["Forest", "build_forest"]
+__all__ = ["Forest", "build_forest", "forced_nodes"]
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -105,3 +105,18 @@ def _nodes_split_by(edges: Ints, width: int, whole: int) -> Ints:
     is_new = np.concatenate(([True], inside[1:] != inside[:-1]))
     distinct: Ints = inside[is_new]
     return distinct
+
+
+def forced_nodes(forest: Forest, view: CutView, *, cooldown: int) -> tuple[Flags, Flags]:
+    """Nodes that must be opened (at and above pins, above entries at rest) and that must not (entries at rest: those
+    that changed less than ``cooldown`` refocuses ago)."""
+    rows = forest.rows
+    raw_blocks = (forest.levels == 1) & (view.levels[rows] == 0)
+    must_open = raw_blocks & view.pinned[rows]
+    must_close = np.zeros_like(must_open)
+    if cooldown:
+        resting = (view.ages < cooldown)[rows]
+        must_open |= raw_blocks & resting
+        must_close = resting & (view.levels[rows] == forest.levels) & (view.starts[rows] == forest.starts)
+    must_open |= forest.ancestors_of(must_open | must_close)
+    return must_open, must_close

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BudgetError
-from megacontext.focus.allocators.forest import Flags, Forest, Ints, build_forest
+from megacontext.focus.allocators.forest import Forest, Ints, build_forest, forced_nodes
 from megacontext.focus.allocators.hysteresis import limit_edits
 from megacontext.focus.allocators.offers import Offers, cut_from_opened
 from megacontext.focus.allocators.value import check_config
@@ -81,7 +81,7 @@ def _best_cut(forest: Forest, view: CutView, config: AllocatorConfig, *, cooldow
     top = max(forest.by_level, default=0)
     prices = _Prices.of(forest.tree, top, view.gist_width, config.gist_value)
     is_open = view.levels[forest.rows] < forest.levels
-    must_open, must_close = _forced(forest, view, is_open, cooldown)
+    must_open, must_close = forced_nodes(forest, view, cooldown=cooldown)
     forced_cost = int(prices.cost[forest.levels[must_open]].sum())
     if forced_cost > available:
         if cooldown:
@@ -90,35 +90,21 @@ def _best_cut(forest: Forest, view: CutView, config: AllocatorConfig, *, cooldow
             f"budget_entries is {config.budget_entries}; the pinned entries and the rest at its coarsest need "
             f"{config.budget_entries - available + forced_cost}: raise the budget to that, or unpin something"
         )
-    ratios = _ratios(forest, prices, is_open, config.swap_margin, must_close)
+    favour = np.where(is_open, 1.0 + config.swap_margin, 1.0)
+    favour[must_close] = 0.0
+    ratios = _ratios(forest, prices, favour)
     ratios[must_open] = np.inf
     ratios[must_close] = -1.0
     ratios[~is_open & (ratios == 0)] = -1.0  # nothing to gain: open nodes may stay, closed ones stay closed
-    offers = _offers(forest, prices, *_cap_by_parents(forest, ratios))
+    offers = _offers(forest, prices, *_cap_by_parents(forest, ratios), favour)
     opened = offers.take(forest.tree, prices.cost, available)
     return cut_from_opened(forest.tree, opened, num_tokens)
 
 
-def _forced(forest: Forest, view: CutView, is_open: Flags, cooldown: int) -> tuple[Flags, Flags]:
-    """Nodes that must be opened (above and at pins, above resting entries) and that must not (resting entries)."""
-    rows = forest.rows
-    blocks = (forest.levels == 1) & is_open
-    must_open = blocks & view.pinned[rows]
-    must_close = np.zeros_like(must_open)
-    if cooldown:
-        resting = (view.ages < cooldown)[rows]
-        must_open |= blocks & resting
-        must_close = resting & (view.levels[rows] == forest.levels) & (view.starts[rows] == forest.starts)
-    must_open |= forest.ancestors_of(must_open | must_close)
-    return must_open, must_close
-
-
-def _ratios(forest: Forest, prices: _Prices, is_open: Flags, swap_margin: float, must_close: Flags) -> Floats:
+def _ratios(forest: Forest, prices: _Prices, favour: Floats) -> Floats:
     """Gain per entry of opening each node, together with the best part of what lies under it."""
     levels = forest.levels
     density = forest.utilities / float(forest.tree.block_tokens) ** levels
-    favour = np.where(is_open, 1.0 + swap_margin, 1.0)
-    favour[must_close] = 0.0
     gains = np.where(forest.uniform, prices.bundle_gain[levels] * density, prices.gain[levels] * forest.utilities)
     gains *= favour
     costs = np.where(forest.uniform, prices.bundle_cost[levels], prices.cost[levels])
@@ -159,16 +145,21 @@ def _cap_by_parents(forest: Forest, ratios: Floats) -> tuple[Floats, Ints]:
     return ratios, heads
 
 
-def _offers(forest: Forest, prices: _Prices, ratios: Floats, heads: Ints) -> Offers:
+def _offers(forest: Forest, prices: _Prices, ratios: Floats, heads: Ints, favour: Floats) -> Offers:
     """Every node of the forest that may be opened, and the layers below uniform ones."""
+    levels, starts, branching = forest.levels, forest.starts, forest.tree.block_tokens
     live = np.flatnonzero(ratios >= 0)
-    pieces = [Offers(ratios[live], heads[live], forest.levels[live], forest.starts[live], np.ones(len(live), np.int64))]
-    deep = live[forest.uniform[live] & (forest.levels[live] > 1) & (ratios[live] > 0)]
+    gains = prices.gain[levels[live]] * forest.utilities[live] * favour[live]
+    singles = np.ones(len(live), dtype=np.int64)
+    pieces = [Offers(ratios[live], gains, heads[live], levels[live], starts[live], singles)]
+    deep = live[forest.uniform[live] & (levels[live] > 1) & (ratios[live] > 0)]
     caps = ratios[deep]
-    density = forest.utilities[deep] / float(forest.tree.block_tokens) ** forest.levels[deep]
+    density = forest.utilities[deep] / float(branching) ** levels[deep]
     for layer in range(max(forest.by_level, default=0) - 1, 0, -1):
-        above = forest.levels[deep] > layer
+        above = levels[deep] > layer
         caps = np.where(above, np.minimum(caps, density * prices.ratio[layer]), caps)
-        nodes, counts = deep[above], forest.tree.block_tokens ** (forest.levels[deep[above]] - layer)
-        pieces.append(Offers(caps[above], heads[nodes], np.full(len(nodes), layer), forest.starts[nodes], counts))
+        nodes = deep[above]
+        gains = prices.gain[layer] * density[above] * float(branching) ** layer
+        counts = branching ** (levels[nodes] - layer)
+        pieces.append(Offers(caps[above], gains, heads[nodes], np.full(len(nodes), layer), starts[nodes], counts))
     return Offers.of(pieces)

@@ -7,22 +7,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from megacontext.focus.allocators.margin import choose_exactly
 from megacontext.tree.cuts import Cut, node_widths
 from megacontext.tree.geometry import TreeGeometry
 
 __all__ = ["Offers", "Opened", "cut_from_opened"]
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+FIELDS = ("ratios", "gains", "heads", "levels", "starts", "counts")
+MARGIN_NODES = 32  # nodes on each side of where the budget ends that are chosen exactly
+GAP_TOLERANCE = 0.002  # share of the gain
+FEW_NODES = 256  # so few that single ones matter
 Opened = dict[int, Ints]  # per level, the starts of the opened nodes, ascending
 
 
 @dataclass(frozen=True)
 class Offers:
-    """ratios float64 [n]: gain per entry, never above the parent's; heads int64 [n]: start of the topmost node that
-    each belongs together with; levels, starts, counts int64 [n]: ``counts`` neighbouring nodes of a level from
-    ``starts`` on."""
+    """ratios float64 [n]: gain per entry, never above the parent's; gains float64 [n]: of one node by itself; heads
+    int64 [n]: start of the topmost node that each is opened together with; levels, starts, counts int64 [n]:
+    ``counts`` neighbouring nodes of a level from ``starts`` on."""
 
-    ratios: npt.NDArray[np.float64]
+    ratios: Floats
+    gains: Floats
     heads: Ints
     levels: Ints
     starts: Ints
@@ -30,26 +37,33 @@ class Offers:
 
     @classmethod
     def of(cls, pieces: list[Offers]) -> Offers:
-        names = ("ratios", "heads", "levels", "starts", "counts")
-        return cls(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in names))
+        return cls(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in FIELDS))
 
     def __getitem__(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Offers:
-        return Offers(self.ratios[rows], self.heads[rows], self.levels[rows], self.starts[rows], self.counts[rows])
+        return Offers(*(getattr(self, name)[rows] for name in FIELDS))
 
     def take(self, tree: TreeGeometry, cost_of_level: Ints, available: int) -> Opened:
-        """The best offers that ``available`` entries buy; among equals the most recent, parents first."""
+        """The best nodes that ``available`` entries buy; among equals the most recent, parents first."""
         if not len(self.ratios):
             return {}
-        sorted_offers = self._best_first(available // int(cost_of_level[1:].min()) + 1)
-        costs = cost_of_level[sorted_offers.levels]
-        spent = np.cumsum(costs * sorted_offers.counts)
+        offers = self._best_first(available // int(cost_of_level[1:].min()) + MARGIN_NODES)
+        costs = cost_of_level[offers.levels]
+        spent = np.cumsum(costs * offers.counts)
         num_whole = int(np.searchsorted(spent, available, side="right"))
-        taken = sorted_offers[:num_whole]
         left = available - (int(spent[num_whole - 1]) if num_whole else 0)
-        parts = [taken]
-        if num_whole < len(costs) and (num_part := left // int(costs[num_whole])):
-            parts.append(sorted_offers._last(tree, num_whole, num_part))
-        return _by_level(tree, Offers.of(parts))
+        num_part = left // int(costs[num_whole]) if num_whole < len(costs) else 0
+        num_nodes = int(offers.counts[:num_whole].sum()) + num_part
+        if not (num_nodes < FEW_NODES or offers._has_gap(num_whole, num_part, left, costs)):
+            levels, starts, _ = offers._nodes(tree, 0, num_nodes)
+            return _by_level(levels, starts)
+        num_forced = int(np.isinf(offers.ratios).sum())
+        margin = max(num_forced, num_nodes - MARGIN_NODES)
+        levels, starts, gains = offers._nodes(tree, 0, num_nodes + MARGIN_NODES)
+        left = available - int(cost_of_level[levels[:margin]].sum())
+        last = slice(margin, None)
+        chosen = choose_exactly(tree, levels[last], starts[last], gains[last], cost_of_level[levels[last]], left)
+        kept = np.concatenate((np.ones(margin, dtype=np.bool_), chosen))
+        return _by_level(levels[kept], starts[kept])
 
     def _best_first(self, num_needed: int) -> Offers:
         offers = self
@@ -58,20 +72,26 @@ class Offers:
             offers = offers[offers.ratios >= threshold]
         return offers[np.lexsort((-offers.starts, -offers.levels, -offers.heads, -offers.ratios))]
 
-    def _last(self, tree: TreeGeometry, row: int, num_part: int) -> Offers:
-        """The ``num_part`` most recent nodes of one offer."""
-        one = self[row : row + 1]
-        skipped = (one.counts - num_part) * tree.width(int(one.levels[0]))
-        return Offers(one.ratios, one.heads, one.levels, one.starts + skipped, np.array([num_part]))
+    def _has_gap(self, num_whole: int, num_part: int, left: int, costs: Ints) -> bool:
+        """Whether spending the last entries at the last ratio would be worth noticeably more than what is taken."""
+        if num_whole == len(costs):
+            return False
+        free = np.isfinite(self.ratios[:num_whole])
+        taken = float((self.gains * self.counts)[:num_whole][free].sum() + self.gains[num_whole] * num_part)
+        bound = float((self.ratios * costs * self.counts)[:num_whole][free].sum() + self.ratios[num_whole] * left)
+        return bound - taken > GAP_TOLERANCE * bound
+
+    def _nodes(self, tree: TreeGeometry, first: int, end: int) -> tuple[Ints, Ints, Floats]:
+        """Levels, starts and gains of single nodes in order, the most recent of each offer first."""
+        ends = np.cumsum(self.counts)
+        at = np.arange(first, min(end, int(ends[-1])))
+        rows = np.searchsorted(ends, at, side="right")
+        levels = self.levels[rows]
+        return levels, self.starts[rows] + (ends[rows] - 1 - at) * node_widths(tree, levels), self.gains[rows]
 
 
-def _by_level(tree: TreeGeometry, offers: Offers) -> Opened:
-    opened: Opened = {}
-    for level in np.unique(offers.levels).tolist():
-        part = offers[offers.levels == level]
-        within = np.arange(int(part.counts.sum())) - np.repeat(np.cumsum(part.counts) - part.counts, part.counts)
-        opened[level] = np.sort(np.repeat(part.starts, part.counts) + within * tree.width(level))
-    return opened
+def _by_level(levels: Ints, starts: Ints) -> Opened:
+    return {level: np.sort(starts[levels == level]) for level in np.unique(levels).tolist()}
 
 
 def cut_from_opened(tree: TreeGeometry, opened: Opened, num_tokens: int) -> Cut:

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 from megacontext.errors import UnknownNameError
 from megacontext.focus.allocators.greedy import GreedyAllocator
+from megacontext.focus.allocators.optimal import OptimalAllocator
 from megacontext.ports.focus import Allocator
 
 __all__ = ["ENTRY_POINT_GROUP", "known_allocators", "make_allocator"]
@@ -15,6 +16,7 @@ ENTRY_POINT_GROUP = "megacontext.allocators"
 
 ALLOCATORS: dict[str, Callable[..., Allocator]] = {
     "greedy": GreedyAllocator,
+    "optimal": OptimalAllocator,
 }
 
 
