@@ -22,8 +22,13 @@ class Encoded:
 class TextCodec(Protocol):
     """A tokenizer without its habits: no special token is added, and special-token text in data is plain text."""
 
-    vocab_size: int
-    fingerprint: str  # sha256 of what decides the ids
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of what decides the ids."""
+        ...
 
     def encode(self, text: str) -> Encoded: ...
 

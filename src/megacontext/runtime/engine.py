@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,8 @@ from megacontext.focus.edits import Edits
 from megacontext.focus.lenses.registry import make_lens
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import Base, BaseInfo, SupportsAttentionMass
-from megacontext.ports.text import TextCodec
+from megacontext.ports.base import SupportsAttentionMass
+from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.detail import DetailRecord
@@ -28,22 +27,10 @@ from megacontext.runtime.events import RefocusReport
 from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis
 from megacontext.runtime.window import WindowReader, WindowRows
 
-__all__ = ["NO_TOKENS", "BaseSource", "Engine", "Query"]
+__all__ = ["NO_TOKENS", "Engine", "Query"]
 
 NO_TOKENS = np.zeros(0, dtype=np.uint32)
 NO_TOKENS.flags.writeable = False
-
-
-class BaseSource(Protocol):
-    """A base model that need not be loaded yet."""
-
-    @property
-    def info(self) -> BaseInfo: ...
-
-    @property
-    def codec(self) -> TextCodec: ...
-
-    def load(self) -> Base: ...
 
 
 @dataclass(frozen=True, kw_only=True)

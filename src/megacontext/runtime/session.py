@@ -13,8 +13,9 @@ from megacontext.errors import MemoryClosedError
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
+from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
-from megacontext.runtime.engine import NO_TOKENS, BaseSource, Engine, Query
+from megacontext.runtime.engine import NO_TOKENS, Engine, Query
 from megacontext.runtime.events import ExplainedSpan, GenerationEvent, RefocusReport
 from megacontext.runtime.generation import Prompt, stream_answer
 from megacontext.runtime.sampling import SamplingConfig

@@ -1,0 +1,198 @@
+"""The one place that wires ports to parts: from a folder to a memory with its catalog, arrays, base and gister."""
+
+from __future__ import annotations
+
+import time
+from os import PathLike, fspath
+from pathlib import Path
+
+from megacontext.bases.registry import BaseHandle
+from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
+from megacontext.gisters.registry import gister_version, make_gister
+from megacontext.memory.layout import LOCK_FILE
+from megacontext.ports.base import Base
+from megacontext.ports.catalog import MemoryInfo
+from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
+from megacontext.runtime.opened import OpenedMemory
+from megacontext.storage.arrays import TensorStoreArrays
+from megacontext.storage.blobs import FileBlobs
+from megacontext.storage.faults import os_faults
+from megacontext.storage.locations import local_folder
+from megacontext.tree.geometry import TreeGeometry
+from megacontext.units import MIB
+
+__all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open"]
+
+DEFAULT_BASE = "reference"
+DEFAULT_GISTER = "extractive"
+DEFAULT_BLOCK_TOKENS = 32
+
+
+def open(
+    path: str | PathLike[str],
+    *,
+    base: str | Base | BaseSource | None = None,
+    create: bool = False,
+    gister: str | None = None,
+    block_tokens: int | None = None,
+    gist_width: int | None = None,
+    read_only: bool = False,
+    cache_bytes: int = 64 * MIB,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> OpenedMemory:
+    """Open a memory, or make one if there is none and ``create`` is True.
+
+    Args:
+        path: a local folder.
+        base: the bundled ``reference``, a model folder, a Hugging Face id, or a base in memory; None: the one that the
+            memory was made with, ``reference`` for a new one. It is loaded when it is first needed.
+        create: make the memory if it is not there.
+        gister: makes the gists: ``extractive`` (the default of new memories) or ``mean``.
+        block_tokens: children of a node (K), 8 to 128; 32 by default. Fixed when a memory is made.
+        gist_width: vectors of a gist (r); 1 by default. Fixed when a memory is made.
+        read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
+        cache_bytes: limit of what is kept of the sealed arrays.
+        dtype, device: of the base model: ``auto``, ``float32``, ``bfloat16``; ``auto``, ``cpu``, ``cuda``.
+
+    Raises: MemoryNotFoundError, MemoryExistsError (something else is there), BaseMismatchError, SchemaVersionError,
+        UnknownNameError, InvalidValueError.
+
+    >>> import megacontext as mc
+    >>> memory = mc.open("notes.mc", create=True)  # doctest: +SKIP
+    """
+    folder = _folder(path)
+    if create and not read_only and not _has_catalog(folder):
+        catalog, source = _create(folder, base, gister, block_tokens, gist_width, dtype, device)
+    else:
+        catalog = SqliteCatalog.open(folder, read_only=read_only)
+        try:
+            source = _recorded_base(base, catalog.info, folder, dtype, device)
+            _refuse_other_shape(catalog.info, folder, gister, block_tokens, gist_width)
+        except BaseException:
+            catalog.close()
+            raise
+    info = catalog.info
+    return OpenedMemory(
+        base=source,
+        catalog=catalog,
+        arrays=TensorStoreArrays(folder, cache_bytes=cache_bytes),
+        blobs=FileBlobs(folder),
+        gister=lambda: make_gister(
+            info.gister_name, source, block_tokens=info.block_tokens, gist_width=info.gist_width
+        ),
+        lock_path=folder / LOCK_FILE,
+        read_only=read_only,
+    )
+
+
+def create(
+    path: str | PathLike[str],
+    *,
+    base: str | Base | BaseSource | None = None,
+    gister: str | None = None,
+    block_tokens: int | None = None,
+    gist_width: int | None = None,
+) -> OpenedMemory:
+    """Make a new memory; MemoryExistsError if there is one."""
+    folder = _folder(path)
+    if _has_catalog(folder):
+        raise MemoryExistsError(f"there is a memory at {folder} already; use it, or choose another place")
+    return open(folder, base=base, create=True, gister=gister, block_tokens=block_tokens, gist_width=gist_width)
+
+
+def _folder(path: str | PathLike[str]) -> Path:
+    location = fspath(path)
+    if not location:
+        raise InvalidValueError("the memory's path is empty; name a folder, such as notes.mc")
+    folder = local_folder(location)
+    if folder is None:
+        raise InvalidValueError(
+            f"{location} is not a local folder; memories live in local folders for now, because the catalog is SQLite: "
+            "use a folder, and `megacontext export` to copy the memory elsewhere"
+        )
+    return folder.expanduser()
+
+
+def _has_catalog(folder: Path) -> bool:
+    try:
+        SqliteCatalog.open(folder, read_only=True).close()
+    except MemoryNotFoundError:
+        return False
+    return True
+
+
+def _source(base: str | Base | BaseSource, dtype: str, device: str) -> BaseSource:
+    if isinstance(base, str):
+        return BaseHandle(base, dtype=dtype, device=device)
+    return LoadedBase(base) if isinstance(base, Base) else base
+
+
+def _create(
+    folder: Path,
+    base: str | Base | BaseSource | None,
+    gister: str | None,
+    block_tokens: int | None,
+    gist_width: int | None,
+    dtype: str,
+    device: str,
+) -> tuple[SqliteCatalog, BaseSource]:
+    """Everything is checked before anything is written."""
+    source = _source(base if base is not None else DEFAULT_BASE, dtype, device)
+    name = gister if gister is not None else DEFAULT_GISTER
+    tree = TreeGeometry(DEFAULT_BLOCK_TOKENS if block_tokens is None else block_tokens)
+    width = 1 if gist_width is None else gist_width
+    made = make_gister(name, source, block_tokens=tree.block_tokens, gist_width=width)
+    info = MemoryInfo(
+        block_tokens=tree.block_tokens,
+        segment_tokens=tree.segment_tokens,
+        base_name=source.info.name,
+        base_revision=source.info.revision,
+        base_fingerprint=source.info.fingerprint,
+        vocab_size=source.info.vocab_size,
+        dim=source.info.dim,
+        gister_name=name,
+        gister_version=made.version,
+        gist_width=width,
+        created_at=time.time(),
+    )
+    with os_faults(f"creating {folder}"):
+        if folder.exists() and (not folder.is_dir() or any(entry.suffix != ".new" for entry in folder.iterdir())):
+            raise MemoryExistsError(f"{folder} exists and is no memory; choose a new or an empty folder")
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return SqliteCatalog.create(folder, info), source
+    except BaseException:
+        if is_new:
+            for leftover in folder.iterdir():
+                leftover.unlink()
+            folder.rmdir()
+        raise
+
+
+def _recorded_base(
+    base: str | Base | BaseSource | None, info: MemoryInfo, folder: Path, dtype: str, device: str
+) -> CheckedBase:
+    checked = CheckedBase(lambda: _source(info.base_name if base is None else base, dtype, device), info, str(folder))
+    if base is not None:
+        assert checked.found  # somebody named a base: refuse a wrong one now
+    return checked
+
+
+def _refuse_other_shape(
+    info: MemoryInfo, folder: Path, gister: str | None, block_tokens: int | None, gist_width: int | None
+) -> None:
+    if gister is not None:
+        gister_version(gister)  # an unknown name is worth its own message
+    for name, given, made in (
+        ("gister", gister, info.gister_name),
+        ("block_tokens", block_tokens, info.block_tokens),
+        ("gist_width", gist_width, info.gist_width),
+    ):
+        if given is not None and given != made:
+            raise BaseMismatchError(
+                f"{folder} was made with {name}={made}, not {given}; leave {name} out, or make a new memory "
+                "with it and ingest the sources again"
+            )

@@ -1,0 +1,122 @@
+"""The base model of a memory: found when it is first needed, and refused if the memory was made with another."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import BaseMismatchError
+from megacontext.ports.base import Base, BaseInfo
+from megacontext.ports.catalog import MemoryInfo
+from megacontext.ports.text import Encoded, TextCodec
+
+if TYPE_CHECKING:
+    from megacontext.gisters.source import EmbeddingRows
+
+__all__ = ["BaseSource", "CheckedBase", "LoadedBase"]
+
+
+class BaseSource(Protocol):
+    """A base model of which only as much is read as somebody asks for. ``bases.BaseHandle`` is one."""
+
+    @property
+    def info(self) -> BaseInfo: ...
+
+    @property
+    def codec(self) -> TextCodec: ...
+
+    @property
+    def embeddings(self) -> EmbeddingRows: ...
+
+    def load(self) -> Base: ...
+
+
+class LoadedBase:
+    """A ``Base`` that is in memory already, as a source."""
+
+    def __init__(self, base: Base) -> None:
+        self.info = base.info
+        self.codec = base.codec
+        self._base = base
+
+    @property
+    def embeddings(self) -> EmbeddingRows:
+        return self
+
+    def rows(self, token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
+        """Float32 [..., D] embeddings of ids."""
+        flat = self._base.embed(token_ids.reshape(-1).astype(np.uint32))
+        rows: npt.NDArray[np.float32] = flat.float().cpu().numpy()
+        return rows.reshape(*token_ids.shape, -1)
+
+    def load(self) -> Base:
+        return self._base
+
+
+class CheckedBase:
+    """The base of an existing memory. Listing and reading a memory never finds out whether its base is still there.
+
+    find: locates the base; memory_info: what the memory was made with; folder: for messages.
+    Everything may raise BaseMismatchError, which names both fingerprints, and whatever ``find`` raises.
+    """
+
+    def __init__(self, find: Callable[[], BaseSource], memory_info: MemoryInfo, folder: str) -> None:
+        self._find = find
+        self._memory_info = memory_info
+        self._folder = folder
+
+    @functools.cached_property
+    def found(self) -> BaseSource:
+        source = self._find()
+        made_with = self._memory_info
+        if source.info.fingerprint != made_with.base_fingerprint:
+            raise BaseMismatchError(
+                f"{self._folder} was made with the base {made_with.base_name} (fingerprint "
+                f"{made_with.base_fingerprint[:12]}), not with {source.info.name} ({source.info.fingerprint[:12]}); "
+                "open it without naming a base, or make a new memory for this one and ingest the sources again"
+            )
+        return source
+
+    @property
+    def info(self) -> BaseInfo:
+        return self.found.info
+
+    @property
+    def codec(self) -> TextCodec:
+        """Text to ids and back; reads the tokenizer when it is first used."""
+        return _LazyCodec(self)
+
+    @property
+    def embeddings(self) -> EmbeddingRows:
+        return self.found.embeddings
+
+    def load(self) -> Base:
+        return self.found.load()
+
+
+class _LazyCodec:
+    """A ``TextCodec`` that finds its base at the first use."""
+
+    def __init__(self, base: CheckedBase) -> None:
+        self._base = base
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        return self._base.found.codec.vocab_size
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return self._base.found.codec.fingerprint
+
+    def encode(self, text: str) -> Encoded:
+        return self._base.found.codec.encode(text)
+
+    def encode_batch(self, texts: list[str]) -> list[Encoded]:
+        return self._base.found.codec.encode_batch(texts)
+
+    def decode(self, token_ids: npt.NDArray[np.uint32]) -> str:
+        return self._base.found.codec.decode(token_ids)

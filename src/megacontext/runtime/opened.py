@@ -1,0 +1,64 @@
+"""A memory as ``megacontext.open`` gives it: the living tree, and sessions that look at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megacontext.memory.memory import Memory
+from megacontext.ports.base import BaseInfo
+from megacontext.ports.focus import Allocator, Lens
+from megacontext.runtime.base_source import BaseSource
+from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.session import Session
+from megacontext.runtime.window import PositionMode
+
+__all__ = ["OpenedMemory"]
+
+
+class OpenedMemory(Memory):
+    """``Memory`` with the base model at hand. base: where sessions get it; parts: what ``Memory`` is made of."""
+
+    def __init__(self, *, base: BaseSource, **parts: Any) -> None:
+        super().__init__(codec=base.codec, **parts)
+        self._base = base
+
+    @property
+    def base_info(self) -> BaseInfo:
+        """What the base model is; reads its small files."""
+        return self._base.info
+
+    def session(
+        self,
+        *,
+        budget_entries: int = 1024,
+        lens: str | Lens = "auto",
+        allocator: str | Allocator = "greedy",
+        kv: str = "exact",
+        positions: PositionMode = "window",
+        refocus_interval: int = 32,
+        sink_tokens: int = 4,
+        recent_tokens: int = 64,
+        gist_value: float = 0.2,
+        seed: int | None = None,
+    ) -> Session:
+        """A working context over this memory; see ``SessionConfig`` for the arguments.
+
+        The base model is loaded when a session first runs it, and shared by all of them. Starting a session costs one
+        window, however long the history is.
+
+        Raises: BudgetError naming the smallest budget that works, UnknownNameError listing the known names.
+        """
+        config = SessionConfig(
+            budget_entries=budget_entries,
+            lens=lens,
+            allocator=allocator,
+            kv=kv,
+            positions=positions,
+            refocus_interval=refocus_interval,
+            sink_tokens=sink_tokens,
+            recent_tokens=recent_tokens,
+            gist_value=gist_value,
+            seed=seed,
+        )
+        self._open_reader()
+        return Session(self, self._base, config)
