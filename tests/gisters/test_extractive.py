@@ -43,7 +43,7 @@ class TestExtractiveGister(GisterSuite):
 
     def test_tokens_without_their_context_are_refused(self) -> None:
         gister = self.make(block_tokens=32, gist_width=1)
-        with pytest.raises(InvalidValueError, match="the block at 1024 is read from 768 on"):
+        with pytest.raises(InvalidValueError, match="the block at 1024 is read from 832 on"):
             gister.from_tokens(self.tokens(32), start=1024, num_context=0)
 
     def test_context_matters(self) -> None:

@@ -25,8 +25,9 @@ from megacontext.ports.gister import GistBatch
 __all__ = ["ExtractiveGister"]
 
 # A window and its context make rows of at most this length (less where the base was made for less); an eighth of a
-# row is context: 128 tokens and 896.
-ROW_TOKENS = 1024
+# row is context: 64 tokens and 448. Longer rows cost more, as attention grows with their square, and the gist of one
+# new block costs a whole row.
+ROW_TOKENS = 512
 WEIGHT_STEP = 1 / 64  # nats
 PADDING_ID = 0
 
