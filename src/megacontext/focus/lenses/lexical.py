@@ -2,7 +2,7 @@
 
 The catalog's full-text index finds passages anywhere in the history; within them the places are found where the
 rare words of the query stand close together, and the blocks of those places are nominated: a fact that straddles a
-border gets both its blocks. An answer seldom repeats the question, so a place reaches to the end of its sentence.
+border gets both its blocks. An answer seldom repeats the question, so a place reaches over its whole sentence.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_words
-from megacontext.ports.focus import FocusRequest, FocusScores, MemoryView, Nomination
+from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
 
 __all__ = ["LexicalLens"]
 
 NEAR_CHARS = 240  # words this close together speak of one thing
-BEFORE_CHARS = 32  # context that a place takes along
+SENTENCE_CHARS = 240  # how far a sentence's begin and end are looked for
+BEFORE_CHARS = 32  # context that a place takes along where no sentence begins or ends
 AFTER_CHARS = 64
-SENTENCE_CHARS = 240  # how far the end of the sentence is looked for
 SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s|\n\s*\n|[;}]\s*\n")
 NEWEST_BONUS = 0.02  # of two equal places the later one is the current version
 
@@ -77,7 +77,8 @@ class LexicalLens:
             return
         hits = request.memory.search_hits(wanted, limit=self.num_passages)
         spans = [(hit.token_start, min(hit.token_stop, num_tokens)) for hit in hits if hit.token_start < num_tokens]
-        passages = [_Passage.read(request.memory, start, stop, request.cut.block_tokens) for start, stop in spans]
+        texts: dict[int, str] = {}  # passages overlap; each block is read once
+        passages = [_Passage.read(request, texts, start, stop) for start, stop in spans]
         rarity = _rarity(weights, passages)
         total = sum(rarity.values())
         places = [place for passage in passages for place in passage.places(rarity, total)]
@@ -88,7 +89,8 @@ class LexicalLens:
 
 @dataclass(frozen=True)
 class _Passage:
-    """One hit, grown to whole blocks: its text, and where each block begins in it (edges in tokens and characters)."""
+    """One hit, grown to whole blocks and one more on either side, so that what it says ends within it: its text, and
+    where each block begins in it (edges in tokens and characters)."""
 
     text: str
     token_edges: list[int]
@@ -96,13 +98,17 @@ class _Passage:
     words: list[tuple[str, int, int]]
 
     @classmethod
-    def read(cls, memory: MemoryView, start: int, stop: int, block_tokens: int) -> _Passage:
-        num_tokens = memory.num_tokens
-        first = start // block_tokens * block_tokens
-        edges = [*range(first, stop, block_tokens), min(-(-stop // block_tokens) * block_tokens, num_tokens)]
-        pieces = [memory.text(low, high) for low, high in itertools.pairwise(edges)]
-        char_edges = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
+    def read(cls, request: FocusRequest, texts: dict[int, str], start: int, stop: int) -> _Passage:
+        block, num_tokens = request.cut.block_tokens, int(request.cut.stops[-1])
+        first = max(start // block - 1, 0) * block
+        end = min((-(-stop // block) + 1) * block, num_tokens)
+        edges = [*range(first, end, block), end]
+        for low, high in itertools.pairwise(edges):
+            if low not in texts:
+                texts[low] = request.memory.text(low, high)
+        pieces = [texts[low] for low in edges[:-1]]
         text = "".join(pieces)
+        char_edges = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
         return cls(text, edges, char_edges, list(find_words(text)))
 
     def places(self, rarity: dict[str, float], total: float) -> Iterator[_Place]:
@@ -114,9 +120,11 @@ class _Passage:
             yield self._place(low, max(high for _, _, high in near), coverage)
 
     def _place(self, low: int, high: int, coverage: float) -> _Place:
+        ends_before = [found.end() for found in SENTENCE_END.finditer(self.text, max(low - SENTENCE_CHARS, 0), low)]
+        begin = ends_before[-1] if ends_before else max(low - BEFORE_CHARS, 0)
         sentence = SENTENCE_END.search(self.text, high, high + SENTENCE_CHARS)
-        end = max(high + AFTER_CHARS, sentence.end() if sentence else 0)
-        first = int(np.searchsorted(self.char_edges, max(low - BEFORE_CHARS, 0), side="right")) - 1
+        end = sentence.end() if sentence else high + AFTER_CHARS
+        first = int(np.searchsorted(self.char_edges, begin, side="right")) - 1
         last = int(np.searchsorted(self.char_edges, min(end, len(self.text)), side="left"))
         return _Place(self.token_edges[first], self.token_edges[max(last, first + 1)], coverage)
 

@@ -32,8 +32,9 @@ def stem(word: str) -> str:
         word = word.removesuffix(ending)
     for suffix in SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= SHORTEST_STEM:
-            return word.removesuffix(suffix)
-    return word
+            word = word.removesuffix(suffix)
+            break
+    return word.removesuffix("e") if len(word) > SHORTEST_STEM else word
 
 
 def find_words(text: str) -> Iterator[tuple[str, int, int]]:
