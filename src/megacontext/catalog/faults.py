@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,13 @@ from megacontext.errors import (
     MegaContextError,
     MemoryClosedError,
     MemoryLockedError,
+    MemoryNotFoundError,
     MemoryReadOnlyError,
     StorageError,
     StorageFullError,
 )
 
-__all__ = ["sqlite_faults"]
+__all__ = ["file_faults", "sqlite_faults"]
 
 _PRIMARY_CODE = 0xFF
 _FULL = {sqlite3.SQLITE_FULL}
@@ -35,6 +37,23 @@ def sqlite_faults(name: str) -> Iterator[None]:
         raise _fault(error, name) from error
     except UnicodeEncodeError as error:
         raise InvalidValueError(f"text for {name} is not valid Unicode ({error.reason}); decode it first") from error
+
+
+@contextmanager
+def file_faults(name: str) -> Iterator[None]:
+    """Translate an OSError of the block, for files that we handle ourselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFullError(f"no space left while writing {name}; free some space and try again") from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise MemoryReadOnlyError(
+                f"{name} cannot be written ({error.strerror}); make its folder writable"
+            ) from error
+        if error.errno == errno.ENOENT:
+            raise MemoryNotFoundError(f"there is no folder for {name}; make it first") from error
+        raise StorageError(f"{name} failed: {error.strerror}") from error
 
 
 def _fault(error: sqlite3.Error, name: str) -> MegaContextError:

@@ -6,7 +6,6 @@ process as of any other. Calls from several threads take turns.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +15,13 @@ from threading import RLock
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.catalog import queries, schema
+from megacontext.catalog import queries
 from megacontext.catalog.checking import check_catalog
 from megacontext.catalog.checksums import row_crc
 from megacontext.catalog.connections import connect, open_for_reading
+from megacontext.catalog.creation import create_database
 from megacontext.catalog.faults import sqlite_faults
-from megacontext.catalog.rows import CATALOG_FILE, Progress, info_row
-from megacontext.catalog.statements import insert_sql
+from megacontext.catalog.rows import CATALOG_FILE
 from megacontext.catalog.upgrades import require_schema, schema_revision, upgrade_schema
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
@@ -30,7 +29,6 @@ from megacontext.errors import (
     CorruptionError,
     InvariantError,
     MemoryClosedError,
-    MemoryExistsError,
     MemoryNotFoundError,
     MemoryReadOnlyError,
 )
@@ -68,25 +66,8 @@ class SqliteCatalog:
 
     @classmethod
     def create(cls, folder: Path, info: MemoryInfo) -> SqliteCatalog:
-        """A new catalog, whole or not at all: it is made under another name and renamed. The folder must exist."""
-        path = folder / CATALOG_FILE
-        if path.exists():
-            raise MemoryExistsError(f"there is a memory at {folder} already; open it, or choose another place")
-        unfinished = path.with_name(f"{CATALOG_FILE}.new")
-        with sqlite_faults(str(path)):
-            unfinished.unlink(missing_ok=True)
-            connection = connect(unfinished, mode="rwc")
-            try:
-                upgrade_schema(connection)
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute(insert_sql(schema.memory), info_row(info))
-                connection.execute(insert_sql(schema.progress), Progress().row())
-                connection.execute("COMMIT")
-                connection.execute("PRAGMA journal_mode = WAL")
-            finally:
-                connection.close()
-        unfinished.rename(path)
-        _sync_folder(folder)
+        """A new catalog, whole or not at all; the folder must exist. Raises MemoryExistsError."""
+        create_database(folder / CATALOG_FILE, info)
         return cls(folder, read_only=False)
 
     @classmethod
@@ -206,11 +187,3 @@ class SqliteCatalog:
         if self._writer is None:
             self._writer = connect(self._path, mode="rw")
         return self._writer
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import cache
 from pathlib import Path
 
 from megacontext.catalog.schema import APPLICATION_ID, SCHEMA_REVISION
 from megacontext.errors import CorruptionError, SchemaVersionError
 
-__all__ = ["MIGRATIONS_FOLDER", "require_schema", "schema_revision", "upgrade_schema"]
+__all__ = ["MIGRATIONS_FOLDER", "empty_database", "require_schema", "schema_revision", "upgrade_schema"]
 
 MIGRATIONS_FOLDER = Path(__file__).parent / "migrations"
 
@@ -23,7 +24,8 @@ def upgrade_schema(connection: sqlite3.Connection) -> None:
 
     config = alembic.config.Config()
     config.set_main_option("script_location", str(MIGRATIONS_FOLDER).replace("%", "%%"))
-    connected = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool).connect()
+    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None)
+    connected = engine.connect()
     connected.begin()  # Alembic leaves a transaction alone that is there before it; SQLite's own begins below
     config.attributes["connection"] = connected
     connection.execute("BEGIN IMMEDIATE")
@@ -35,6 +37,18 @@ def upgrade_schema(connection: sqlite3.Connection) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        connected.close()
+
+
+@cache
+def empty_database() -> bytes:
+    """The file of a database that holds the whole schema and nothing else."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        upgrade_schema(connection)
+        return connection.serialize()
+    finally:
+        connection.close()
 
 
 def schema_revision(connection: sqlite3.Connection, name: str) -> int:

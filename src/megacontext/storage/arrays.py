@@ -74,6 +74,7 @@ class TensorStoreArrays:
         self._folder = local_folder(location)
         self._kvstore = kvstore_spec(location, ARRAYS_FOLDER)
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+        self._uncached = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
         self._arrays: dict[str, Any] = {}
         self._lock = Lock()
 
@@ -113,7 +114,7 @@ class TensorStoreArrays:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
         name = self.object_name(spec, shard)
         try:
-            array = ts.open(self._spec(spec), open=True, context=ts.Context({})).result()
+            array = ts.open(self._spec(spec), open=True, context=self._uncached).result()
             rows: npt.NDArray[np.generic] = array[start:stop].read().result()
         except (ValueError, OSError) as error:
             raise self._read_fault(spec, start, stop, error) from error
@@ -167,7 +168,7 @@ class TensorStoreArrays:
     def _metadata_is_there(self, spec: ArraySpec) -> bool:
         """Whether nobody removed or damaged zarr.json since the array was opened (repair rewrites shards)."""
         try:
-            ts.open(self._spec(spec), open=True, context=ts.Context({})).result()
+            ts.open(self._spec(spec), open=True, context=self._uncached).result()
         except (ValueError, OSError):
             return False
         return True

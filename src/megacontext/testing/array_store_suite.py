@@ -1,0 +1,93 @@
+"""What every ArrayStore must do. Subclass it, and give a ``store`` fixture."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from megacontext.errors import CorruptionError
+from megacontext.ports.arrays import ArraySpec, ArrayStore
+
+__all__ = ["GISTS", "TOKENS", "ArrayStoreSuite", "example_rows"]
+
+TOKENS = ArraySpec(name="lod0", row_shape=(), dtype="uint32", shard_rows=256, chunk_rows=64, compress=True)
+GISTS = ArraySpec(name="lod1", row_shape=(2, 8), dtype="float16", shard_rows=64, chunk_rows=16)
+PLACES = ArraySpec(name="meta1", row_shape=(2, 2), dtype="float32", shard_rows=64, chunk_rows=16)
+
+
+def example_rows(spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
+    """Rows of a shard that differ from row to row and from shard to shard, the first ones zero."""
+    shape = (spec.shard_rows, *spec.row_shape)
+    rows = np.random.default_rng(shard).integers(0, 2000, size=shape).astype(spec.dtype)
+    rows[: spec.chunk_rows] = 0
+    return rows
+
+
+class ArrayStoreSuite:
+    """Fixture ``store``: an empty ArrayStore."""
+
+    @pytest.mark.parametrize("spec", [TOKENS, GISTS, PLACES], ids=lambda spec: spec.name)
+    def test_rows_come_back_bit_for_bit(self, store: ArrayStore, spec: ArraySpec) -> None:
+        shards = [example_rows(spec, shard) for shard in range(3)]
+        for shard, rows in enumerate(shards):
+            store.write_shard(spec, shard, rows)
+        whole = np.concatenate(shards)
+        for start, stop in [(0, len(whole)), (0, 1), (spec.shard_rows - 1, spec.shard_rows + 1), (5, 5)]:
+            got = store.read(spec, start, stop)
+            assert got.dtype == whole.dtype
+            np.testing.assert_array_equal(got, whole[start:stop])
+
+    def test_many_spans_equal_one_by_one(self, store: ArrayStore) -> None:
+        for shard in range(3):
+            store.write_shard(GISTS, shard, example_rows(GISTS, shard))
+        spans = [(0, 3), (100, 170), (7, 7), (0, 3), (191, 192), (40, 20 + 40)]
+        many = store.read_many(GISTS, spans)
+        assert len(many) == len(spans)
+        for (start, stop), rows in zip(spans, many, strict=True):
+            np.testing.assert_array_equal(rows, store.read(GISTS, start, stop))
+        assert store.read_many(GISTS, []) == []
+
+    def test_shards_may_come_in_any_order_and_again(self, store: ArrayStore) -> None:
+        store.write_shard(TOKENS, 1, example_rows(TOKENS, 8))
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        store.write_shard(TOKENS, 1, example_rows(TOKENS, 1))
+        np.testing.assert_array_equal(store.read(TOKENS, 256, 512), example_rows(TOKENS, 1))
+        np.testing.assert_array_equal(store.read_shard(TOKENS, 1), example_rows(TOKENS, 1))
+        np.testing.assert_array_equal(store.read_shard(TOKENS, 0), example_rows(TOKENS, 0))
+
+    def test_what_is_not_there_is_an_error_and_not_zeros(self, store: ArrayStore) -> None:
+        with pytest.raises(CorruptionError, match="lod0"):
+            store.read(TOKENS, 0, 1)
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        with pytest.raises(CorruptionError, match="lod0/c/1"):
+            store.read(TOKENS, 250, 260)
+        with pytest.raises(CorruptionError, match="lod0/c/2"):
+            store.read_shard(TOKENS, 2)
+
+    def test_a_shard_is_readable_at_once_after_it_was_missing(self, store: ArrayStore) -> None:
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        with pytest.raises(CorruptionError):
+            store.read(TOKENS, 256, 257)
+        store.write_shard(TOKENS, 1, example_rows(TOKENS, 1))
+        np.testing.assert_array_equal(store.read(TOKENS, 256, 512), example_rows(TOKENS, 1))
+
+    def test_results_belong_to_the_caller(self, store: ArrayStore) -> None:
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        first = store.read(TOKENS, 100, 110)
+        first[:] = 0
+        np.testing.assert_array_equal(store.read(TOKENS, 100, 110), example_rows(TOKENS, 0)[100:110])
+
+    def test_bytes_are_counted(self, store: ArrayStore) -> None:
+        assert store.num_bytes() == 0
+        store.write_shard(GISTS, 0, example_rows(GISTS, 0))
+        assert store.num_bytes() >= example_rows(GISTS, 0).nbytes
+
+    def test_names_tell_shards_apart(self, store: ArrayStore) -> None:
+        names = {store.object_name(spec, shard) for spec in (TOKENS, GISTS) for shard in range(3)}
+        assert len(names) == 6
+
+    def test_nothing_is_orphaned_in_peace(self, store: ArrayStore) -> None:
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        assert store.remove_orphans() == 0
+        np.testing.assert_array_equal(store.read(TOKENS, 0, 256), example_rows(TOKENS, 0))
