@@ -114,6 +114,12 @@ class MemoryArrays:
     def read_many(self, spec, spans) -> list[np.ndarray]:
         return [self.read(spec, start, stop) for start, stop in spans]
 
+    def read_shard(self, spec, shard) -> np.ndarray:
+        return self.read(spec, shard * spec.shard_rows, (shard + 1) * spec.shard_rows)
+
+    def remove_orphans(self) -> int:
+        return 0
+
     def object_name(self, spec, shard) -> str:
         return f"{spec.name}/{shard}"
 
@@ -129,6 +135,12 @@ class MemoryBlobs:
         digest = hashlib.sha256(data).hexdigest()
         self.blobs[digest] = data
         return digest
+
+    def put_many(self, blobs) -> list[str]:
+        return [self.put(data) for data in blobs]
+
+    def remove_orphans(self) -> int:
+        return 0
 
     def get(self, digest: str) -> bytes:
         if hashlib.sha256(self.blobs.get(digest, b"")).hexdigest() != digest:

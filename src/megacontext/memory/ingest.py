@@ -1,6 +1,7 @@
-"""Everything that comes in: tokens, texts, files and folders become drafts, and drafts are committed in groups.
+"""Everything that comes in: tokens, texts, files and folders.
 
-One source is whole or absent. Small ones share a transaction, since a sync costs more than their tokens.
+One source is whole or absent. Small ones share a transaction, since a sync costs more than their tokens. While one
+group of sources is committed, the next is read and encoded in a thread of its own.
 """
 
 from __future__ import annotations
@@ -8,75 +9,42 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 
-import numpy as np
 import numpy.typing as npt
 
-from megacontext.documents.decoding import without_surrogates
-from megacontext.documents.discovery import discover
-from megacontext.documents.document import Document, one_section
+from megacontext.documents.discovery import Found, discover
+from megacontext.documents.document import Document
 from megacontext.documents.loading import load, read_bytes
 from megacontext.documents.registry import is_document
-from megacontext.errors import EmptySourceError, InvalidValueError, MegaContextError, NotTextError, SourceError
-from megacontext.memory.encoding import encode_sections
+from megacontext.errors import InvalidValueError, MegaContextError, NotTextError, SourceError
+from megacontext.memory.drafting import Drafter, IngestRequest, text_document
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import IngestFailure, IngestReport
 from megacontext.memory.sealing import GistKeeper
 from megacontext.memory.writing import Draft, Writer
-from megacontext.ports.catalog import Extent, Source
 from megacontext.units import MIB
 
-__all__ = ["IngestRequest", "Ingestor"]
+__all__ = ["Ingestor"]
 
 _log = logging.getLogger(__name__)
-_GROUP_SEGMENTS = 4  # tokens that wait for a transaction, in segments
+_GROUP_SEGMENTS = 2  # tokens that wait for a transaction, in segments
 _GROUP_DRAFTS = 512
 _GROUP_BYTES = 64 * MIB  # of originals: a page of a PDF may weigh a thousand times its text
 
 
-@dataclass(frozen=True, kw_only=True)
-class IngestRequest:
-    """What is said about all sources of one ingest."""
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-    role: str = ""
-    author: str = ""
-    licence: str = ""
-    progress: Callable[[int, str], None] | None = None
-
-    def __post_init__(self) -> None:
-        for key, value in self.labels.items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise InvalidValueError(f"label {key!r}={value!r} is not text; give strings, for example team='infra'")
-
-
 class _Tally:
-    """The report while it is being made, and the drafts that wait for their transaction."""
+    """The report while it is being made."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
-        self.drafts: list[Draft] = []
-        self.pending_uris: set[str] = set()
-        self.pending_tokens = self.pending_bytes = 0
         self.num_sources = self.num_tokens = self.num_unchanged = self.num_binary = 0
         self.failures: list[IngestFailure] = []
-
-    def add(self, draft: Draft) -> None:
-        self.drafts.append(draft)
-        self.pending_uris.add(draft.source.uri)
-        self.pending_tokens += len(draft.token_ids)
-        self.pending_bytes += sum(map(len, draft.blobs))
-
-    def flushed(self) -> None:
-        self.num_sources += len(self.drafts)
-        self.num_tokens += self.pending_tokens
-        self.drafts, self.pending_uris = [], set()
-        self.pending_tokens = self.pending_bytes = 0
+        self.relabelled: list[tuple[int, str, str]] = []
 
     def report(self, deferred: str) -> IngestReport:
         return IngestReport(
@@ -91,13 +59,14 @@ class _Tally:
 
 
 class Ingestor:
-    """Turns what users give into drafts for the writer."""
+    """Turns what users give into drafts for the writer, and keeps the gists behind it."""
 
     def __init__(self, parts: Parts, reader: TreeReader, writer: Writer, keeper: GistKeeper) -> None:
         self._parts = parts
         self._reader = reader
         self._writer = writer
         self._keeper = keeper
+        self._drafter = Drafter(parts)
         self._keep_from = 0  # no more attempts to keep gists before the history is this long
 
     # --- tokens and turns ---------------------------------------------------------------------------------------
@@ -106,20 +75,18 @@ class Ingestor:
         """Append tokens as such; the position of the first."""
         tokens = valid_token_ids(token_ids, self._parts.info.vocab_size)
         self._writer.begin()
-        newest = self._writer.newest
-        if newest is not None and (newest.kind, newest.uri, newest.role) == ("tokens", source, role):
-            draft = Draft(source=newest, token_ids=tokens, continues=newest.source_id)
-        else:
-            draft = self._tokens_draft(tokens, source, role)
-        start = self._writer.commit([draft])
+        start = self._writer.commit([self._drafter.tokens(tokens, source, role, self._writer.newest)])
         self._keep_some()
         return start
 
     def turn(self, text: str, source: str, request: IngestRequest) -> tuple[int, int]:
         """Append a short text, even if the source said the same before; its token range."""
-        document = _text_document(text, source)
+        document = text_document(text, source)
         self._writer.begin()
-        start = self._writer.commit([self._draft(document, request, self._next_version(source))])
+        try:
+            start = self._writer.commit([self._drafter.document(document, request)])
+        finally:
+            self._drafter.forget()
         self._keep_some()
         return start, self._reader.num_tokens
 
@@ -127,11 +94,10 @@ class Ingestor:
 
     def text(self, text: str, source: str, request: IngestRequest) -> IngestReport:
         """Ingest one text under a name."""
-        document = _text_document(text, source)
+        document = text_document(text, source)
         self._writer.begin()
         tally = _Tally()
-        self._take(document, request, tally)
-        self._flush(tally)
+        self._run(iter([document]), request, tally)
         return tally.report(self._keep_all())
 
     def paths(self, paths: str | PathLike[str] | Iterable[str | PathLike[str]], request: IngestRequest) -> IngestReport:
@@ -139,122 +105,84 @@ class Ingestor:
         given = [paths] if isinstance(paths, str | PathLike) else list(paths)
         if not given:
             raise InvalidValueError("there is nothing to ingest (0 paths); name at least one file or folder")
+        found = discover(given)
         self._writer.begin()
         tally = _Tally()
-        for found in discover(given):
-            try:
-                if found.problem is not None:
-                    raise found.problem
-                raw = read_bytes(found.path)
-                if not is_document(found.path, raw):
-                    if found.named:
-                        raise NotTextError(f"{found.path} is a binary file; convert it to text, or leave it out")
-                    tally.num_binary += 1
-                    continue
-                if not self._is_unchanged(found.uri, raw, request, tally):
-                    self._take(load(found.path, found.uri, raw), request, tally)
-            except SourceError as error:
-                if found.named:
-                    raise
-                tally.failures.append(IngestFailure(uri=found.uri, reason=str(error)))
-        self._flush(tally)
+        self._run(self._documents(found, request, tally), request, tally)
         return tally.report(self._keep_all())
 
-    def _take(self, document: Document, request: IngestRequest, tally: _Tally) -> None:
-        """Draft one document, and commit the group if it is large enough."""
-        if document.uri in tally.pending_uris:
-            self._flush(tally)
-        if self._is_unchanged(document.uri, document.raw, request, tally):
-            return
-        tally.add(self._draft(document, request, self._next_version(document.uri)))
-        if request.progress is not None:
-            request.progress(tally.num_tokens + tally.pending_tokens, document.uri)
-        group_tokens = _GROUP_SEGMENTS * self._parts.info.segment_tokens
-        full = tally.pending_tokens >= group_tokens or tally.pending_bytes >= _GROUP_BYTES
-        if full or len(tally.drafts) >= _GROUP_DRAFTS:
-            self._flush(tally)
+    def _run(self, documents: Iterator[Document], request: IngestRequest, tally: _Tally) -> None:
+        """Commit documents group by group."""
+        try:
+            for group in _one_ahead(self._groups(documents, request, tally)):
+                self._writer.commit(group)
+                for draft in group:
+                    tally.num_sources += 1
+                    tally.num_tokens += len(draft.token_ids)
+                    if request.progress is not None:
+                        request.progress(tally.num_tokens, draft.source.uri)
+            if tally.relabelled:
+                with self._parts.catalog.write() as writer:
+                    for source_id, key, value in tally.relabelled:
+                        writer.set_label(source_id, key, value)
+        finally:
+            self._drafter.forget()
 
-    def _flush(self, tally: _Tally) -> None:
-        if tally.drafts:
-            self._writer.commit(tally.drafts)
-            tally.flushed()
+    def _groups(self, documents: Iterator[Document], request: IngestRequest, tally: _Tally) -> Iterator[list[Draft]]:
+        """Drafts in groups that are worth a transaction."""
+        group: list[Draft] = []
+        num_tokens = num_bytes = 0
+        for document in documents:
+            if self._is_unchanged(document.uri, document.raw, request, tally):
+                continue
+            draft = self._drafter.document(document, request)
+            group.append(draft)
+            num_tokens += len(draft.token_ids)
+            num_bytes += sum(map(len, draft.blobs))
+            full = num_tokens >= _GROUP_SEGMENTS * self._parts.info.segment_tokens or num_bytes >= _GROUP_BYTES
+            if full or len(group) >= _GROUP_DRAFTS:
+                self._drafter.next_group()
+                yield group
+                group, num_tokens, num_bytes = [], 0, 0
+        if group:
+            yield group
+
+    def _documents(self, found: Iterator[Found], request: IngestRequest, tally: _Tally) -> Iterator[Document]:
+        """Files that are new or changed, parsed; what cannot be is counted, or raised if it was named."""
+        for file in found:
+            try:
+                document = self._document(file, request, tally)
+            except SourceError as error:
+                if file.named:
+                    raise
+                tally.failures.append(IngestFailure(uri=file.uri, reason=str(error)))
+                continue
+            if document is not None:
+                yield document
+
+    def _document(self, file: Found, request: IngestRequest, tally: _Tally) -> Document | None:
+        if file.problem is not None:
+            raise file.problem
+        raw = read_bytes(file.path)
+        if not is_document(file.path, raw):
+            if file.named:
+                raise NotTextError(f"{file.path} is a binary file; convert it to text, or leave it out")
+            tally.num_binary += 1
+            return None
+        if self._is_unchanged(file.uri, raw, request, tally):
+            return None
+        return load(file.path, file.uri, raw)
 
     def _is_unchanged(self, uri: str, raw: bytes, request: IngestRequest, tally: _Tally) -> bool:
-        """Whether the newest version of a source is just these bytes; new labels are set on it."""
-        known = self._parts.catalog.sources(uri=uri)
-        if not known or known[-1].raw_digest != hashlib.sha256(raw).hexdigest():
+        """Whether the newest version of a source is just these bytes; new labels are noted for it."""
+        known = self._drafter.newest(uri)
+        if known is None or known.raw_digest != hashlib.sha256(raw).hexdigest():
             return False
-        changed = {key: value for key, value in request.labels.items() if known[-1].labels.get(key) != value}
-        if changed:
-            with self._parts.catalog.write() as writer:
-                for key, value in changed.items():
-                    writer.set_label(known[-1].source_id, key, value)
         tally.num_unchanged += 1
+        for key, value in request.labels.items():
+            if known.source_id and known.labels.get(key) != value:
+                tally.relabelled.append((known.source_id, key, value))
         return True
-
-    # --- drafts -------------------------------------------------------------------------------------------------
-
-    def _next_version(self, uri: str) -> int:
-        newest = self._writer.newest
-        if newest is not None and newest.uri == uri:
-            return newest.version + 1
-        return max((source.version for source in self._parts.catalog.sources(uri=uri)), default=0) + 1
-
-    def _draft(self, document: Document, request: IngestRequest, version: int) -> Draft:
-        """A document as tokens, provenance and the bytes to keep."""
-        token_ids, extents = encode_sections(document.text, document.sections, self._parts.codec)
-        if not len(token_ids):
-            raise EmptySourceError(f"{document.uri} has no text (0 tokens); leave it out")
-        text = document.text.encode("utf-8")
-        raw_digest, text_digest = (hashlib.sha256(data).hexdigest() for data in (document.raw, text))
-        return Draft(
-            source=Source(
-                uri=document.uri,
-                version=version,
-                kind=document.kind,
-                raw_digest=raw_digest,
-                text_digest=text_digest,
-                num_bytes=len(document.raw),
-                token_start=0,
-                token_stop=len(token_ids),
-                role=request.role,
-                author=request.author or document.author,
-                licence=request.licence or document.licence,
-                labels=request.labels,
-                created_at=time.time(),
-            ),
-            token_ids=token_ids,
-            extents=extents,
-            blobs=[document.raw] if raw_digest == text_digest else [document.raw, text],
-        )
-
-    def _tokens_draft(self, tokens: npt.NDArray[np.uint32], source: str, role: str) -> Draft:
-        return Draft(
-            source=Source(
-                uri=source,
-                version=self._next_version(source),
-                kind="tokens",
-                raw_digest="",
-                text_digest="",
-                num_bytes=tokens.nbytes,
-                token_start=0,
-                token_stop=len(tokens),
-                role=role,
-                created_at=time.time(),
-            ),
-            token_ids=tokens,
-            extents=[
-                Extent(
-                    source_id=0,
-                    token_start=0,
-                    token_stop=len(tokens),
-                    byte_start=0,
-                    byte_stop=0,
-                    role=role,
-                    anchors=np.empty(0, np.int64),
-                )
-            ],
-        )
 
     # --- gists --------------------------------------------------------------------------------------------------
 
@@ -277,9 +205,10 @@ class Ingestor:
         return ""
 
 
-def _text_document(text: str, source: str) -> Document:
-    if not text.strip():
-        raise EmptySourceError(f"{source} has no text ({len(text)} characters); give at least one word")
-    text = without_surrogates(text)
-    parsed = one_section(text)
-    return Document(uri=source, kind="text", raw=text.encode("utf-8"), text=text, sections=parsed.sections)
+def _one_ahead(groups: Iterator[list[Draft]]) -> Iterator[list[Draft]]:
+    """The same groups, the next one made in a thread while the caller works on this one."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest") as pool:
+        coming = pool.submit(next, groups, None)
+        while (group := coming.result()) is not None:
+            coming = pool.submit(next, groups, None)
+            yield group

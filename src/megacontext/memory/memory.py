@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from megacontext.errors import MemoryClosedError
 from megacontext.memory.care import Caretaker
-from megacontext.memory.ingest import Ingestor, IngestRequest
+from megacontext.memory.drafting import IngestRequest
+from megacontext.memory.ingest import Ingestor
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import LazyGister, Parts
 from megacontext.memory.provenance import Quoter

@@ -14,6 +14,7 @@ from megacontext.ports.catalog import SearchHit
 __all__ = ["Searcher"]
 
 _WORD = re.compile(r"\w+")
+_PART_LETTERS = 4  # from here on a word also counts within a longer one (``retries`` in ``max_retries``)
 
 
 class Searcher:
@@ -59,23 +60,23 @@ class Searcher:
 
     def _tail_hit(self, text: str, best_score: float) -> SearchHit | None:
         """The unindexed end as one passage. It has no place in the index's statistics, so it scores the share of the
-        question's words that it holds, on the scale of the best indexed hit."""
+        question's words that it holds, long words counting more, on the scale of the best indexed hit."""
         start = next_passage_start(self._reader.state.indexed_tokens, self._parts.info.block_tokens)
-        if start >= self._num_tokens:
+        words = set(_WORD.findall(_folded(text)))
+        if start >= self._num_tokens or not words:
             return None
-        wanted = _words(text)
-        found = wanted & _words(self._text(start, self._num_tokens))
-        if not found:
+        tail = _folded(self._text(start, self._num_tokens))
+        tail_words = set(_WORD.findall(tail))
+        found = [word for word in words if word in tail_words or (len(word) >= _PART_LETTERS and word in tail)]
+        share = sum(map(len, found)) / sum(map(len, words))
+        if not share:
             return None
-        score = max(best_score, 1e-6) * len(found) / len(wanted)
-        return SearchHit(token_start=start, token_stop=self._num_tokens, score=score)
+        return SearchHit(token_start=start, token_stop=self._num_tokens, score=max(best_score, 1e-6) * share)
 
 
-def _words(text: str) -> frozenset[str]:
-    """Words as the index folds them: lower case, without accents."""
-    folded = "".join(
-        character
-        for character in unicodedata.normalize("NFKD", text.casefold())
-        if not unicodedata.combining(character)
-    )
-    return frozenset(_WORD.findall(folded))
+def _folded(text: str) -> str:
+    """Lower case without accents, as the index folds words."""
+    if text.isascii():
+        return text.lower()
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(character for character in decomposed if not unicodedata.combining(character))

@@ -1,0 +1,131 @@
+"""Sources before they are committed: a document or a run of tokens with its provenance, ready for the writer."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.documents.decoding import without_surrogates
+from megacontext.documents.document import Document, one_section
+from megacontext.errors import EmptySourceError, InvalidValueError
+from megacontext.memory.encoding import encode_sections
+from megacontext.memory.parts import Parts
+from megacontext.memory.writing import Draft
+from megacontext.ports.catalog import Extent, Source
+
+__all__ = ["Drafter", "IngestRequest", "text_document"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestRequest:
+    """What is said about all sources of one ingest. progress: called with (tokens done, uri) after each source."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    role: str = ""
+    author: str = ""
+    licence: str = ""
+    progress: Callable[[int, str], None] | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in self.labels.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise InvalidValueError(f"label {key!r}={value!r} is not text; give strings, for example team='infra'")
+
+
+class Drafter:
+    """Makes drafts, and knows the newest version of a source, committed or still on its way."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._on_the_way: dict[str, Source] = {}  # of the group being drafted
+        self._committing: dict[str, Source] = {}  # of the group before
+
+    def next_group(self) -> None:
+        """Two groups are on the way at any time: one is drafted while the other is committed."""
+        self._committing, self._on_the_way = self._on_the_way, {}
+
+    def forget(self) -> None:
+        """All groups are committed, or given up."""
+        self._committing, self._on_the_way = {}, {}
+
+    def newest(self, uri: str) -> Source | None:
+        """The newest version of a source."""
+        known = self._on_the_way.get(uri) or self._committing.get(uri)
+        return known or max(self._parts.catalog.sources(uri=uri), key=lambda source: source.version, default=None)
+
+    def document(self, document: Document, request: IngestRequest) -> Draft:
+        """A document as tokens, provenance and the bytes to keep.
+
+        Raises: EmptySourceError if it gives no tokens.
+        """
+        token_ids, extents = encode_sections(document.text, document.sections, self._parts.codec)
+        if not len(token_ids):
+            raise EmptySourceError(f"{document.uri} has no text (0 tokens); leave it out")
+        text = document.text.encode("utf-8")
+        raw_digest, text_digest = (hashlib.sha256(data).hexdigest() for data in (document.raw, text))
+        source = Source(
+            uri=document.uri,
+            version=self._next_version(document.uri),
+            kind=document.kind,
+            raw_digest=raw_digest,
+            text_digest=text_digest,
+            num_bytes=len(document.raw),
+            token_start=0,
+            token_stop=len(token_ids),
+            role=request.role,
+            author=request.author or document.author,
+            licence=request.licence or document.licence,
+            labels=request.labels,
+            created_at=time.time(),
+        )
+        self._on_the_way[document.uri] = source
+        blobs = [document.raw] if raw_digest == text_digest else [document.raw, text]
+        return Draft(source=source, token_ids=token_ids, extents=extents, blobs=blobs)
+
+    def tokens(self, token_ids: npt.NDArray[np.uint32], uri: str, role: str, newest: Source | None) -> Draft:
+        """Tokens as such; they continue ``newest`` if they are of the same source and role."""
+        if newest is not None and (newest.kind, newest.uri, newest.role) == ("tokens", uri, role):
+            return Draft(source=newest, token_ids=token_ids, continues=newest.source_id)
+        same = newest is not None and newest.uri == uri
+        source = Source(
+            uri=uri,
+            version=newest.version + 1 if same and newest is not None else self._next_version(uri),
+            kind="tokens",
+            raw_digest="",
+            text_digest="",
+            num_bytes=token_ids.nbytes,
+            token_start=0,
+            token_stop=len(token_ids),
+            role=role,
+            created_at=time.time(),
+        )
+        extent = Extent(
+            source_id=0,
+            token_start=0,
+            token_stop=len(token_ids),
+            byte_start=0,
+            byte_stop=token_ids.nbytes,
+            role=role,
+            anchors=np.empty(0, np.int64),
+        )
+        return Draft(source=source, token_ids=token_ids, extents=[extent])
+
+    def _next_version(self, uri: str) -> int:
+        newest = self.newest(uri)
+        return newest.version + 1 if newest is not None else 1
+
+
+def text_document(text: str, uri: str) -> Document:
+    """A text that a program gives, under a name. Lone surrogates become U+FFFD.
+
+    Raises: EmptySourceError.
+    """
+    if not text.strip():
+        raise EmptySourceError(f"{uri} has no text ({len(text)} characters); give at least one word")
+    text = without_surrogates(text)
+    return Document(uri=uri, kind="text", raw=text.encode("utf-8"), text=text, sections=one_section(text).sections)
