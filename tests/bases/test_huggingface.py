@@ -41,33 +41,6 @@ def test_window_of_raw_tokens_is_the_plain_model(family: str, dtype: str) -> Non
     assert isinstance(base, SupportsAttentionMass)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_cached_equals_uncached_in_any_chunking(family: str) -> None:
-    base = tiny_base(family)
-    ids = token_ids(70)
-    fresh = base.forward(base.embed(ids), window(70), base.new_cache(70), num_logits=70)
-    cache = base.new_cache(2)  # has to grow on the way
-    parts = []
-    for start, stop in ((0, 30), (30, 31), (31, 64), (64, 65), (65, 66), (66, 70)):
-        inputs = base.embed(ids[start:stop])
-        parts.append(base.forward(inputs, window(stop - start, start), cache, num_logits=stop - start))
-    assert cache.num_entries == 70
-    torch.testing.assert_close(torch.cat(parts), fresh, atol=5e-5, rtol=1e-5)
-
-
-def test_truncate_and_recompute_equals_a_fresh_forward() -> None:
-    base = tiny_base()
-    old, new = token_ids(60, seed=1), token_ids(60, seed=2)
-    new[:25] = old[:25]
-    cache = base.new_cache(60)
-    base.forward(base.embed(old), window(60), cache)
-    cache.truncate(25)
-    assert cache.num_entries == 25
-    recomputed = base.forward(base.embed(new[25:]), window(35, 25), cache)
-    fresh = base.forward(base.embed(new), window(60), base.new_cache(60))
-    torch.testing.assert_close(recomputed, fresh, atol=5e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("start", [0.5, 4000.25, 1e6, 2.0**31, 2.0**40])
 def test_only_differences_of_positions_matter_however_far_they_are(start: float) -> None:
     base = tiny_base()

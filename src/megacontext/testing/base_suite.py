@@ -1,0 +1,141 @@
+"""What every ``Base`` promises, as a test class to subclass: give it ``make`` and run pytest.
+
+Nothing here knows transformers. The reference of every test is a fresh forward of the same base.
+
+Shape legend: T entries, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from megacontext.errors import InvalidTokensError, InvalidValueError
+from megacontext.ports.base import Base, ModelCache, SupportsAttentionMass, SupportsSurprise
+
+__all__ = ["BaseSuite"]
+
+
+class BaseSuite:
+    """Subclass it as ``TestMyBase`` and override ``make``; ``tolerance`` is in logits."""
+
+    tolerance = 1e-4
+    num_entries = 48
+
+    def make(self) -> Base:
+        """The base; called by every test, so it should be tiny."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def base(self) -> Base:
+        return self.make()
+
+    def tokens(self, count: int, seed: int = 0) -> npt.NDArray[np.uint32]:
+        return np.random.default_rng(seed).integers(0, self.base.info.vocab_size, count).astype(np.uint32)
+
+    def run(self, token_ids: npt.NDArray[np.uint32], cache: ModelCache, *, start: float | None = None) -> torch.Tensor:
+        """Logits [T, V] of tokens put at the end of the cache, numbered in the window."""
+        first = float(cache.num_entries) if start is None else start
+        positions = first + np.arange(len(token_ids), dtype=np.float64)
+        return self.base.forward(self.base.embed(token_ids), positions, cache, num_logits=len(token_ids))
+
+    def fresh(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
+        return self.run(token_ids, self.base.new_cache(len(token_ids)))
+
+    def close(self, ours: torch.Tensor, reference: torch.Tensor) -> None:
+        torch.testing.assert_close(ours, reference, atol=self.tolerance, rtol=self.tolerance)
+
+    def test_it_is_a_base_with_complete_facts(self) -> None:
+        info = self.base.info
+        assert isinstance(self.base, Base)
+        assert self.base.embed(self.tokens(3)).shape == (3, info.dim)
+        assert self.base.codec.vocab_size <= info.vocab_size
+        assert len(info.fingerprint) == 64
+        assert "{question}" in info.question_template
+        assert all(0 <= token_id < info.vocab_size for token_id in info.stop_token_ids)
+
+    def test_logits_are_float32_of_the_last_entries(self) -> None:
+        token_ids = self.tokens(10)
+        every = self.fresh(token_ids)
+        last = self.base.forward(self.base.embed(token_ids), np.arange(10.0), self.base.new_cache(10), num_logits=3)
+        assert (every.dtype, tuple(every.shape)) == (torch.float32, (10, self.base.info.vocab_size))
+        self.close(last, every[-3:])
+
+    def test_cached_equals_uncached_in_any_chunking(self) -> None:
+        token_ids = self.tokens(self.num_entries)
+        cache = self.base.new_cache(1)
+        borders = [0, 1, 2, 17, self.num_entries - 1, self.num_entries]
+        parts = [self.run(token_ids[a:b], cache) for a, b in itertools.pairwise(borders)]
+        assert cache.num_entries == self.num_entries
+        self.close(torch.cat(parts), self.fresh(token_ids))
+
+    def test_truncate_and_recompute_equals_a_fresh_forward(self) -> None:
+        old, new = self.tokens(self.num_entries), self.tokens(self.num_entries, seed=1)
+        new[:20] = old[:20]
+        cache = self.base.new_cache(self.num_entries)
+        self.run(old, cache)
+        for num_kept in (20, 7, 0):
+            cache.truncate(num_kept)
+            assert cache.num_entries == num_kept
+            self.close(self.run(new[num_kept:], cache), self.fresh(new)[num_kept:])
+        with pytest.raises(InvalidValueError):
+            cache.truncate(self.num_entries + 1)
+
+    def test_far_and_fractional_positions_keep_their_distances(self) -> None:
+        token_ids = self.tokens(self.num_entries)
+        near = self.fresh(token_ids)
+        for start in (0.5, 2.0**24 + 1, 2.0**40):
+            far = self.run(token_ids, self.base.new_cache(self.num_entries), start=start)
+            torch.testing.assert_close(far, near, atol=30 * self.tolerance, rtol=30 * self.tolerance)
+
+    def test_caches_do_not_share_state(self) -> None:
+        one, other = self.tokens(self.num_entries), self.tokens(self.num_entries, seed=1)
+        caches = [self.base.new_cache(self.num_entries) for _ in range(2)]
+        for cache, token_ids in zip(caches, (one, other), strict=True):
+            self.run(token_ids[:-1], cache)
+        for cache, token_ids in zip(caches, (one, other), strict=True):
+            self.close(self.run(token_ids[-1:], cache), self.fresh(token_ids)[-1:])
+
+    def test_surprise_agrees_with_the_logits(self) -> None:
+        if not isinstance(self.base, SupportsSurprise):
+            pytest.skip("this base does not score tokens")
+        token_ids = self.tokens(3 * self.num_entries).reshape(3, -1)
+        nats = self.base.surprise(token_ids)
+        assert nats.shape == token_ids.shape
+        assert nats.dtype == np.float32
+        np.testing.assert_allclose(nats[:, 0], np.log(self.base.info.vocab_size), rtol=1e-5)
+        for row, row_nats in zip(token_ids, nats, strict=True):
+            log_probs = self.fresh(row).log_softmax(-1).cpu().numpy()
+            expected = -log_probs[np.arange(len(row) - 1), row[1:]]
+            np.testing.assert_allclose(row_nats[1:], expected, atol=10 * self.tolerance)
+
+    def test_attention_mass_is_a_share_per_entry(self) -> None:
+        if not isinstance(self.base, SupportsAttentionMass):
+            pytest.skip("this base does not show its attention")
+        cache = self.base.new_cache(self.num_entries)
+        self.run(self.tokens(self.num_entries), cache)
+        one, every = (self.base.attention_mass(cache, num_queries=count) for count in (1, self.num_entries))
+        for mass in (one, every):
+            assert mass.shape == (self.num_entries,)
+            assert mass.dtype == np.float32
+            assert (mass >= 0).all()
+            assert (mass <= 1 + 1e-3).all()
+        assert one.sum() >= 1 - 1e-2  # each head gives away all of its attention; max over heads cannot be less
+        assert (every >= one - 1e-3).all()
+
+    def test_bad_input_is_refused_and_changes_nothing(self) -> None:
+        cache = self.base.new_cache(8)
+        self.run(self.tokens(5), cache)
+        for bad in ([self.base.info.vocab_size], [-1], [0.5], [[1, 2]]):
+            with pytest.raises(InvalidTokensError):
+                self.base.embed(np.asarray(bad))
+        inputs_TD = self.base.embed(self.tokens(3))
+        for positions, num_logits in (([0.0, 1.0], 1), ([0.0, 1.0, np.nan], 1), ([0.0, 1.0, 2.0], 4)):
+            with pytest.raises(InvalidValueError):
+                self.base.forward(inputs_TD, np.asarray(positions), cache, num_logits=num_logits)
+        assert cache.num_entries == 5
