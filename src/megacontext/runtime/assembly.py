@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any
 
 from megacontext.bases.registry import BaseHandle
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
 from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
+from megacontext.memory.memory import Memory
 from megacontext.ports.base import Base
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
+from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.opened import OpenedMemory
+from megacontext.runtime.session import Session
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import FileBlobs
 from megacontext.storage.faults import os_faults
@@ -22,7 +26,7 @@ from megacontext.storage.locations import local_folder
 from megacontext.tree.geometry import TreeGeometry
 from megacontext.units import MIB
 
-__all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open"]
+__all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open", "open_session"]
 
 DEFAULT_BASE = "reference"
 DEFAULT_GISTER = "extractive"
@@ -100,6 +104,15 @@ def create(
     if _has_catalog(folder):
         raise MemoryExistsError(f"there is a memory at {folder} already; use it, or choose another place")
     return open(folder, base=base, create=True, gister=gister, block_tokens=block_tokens, gist_width=gist_width)
+
+
+def open_session(memory: Memory, base: Base | BaseSource, **options: Any) -> Session:
+    """A session over any memory with a base that is at hand; ``options`` are those of ``SessionConfig``.
+
+    ``open(...).session(...)`` does this for memories in a folder.
+    """
+    source = LoadedBase(base) if isinstance(base, Base) else base
+    return Session(memory, source, SessionConfig(**options))
 
 
 def _folder(path: str | PathLike[str]) -> Path:

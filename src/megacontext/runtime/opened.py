@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import BaseInfo
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
@@ -23,9 +22,9 @@ class OpenedMemory(Memory):
         self._base = base
 
     @property
-    def base_info(self) -> BaseInfo:
-        """What the base model is; reads its small files."""
-        return self._base.info
+    def base(self) -> BaseSource:
+        """The base model: ``base.info`` reads small files, ``base.load()`` the model."""
+        return self._base
 
     def session(
         self,
