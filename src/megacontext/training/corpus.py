@@ -19,7 +19,7 @@ HELD_OUT_STANDARD_LIBRARY = frozenset(
     """
     asyncio email unittest json http xml logging multiprocessing concurrent importlib sqlite3 tkinter curses dbm
     wsgiref urllib
-    """.split()  # noqa: SIM905 - a list of words reads best as words
+    """.split()
 )
 """Standard-library packages that no training run reads: demos and validation use them as unseen text."""
 
@@ -32,7 +32,7 @@ SKIPPED_FOLDERS = frozenset(
     """
     test tests testing idle_test pydoc_data encodings __pycache__ site-packages _vendor vendor third_party
     lib2to3 externals extern importlib_metadata importlib_resources locale locales
-    """.split()  # noqa: SIM905 - a list of words reads best as words
+    """.split()
 )
 """Folders that teach little (tests, tables) or hide copies of held-out packages (vendored code)."""
 

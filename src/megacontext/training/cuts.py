@@ -19,6 +19,7 @@ BLOCK = 32
 SPAN = 1024
 MOST_COARSE_SPANS = 48
 FEWEST_LONE = 40
+LONGEST_TEXT = 1024 * BLOCK + MOST_COARSE_SPANS * SPAN
 
 
 @dataclass
@@ -80,36 +81,24 @@ def cut_row(
         length: entries W of the window.
         asking: which facts are stated and how they are asked for.
         recall: whether facts are stated and asked for at all.
-        num_lone: single-token entries; drawn if not given.
+        num_lone: single-token entries; drawn if not given, fewer where they do not fit.
     """
     domain = source.domain(random)
-    reader = _Reader(source, domain, source.stretch(random, domain, 32 * 1024 + SPAN * MOST_COARSE_SPANS), random)
+    reader = _Reader(source, domain, source.stretch(random, domain, LONGEST_TEXT), random)
     facts = draw_facts(random, random.randint(1, max(2, length // 200)), asking, distractors=0.4) if recall else []
-    asked = random.sample(facts, min(len(facts), random.randint(1, 5)))
-    closing = [(source.question(random, fact, asking), fact) for fact in asked]
+    closing = [
+        (source.question(random, fact, asking), fact)
+        for fact in random.sample(facts, min(len(facts), random.randint(1, 5)))
+    ]
     question_tokens = sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
     tail = max(random.randint(min(128, length // 4), min(512, length // 2)), question_tokens + 16)
-    runs = [random.randint(2, 3) * BLOCK for _ in facts]
-    room = length - BLOCK - tail - sum(runs)
-    lone = (
-        min(num_lone, room) if num_lone is not None else random.randint(min(FEWEST_LONE, room), max(FEWEST_LONE, room))
-    )
-    lone = max(0, min(lone, room))
-    spare = room - lone
-    holders: list[Fact | None] = [*facts]
-    while spare >= BLOCK:
-        size = min(random.randint(1, 4) * BLOCK, spare // BLOCK * BLOCK)
-        holders.append(None)
-        runs.append(size)
-        spare -= size
-    order = random.sample(range(len(runs)), len(runs))
-    gaps = _split(random, max(0, room - sum(runs[len(facts) :])), len(runs) + 1)
+    runs, gaps = _lay_out(random, length - BLOCK - tail, facts, num_lone)
     strip = Strip()
     strip.add_text(reader.take(BLOCK))
     strip.end_text(reader.successor())
-    for gap, index in zip(gaps, order, strict=False):
+    for gap, (size, fact) in zip(gaps, runs, strict=False):
         strip.add_lone(reader.lone(gap))
-        _add_run(strip, reader, runs[index], holders[index], joined=gap == 0)
+        _add_run(strip, reader, size, fact, joined=gap == 0)
     strip.add_lone(reader.lone(gaps[-1]))
     strip.add_text(reader.take(tail - question_tokens), joined=gaps[-1] == 0)
     if not closing:
@@ -117,6 +106,24 @@ def cut_row(
     for question, fact in closing:
         strip.add_question(*question, fact, ANSWER_WEIGHT)
     return strip.window(length)
+
+
+def _lay_out(
+    random: Random, room: int, facts: list[Fact], num_lone: int | None
+) -> tuple[list[tuple[int, Fact | None]], list[int]]:
+    """Divide `room` entries into opened runs (tokens, the fact in them), shuffled, and lone entries in each gap."""
+    runs: list[tuple[int, Fact | None]] = [(random.randint(2, 3) * BLOCK, fact) for fact in facts]
+    room -= sum(size for size, _ in runs)
+    fewest = min(FEWEST_LONE, room)
+    lone = random.randint(fewest, max(fewest, room)) if num_lone is None else min(num_lone, room)
+    spare = room - max(0, lone)
+    while spare >= BLOCK:
+        size = min(random.randint(1, 4) * BLOCK, spare // BLOCK * BLOCK)
+        runs.append((size, None))
+        spare -= size
+        room -= size
+    random.shuffle(runs)
+    return runs, _split(random, max(0, room), len(runs) + 1)
 
 
 def _split(random: Random, total: int, parts: int) -> list[int]:
