@@ -1,0 +1,91 @@
+"""What methods reached on the same trials, and what may honestly be concluded from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from megacontext.evaluation.intervals import Mean, Share, paired_difference
+
+__all__ = ["Comparison", "MethodScore", "verdicts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodScore:
+    """One method on all trials. correct: per question, whether the answer was right; nats: per continuation, mean
+    nats per token; seconds: for everything."""
+
+    name: str
+    label: str
+    correct: Sequence[bool] = ()
+    nats: Sequence[float] = ()
+    seconds: float = 0.0
+
+    @property
+    def accuracy(self) -> Share | None:
+        return Share.of(self.correct) if self.correct else None
+
+    @property
+    def nll(self) -> Mean | None:
+        return Mean.of(self.nats) if len(self.nats) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods on the same questions and continuations at the same budget. rivals: names of the methods that the
+    verdict ranks (the others, oracle and full context, are limits)."""
+
+    title: str
+    num_tokens: int
+    budget_entries: int
+    scores: Sequence[MethodScore]
+    rivals: Sequence[str] = field(default=("recency", "rag", "megacontext"))
+
+    def score(self, name: str) -> MethodScore:
+        return next(score for score in self.scores if score.name == name)
+
+
+def verdicts(comparison: Comparison) -> list[str]:
+    """One sentence on the questions and one on the continuations, from paired differences at 95 %."""
+    rivals = [score for score in comparison.scores if score.name in comparison.rivals]
+    sentences = []
+    if rivals and all(score.correct for score in rivals):
+        sentences.append(_ranking(rivals, "finds most hidden facts", "hidden facts", higher_is_better=True))
+        sentences += _gap_to_oracle(comparison)
+    if rivals and all(len(score.nats) for score in rivals):
+        sentences.append(_ranking(rivals, "predicts held-out text best", "held-out text", higher_is_better=False))
+    return sentences
+
+
+def _ranking(rivals: Sequence[MethodScore], praise: str, subject: str, *, higher_is_better: bool) -> str:
+    """Who wins: the best method, unless its lead over the next could be chance."""
+    values = {score.name: _values(score, higher_is_better) for score in rivals}
+    ranked = sorted(rivals, key=lambda score: -float(np.mean(values[score.name])))
+    best, others = ranked[0], ranked[1:]
+    leads = {other.name: paired_difference(values[best.name], values[other.name]) for other in others}
+    tied = [other for other in others if not leads[other.name].differs_from_zero]
+    figures = ", ".join(f"{score.label} {_figure(score, higher_is_better)}" for score in ranked)
+    if not tied:
+        return f"{best.label} {praise} ({figures}); its lead is more than chance (95 %)."
+    names = " and ".join(score.label for score in [best, *tied])
+    rest = "" if len(tied) == len(others) else " and better than the rest"
+    return f"On {subject} {names} cannot be told apart{rest} ({figures}; {len(values[best.name])} trials, 95 %)."
+
+
+def _gap_to_oracle(comparison: Comparison) -> list[str]:
+    names = [score.name for score in comparison.scores]
+    if not {"megacontext", "oracle"} <= set(names) or not comparison.score("oracle").correct:
+        return []
+    auto, oracle = comparison.score("megacontext"), comparison.score("oracle")
+    gap = paired_difference(_values(oracle, True), _values(auto, True))
+    return [f"Perfect focus would find {100 * gap.value:+.1f} points more than the lens did."]
+
+
+def _values(score: MethodScore, higher_is_better: bool) -> list[float]:
+    return [float(right) for right in score.correct] if higher_is_better else [-nats for nats in score.nats]
+
+
+def _figure(score: MethodScore, is_share: bool) -> str:
+    return f"{100 * np.mean(score.correct):.0f} %" if is_share else f"{np.mean(score.nats):.3f} nats"
