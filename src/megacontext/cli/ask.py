@@ -1,0 +1,53 @@
+"""``megacontext ask``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from megacontext.cli.answering import print_explained, stream_answer
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import (
+    AllocatorOption,
+    BudgetOption,
+    GisterOption,
+    JsonOption,
+    LensOption,
+    MaxNewTokensOption,
+    MemoryArgument,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+)
+from megacontext.cli.screen import print_json
+
+__all__ = ["ask"]
+
+
+def ask(
+    memory: MemoryArgument,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
+    budget: BudgetOption = 1024,
+    lens: LensOption = "auto",
+    allocator: AllocatorOption = "greedy",
+    gister: GisterOption = None,
+    max_new_tokens: MaxNewTokensOption = 64,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+    num_sources: Annotated[int, typer.Option("--sources", metavar="N", help="Blocks to quote; 0 for none.")] = 8,
+    json: JsonOption = False,
+) -> None:
+    """Answer a question, then show the sources that were in detail when it was produced."""
+    with (
+        open_memory(memory, gister=gister) as opened,
+        opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
+    ):
+        events = session.generate(question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+        answer = stream_answer(events, show=not json, strip=True)
+        spans = session.explain(limit=num_sources)
+    if json:
+        print_json({"question": question, "answer": answer.text, "reason": answer.reason, "sources": spans})
+    elif num_sources:
+        print_explained(spans)

@@ -1,0 +1,65 @@
+"""``megacontext chat``."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+
+from megacontext.cli.answering import stream_answer
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import (
+    AllocatorOption,
+    BudgetOption,
+    LensOption,
+    MaxNewTokensOption,
+    MemoryArgument,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+)
+from megacontext.cli.screen import error_console
+
+__all__ = ["chat"]
+
+
+def chat(
+    memory: MemoryArgument,
+    budget: BudgetOption = 1024,
+    lens: LensOption = "auto",
+    allocator: AllocatorOption = "greedy",
+    max_new_tokens: MaxNewTokensOption = 128,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+) -> None:
+    """Talk; turns become part of the memory. One line is one turn; an empty one, Ctrl-D or Ctrl-C ends the chat."""
+    source = time.strftime("chat/%Y-%m-%dT%H:%M:%S")
+    console = error_console()
+    with (
+        open_memory(memory, read_only=False) as opened,
+        opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
+    ):
+        while (turn := _read_turn(console)) is not None:
+            events = session.generate(turn, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+            answer = stream_answer(events, show=True, strip=True)
+            # the turn enters the memory only when it was answered, so that a question is not its own evidence
+            opened.append_text(f"\n{turn}\n", source=source, role="user")
+            if answer.text:
+                opened.append_text(f"{answer.text}\n", source=source, role="assistant")
+
+
+def _read_turn(console: Console) -> str | None:
+    """The next line, or None when the user is done."""
+    if sys.stdin.isatty():
+        console.print("[bold cyan]>[/bold cyan] ", end="")
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        line = ""
+    if not line.strip():
+        if sys.stdin.isatty():
+            console.print()
+        return None
+    return line.strip()

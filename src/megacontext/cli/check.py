@@ -1,0 +1,62 @@
+"""``megacontext check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import JsonOption, MemoryArgument
+from megacontext.cli.screen import error_console, output_console, plain_table, print_json
+
+if TYPE_CHECKING:
+    from megacontext.ports.catalog import Damage
+
+__all__ = ["check"]
+
+
+def check(
+    memory: MemoryArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what the raw sources can rebuild.")] = False,
+    recompute_gists: Annotated[
+        bool, typer.Option("--recompute-gists", help="Also compare every gist with a fresh one; slow.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Verify every byte at rest; exit code 1 if damage remains."""
+    with open_memory(memory, read_only=not repair) as opened, error_console().status("[dim]checking[/dim]"):
+        report = opened.check(repair=repair, recompute_gists=recompute_gists)
+    if json:
+        print_json({"ok": report.ok, **{name: getattr(report, name) for name in report.__dataclass_fields__}})
+    else:
+        out = output_console()
+        if report.repaired:
+            out.print(f"repaired {len(report.repaired)}:", style="green")
+            out.print(_table(report.repaired))
+        if report.damages:
+            out.print(f"damaged {len(report.damages)}:", style="red")
+            out.print(_table(report.damages))
+            if not repair and any(damage.repairable for damage in report.damages):
+                out.print(f"megacontext check {memory} --repair rebuilds what can be rebuilt", markup=False)
+        else:
+            out.print(
+                f"all good: {report.num_objects:,} objects, {report.num_tokens:,} tokens in {report.seconds:.1f} s"
+            )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _table(damages: Sequence[Damage]) -> object:
+    rows = [
+        (
+            Text(damage.object_name, style="cyan"),
+            f"{damage.token_start:,}:{damage.token_stop:,}",
+            damage.problem,
+            f"can be rebuilt from {damage.repairable}" if damage.repairable else "cannot be rebuilt",
+        )
+        for damage in damages
+    ]
+    return plain_table(["object", "tokens", "problem", "repair"], rows, right=["tokens"])

@@ -1,0 +1,55 @@
+"""``megacontext complete``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from megacontext.cli.answering import stream_answer
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import (
+    AllocatorOption,
+    BudgetOption,
+    JsonOption,
+    LensOption,
+    MaxNewTokensOption,
+    MemoryArgument,
+    SeedOption,
+    TemperatureOption,
+    TopPOption,
+)
+from megacontext.cli.screen import print_json
+
+__all__ = ["complete"]
+
+
+def complete(
+    memory: MemoryArgument,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            "--prompt", metavar="TEXT", help="What to continue; without it, the history itself.", show_default=False
+        ),
+    ] = "",
+    budget: BudgetOption = 1024,
+    lens: LensOption = "auto",
+    allocator: AllocatorOption = "greedy",
+    max_new_tokens: MaxNewTokensOption = 64,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = 1.0,
+    seed: SeedOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Continue a text after the history; prints the prompt and its continuation."""
+    with (
+        open_memory(memory) as opened,
+        opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
+    ):
+        events = session.complete(prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+        if not json:
+            sys.stdout.write(prompt)
+        answer = stream_answer(events, show=not json, strip=False)
+    if json:
+        print_json({"prompt": prompt, "continuation": answer.text, "reason": answer.reason})

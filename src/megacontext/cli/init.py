@@ -1,0 +1,39 @@
+"""``megacontext init``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from megacontext.cli.options import JsonOption, MemoryArgument
+from megacontext.cli.screen import output_console, print_json
+
+__all__ = ["init"]
+
+
+def init(
+    memory: MemoryArgument,
+    base: Annotated[
+        str, typer.Option("--base", metavar="ID", help="`reference` (bundled), a model folder, or a Hugging Face id.")
+    ] = "reference",
+    block_tokens: Annotated[
+        int, typer.Option("--block-tokens", metavar="K", help="Tokens of a block and children of a node, 8 to 128.")
+    ] = 32,
+    gister: Annotated[str, typer.Option("--gister", metavar="NAME", help="What summarises blocks.")] = "extractive",
+    gist_width: Annotated[int, typer.Option("--gist-width", metavar="R", help="Vectors of one summary.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Create a memory for a base model."""
+    from megacontext.runtime.assembly import create
+
+    with create(memory, base=base, gister=gister, block_tokens=block_tokens, gist_width=gist_width) as created:
+        info = created.info
+    if json:
+        print_json({"memory": memory, "info": info})
+        return
+    output_console().print(
+        f"created {memory}: base {info.base_name}, blocks of {info.block_tokens} tokens, {info.gister_name} gists",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,50 @@
+"""``megacontext inspect``."""
+
+from __future__ import annotations
+
+import time
+
+from rich.table import Table
+
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import JsonOption, MemoryArgument
+from megacontext.cli.screen import output_console, print_json
+from megacontext.units import format_bytes
+
+__all__ = ["inspect"]
+
+
+def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
+    """Show a memory in numbers: tokens, levels, nodes, bytes, base, gister."""
+    with open_memory(memory) as opened:
+        stats = opened.inspect()
+    info = stats.info
+    if json:
+        print_json({"memory": memory, "num_bytes": stats.num_bytes, "stats": stats})
+        return
+    per_token = f", {stats.num_bytes / stats.num_tokens:.1f} per token" if stats.num_tokens else ""
+    nodes = ", ".join(f"level {level}: {count:,}" for level, count in enumerate(stats.num_nodes) if level)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in (
+        ("memory", memory),
+        ("tokens", f"{stats.num_tokens:,} ({stats.sealed_tokens:,} sealed, {stats.indexed_tokens:,} indexed)"),
+        ("sources", f"{stats.num_sources:,}"),
+        ("nodes", nodes or "none yet"),
+        ("bytes", f"{format_bytes(stats.num_bytes)}{per_token}"),
+        (
+            "",
+            f"arrays {format_bytes(stats.array_bytes)}, sources {format_bytes(stats.blob_bytes)}, "
+            f"catalog {format_bytes(stats.catalog_bytes)}",
+        ),
+        (
+            "base",
+            f"{info.base_name} ({info.base_revision}), fingerprint {info.base_fingerprint[:12]}, width {info.dim}",
+        ),
+        ("gists", f"{info.gister_name} {info.gister_version}, {info.gist_width} per {info.block_tokens} tokens"),
+        ("created", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_at))),
+        ("health", f"`megacontext check {memory}` verifies every byte"),
+    ):
+        grid.add_row(name, value)
+    output_console().print(grid, markup=False)

@@ -1,0 +1,80 @@
+"""Arguments and options that several verbs share, described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+__all__ = [
+    "AllocatorOption",
+    "BudgetOption",
+    "GisterOption",
+    "JsonOption",
+    "LensOption",
+    "MaxNewTokensOption",
+    "MemoryArgument",
+    "SeedOption",
+    "Span",
+    "SpanArgument",
+    "TemperatureOption",
+    "TopPOption",
+    "parse_labels",
+    "parse_span",
+]
+
+
+class Span(NamedTuple):
+    """A token range ``[start, stop)``."""
+
+    start: int
+    stop: int
+
+
+def parse_span(text: str) -> Span:
+    """``1,024:2048`` -> Span(1024, 2048)."""
+    first, colon, last = text.replace(",", "").replace("_", "").partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
+        raise typer.BadParameter(
+            f"{text!r} is not a token range; write START:STOP with START < STOP, such as 1024:2048"
+        )
+    return Span(int(first), int(last))
+
+
+def parse_labels(labels: list[str]) -> dict[str, str]:
+    """``["team=infra"]`` -> ``{"team": "infra"}``."""
+    parsed = {}
+    for label in labels:
+        key, equals, value = label.partition("=")
+        if not equals or not key.strip():
+            raise typer.BadParameter(f"{label!r} is not a label; write KEY=VALUE, such as team=infra")
+        parsed[key.strip()] = value
+    return parsed
+
+
+MemoryArgument = Annotated[str, typer.Argument(metavar="MEMORY", help="Folder of the memory.", show_default=False)]
+SpanArgument = Annotated[
+    Span, typer.Argument(metavar="A:B", parser=parse_span, help="Token range, B not included.", show_default=False)
+]
+BudgetOption = Annotated[
+    int, typer.Option("--budget", metavar="N", help="Entries in the window: history, question and answer together.")
+]
+LensOption = Annotated[str, typer.Option("--lens", metavar="NAME", help="What decides where detail goes.")]
+AllocatorOption = Annotated[str, typer.Option("--allocator", metavar="NAME", help="What fits detail into the budget.")]
+GisterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gister", metavar="NAME", help="Refuse a memory whose gists another gister made.", show_default=False
+    ),
+]
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", metavar="T", help="0 takes the likeliest token.")]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", metavar="P", help="Draw among the likeliest tokens of this share.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", metavar="N", help="Makes sampling repeatable.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+OutputFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]

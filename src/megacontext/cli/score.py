@@ -1,0 +1,108 @@
+"""``megacontext score``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import BudgetOption, JsonOption, LensOption, MemoryArgument
+from megacontext.cli.screen import error_console, output_console, plain_table, print_json
+from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
+
+if TYPE_CHECKING:
+    from megacontext.evaluation.methods import Method, TokenIds
+    from megacontext.runtime.opened import OpenedMemory
+
+__all__ = ["score"]
+
+
+def score(
+    memory: MemoryArgument,
+    text: Annotated[
+        str, typer.Option("--text", metavar="FILE", help="The continuation; - is standard input.", show_default=False)
+    ],
+    budget: BudgetOption = 1024,
+    lens: LensOption = "auto",
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", min=1, help="Score its first N tokens.")
+    ] = 256,
+    json: JsonOption = False,
+) -> None:
+    """Score a continuation of the history, at a budget, against recency and full context.
+
+    Lower is better: nats per token, and bits per byte of text. No method looks at the continuation before it is scored.
+    """
+    continuation = _read(text)
+    with open_memory(memory) as opened, error_console().status("[dim]scoring[/dim]"):
+        token_ids = opened.codec.encode(continuation).token_ids[:max_tokens]
+        num_bytes = len(opened.codec.decode(token_ids).encode())
+        results = [
+            _result(method, token_ids, num_bytes)
+            for method in _methods(opened, budget, lens, num_tokens=len(token_ids))
+        ]
+        num_history = opened.num_tokens
+    if json:
+        print_json({"num_tokens": len(token_ids), "num_history_tokens": num_history, "methods": results})
+        return
+    rows = [
+        (
+            str(result["label"]),
+            f"{result['window_entries']:,}",
+            f"{result['nats_per_token']:.3f}",
+            f"{result['bits_per_byte']:.3f}",
+        )
+        for result in results
+    ]
+    out = output_console()
+    out.print(f"{len(token_ids):,} tokens after a history of {num_history:,}")
+    columns = ["method", "window", "nats per token", "bits per byte"]
+    out.print(plain_table(columns, rows, right=columns[1:]))
+    if all(result["name"] != "full" for result in results):
+        out.print("full context: does not fit into the base's positions", style="dim")
+
+
+def _read(text: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
+        content = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotTextError(f"{text} is not UTF-8 text (byte {error.start}); score a text file") from error
+    except OSError as error:
+        raise UnreadableSourceError(
+            f"{text} cannot be read ({error.strerror}); check its name and permissions"
+        ) from error
+    if not content.strip():
+        raise EmptySourceError(f"{text} has no text; there is nothing to score")
+    return content
+
+
+def _methods(opened: OpenedMemory, budget: int, lens: str, *, num_tokens: int) -> list[Method]:
+    from megacontext.evaluation.methods import FocusedMemory, FullContext, Recency
+
+    base = opened.base.load()
+    methods: list[Method] = [
+        FocusedMemory(opened, base, budget_entries=budget, lens=lens),
+        Recency(opened, base, budget_entries=budget),
+    ]
+    if opened.num_tokens + num_tokens <= base.info.max_positions:
+        methods.append(FullContext(opened, base, budget_entries=budget))
+    return methods
+
+
+def _result(method: Method, token_ids: TokenIds, num_bytes: int) -> dict[str, str | int | float]:
+    from math import log
+
+    total_nats = float(method.nll(token_ids).sum())
+    method.close()
+    is_full = method.name == "full"
+    return {
+        "name": method.name,
+        "label": method.label,
+        "window_entries": method.memory.num_tokens + len(token_ids) if is_full else method.budget_entries,
+        "nats_per_token": total_nats / len(token_ids),
+        "bits_per_byte": total_nats / log(2) / num_bytes,
+    }

@@ -1,0 +1,97 @@
+"""What verbs show: results on standard output, progress on standard error, colours on terminals only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["error_console", "output_console", "place_of", "plain_table", "print_json", "quote", "shorten_uri"]
+
+QUOTE_CHARS = 160
+# a table in a file or pipe is not cut to the width of a terminal that is not there
+PIPED_WIDTH = 200
+
+
+def output_console() -> Console:
+    """Standard output."""
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=_columns() or PIPED_WIDTH)
+
+
+def error_console() -> Console:
+    """Standard error, for progress and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(data: object) -> None:
+    """One JSON document on standard output."""
+    Console(soft_wrap=True, highlight=False, markup=False, emoji=False, color_system=None).out(
+        json.dumps(_jsonable(data), ensure_ascii=False, indent=2), highlight=False
+    )
+
+
+def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> Table:
+    """A table without lines. Columns in ``right`` are numbers; the last column takes the room that is left."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        is_last = name == columns[-1]
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=not is_last,
+            overflow="ellipsis" if not is_last else "fold",
+            ratio=None,
+        )
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return table
+
+
+def quote(text: str, limit: int = QUOTE_CHARS) -> str:
+    """One line of text, with white space and control characters as single spaces, cut in the middle of nothing."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def shorten_uri(uri: str) -> str:
+    """``file:///home/me/notes/a.md`` as a path, relative if it is below the current folder."""
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        return uri
+    path = Path(unquote(parts.path))
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def place_of(uri: str, line_start: int, line_stop: int) -> str:
+    """``notes.md:12-14``: what editors and people click on."""
+    name = shorten_uri(uri)
+    if not line_start:
+        return name
+    return f"{name}:{line_start}" if line_stop <= line_start else f"{name}:{line_start}-{line_stop}"
+
+
+def _columns() -> int:
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() else 0
+
+
+def _jsonable(data: object) -> Any:
+    if dataclasses.is_dataclass(data) and not isinstance(data, type):
+        return {field.name: _jsonable(getattr(data, field.name)) for field in dataclasses.fields(data)}
+    if isinstance(data, Mapping):
+        return {str(key): _jsonable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_jsonable(item) for item in data]
+    return data

@@ -1,0 +1,262 @@
+"""Moving a memory: everything that the last commit refers to, in one tar file with a digest for every file.
+
+An export needs no lock. The catalog is copied first; whatever it names (sealed shards, raw sources) was complete by
+then and never changes, so what a writer adds meanwhile is simply not part of the copy. An import unpacks beside its target,
+compares every digest, and renames the folder when all of them match: a memory appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from megacontext.catalog.backup import copy_catalog
+from megacontext.catalog.rows import CATALOG_FILE
+from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.errors import (
+    CorruptionError,
+    InvalidValueError,
+    MemoryExistsError,
+    MemoryNotFoundError,
+    SchemaVersionError,
+)
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.ports.arrays import ArraySpec
+from megacontext.storage.arrays import ARRAYS_FOLDER, TensorStoreArrays
+from megacontext.storage.blobs import BLOBS_FOLDER, FileBlobs
+from megacontext.storage.faults import os_faults
+
+__all__ = ["TransferReport", "export_memory", "import_memory"]
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+CHUNK_BYTES = 1 << 20
+# what an archive may contain: nothing that could land outside the memory's folder
+SAFE_NAME = re.compile(rf"{re.escape(CATALOG_FILE)}|({ARRAYS_FOLDER}|{BLOBS_FOLDER})(/[A-Za-z0-9][A-Za-z0-9._-]*)+")
+
+Progress = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferReport:
+    """What was moved."""
+
+    num_files: int
+    num_bytes: int
+    num_tokens: int
+    num_sources: int
+
+
+def export_memory(folder: Path, archive: Path, *, progress: Progress | None = None) -> TransferReport:
+    """Write the memory in ``folder`` to the new tar file ``archive``. ``progress(num_bytes, name)`` after each file.
+
+    Raises: MemoryNotFoundError, InvalidValueError (the archive exists), CorruptionError (a file is missing).
+    """
+    if archive.exists():
+        raise InvalidValueError(f"{archive} exists already; choose another name, or remove it first")
+    if not archive.absolute().parent.is_dir():
+        raise InvalidValueError(f"the folder of {archive} does not exist; create it first")
+    unfinished = archive.with_name(f"{archive.name}.unfinished")
+    with (
+        os_faults(f"exporting to {archive}"),
+        tempfile.TemporaryDirectory(dir=archive.absolute().parent, prefix=".megacontext-") as temporary,
+    ):
+        SqliteCatalog.open(folder, read_only=True).close()
+        snapshot = Path(temporary)
+        copy_catalog(folder, snapshot)
+        catalog = SqliteCatalog.open(snapshot, read_only=True)
+        try:
+            names = list(_object_names(folder, catalog))
+            state = catalog.state()
+        finally:
+            catalog.close()
+        try:
+            digests = _write_archive(unfinished, folder, snapshot, names, state.num_tokens, progress)
+            unfinished.replace(archive)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return TransferReport(
+        num_files=len(digests),
+        num_bytes=archive.stat().st_size,
+        num_tokens=state.num_tokens,
+        num_sources=state.num_sources,
+    )
+
+
+def import_memory(archive: Path, folder: Path, *, progress: Progress | None = None) -> TransferReport:
+    """Make a new memory in ``folder`` from an archive; nothing is left there if it is not whole.
+
+    Raises: MemoryExistsError, InvalidValueError (no archive of ours), CorruptionError naming the file that differs.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MemoryExistsError(f"{folder} exists and is not empty; choose a new folder")
+    parent = folder.absolute().parent
+    with os_faults(f"importing to {folder}"):
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".megacontext-"))
+        try:
+            num_files, num_bytes = _unpack(archive, temporary, progress)
+            try:
+                catalog = SqliteCatalog.open(temporary, read_only=True)
+            except MemoryNotFoundError as error:
+                raise CorruptionError(f"{archive} has no catalog; export the memory again") from error
+            state = catalog.state()
+            catalog.close()
+            temporary.chmod(0o755)
+            _sync_all(temporary)
+            if folder.exists():
+                folder.rmdir()
+            temporary.rename(folder)
+            _sync(parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return TransferReport(
+        num_files=num_files, num_bytes=num_bytes, num_tokens=state.num_tokens, num_sources=state.num_sources
+    )
+
+
+# --- what belongs to a memory -----------------------------------------------------------------------------------------
+
+
+def _object_names(folder: Path, catalog: SqliteCatalog) -> Iterator[str]:
+    """Files that the catalog refers to, relative to the memory."""
+    info, state = catalog.info, catalog.state()
+    arrays, blobs = TensorStoreArrays(folder), FileBlobs(folder)
+    shards: list[tuple[ArraySpec, int]] = [(token_spec(info), state.sealed_tokens // info.segment_tokens)]
+    for level, num_nodes in sorted(state.sealed_nodes.items()):
+        shards += [(spec(info, level), num_nodes // shard_nodes(info)) for spec in (gist_spec, meta_spec)]
+    shards = [(spec, count) for spec, count in shards if count]
+    if shards:
+        yield f"{ARRAYS_FOLDER}/zarr.json"
+    for spec, count in shards:
+        yield f"{ARRAYS_FOLDER}/{spec.name}/zarr.json"
+        yield from (arrays.object_name(spec, shard) for shard in range(count))
+    digests = {digest for source in catalog.sources() for digest in (source.raw_digest, source.text_digest)}
+    digests |= {segment.raw_digest for segment in catalog.segments()}
+    yield from (blobs.object_name(digest) for digest in sorted(digests) if digest)
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+class _HashingReader(io.RawIOBase):
+    """Counts and hashes what is read through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.num_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._sha256.update(data)
+        self.num_bytes += len(data)
+        return data
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        return {"sha256": self._sha256.hexdigest(), "bytes": self.num_bytes}
+
+
+def _write_archive(
+    path: Path, folder: Path, snapshot: Path, names: list[str], num_tokens: int, progress: Progress | None
+) -> dict[str, Any]:
+    files: dict[str, Any] = {}
+    num_bytes = 0
+    with path.open("xb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for name in [CATALOG_FILE, *names]:
+                place = (snapshot if name == CATALOG_FILE else folder) / name
+                if not place.is_file():
+                    raise CorruptionError(f"{name} is missing; run `megacontext check {folder} --repair`, then export")
+                with place.open("rb") as source:
+                    reader = _HashingReader(source)
+                    member = tarfile.TarInfo(name)
+                    member.size, member.mtime = place.stat().st_size, int(time.time())
+                    tar.addfile(member, reader)
+                files[name] = reader.entry
+                num_bytes += reader.num_bytes
+                if progress is not None:
+                    progress(num_bytes, name)
+            manifest = json.dumps({"format": FORMAT, "num_tokens": num_tokens, "files": files}, indent=1).encode()
+            member = tarfile.TarInfo(MANIFEST)
+            member.size = len(manifest)
+            tar.addfile(member, io.BytesIO(manifest))
+        file.flush()
+        os.fsync(file.fileno())
+    return files
+
+
+def _unpack(archive: Path, folder: Path, progress: Progress | None) -> tuple[int, int]:
+    """Unpack and verify; number of files and bytes."""
+    found: dict[str, Any] = {}
+    manifest: dict[str, Any] | None = None
+    num_bytes = 0
+    try:
+        with tarfile.open(archive, mode="r:") as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                if content is None or manifest is not None:
+                    raise InvalidValueError(
+                        f"{archive} contains {member.name!r}, which no export writes; do not use it"
+                    )
+                if member.name == MANIFEST:
+                    manifest = json.loads(content.read())
+                    continue
+                if not SAFE_NAME.fullmatch(member.name) or member.name in found:
+                    raise InvalidValueError(
+                        f"{archive} contains {member.name!r}, which no export writes; do not use it"
+                    )
+                target = folder / member.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                reader = _HashingReader(content)
+                with target.open("xb") as file:
+                    shutil.copyfileobj(reader, file, CHUNK_BYTES)
+                found[member.name] = reader.entry
+                num_bytes += reader.num_bytes
+                if progress is not None:
+                    progress(num_bytes, member.name)
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError(
+            f"{archive} is not a whole archive that `megacontext export` wrote ({error}); export the memory again"
+        ) from error
+    _compare(archive, manifest, found)
+    return len(found), num_bytes
+
+
+def _compare(archive: Path, manifest: dict[str, Any] | None, found: dict[str, Any]) -> None:
+    if manifest is None or not isinstance(manifest.get("files"), dict):
+        raise InvalidValueError(f"{archive} ends before its manifest; it is not whole, export the memory again")
+    if manifest.get("format") != FORMAT:
+        raise SchemaVersionError(
+            f"{archive} is of format {manifest.get('format')}, this MegaContext reads {FORMAT}; install a newer one"
+        )
+    for name in sorted({*manifest["files"], *found}):
+        if manifest["files"].get(name) != found.get(name):
+            raise CorruptionError(f"{name} in {archive} does not match its digest; export the memory again")
+
+
+def _sync_all(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
