@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.errors import BaseModelError, InvalidTokensError, InvalidValueError
@@ -104,3 +104,36 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
         TokenizersCodec.from_file(tmp_path / "tokenizer.json")
     with pytest.raises(BaseModelError, match="cannot be read"):
         TokenizersCodec({"model": {"type": "Unheard"}, "added_tokens": []})
+
+
+# How GPT-2, Qwen2 and Llama 3 cut text before the merges.
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@pytest.mark.parametrize("pattern", [None, QWEN, QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|")])
+def test_long_texts_in_pieces_get_the_same_ids(pattern: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    if pattern:
+        cut = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, bytes_only])
+    codec = TokenizersCodec(json.loads(tokenizer.to_str()))
+    lines = ["def f(x):", "    return x  ", "", "  # done", "1234", "'s 'll", ");", "日本", "e\u0301", "\t", "end."]
+    rng = np.random.default_rng(0)
+    text = "\n".join(lines[index] for index in rng.integers(0, len(lines), 2000))
+    whole = codec._with_offsets(text)
+    monkeypatch.setattr("megacontext.bases.tokenizers_codec.PIECE_CHARACTERS", 50)
+    assert len(codec._pieces(text)) > 100
+    in_pieces = codec.encode(text)
+    np.testing.assert_array_equal(in_pieces.token_ids, whole.token_ids)
+    np.testing.assert_array_equal(in_pieces.char_starts, whole.char_starts)
+
+
+def test_tokenizers_whose_tokens_run_over_lines_are_not_cut() -> None:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    text = "fox\njumps\n" * 5000
+    tokenizer.train_from_iterator([text], trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    codec = TokenizersCodec(json.loads(tokenizer.to_str()))
+    assert codec._pieces(text) == [text]
+    assert codec.encode(text).token_ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
