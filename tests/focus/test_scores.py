@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megacontext.errors import InvalidScoresError
+from megacontext.focus.scores import UtilityField, validate_scores
+from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
+from megacontext.ports.focus import FocusScores, Nomination
+from megacontext.tree.geometry import TreeGeometry
+
+WC = WorkingContext(
+    TreeGeometry(8), num_tokens=331, config=WorkingContextConfig(budget_entries=90, sink_tokens=0, recent_tokens=0)
+)
+
+
+@given(
+    st.lists(st.floats(0, 10), min_size=WC.num_entries, max_size=WC.num_entries),
+    st.lists(st.tuples(st.integers(0, 330), st.integers(1, 100), st.floats(0, 10)), max_size=5),
+    st.lists(st.tuples(st.integers(0, 331), st.integers(0, 331)), max_size=5),
+)
+def test_utility_over_a_span_is_the_sum_over_its_tokens(utility, nominated, spans):
+    per_token = np.zeros(331)
+    for start, stop, whole in zip(WC.starts, WC.stops, utility, strict=True):
+        per_token[start:stop] += whole / (stop - start)
+    nominations = []
+    for start, length, whole in nominated:
+        stop = min(start + length, 331)
+        nominations.append(Nomination(start=start, stop=stop, utility=whole))
+        per_token[start:stop] += whole / (stop - start)
+    field = UtilityField(WC.view(), FocusScores(utility=np.array(utility), nominations=nominations))
+    for low, high in (sorted(span) for span in spans):
+        measured = field.over(np.array([low]), np.array([high]))
+        assert measured[0] == pytest.approx(per_token[low:high].sum(), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "utility", "message"),
+    [
+        (-1, 5, 1.0, r"nomination \[-1, 5\) is not a span of the 331 tokens"),
+        (5, 5, 1.0, r"nomination \[5, 5\)"),
+        (300, 332, 1.0, r"nomination \[300, 332\)"),
+        (0, 8, float("nan"), "is nan"),
+        (0, 8, float("inf"), "is inf"),
+        (0, 8, -1.0, "is -1.0"),
+    ],
+)
+def test_bad_nominations_are_named(start, stop, utility, message):
+    nomination = Nomination(start=start, stop=stop, utility=utility)
+    with pytest.raises(InvalidScoresError, match=message):
+        validate_scores(WC.view(), FocusScores(utility=np.ones(WC.num_entries), nominations=[nomination]))
+
+
+@pytest.mark.parametrize(
+    ("utility", "message"),
+    [
+        (np.ones((WC.num_entries, 1)), "have shape"),
+        (np.array(1.0), "have shape"),
+        (np.array(["a"] * WC.num_entries), "give floating-point utilities"),
+    ],
+)
+def test_scores_of_the_wrong_shape_or_kind_are_refused(utility, message):
+    with pytest.raises(InvalidScoresError, match=message):
+        validate_scores(WC.view(), FocusScores(utility=utility))
