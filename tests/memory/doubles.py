@@ -1,21 +1,36 @@
-"""Parts in memory: small enough to be obviously right, with the same limits as the real ones."""
+"""A codec and gisters that are small and exact, and memories made of them: in RAM or on disk.
+
+Also imported by the child processes of some tests, hence a module and not only fixtures.
+"""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import hashlib
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from megacontext.errors import CorruptionError
+from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.errors import BaseMismatchError
+from megacontext.memory.layout import LOCK_FILE
 from megacontext.memory.memory import Memory
-from megacontext.ports.catalog import CatalogState, MemoryInfo, SearchHit
+from megacontext.ports.catalog import MemoryInfo
 from megacontext.ports.gister import GistBatch
 from megacontext.ports.text import Encoded
+from megacontext.storage.arrays import TensorStoreArrays
+from megacontext.storage.blobs import FileBlobs
+from megacontext.testing.memory_arrays import MemoryArrays, MemoryBlobs
+from megacontext.testing.memory_catalog import MemoryCatalog
+
+__all__ = [
+    "BaseMismatchError",
+    "FileBlobs",
+    "MemoryArrays",
+    "MemoryBlobs",
+    "MemoryCatalog",
+    "SqliteCatalog",
+    "TensorStoreArrays",
+]
 
 VOCAB = 300
 
@@ -94,199 +109,6 @@ class ContextGister(MeanGister):
         )
 
 
-class MemoryArrays:
-    def __init__(self) -> None:
-        self.shards: dict[tuple[str, int], np.ndarray] = {}
-
-    def write_shard(self, spec, shard, rows) -> None:
-        assert rows.shape == (spec.shard_rows, *spec.row_shape)
-        self.shards[spec.name, shard] = rows.astype(spec.dtype)
-
-    def read(self, spec, start, stop) -> np.ndarray:
-        pieces = [np.empty((0, *spec.row_shape), spec.dtype)]
-        for shard in range(start // spec.shard_rows, -(-stop // spec.shard_rows)):
-            if (spec.name, shard) not in self.shards:
-                raise CorruptionError(f"{self.object_name(spec, shard)} is missing")
-            first = shard * spec.shard_rows
-            pieces.append(self.shards[spec.name, shard][max(0, start - first) : stop - first])
-        return np.concatenate(pieces)
-
-    def read_many(self, spec, spans) -> list[np.ndarray]:
-        return [self.read(spec, start, stop) for start, stop in spans]
-
-    def read_shard(self, spec, shard) -> np.ndarray:
-        return self.read(spec, shard * spec.shard_rows, (shard + 1) * spec.shard_rows)
-
-    def remove_orphans(self) -> int:
-        return 0
-
-    def object_name(self, spec, shard) -> str:
-        return f"{spec.name}/{shard}"
-
-    def num_bytes(self) -> int:
-        return sum(rows.nbytes for rows in self.shards.values())
-
-
-class MemoryBlobs:
-    def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-
-    def put(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        self.blobs[digest] = data
-        return digest
-
-    def put_many(self, blobs) -> list[str]:
-        return [self.put(data) for data in blobs]
-
-    def remove_orphans(self) -> int:
-        return 0
-
-    def get(self, digest: str) -> bytes:
-        if hashlib.sha256(self.blobs.get(digest, b"")).hexdigest() != digest:
-            raise CorruptionError(f"{digest} is damaged")
-        return self.blobs[digest]
-
-    def digests(self) -> Iterator[str]:
-        return iter(list(self.blobs))
-
-    def delete(self, digest: str) -> None:
-        self.blobs.pop(digest, None)
-
-    def object_name(self, digest: str) -> str:
-        return f"raw/{digest}"
-
-    def num_bytes(self) -> int:
-        return sum(map(len, self.blobs.values()))
-
-
-class MemoryCatalog:
-    """Everything in lists; a transaction works on a copy."""
-
-    def __init__(self, info: MemoryInfo) -> None:
-        self.info = info
-        self.data = {
-            "tokens": np.empty(0, np.uint32),
-            "sealed": 0,
-            "nodes": {},
-            "indexed": 0,
-            "sources": [],
-            "extents": [],
-            "segments": [],
-            "gists": {},
-            "passages": [],
-        }
-
-    def state(self) -> CatalogState:
-        d = self.data
-        return CatalogState(
-            num_tokens=max(d["sealed"], len(d["tokens"])),
-            sealed_tokens=d["sealed"],
-            sealed_nodes=dict(d["nodes"]),
-            indexed_tokens=d["indexed"],
-            num_sources=len(d["sources"]),
-        )
-
-    @contextmanager
-    def write(self):
-        draft = copy.deepcopy(self.data)
-        yield _MemoryWriter(self.info, draft)
-        self.data = draft
-
-    def tail(self, start, stop):
-        return self.data["sealed"], self.data["tokens"][max(start, self.data["sealed"]) : stop]
-
-    def gists(self, level, start_node, stop_node):
-        held = self.data["gists"].get(level, {})
-        return [(node, held[node]) for node in sorted(held) if start_node <= node < stop_node]
-
-    def sources(self, *, uri=None):
-        return [source for source in self.data["sources"] if uri in (None, source.uri)]
-
-    def extents(self, token_start, token_stop):
-        by_id = {source.source_id: source for source in self.data["sources"]}
-        return [
-            (by_id[extent.source_id], extent)
-            for extent in self.data["extents"]
-            if extent.token_start < token_stop and token_start < extent.token_stop
-        ]
-
-    def segments(self):
-        return list(self.data["segments"])
-
-    def search(self, text, *, limit):
-        words = set(re.findall(r"\w+", text.lower()))
-        hits = [
-            SearchHit(token_start=p.token_start, token_stop=p.token_stop, score=float(len(common)))
-            for p in self.data["passages"]
-            if (common := words & set(re.findall(r"\w+", p.text.lower())))
-        ]
-        return sorted(hits, key=lambda hit: -hit.score)[:limit]
-
-    def check(self):
-        return iter(())
-
-    def num_bytes(self) -> int:
-        return self.data["tokens"].nbytes
-
-    def close(self) -> None:
-        pass
-
-
-class _MemoryWriter:
-    def __init__(self, info, data) -> None:
-        self.info, self.data = info, data
-
-    def add_source(self, source) -> int:
-        source_id = len(self.data["sources"]) + 1
-        self.data["sources"].append(dataclasses.replace(source, source_id=source_id))
-        return source_id
-
-    def extend_source(self, source_id, *, token_stop, num_bytes) -> None:
-        assert source_id == len(self.data["sources"])
-        self.data["sources"][-1] = dataclasses.replace(
-            self.data["sources"][-1], token_stop=token_stop, num_bytes=num_bytes
-        )
-        self.data["extents"][-1] = dataclasses.replace(self.data["extents"][-1], token_stop=token_stop)
-
-    def add_extent(self, extent) -> None:
-        self.data["extents"].append(extent)
-
-    def append_tail(self, start, token_ids) -> None:
-        assert start == max(self.data["sealed"], len(self.data["tokens"]))
-        gap = np.zeros(start - len(self.data["tokens"]), np.uint32)
-        self.data["tokens"] = np.concatenate([self.data["tokens"], gap, token_ids])
-
-    def replace_tail(self, start, token_ids) -> None:
-        self.data["tokens"][start : start + len(token_ids)] = token_ids
-
-    def seal(self, segment) -> None:
-        assert segment.segment == len(self.data["segments"])
-        self.data["segments"].append(segment)
-        self.data["sealed"] += self.info.segment_tokens
-
-    def put_gists(self, level, start_node, gists) -> None:
-        for row in range(len(gists)):
-            self.data["gists"].setdefault(level, {})[start_node + row] = gists[row : row + 1]
-
-    def seal_gists(self, level, stop_node) -> None:
-        self.data["nodes"][level] = stop_node
-        held = self.data["gists"].get(level, {})
-        for node in [node for node in held if node < stop_node]:
-            del held[node]
-
-    def add_passages(self, passages) -> None:
-        self.data["passages"].extend(passages)
-        self.data["indexed"] = passages[-1].token_stop
-
-    def drop_index(self) -> None:
-        self.data["passages"], self.data["indexed"] = [], 0
-
-    def set_label(self, source_id, key, value) -> None:
-        source = self.data["sources"][source_id - 1]
-        self.data["sources"][source_id - 1] = dataclasses.replace(source, labels={**source.labels, key: value})
-
-
 def make_info(gister: MeanGister, segment_tokens: int = 512) -> MemoryInfo:
     return MemoryInfo(
         block_tokens=gister.block_tokens,
@@ -303,15 +125,50 @@ def make_info(gister: MeanGister, segment_tokens: int = 512) -> MemoryInfo:
     )
 
 
-def make_memory(gister: MeanGister | None = None, *, segment_tokens: int = 512, **parts) -> Memory:
-    """A memory with everything in RAM: K = 8, segments of 512 tokens."""
-    gister = gister or MeanGister()
-    parts = {
-        "catalog": parts.pop("catalog", None) or MemoryCatalog(make_info(gister, segment_tokens)),
+def make_memory(made_by: MeanGister | None = None, *, segment_tokens: int = 512, **parts: Any) -> Memory:
+    """A memory with everything in RAM: K = 8, segments of 512 tokens; ``parts`` replace single parts."""
+    gister = made_by or MeanGister()
+    defaults: dict[str, Any] = {
+        "catalog": MemoryCatalog(make_info(gister, segment_tokens)),
         "arrays": MemoryArrays(),
         "blobs": MemoryBlobs(),
         "codec": ByteCodec(),
         "gister": lambda: gister,
-        **parts,
     }
-    return Memory(**parts)
+    return Memory(**{**defaults, **parts})
+
+
+def open_folder(
+    folder: Path, gister: MeanGister | None = None, *, segment_tokens: int = 512, read_only: bool = False
+) -> Memory:
+    """A memory on disk with the real catalog, arrays and blobs; made if it is not there."""
+    gister = gister or MeanGister()
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        SqliteCatalog.create(folder, make_info(gister, segment_tokens)).close()
+    return Memory(
+        catalog=SqliteCatalog.open(folder, read_only=read_only),
+        arrays=TensorStoreArrays(folder),
+        blobs=FileBlobs(folder),
+        codec=ByteCodec(),
+        gister=lambda: gister,
+        lock_path=folder / LOCK_FILE,
+        read_only=read_only,
+    )
+
+
+def contents(memory: Memory) -> dict[str, Any]:
+    """Everything that a user can see of a memory, in comparable form."""
+    num = memory.num_tokens
+    return {
+        "tokens": memory.tokens(0, num).tolist(),
+        "gists": [
+            memory.gists(level, 0, memory.tree.num_nodes(level, num)).tobytes() for level in range(1, memory.num_levels)
+        ],
+        "sources": [
+            (source.uri, source.version, source.kind, source.token_start, source.token_stop, source.role)
+            for source in memory.sources()
+        ],
+        "quotations": [(quote.uri, quote.byte_start, quote.text) for quote in memory.provenance(0, num)],
+        "hits": memory.search_hits("needle hay the", limit=1000),
+    }

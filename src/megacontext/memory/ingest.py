@@ -200,7 +200,7 @@ class Ingestor:
         except MegaContextError as error:
             _log.warning("gists are not stored yet, they are computed when needed: %s", error)
             self._keep_from = self._reader.num_tokens + self._parts.info.segment_tokens
-            self._reader.refresh()
+            self._writer.invalidate()
             return str(error)
         return ""
 

@@ -1,0 +1,124 @@
+"""Reading spans and nodes, one or many, wherever they are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megacontext.errors import CorruptionError, InvalidValueError
+from megacontext.memory.gist_rows import RowCache, runs_of
+from megacontext.memory.layout import token_spec
+
+
+@pytest.fixture
+def memory(kit):
+    """Two segments sealed, and a tail whose last blocks nobody has stored gists of."""
+    memory = kit.make_memory(kit.ContextGister())
+    memory.append(np.random.default_rng(1).integers(0, kit.VOCAB, 1500))
+    return memory
+
+
+def test_many_spans_are_single_spans(memory):
+    spans = [(0, 0), (1020, 1030), (5, 600), (1400, 1500), (0, 1500), (1500, 1500), (7, 8), (1023, 1024), (1024, 1025)]
+    for span, tokens in zip(spans, memory.reader.token_batch(spans), strict=True):
+        assert np.array_equal(tokens, memory.tokens(*span))
+        assert tokens.dtype == np.uint32
+        assert len(tokens) == span[1] - span[0]
+
+
+def test_many_nodes_are_single_nodes(memory):
+    levels = np.array([1, 2, 1, 1, 3, 1, 2, 1])
+    indices = np.array([186, 3, 0, 127, 1, 128, 22, 186])
+    batch = memory.reader.gist_batch(levels, indices)
+    for row, (level, index) in enumerate(zip(levels.tolist(), indices.tolist(), strict=True)):
+        one = memory.reader.gists(level, index, index + 1)
+        assert np.array_equal(batch.vectors[row], one.vectors[0])
+        assert np.array_equal(batch.offsets[row], one.offsets[0])
+        assert np.array_equal(batch.weights[row], one.weights[0])
+    assert len(memory.reader.gist_batch(np.empty(0, np.int64), np.empty(0, np.int64))) == 0
+
+
+def test_gists_are_float16_rows(memory):
+    assert memory.gists(1, 3, 9).shape == (6, 1, 4)
+    assert memory.gists(1, 3, 9).dtype == np.float16
+    assert memory.gists(1, 3, 3).shape == (0, 1, 4)
+    assert memory.gists(7, 0, 0).shape == (0, 1, 4)
+
+
+@pytest.mark.parametrize("span", [(-1, 3), (3, 2), (0, 1501), (1501, 1501)])
+def test_spans_outside_the_history(memory, span):
+    with pytest.raises(InvalidValueError, match="1500 tokens"):
+        memory.tokens(*span)
+    with pytest.raises(InvalidValueError, match="1500 tokens"):
+        memory.provenance(*span)
+
+
+def test_nodes_outside_the_tree(memory):
+    with pytest.raises(InvalidValueError, match="187 nodes of level 1"):
+        memory.gists(1, 0, 188)
+    with pytest.raises(InvalidValueError, match="level 0"):
+        memory.gists(0, 0, 1)
+    with pytest.raises(InvalidValueError, match="one level per node"):
+        memory.reader.gist_batch(np.array([1]), np.array([1, 2]))
+
+
+def test_a_missing_shard_is_named(kit):
+    arrays = kit.MemoryArrays()
+    memory = kit.make_memory(arrays=arrays)
+    memory.append(np.arange(600) % 300)
+    arrays.lose(token_spec(memory.info), 0)
+    with pytest.raises(CorruptionError, match="lod0"):
+        memory.tokens(0, 10)
+    assert len(memory.tokens(512, 600)) == 88
+
+
+def test_readers_see_what_a_writer_seals_meanwhile(kit):
+    """A reader's snapshot stays readable while rows move from the catalog to shards under it."""
+    catalog, arrays, blobs = kit.MemoryCatalog(kit.make_info(kit.MeanGister())), kit.MemoryArrays(), kit.MemoryBlobs()
+    writer = kit.make_memory(catalog=catalog, arrays=arrays, blobs=blobs)
+    tokens = np.random.default_rng(2).integers(0, 300, 3000)
+    writer.ingest(text="x" * 400)
+    reader = kit.make_memory(catalog=catalog, arrays=arrays, blobs=blobs, read_only=True)
+    before = kit.contents(reader)
+    writer.append(tokens)
+    assert reader.num_tokens == 400
+    now = kit.contents(reader)
+    assert (now["tokens"], now["gists"]) == (before["tokens"], before["gists"])
+    assert reader.refresh() == 3400
+    assert kit.contents(reader) == kit.contents(writer)
+
+
+def test_opening_and_reading_tokens_makes_no_gister(kit):
+    def refuse():
+        raise AssertionError("loaded")
+
+    memory = kit.make_memory(gister=refuse)
+    memory.append(np.arange(100))
+    assert len(memory.tokens(0, 100)) == 100
+    memory.search("x")
+    memory.inspect()
+
+
+def test_another_gister_is_refused(kit):
+    other = kit.MeanGister()
+    other.version = "2"
+    memory = kit.make_memory(kit.MeanGister(), gister=lambda: other)
+    memory.append(np.arange(100))
+    with pytest.raises(kit.BaseMismatchError, match="'2'"):
+        memory.gists(1, 0, 1)
+
+
+def test_runs():
+    assert runs_of(np.array([], np.int64)) == []
+    assert runs_of(np.array([4])) == [(4, 5)]
+    assert runs_of(np.array([0, 1, 2, 5, 7, 8])) == [(0, 3), (5, 6), (7, 9)]
+
+
+def test_the_row_cache_is_bounded(kit):
+    cache = RowCache(1, 4, cache_bytes=64 * 16)
+    rows = kit.MeanGister().from_tokens(np.arange(8 * 100, dtype=np.uint32) % 300, start=0, num_context=0)
+    cache.put(1, 0, rows)
+    kept = [index for index in range(100) if cache.get(1, index) is not None]
+    assert kept == list(range(36, 100))
+    assert np.array_equal(cache.get(1, 99).vectors, rows.vectors[99:])
+    assert cache.missing(1, [35, 36]) == [35]
