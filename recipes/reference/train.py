@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from megacontext.errors import MegaContextError
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="end after this many minutes; rates then follow the clock")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args()
+    if not args.resume and (args.out / "checkpoint.pt").exists():
+        raise SystemExit(f"{args.out} holds a run already; add --resume, or give another --out")
     settings = tomllib.loads(args.config.read_text())
     torch.set_num_threads(1)
     model_config = ReferenceConfig(**settings["model"])
@@ -69,4 +72,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MegaContextError as error:
+        raise SystemExit(str(error)) from error

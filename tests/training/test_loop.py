@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.loop import LoopConfig, LoopState, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
@@ -131,3 +132,8 @@ def test_small_steps_survive_in_the_masters() -> None:
         weight.grad = torch.ones(4, dtype=torch.bfloat16)
         optimizer.step(1.0)
     assert weight.detach()[0].item() < 256.0
+
+
+def test_nothing_to_resume_is_said(source: TextSource, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="no checkpoint"):
+        make_loop(source, tmp_path).resume()

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megacontext.errors import InvalidValueError
+
 HELD_OUT_STANDARD_LIBRARY = frozenset(
     """
     asyncio email unittest json http xml logging multiprocessing concurrent importlib sqlite3 tkinter curses dbm
@@ -56,7 +58,9 @@ def stable_share(name: str) -> float:
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the records of an xz-compressed JSON-lines file."""
+    """Yield the records of an xz-compressed JSON-lines file; raises InvalidValueError if it is not there."""
+    if not path.is_file():
+        raise InvalidValueError(f"{path} does not exist; give the folder that holds {path.parent.name}/{path.name}")
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
@@ -65,7 +69,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, str]]:
 def read_books(data: Path, split: str) -> Iterator[Document]:
     """Yield the books of `split` (`train` or `validation`) below the data folder."""
     if split not in ("train", "validation"):
-        raise ValueError(f"split {split!r} is not readable here: expected 'train' or 'validation'")
+        raise InvalidValueError(f"split {split!r} is not readable here: expected 'train' or 'validation'")
     for record in read_json_lines(data / "books" / f"books_{split}.jsonl.xz"):
         yield Document(name=record["id"], domain="books", text=record["text"])
 

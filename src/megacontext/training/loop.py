@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import Batch, Stage, draw_batch
 from megacontext.training.optim import MasterOptimizer, schedule
 from megacontext.training.windows import TextSource
@@ -160,7 +161,9 @@ class TrainingLoop:
         partial.replace(self.out / "checkpoint.pt")
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the output folder."""
+        """Go on from the checkpoint in the output folder; raises InvalidValueError if there is none."""
+        if not (self.out / "checkpoint.pt").is_file():
+            raise InvalidValueError(f"{self.out} has no checkpoint.pt to resume; start a run there first")
         saved = torch.load(self.out / "checkpoint.pt", weights_only=True)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state = LoopState(**saved["state"])
