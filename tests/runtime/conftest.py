@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from megacontext.ports.gister import GistBatch
+from megacontext.runtime import assembly
+from megacontext.testing.fake_base import tiny_base
+
+FACT = "The code for Kolibri is 48213."
 
 
 class PlainReader:
-    """Reads like ``TreeReader``: tokens as given; gist vectors drawn from (level, index), so that equal nodes have equal gists."""
+    """Reads like ``TreeReader``. Gist vectors are drawn from (level, index): equal nodes have equal gists."""
 
     def __init__(self, token_ids, *, dim, gist_width=1):
         self._token_ids = np.asarray(token_ids, dtype=np.uint32)
@@ -42,3 +46,19 @@ class PlainReader:
 @pytest.fixture
 def plain_reader():
     return PlainReader
+
+
+@pytest.fixture(scope="session")
+def base():
+    return tiny_base()
+
+
+@pytest.fixture
+def memory(tmp_path, base):
+    """6,000 random tokens, a fact, 3,000 more; K = 8, mean gists."""
+    rng = np.random.default_rng(0)
+    with assembly.open(tmp_path / "memory", base=base, create=True, gister="mean", block_tokens=8) as opened:
+        opened.append(rng.integers(97, 123, 6000))
+        opened.append_text(FACT, source="fact")
+        opened.append(rng.integers(97, 123, 3000))
+        yield opened

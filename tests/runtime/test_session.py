@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megacontext.errors import (
+    BudgetError,
+    InvalidTokensError,
+    InvalidValueError,
+    MegaContextError,
+    MemoryClosedError,
+    MemoryStateError,
+    UnknownNameError,
+)
+from megacontext.runtime import assembly
+from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
+
+QUESTION = "What is the code for Kolibri?"
+RNG = np.random.default_rng(5)
+CONTINUATION = RNG.integers(97, 123, 40).astype(np.uint32)
+
+
+def answer_of(events):
+    events = list(events)
+    assert isinstance(events[-1], DoneEvent)
+    return events
+
+
+def fact_block(memory):
+    return next(source for source in memory.sources() if source.uri == "fact")
+
+
+def test_a_question_opens_the_span_that_it_is_about(memory):
+    fact = fact_block(memory)
+    with memory.session(budget_entries=512) as session:
+        report = session.refocus(QUESTION)
+        wc = session.working_context
+    raw = [(start, stop) for level, start, stop in wc.cut.rows() if level == 0]
+    assert any(start <= fact.token_start + 8 < stop for start, stop in raw)
+    assert report.num_entries == wc.num_entries
+    assert report.num_expanded >= 1
+
+
+def test_generate_streams_the_text_that_it_reports_at_the_end(memory):
+    with memory.session(budget_entries=512, refocus_interval=8) as session:
+        events = answer_of(session.generate(QUESTION, max_new_tokens=20, stop=()))
+    tokens = [event for event in events if isinstance(event, TokenEvent)]
+    done = events[-1]
+    assert done.reason == "length"
+    assert len(done.token_ids) == 20
+    assert "".join(event.text for event in tokens) == done.text
+    assert [event.num_generated for event in events if isinstance(event, RefocusEvent)] == [0, 8, 16]
+
+
+def test_greedy_answers_repeat_and_seeded_samples_repeat(memory):
+    def sample(session, **options):
+        return answer_of(session.generate(QUESTION, max_new_tokens=12, stop=(), **options))[-1].token_ids
+
+    with memory.session(budget_entries=512) as first, memory.session(budget_entries=512) as second:
+        assert sample(first) == sample(second)
+        warm = {"temperature": 1.0, "top_p": 0.9, "seed": 3}
+        assert sample(first, **warm) == sample(second, **warm)
+        assert sample(first, **warm) != sample(second, **{**warm, "seed": 4})
+
+
+def test_an_answer_through_the_cache_equals_one_from_fresh_forwards(memory, base):
+    """Greedy tokens chosen with reuse over refocuses are those of a new session that shows each window afresh."""
+    with memory.session(budget_entries=256, refocus_interval=4) as session:
+        token_ids = answer_of(session.generate(QUESTION, max_new_tokens=12, stop=()))[-1].token_ids
+        window = session._engine._window
+        shown = window.rows
+        logits = window.next_logits.clone()
+    with memory.session(budget_entries=256) as other:
+        fresh = other._engine.show(np.zeros(0, np.uint32))
+        fresh.show(type(shown)(np.zeros((0, 3), np.int64)), num_tokens=memory.num_tokens)
+        fresh.show(shown, num_tokens=memory.num_tokens)
+        np.testing.assert_allclose(fresh.next_logits.numpy(), logits.numpy(), atol=2e-4)
+    assert len(token_ids) == 12
+
+
+def test_a_decode_step_runs_one_entry_and_reads_no_storage(memory, monkeypatch):
+    with memory.session(budget_entries=512, refocus_interval=0, lens="recency") as session:
+        stream = session.generate(QUESTION, max_new_tokens=30, stop=())
+        next(stream)  # the refocus
+        next(stream)
+        before = session.num_forwarded_entries
+        monkeypatch.setattr(memory.reader, "token_batch", lambda spans: pytest.fail("a decode step read tokens"))
+        monkeypatch.setattr(memory.reader, "gist_batch", lambda *nodes: pytest.fail("a decode step read gists"))
+        for _ in range(10):
+            next(stream)
+        assert session.num_forwarded_entries == before + 10
+
+
+def test_the_window_never_exceeds_the_budget(memory):
+    with memory.session(budget_entries=200, refocus_interval=4) as session:
+        for _ in session.generate(QUESTION, max_new_tokens=40, stop=()):
+            window = session._engine._window
+            if window is not None:
+                assert window.cache.num_entries <= 200
+            assert session.working_context.cost <= 200 - 40
+
+
+def test_nll_counts_from_the_windows_last_entry_and_leaves_it_as_it_was(memory):
+    with memory.session(budget_entries=512) as session:
+        session.refocus(reserve_entries=len(CONTINUATION))
+        first = session.nll(CONTINUATION)
+        again = session.nll(CONTINUATION)
+    assert first.dtype == np.float64
+    assert first.shape == CONTINUATION.shape
+    assert np.isfinite(first).all()
+    np.testing.assert_allclose(first, again, atol=1e-5)
+
+
+def test_a_window_that_holds_everything_gives_the_plain_models_nll(tmp_path, base):
+    history = RNG.integers(0, 256, 150).astype(np.uint32)
+    with assembly.open(tmp_path / "m", base=base, create=True, gister="mean", block_tokens=8) as memory:
+        memory.append(history)
+        with memory.session(budget_entries=256) as session:
+            session.reveal(0, 150)
+            nats = session.nll(CONTINUATION)
+    whole = np.concatenate([history, CONTINUATION])
+    np.testing.assert_allclose(nats, base.surprise(whole[None])[0, 150:], atol=2e-4)
+
+
+def test_a_refocus_reuses_what_stands_before_its_first_edit(memory):
+    with memory.session(budget_entries=512, lens="recency") as session:
+        session.nll(CONTINUATION[:1])
+        before = session.num_forwarded_entries
+        session.nll(CONTINUATION[:1])
+        assert session.num_forwarded_entries == before
+        session.resize(900)  # a new cache, and room for what follows
+        session.reveal(1000, 1200)
+        session.nll(CONTINUATION[:1])
+        before = session.num_forwarded_entries
+        session.reveal(8000, 8008)
+        session.nll(CONTINUATION[:1])
+        assert 0 < session.num_forwarded_entries - before <= session.working_context.cost - 200
+
+
+def test_scratch_is_not_ingested(memory):
+    num_tokens = memory.num_tokens
+    with memory.session(budget_entries=512) as session:
+        answer_of(session.generate(QUESTION, max_new_tokens=4))
+    assert memory.num_tokens == num_tokens
+
+
+def test_a_session_follows_the_memory(memory):
+    with memory.session(budget_entries=512) as session:
+        session.refocus()
+        start = memory.append(CONTINUATION)
+        session.refocus()
+        wc = session.working_context
+        assert wc.num_tokens == start + len(CONTINUATION)
+        assert wc.levels[-1] == 0
+        session.nll(CONTINUATION)
+
+
+def test_explain_names_the_source_of_the_fact(memory):
+    with memory.session(budget_entries=512) as session:
+        answer_of(session.generate(QUESTION, max_new_tokens=4))
+        spans = session.explain(limit=30)
+        few = session.explain(limit=1)
+    assert "48213" in next(span.quote for span in spans if span.uri == "fact")
+    assert {span.shown_because for span in spans} >= {"focus", "recent"}
+    assert [span.score for span in spans] == sorted((span.score for span in spans), reverse=True)
+    assert len(few) == 1
+
+
+def test_an_empty_memory_is_the_plain_model(tmp_path, base):
+    with assembly.open(tmp_path / "m", base=base, create=True) as memory, memory.session(budget_entries=64) as session:
+        assert session.refocus(QUESTION).num_entries == 0
+        nats = session.nll(CONTINUATION)
+        np.testing.assert_allclose(nats, base.surprise(CONTINUATION[None])[0], atol=2e-4)
+        assert len(answer_of(session.complete("abc", max_new_tokens=3))[-1].token_ids) == 3
+        assert session.explain() == []
+        with pytest.raises(InvalidValueError, match="both empty"):
+            list(session.complete("", max_new_tokens=3))
+
+
+def test_pins_hold_through_a_refocus_and_unpin_lets_go(memory):
+    with memory.session(budget_entries=300) as session:
+        session.pin(1000, 1016)
+        session.refocus(QUESTION)
+        wc = session.working_context
+        pinned = [row for row in wc.cut.rows() if row[1] >= 1000 and row[2] <= 1016]
+        assert [level for level, _, _ in pinned] == [0, 0]
+        session.unpin(1000, 1016)
+        assert session.working_context.pins == ()
+
+
+def test_positions_global_are_a_choice(memory):
+    with memory.session(budget_entries=256, positions="global") as session:
+        assert np.isfinite(session.nll(CONTINUATION)).all()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"lens": "telescope"}, "auto, lexical|attention, auto"),
+        ({"allocator": "thrifty"}, "greedy, optimal"),
+        ({"kv": "patch"}, "exact"),
+        ({"positions": "sideways"}, "global, window"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(memory, options, names):
+    with pytest.raises(UnknownNameError, match=names), memory.session(**options) as session:
+        session.nll(CONTINUATION)
+
+
+def test_a_budget_too_small_names_the_smallest_that_works(memory):
+    with pytest.raises(BudgetError) as caught:
+        memory.session(budget_entries=16)
+    smallest = int(str(caught.value).split("at least ")[1].split(":")[0])
+    memory.session(budget_entries=smallest).close()
+    with pytest.raises(BudgetError):
+        memory.session(budget_entries=smallest - 1)
+
+
+def test_a_question_longer_than_the_window_names_the_smallest_budget(memory):
+    with memory.session(budget_entries=256) as session:
+        with pytest.raises(BudgetError, match="budget of at least") as caught:
+            session.generate("word " * 400, max_new_tokens=8)
+        smallest = int(str(caught.value).rsplit(" ", 1)[1])
+        session.resize(smallest)
+        answer_of(session.generate("word " * 400, max_new_tokens=8))
+
+
+def test_a_budget_beyond_the_bases_positions_is_refused(memory, base):
+    with pytest.raises(BudgetError, match=str(base.info.max_positions)):
+        memory.session(budget_entries=base.info.max_positions + 1)
+
+
+@pytest.mark.parametrize("token_ids", [[-1], [256], [1.5], [[1, 2]], []])
+def test_nll_refuses_what_are_no_token_ids(memory, token_ids):
+    with memory.session(budget_entries=256) as session, pytest.raises(InvalidTokensError):
+        session.nll(token_ids)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"temperature": float("nan")}, {"stop": "x"}],
+)
+def test_generate_refuses_impossible_options(memory, options):
+    with memory.session(budget_entries=256) as session, pytest.raises(InvalidValueError):
+        list(session.generate(QUESTION, **options))
+
+
+def test_a_stream_that_was_overtaken_says_so(memory):
+    with memory.session(budget_entries=256) as session:
+        stream = session.generate(QUESTION, max_new_tokens=8, stop=())
+        next(stream), next(stream)
+        answer_of(session.generate(QUESTION, max_new_tokens=2))
+        with pytest.raises(MemoryStateError, match="overtaken"):
+            list(stream)
+
+
+def test_closed_sessions_and_memories_say_so(memory):
+    session = memory.session(budget_entries=256)
+    session.close()
+    session.close()
+    for use in (session.refocus, session.explain, lambda: session.nll([1])):
+        with pytest.raises(MemoryClosedError):
+            use()
+    survivor = memory.session(budget_entries=256)
+    memory.close()
+    with pytest.raises(MegaContextError, match="closed"):
+        survivor.nll([1])
+    with pytest.raises(MemoryClosedError):
+        memory.session()
