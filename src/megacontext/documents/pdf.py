@@ -33,8 +33,9 @@ def parse(raw: bytes, uri: str) -> Parsed:
         except SourceError:
             raise
         except Exception as error:  # the library raises whatever a damaged file leads it to
+            problem = " ".join(f"{type(error).__name__}: {error}".split())
             raise NotTextError(
-                f"{uri} is a damaged PDF ({type(error).__name__}: {error}); repair it, for example with `mutool clean`"
+                f"{uri} is a damaged PDF ({problem}); repair it, for example with `mutool clean`"
             ) from error
     if not any(pages):
         raise NotTextError(f"{uri} has no text on its {len(pages)} pages (a scan?); run text recognition on it first")
