@@ -18,7 +18,7 @@ from megacontext.tree.cuts import Cut, concatenate_cuts, cut_cost, entry_costs
 __all__ = ["limit_edits"]
 
 Ints = npt.NDArray[np.int64]
-NUM_CUTOFFS = 8  # how many places for the earliest edit are compared
+NUM_CUTOFFS = 8  # the most valuable edits, each of which may be the earliest one
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def limit_edits(current: Cut, target: Cut, field: UtilityField, config: Allocato
     best_worth = 0.0 if free >= 0 else -np.inf
     cutoffs = [0]
     if config.edit_cost:
-        cutoffs = np.unique(np.linspace(0, len(regions.costs) - 1, NUM_CUTOFFS).astype(np.int64)).tolist()
+        cutoffs = sorted({0, *np.argsort(-regions.gains, kind="stable")[:NUM_CUTOFFS].tolist()})
     for cutoff in cutoffs:
         chosen = _select(regions, cutoff, free, config.max_edits or len(regions.costs))
         if chosen is None or not chosen.any():

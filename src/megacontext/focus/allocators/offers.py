@@ -18,6 +18,7 @@ Floats = npt.NDArray[np.float64]
 FIELDS = ("ratios", "gains", "heads", "levels", "starts", "counts")
 MARGIN_NODES = 32  # nodes on each side of where the budget ends that are chosen exactly
 GAP_TOLERANCE = 0.002  # share of the gain
+TIE_BREAK = 1e-9
 FEW_NODES = 256  # so few that single ones matter
 Opened = dict[int, Ints]  # per level, the starts of the opened nodes, ascending
 
@@ -61,7 +62,10 @@ class Offers:
         levels, starts, gains = offers._nodes(tree, 0, num_nodes + MARGIN_NODES)
         left = available - int(cost_of_level[levels[:margin]].sum())
         last = slice(margin, None)
-        chosen = choose_exactly(tree, levels[last], starts[last], gains[last], cost_of_level[levels[last]], left)
+        gains = gains[last] + (
+            TIE_BREAK * float(gains[last].max(initial=0.0)) or 1.0
+        )  # of no worth, but open: may stay
+        chosen = choose_exactly(tree, levels[last], starts[last], gains, cost_of_level[levels[last]], left)
         kept = np.concatenate((np.ones(margin, dtype=np.bool_), chosen))
         return _by_level(levels[kept], starts[kept])
 
