@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Table
 
 from megacontext.catalog import schema
 from megacontext.catalog.connections import connect
@@ -14,27 +18,35 @@ from megacontext.catalog.upgrades import empty_database
 from megacontext.errors import MemoryExistsError
 from megacontext.ports.catalog import MemoryInfo
 
-__all__ = ["create_database", "sync_folder"]
+__all__ = ["create_database", "new_database", "sync_folder"]
+
+Rows = Mapping[Table, Sequence[tuple[Any, ...]]]
 
 
 def create_database(path: Path, info: MemoryInfo) -> None:
     """Made under another name, synced, renamed; a crash leaves nothing that could be opened."""
     if path.exists():
         raise MemoryExistsError(f"there is a memory at {path.parent} already; open it, or choose another place")
-    unfinished = path.with_name(f"{path.name}.new")
     with file_faults(str(path)), sqlite_faults(str(path)):
-        unfinished.write_bytes(empty_database())
-        connection = connect(unfinished, mode="rw")
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(insert_sql(schema.memory), info_row(info))
-            connection.execute(insert_sql(schema.progress), Progress().row())
-            connection.execute("COMMIT")
-            connection.execute("PRAGMA journal_mode = WAL")
-        finally:
-            connection.close()
-        unfinished.rename(path)
+        rows = {schema.memory: [info_row(info)], schema.progress: [Progress().row()]}
+        new_database(path, rows).rename(path)
         sync_folder(path.parent)
+
+
+def new_database(path: Path, rows: Rows) -> Path:
+    """A complete, synced database beside ``path``, to be renamed to it."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.write_bytes(empty_database())
+    connection = connect(unfinished, mode="rw")
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for table, table_rows in rows.items():
+            connection.executemany(insert_sql(table), table_rows)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+    finally:
+        connection.close()
+    return unfinished
 
 
 def sync_folder(folder: Path) -> None:

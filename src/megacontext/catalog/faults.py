@@ -35,6 +35,8 @@ def sqlite_faults(name: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _fault(error, name) from error
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"{name} holds text that is none; run 'megacontext check --repair'") from error
     except UnicodeEncodeError as error:
         raise InvalidValueError(f"text for {name} is not valid Unicode ({error.reason}); decode it first") from error
 

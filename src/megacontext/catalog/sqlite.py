@@ -1,16 +1,12 @@
-"""The catalog of a memory in one SQLite file.
-
-Two connections: one reads the last commit, one writes; a transaction in progress is invisible to readers of this
-process as of any other. Calls from several threads take turns.
-"""
+"""The catalog of a memory in one SQLite file, with a journal beside it as a second copy of what matters most."""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import RLock
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +14,22 @@ import numpy.typing as npt
 from megacontext.catalog import queries
 from megacontext.catalog.checking import check_catalog
 from megacontext.catalog.checksums import row_crc
-from megacontext.catalog.connections import connect, open_for_reading
+from megacontext.catalog.connections import CatalogConnections
 from megacontext.catalog.creation import create_database
 from megacontext.catalog.faults import sqlite_faults
-from megacontext.catalog.rows import CATALOG_FILE
+from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
+from megacontext.catalog.rebuilding import everything, rebuild_database
+from megacontext.catalog.rows import CATALOG_FILE, info_of
 from megacontext.catalog.upgrades import require_schema, schema_revision, upgrade_schema
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
-from megacontext.errors import (
-    CorruptionError,
-    InvariantError,
-    MemoryClosedError,
-    MemoryNotFoundError,
-    MemoryReadOnlyError,
-)
+from megacontext.errors import CorruptionError, MemoryNotFoundError
 from megacontext.ports.catalog import CatalogState, Damage, Extent, MemoryInfo, SearchHit, Segment, Source
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["SqliteCatalog"]
+
+log = logging.getLogger(__name__)
 
 
 class SqliteCatalog:
@@ -45,24 +39,17 @@ class SqliteCatalog:
 
     def __init__(self, folder: Path, *, read_only: bool) -> None:
         self._path = folder / CATALOG_FILE
-        self._name = str(self._path)
-        self._read_lock, self._write_lock = RLock(), RLock()
         self._words = WordIndex()
-        self._writer: sqlite3.Connection | None = None
-        self._read_only = read_only
-        self._closed = False
-        self._writing = False
+        self._journal = Journal(folder / JOURNAL_FILE)
         if not self._path.is_file():
             raise MemoryNotFoundError(f"there is no memory at {folder}; create one with 'megacontext init {folder}'")
-        with sqlite_faults(self._name):
-            opened = open_for_reading(self._path)
-            self._reader, self._copy = opened.connection, opened.copy
-            try:
-                self._require_schema()
-                self.info = queries.read_info(self._reader)
-            except BaseException:
-                self.close()
-                raise
+        with sqlite_faults(str(self._path)):
+            self._connections = CatalogConnections(self._path, read_only=read_only)
+        try:
+            self._start()
+        except BaseException:
+            self._connections.close()
+            raise
 
     @classmethod
     def create(cls, folder: Path, info: MemoryInfo) -> SqliteCatalog:
@@ -76,8 +63,14 @@ class SqliteCatalog:
         transaction, unless ``read_only``."""
         return cls(folder, read_only=read_only)
 
+    @classmethod
+    def recover(cls, folder: Path) -> SqliteCatalog:
+        """``rebuild`` for a catalog that is too damaged to be opened. Only the one writer may call it."""
+        rebuild_database(folder)
+        return cls(folder, read_only=False)
+
     def state(self) -> CatalogState:
-        with self._reading() as connection:
+        with self._connections.reading() as connection:
             progress = queries.read_progress(connection)
             return CatalogState(
                 num_tokens=progress.num_tokens,
@@ -89,101 +82,86 @@ class SqliteCatalog:
 
     @contextmanager
     def write(self) -> Iterator[SqliteWriter]:
-        with self._write_lock, sqlite_faults(self._name):
-            if self._writing:
-                raise InvariantError("a transaction of this catalog is open already; transactions do not nest")
-            connection = self._writing_connection()
-            connection.execute("BEGIN IMMEDIATE")
-            self._writing = True
-            try:
-                writer = SqliteWriter(connection, self.info)
-                yield writer
-                writer.finish()
-                connection.execute("COMMIT")
-            finally:
-                self._writing = False
-                if connection.in_transaction:
-                    with suppress(sqlite3.Error):  # what failed before says more
-                        connection.execute("ROLLBACK")
+        with self._connections.writing() as connection:
+            writer = SqliteWriter(connection, self.info)
+            if self._journal.last_commit() > writer.num_commits:
+                raise CorruptionError(
+                    f"{self._path} lost {self._journal.last_commit() - writer.num_commits} of its last commits, "
+                    f"{JOURNAL_FILE} still has them; run 'megacontext check --repair'"
+                )
+            yield writer
+            changes = writer.finish()
+            connection.execute("COMMIT")
+            self._journal.record(writer.num_commits, changes, everything(connection))
 
     def tail(self, start: int, stop: int) -> tuple[int, npt.NDArray[np.uint32]]:
-        with self._reading() as connection:
+        with self._connections.reading() as connection:
             progress = queries.read_progress(connection)
             return progress.sealed_tokens, queries.read_tail(connection, progress, start, stop)
 
     def gists(self, level: int, start_node: int, stop_node: int) -> list[tuple[int, GistBatch]]:
-        with self._reading() as connection:
+        with self._connections.reading(transaction=False) as connection:
             return queries.read_gists(connection, self.info, level, start_node, stop_node)
 
     def sources(self, *, uri: str | None = None) -> list[Source]:
-        with self._reading() as connection:
+        with self._connections.reading() as connection:
             return queries.read_sources(connection, uri=uri)
 
     def extents(self, token_start: int, token_stop: int) -> list[tuple[Source, Extent]]:
-        with self._reading() as connection:
+        with self._connections.reading() as connection:
             return queries.read_extents(connection, token_start, token_stop)
 
     def segments(self) -> list[Segment]:
-        with self._reading() as connection:
+        with self._connections.reading(transaction=False) as connection:
             return queries.read_segments(connection)
 
     def search(self, text: str, *, limit: int) -> list[SearchHit]:
-        with self._reading() as connection:
+        with self._connections.reading() as connection:
             indexed_tokens = queries.read_progress(connection).indexed_tokens
             found = self._words.search(connection, text, limit=limit, indexed_tokens=indexed_tokens)
             for hit, num_terms, crc in found:
                 if row_crc((hit.token_start, hit.token_stop, num_terms)) != crc:
-                    raise CorruptionError(f"{self._name}: passage {hit.token_start} fails its checksum")
+                    raise CorruptionError(f"{self._path}: passage {hit.token_start} fails its checksum")
             return [hit for hit, _, _ in found]
 
     def check(self) -> Iterator[Damage]:
-        with self._read_lock:
-            self._require_open()
-            yield from check_catalog(self._reader, self._path, self.info)
+        with self._connections.reading() as connection:
+            yield from check_catalog(connection, self._path)
+
+    def rebuild(self) -> None:
+        self._connections.close()
+        rebuild_database(self._path.parent)
+        self._connections = CatalogConnections(self._path, read_only=False)
+        self._journal = Journal(self._path.with_name(JOURNAL_FILE))
+        self._start()
 
     def num_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._path.parent.glob(f"{CATALOG_FILE}*"))
+        return sum(path.stat().st_size for path in self._path.parent.glob("catalog.*"))
 
     def close(self) -> None:
-        """Closing folds the write-ahead log into the file; closing again does nothing."""
-        with self._write_lock, self._read_lock, sqlite_faults(self._name):
-            self._closed = True
-            self._reader.close()
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            if self._copy is not None:
-                self._copy.cleanup()
-                self._copy = None
+        self._connections.close()
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """One read transaction: everything in it sees the same commit."""
-        with self._read_lock, sqlite_faults(self._name):
-            self._require_open()
-            self._reader.execute("BEGIN")
-            try:
-                yield self._reader
-            finally:
-                self._reader.execute("COMMIT")
+    def _start(self) -> None:
+        """Bring the schema up to date and read what the memory is made of."""
+        name = str(self._path)
+        with self._connections.reading(transaction=False) as connection:
+            revision = schema_revision(connection, name)
+            if require_schema(revision, name, may_upgrade=not self._connections.read_only):
+                upgrade_schema(self._connections.writer())
+            self.info = self._read_info(connection)
+        with suppress(CorruptionError):  # a damaged row is reported by whoever needs it, and by check
+            journaled = self._journal.last_commit()  # read first: a writer may commit between the two
+            with self._connections.reading() as connection:
+                num_commits = queries.read_progress(connection).num_commits
+            if journaled > num_commits:
+                log.warning("%s lost commits after %d; run 'megacontext check --repair'", name, num_commits)
 
-    def _require_open(self) -> None:
-        if self._closed:
-            raise MemoryClosedError(f"{self._name} was closed; open the memory again")
-
-    def _require_schema(self) -> None:
-        revision = schema_revision(self._reader, self._name)
-        if require_schema(revision, self._name, may_upgrade=not self._read_only):
-            upgrade_schema(self._writing_connection())
-
-    def _writing_connection(self) -> sqlite3.Connection:
-        self._require_open()
-        if self._read_only:
-            raise MemoryReadOnlyError(f"{self._name} was opened for reading only; open the memory for writing")
-        if self._copy is not None:
-            raise MemoryReadOnlyError(
-                f"{self._name} is on read-only media; copy the memory somewhere else to change it"
-            )
-        if self._writer is None:
-            self._writer = connect(self._path, mode="rw")
-        return self._writer
+    def _read_info(self, connection: sqlite3.Connection) -> MemoryInfo:
+        try:
+            return queries.read_info(connection)
+        except CorruptionError:
+            row = read_journal(self._path.with_name(JOURNAL_FILE)).tables["memory"].get((1,))
+            if row is None:
+                raise
+            log.warning("%s: its description is damaged, the journal's is used; run 'megacontext check'", self._path)
+            return info_of(row)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from sqlalchemy import Table, bindparam, delete
 
 from megacontext.catalog import schema
+from megacontext.catalog.journal import Change
 from megacontext.catalog.queries import (
     extent_by_id,
     read_progress,
     read_sealed_nodes,
-    read_tail_rows,
     source_by_id,
 )
 from megacontext.catalog.rows import (
@@ -25,30 +25,16 @@ from megacontext.catalog.rows import (
     gist_payloads,
     segment_row,
     source_row,
-    tokens_of,
     with_crc,
 )
 from megacontext.catalog.statements import compiled, insert_sql, replace_sql
+from megacontext.catalog.tail_rows import TailRows
 from megacontext.catalog.word_index import add_passages, clear_index
 from megacontext.errors import CorruptionError, InvariantError
 from megacontext.ports.catalog import Extent, MemoryInfo, Passage, Segment, Source
 from megacontext.ports.gister import GistBatch
 
-__all__ = ["TAIL_ROW_TOKENS", "SqliteWriter"]
-
-TAIL_ROW_TOKENS = 4096  # of a long append; reading a little of the tail should not read much of it
-_MERGED_ROW_TOKENS = 256  # short appends are gathered in one row, so that token by token does not mean row by row
-
-
-@cache
-def _delete_below(table: Table, column: str) -> str:
-    return compiled(delete(table).where(table.c[column] < bindparam("stop")))
-
-
-@cache
-def _delete_range() -> str:
-    start = schema.tail.c.start
-    return compiled(delete(schema.tail).where(start >= bindparam("start"), start < bindparam("stop")))
+__all__ = ["SqliteWriter"]
 
 
 @cache
@@ -58,12 +44,18 @@ def _delete_gists() -> str:
 
 
 class SqliteWriter:
-    """CatalogWriter on an open transaction; ``finish`` writes how far everything is."""
+    """CatalogWriter on an open transaction; ``finish`` writes how far everything is.
+
+    What cannot be computed again is noted for the journal as it is written.
+    """
 
     def __init__(self, connection: sqlite3.Connection, info: MemoryInfo) -> None:
         self._connection = connection
         self._info = info
         self._progress = read_progress(connection)
+        self.num_commits = self._progress.num_commits
+        self._changes: list[Change] = []
+        self._tail = TailRows(connection, self._progress, self._changes)
 
     def add_source(self, source: Source) -> int:
         self._progress.num_sources += 1
@@ -92,26 +84,10 @@ class SqliteWriter:
         self._insert(schema.extents, extent_row(self._progress.num_extents, extent))
 
     def append_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
-        if start != self._progress.num_tokens:
-            raise InvariantError(f"append at {start}, but the history ends at {self._progress.num_tokens}")
-        if len(token_ids) == 0:
-            return
-        self._progress.num_tokens += len(token_ids)
-        last = read_tail_rows(self._connection, start - 1, start) if start > self._progress.sealed_tokens else []
-        if last and last[-1][1] + len(token_ids) <= _MERGED_ROW_TOKENS:
-            first, _, tokens = last[-1]
-            token_ids = np.concatenate([tokens_of([tokens]), token_ids])
-            start = first
-        self._write_tail(start, token_ids)
+        self._tail.append(start, token_ids)
 
     def replace_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
-        stop = start + len(token_ids)
-        sealed, num_tokens = self._progress.sealed_tokens, self._progress.num_tokens
-        if not sealed <= start <= stop <= num_tokens:
-            raise InvariantError(f"[{start}, {stop}) is not within the tail [{sealed}, {num_tokens})")
-        kept_before, kept_after = self._kept_around(start, stop)
-        self._connection.execute(_delete_range(), {"start": start - len(kept_before), "stop": stop})
-        self._write_tail(start - len(kept_before), np.concatenate([kept_before, token_ids, kept_after]))
+        self._tail.replace(start, token_ids)
 
     def seal(self, segment: Segment) -> None:
         size = self._info.segment_tokens
@@ -119,12 +95,9 @@ class SqliteWriter:
             raise InvariantError(f"segment {segment.segment} is not next: {self._progress.sealed_tokens} are sealed")
         self._insert(schema.segments, segment_row(segment))
         stop = self._progress.sealed_tokens + size
-        _, kept_after = self._kept_around(self._progress.sealed_tokens, min(stop, self._progress.num_tokens))
-        self._connection.execute(_delete_below(schema.tail, "start"), {"stop": stop})
+        self._tail.drop_below(stop)
         self._progress.sealed_tokens = stop
         self._progress.num_tokens = max(self._progress.num_tokens, stop)
-        if len(kept_after):
-            self._write_tail(stop, kept_after)
 
     def put_gists(self, level: int, start_node: int, gists: GistBatch) -> None:
         shape = (len(gists), self._info.gist_width, self._info.dim)
@@ -159,38 +132,20 @@ class SqliteWriter:
     def set_label(self, source_id: int, key: str, value: str) -> None:
         self._replace(schema.labels, with_crc((source_id, key, value)))
 
-    def finish(self) -> None:
-        """Write the progress row; the catalog commits."""
+    def finish(self) -> list[Change]:
+        """Write the progress row, before the commit; what changed, for the journal."""
         self._progress.num_commits += 1
+        self.num_commits = self._progress.num_commits
         self._replace(schema.progress, self._progress.row())
+        return self._changes
 
     def _insert(self, table: Table, row: tuple[object, ...]) -> None:
         self._connection.execute(insert_sql(table), row)
+        self._changes.append(Change(table.name, row))
 
     def _replace(self, table: Table, row: tuple[object, ...]) -> None:
         self._connection.execute(replace_sql(table), row)
-
-    def _write_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
-        data = np.ascontiguousarray(token_ids, dtype="<u4")
-        rows = [
-            blob_row(start + first, len(piece), piece.tobytes())
-            for first in range(0, len(data), TAIL_ROW_TOKENS)
-            for piece in [data[first : first + TAIL_ROW_TOKENS]]
-        ]
-        self._connection.executemany(replace_sql(schema.tail), rows)
-
-    def _kept_around(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """Tokens of rows that cross ``start`` or ``stop`` and lie outside; only such rows must be intact."""
-        before = after = np.empty(0, dtype=np.uint32)
-        if start > self._progress.sealed_tokens:
-            for first, count, tokens in read_tail_rows(self._connection, start - 1, start):
-                if first < start < first + count:
-                    before = tokens_of([tokens])[: start - first]
-        if stop < self._progress.num_tokens:
-            for first, count, tokens in read_tail_rows(self._connection, stop - 1, stop):
-                if first < stop < first + count:
-                    after = tokens_of([tokens])[stop - first :]
-        return before, after
+        self._changes.append(Change(table.name, row))
 
 
 def _wrapped(value: int) -> int:

@@ -261,6 +261,28 @@ class CatalogSuite:
             writer.put_gists(1, 0, replace(gists, vectors=gists.vectors[:, :, :3]))
         assert catalog.state().num_tokens == 8
 
+    def test_a_rebuilt_catalog_keeps_all_but_what_tokens_give(self, catalog: Catalog) -> None:
+        for start in range(0, 100, 20):
+            with catalog.write() as writer:
+                add_example_source(writer, start, start + 20, uri=f"file:///{start}")
+        with catalog.write() as writer:
+            writer.seal(Segment(segment=0, digest="d"))
+            writer.put_gists(1, 0, example_gists(9))
+            writer.seal_gists(1, 8)
+            writer.add_passages([Passage(token_start=0, token_stop=32, text="word")])
+            writer.set_label(2, "team", "docs")
+        state, sources, segments = catalog.state(), catalog.sources(), catalog.segments()
+        catalog.rebuild()
+        assert catalog.info == EXAMPLE_INFO
+        assert (catalog.sources(), catalog.segments()) == (sources, segments)
+        assert catalog.state() == replace(state, indexed_tokens=0)
+        np.testing.assert_array_equal(catalog.tail(0, 100)[1], tokens(64, 36))
+        assert (catalog.gists(1, 0, 9), catalog.search("word", limit=1)) == ([], [])
+        assert list(catalog.check()) == []
+        with catalog.write() as writer:
+            writer.append_tail(100, tokens(100, 1))
+        assert list(catalog.check()) == []
+
     def test_closed_is_closed(self, catalog: Catalog) -> None:
         catalog.close()
         catalog.close()

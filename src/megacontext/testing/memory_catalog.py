@@ -236,6 +236,12 @@ class MemoryCatalog:
         self._open_contents()
         yield from ()
 
+    def rebuild(self) -> None:
+        contents = self._open_contents().copy()
+        contents.passages.clear()
+        contents.gists.clear()
+        self._contents = contents
+
     def num_bytes(self) -> int:
         contents = self._open_contents()
         return contents.tail.nbytes + sum(gists.vectors.nbytes for gists in contents.gists.values())

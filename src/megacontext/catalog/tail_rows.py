@@ -1,0 +1,95 @@
+"""The unsealed tail as rows of tokens: appended, rewritten, cut off below."""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import bindparam, delete
+
+from megacontext.catalog import schema
+from megacontext.catalog.journal import Change
+from megacontext.catalog.queries import read_tail_rows
+from megacontext.catalog.rows import Progress, blob_row, tokens_of
+from megacontext.catalog.statements import compiled, replace_sql
+from megacontext.errors import InvariantError
+
+__all__ = ["TAIL_ROW_TOKENS", "TailRows"]
+
+TAIL_ROW_TOKENS = 4096  # of a long append; reading a little of the tail should not read much of it
+_MERGED_ROW_TOKENS = 128  # short appends are gathered in one row, so that token by token does not mean row by row
+
+Tokens = npt.NDArray[np.uint32]
+
+
+@cache
+def _delete() -> str:
+    start = schema.tail.c.start
+    return compiled(delete(schema.tail).where(start >= bindparam("start"), start < bindparam("stop")))
+
+
+class TailRows:
+    """Edits the tail within one transaction; moves ``progress`` and notes every changed row in ``changes``."""
+
+    def __init__(self, connection: sqlite3.Connection, progress: Progress, changes: list[Change]) -> None:
+        self._connection = connection
+        self._progress = progress
+        self._changes = changes
+
+    def append(self, start: int, token_ids: Tokens) -> None:
+        if start != self._progress.num_tokens:
+            raise InvariantError(f"append at {start}, but the history ends at {self._progress.num_tokens}")
+        if len(token_ids) == 0:
+            return
+        self._progress.num_tokens += len(token_ids)
+        last = read_tail_rows(self._connection, start - 1, start) if start > self._progress.sealed_tokens else []
+        if last and last[-1][1] + len(token_ids) <= _MERGED_ROW_TOKENS:
+            start, _, tokens = last[-1]
+            token_ids = np.concatenate([tokens_of([tokens]), token_ids])
+        self._write(start, token_ids)
+
+    def replace(self, start: int, token_ids: Tokens) -> None:
+        """Rewrite in place; rows that lie wholly within may be damaged or missing."""
+        stop = start + len(token_ids)
+        sealed, num_tokens = self._progress.sealed_tokens, self._progress.num_tokens
+        if not sealed <= start <= stop <= num_tokens:
+            raise InvariantError(f"[{start}, {stop}) is not within the tail [{sealed}, {num_tokens})")
+        before, after = self._kept_around(start, stop)
+        self._drop(start - len(before), stop)
+        self._write(start - len(before), np.concatenate([before, token_ids, after]))
+
+    def drop_below(self, stop: int) -> None:
+        """Cut off what is sealed; a row that crosses ``stop`` keeps its rest."""
+        _, after = self._kept_around(self._progress.sealed_tokens, min(stop, self._progress.num_tokens))
+        self._drop(0, stop)
+        if len(after):
+            self._write(stop, after)
+
+    def _write(self, start: int, token_ids: Tokens) -> None:
+        data = np.ascontiguousarray(token_ids, dtype="<u4")
+        rows = [
+            blob_row(start + first, len(piece), piece.tobytes())
+            for first in range(0, len(data), TAIL_ROW_TOKENS)
+            for piece in [data[first : first + TAIL_ROW_TOKENS]]
+        ]
+        self._connection.executemany(replace_sql(schema.tail), rows)
+        self._changes.extend(Change(schema.tail.name, row) for row in rows)
+
+    def _drop(self, start: int, stop: int) -> None:
+        self._connection.execute(_delete(), {"start": start, "stop": stop})
+        self._changes.append(Change(schema.tail.name, None, start, stop))
+
+    def _kept_around(self, start: int, stop: int) -> tuple[Tokens, Tokens]:
+        """Tokens of rows that cross ``start`` or ``stop`` and lie outside; only such rows must be intact."""
+        before = after = np.empty(0, dtype=np.uint32)
+        if start > self._progress.sealed_tokens:
+            for first, count, tokens in read_tail_rows(self._connection, start - 1, start):
+                if first < start < first + count:
+                    before = tokens_of([tokens])[: start - first]
+        if stop < self._progress.num_tokens:
+            for first, count, tokens in read_tail_rows(self._connection, stop - 1, stop):
+                if first < stop < first + count:
+                    after = tokens_of([tokens])[stop - first :]
+        return before, after
