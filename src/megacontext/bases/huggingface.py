@@ -10,16 +10,14 @@ Shape legend: B rows, T new entries, S entries in the cache, V vocabulary, D emb
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from megacontext.bases.attention import ATTENTION_NAME, causal_mask, register_attention
 from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.rotary import ExplicitRotary
 from megacontext.bases.traits import check_config, check_decoder
@@ -29,11 +27,10 @@ from megacontext.ports.text import TextCodec
 
 __all__ = ["HuggingFaceBase"]
 
-ATTENTION_NAME = "megacontext_tapped_sdpa"
 # One forward of ``surprise`` sees about this many tokens: enough to fill the matrix units, little enough for memory.
 SLICE_TOKENS = 1024
-# Float32 logits held at once while negative log-likelihoods are taken.
-LOGIT_CHUNK_ELEMENTS = 1 << 22
+# Float32 logits held at once while negative log-likelihoods are taken: on a CPU what stays in its cache.
+LOGIT_CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
 class HuggingFaceBase:
@@ -59,7 +56,7 @@ class HuggingFaceBase:
                 decoder.rotary_emb, max_positions=info.max_positions, dtype=self._dtype, device=self._device
             )
         self._rotary: ExplicitRotary = decoder.rotary_emb
-        ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _tapped_attention)
+        register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
         self._probe()
 
@@ -122,7 +119,7 @@ class HuggingFaceBase:
             if num_taken < slice_rows:
                 rows_BT = nn.functional.pad(rows_BT, (0, 0, 0, slice_rows - num_taken))
             with torch.no_grad():
-                logits_BTV = self._model(input_ids=rows_BT, use_cache=False).logits
+                logits_BTV = self._model(input_ids=rows_BT, use_cache=False, scoring=True).logits
                 nats = _negative_log_likelihood(logits_BTV[:, :-1].flatten(0, 1), rows_BT[:, 1:].flatten())
             nats_BT[first : first + num_taken, 1:] = nats.view(slice_rows, -1)[:num_taken].cpu().numpy()
         return nats_BT
@@ -141,7 +138,7 @@ class HuggingFaceBase:
             num_kv_heads = keys.shape[1]
             grouped = queries[0].float().reshape(num_kv_heads, -1, num_queries, keys.shape[-1])  # [H, G, T, E]
             scores = grouped @ keys[0].float().transpose(1, 2)[:, None] * cache.tap_scaling
-            mask = _causal_mask(num_queries, num_entries - num_queries, scores.device)
+            mask = causal_mask(num_queries, num_entries - num_queries, scores.device)
             mass: npt.NDArray[np.float32] = (
                 scores.masked_fill(~mask, -math.inf).softmax(-1).amax((0, 1, 2)).cpu().numpy()
             )
@@ -163,7 +160,7 @@ class HuggingFaceBase:
         """None where attention needs none: one query sees everything, and a fresh window is causal by itself."""
         if num_new == 1 or num_cached == 0:
             return None
-        return _causal_mask(num_new, num_cached, self._device)[None, None]
+        return causal_mask(num_new, num_cached, self._device)[None, None]
 
     def _probe(self) -> None:
         """Run three entries, to find out now whether positions and cache reach every layer."""
@@ -178,45 +175,10 @@ class HuggingFaceBase:
             )
 
 
-def _tapped_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    query_tap: KVCache | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' scaled-dot-product attention that leaves the queries of one layer with the cache."""
-    if query_tap is not None and module.layer_idx == query_tap.tap_layer:
-        query_tap.record_queries(query, float(kwargs["scaling"]))
-    if query.shape[2] == 1 and attention_mask is None:
-        return _one_query_attention(query, key, value, float(kwargs["scaling"])), None
-    output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
-    return output, None
-
-
-def _one_query_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    """Decoding: query heads that share a key head go through as its rows, which reads the keys once instead of once
-    per query head (on a CPU in bfloat16, six times as fast)."""
-    num_rows, num_query_heads, _, head_dim = query.shape
-    grouped = query.reshape(num_rows, key.shape[1], -1, head_dim)
-    output = nn.functional.scaled_dot_product_attention(grouped, key, value, scale=scaling)
-    return output.reshape(num_rows, 1, num_query_heads, value.shape[-1])
-
-
-def _causal_mask(num_new: int, num_cached: int, device: torch.device) -> torch.Tensor:
-    """True [T, S + T] where a new entry may look."""
-    ones = torch.ones(num_new, num_cached + num_new, dtype=torch.bool, device=device)
-    return ones.tril(num_cached)
-
-
 def _negative_log_likelihood(logits_NV: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """Float32 nats [N], in chunks: float32 logits of a large vocabulary would not fit."""
-    chunk = max(1, LOGIT_CHUNK_ELEMENTS // logits_NV.shape[-1])
-    parts = []
+    chunk = max(1, LOGIT_CHUNK_ELEMENTS[logits_NV.device.type] // logits_NV.shape[-1])
+    nats_N = -logits_NV.gather(1, targets_N[:, None])[:, 0].float()
     for first in range(0, len(targets_N), chunk):
-        rows = slice(first, first + chunk)
-        parts.append(nn.functional.cross_entropy(logits_NV[rows].float(), targets_N[rows], reduction="none"))
-    return torch.cat(parts)
+        nats_N[first : first + chunk] += logits_NV[first : first + chunk].float().logsumexp(-1)
+    return nats_N
