@@ -90,10 +90,10 @@ class _Walk:
                 path = Path(entry.path)
                 if entry.name.startswith(".") or not self._is_wanted(path):
                     continue
-                if path.is_dir():
+                if entry.is_dir():
                     if not _is_ignored(path, rules, is_folder=True):
                         inner.append((path, rules))
-                elif path.is_file() and not _is_ignored(path, rules, is_folder=False):
+                elif entry.is_file() and not _is_ignored(path, rules, is_folder=False):
                     yield Found(path=path, uri=path.as_uri(), named=False)
             pending.extend(reversed(inner))
 

@@ -11,6 +11,8 @@ from megacontext.ports.catalog import Extent, Source
 __all__ = ["Quoter"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_MAX_CHARACTER_TOKENS = 4  # a character has at most four bytes
+_ANCHORS_BACK = 8
 
 
 class Quoter:
@@ -27,6 +29,8 @@ class Quoter:
         """
         self._reader.tokens(start, start)  # limits
         self._reader.tokens(stop, stop)
+        if start == stop:
+            return []
         quotations: list[Quotation] = []
         texts: dict[str, bytes] = {}  # the last source's text: extents of one source follow one another
         for source, extent in self._parts.catalog.extents(start, stop):
@@ -56,27 +60,36 @@ class Quoter:
     def _byte_of(self, extent: Extent, token: int, text: bytes, *, up: bool) -> tuple[int, bool]:
         """Where a token begins in the source's text, and whether that is exact.
 
-        From the last anchor before it, the decoded tokens must stand in the text letter by letter; a character that
-        is made of several tokens counts to the quotation whole, on whichever side. If a tokenizer's decoding differs
-        from the text, the anchors before and behind are the answer.
+        From an anchor before it, the decoded tokens must stand in the text letter by letter; a character that is made
+        of several tokens counts to the quotation whole, on whichever side. If a tokenizer's decoding differs from the
+        text, the anchors before and behind are the answer.
         """
         if token == extent.token_stop:
             return extent.byte_stop, True
-        anchor = (token - extent.token_start) // ANCHOR_TOKENS
-        base = extent.byte_start + int(extent.anchors[anchor])
-        first = extent.token_start + anchor * ANCHOR_TOKENS
-        if token == first:
-            return base, True
-        past = anchor + 1 < len(extent.anchors)
-        limit = extent.byte_start + int(extent.anchors[anchor + 1]) if past else extent.byte_stop
-        decoded = self._parts.codec.decode(self._reader.tokens(first, token))
-        whole = decoded.rstrip(_REPLACEMENT).encode("utf-8", "replace")
+        offset = token - extent.token_start
+        before, behind = offset // ANCHOR_TOKENS, -(-offset // ANCHOR_TOKENS)
+        places = [*(extent.byte_start + extent.anchors).tolist(), extent.byte_stop]
+        if offset == 0 or (before == behind and not up):
+            return places[before], True
+        for anchor in range(behind - 1, max(-1, behind - 1 - _ANCHORS_BACK), -1):  # one may stand amid a character
+            decoded = self._parts.codec.decode(self._reader.tokens(extent.token_start + anchor * ANCHOR_TOKENS, token))
+            position = _matched(text, places[anchor], decoded, up=up)
+            if position is not None:
+                return position, True
+        return (places[behind] if up else places[before]), False
+
+
+def _matched(text: bytes, base: int, decoded: str, *, up: bool) -> int | None:
+    """Where ``decoded`` ends in the text if it stands there at ``base``; a last character that is not whole shows as
+    replacement characters, and ends behind itself (``up``) or before."""
+    for num_cut in range(_MAX_CHARACTER_TOKENS):
+        whole = decoded[: len(decoded) - num_cut].encode("utf-8", "replace")
         if text.startswith(whole, base):
             position = base + len(whole)
-            if up and decoded.endswith(_REPLACEMENT):
-                position = _next_character(text, position)
-            return min(position, limit), True
-        return (limit if up else base), False
+            return _next_character(text, position) if num_cut and up else position
+        if not decoded[: len(decoded) - num_cut].endswith(_REPLACEMENT):
+            return None
+    return None
 
 
 def _next_character(text: bytes, position: int) -> int:

@@ -72,7 +72,10 @@ class Quotation:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """A passage that matches, with the source in which it begins. score: BM25-like, higher is better."""
+    """A passage that matches, with its source; of several sources, the one with most of the words.
+
+    score: BM25-like, higher is better.
+    """
 
     token_start: int
     token_stop: int

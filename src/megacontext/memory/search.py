@@ -9,7 +9,7 @@ from megacontext.memory.parts import Parts
 from megacontext.memory.passages import next_passage_start
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import SearchResult
-from megacontext.ports.catalog import SearchHit
+from megacontext.ports.catalog import Extent, SearchHit, Source
 
 __all__ = ["Searcher"]
 
@@ -33,10 +33,11 @@ class Searcher:
         return sorted(hits, key=lambda hit: (-hit.score, hit.token_start))[:limit]
 
     def results(self, text: str, limit: int) -> list[SearchResult]:
-        """Hits with their text and the source in which they begin."""
+        """Hits with their text and their source; of several sources, the one with most of the words."""
+        words = set(_WORD.findall(_folded(text)))
         results = []
         for hit in self.hits(text, limit):
-            source, extent = self._parts.catalog.extents(hit.token_start, hit.token_start + 1)[0]
+            source, extent = self._best_extent(hit, words)
             results.append(
                 SearchResult(
                     token_start=hit.token_start,
@@ -50,6 +51,15 @@ class Searcher:
                 )
             )
         return results
+
+    def _best_extent(self, hit: SearchHit, words: set[str]) -> tuple[Source, Extent]:
+        found = self._parts.catalog.extents(hit.token_start, hit.token_stop)
+
+        def num_words(pair: tuple[Source, Extent]) -> int:
+            start, stop = max(hit.token_start, pair[1].token_start), min(hit.token_stop, pair[1].token_stop)
+            return len(_found(words, _folded(self._text(start, stop))))
+
+        return found[0] if len(found) == 1 else max(found, key=num_words)
 
     @property
     def _num_tokens(self) -> int:
@@ -65,13 +75,17 @@ class Searcher:
         words = set(_WORD.findall(_folded(text)))
         if start >= self._num_tokens or not words:
             return None
-        tail = _folded(self._text(start, self._num_tokens))
-        tail_words = set(_WORD.findall(tail))
-        found = [word for word in words if word in tail_words or (len(word) >= _PART_LETTERS and word in tail)]
+        found = _found(words, _folded(self._text(start, self._num_tokens)))
         share = sum(map(len, found)) / sum(map(len, words))
         if not share:
             return None
         return SearchHit(token_start=start, token_stop=self._num_tokens, score=max(best_score, 1e-6) * share)
+
+
+def _found(words: set[str], text: str) -> list[str]:
+    """Those of the words that a folded text holds; long ones also within longer words."""
+    whole = set(_WORD.findall(text))
+    return [word for word in words if word in whole or (len(word) >= _PART_LETTERS and word in text)]
 
 
 def _folded(text: str) -> str:
