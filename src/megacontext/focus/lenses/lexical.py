@@ -22,7 +22,8 @@ from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
 
 __all__ = ["LexicalLens"]
 
-NEAR_CHARS = 240  # words this close together speak of one thing
+NEAR_CHARS = 240  # words this close together may speak of one thing
+FAR_DISCOUNT = 0.5  # what words that far apart are worth less than neighbours
 SENTENCE_CHARS = 240  # how far a sentence's begin and end are looked for
 BEFORE_CHARS = 32  # context that a place takes along where no sentence begins or ends
 AFTER_CHARS = 64
@@ -32,7 +33,7 @@ NEWEST_BONUS = 0.02  # of two equal places the later one is the current version
 
 @dataclass(frozen=True)
 class _Place:
-    """Blocks ``[start, stop)`` in tokens, and the share of the query's weight that they cover."""
+    """Blocks ``[start, stop)`` in tokens; coverage: the share of the query's weight in them, less if far apart."""
 
     start: int
     stop: int
@@ -70,8 +71,7 @@ class LexicalLens:
 
     def _nominate(self, request: FocusRequest) -> Iterator[Nomination]:
         num_tokens = int(request.cut.stops[-1])
-        weights = query_words(request.query_text)
-        content = [word for word, weight in weights.items() if weight > FUNCTION_WEIGHT]
+        weights, content = query_words(request.query_text)
         wanted = " ".join(content) or request.query_text
         if not wanted.strip():
             return
@@ -79,6 +79,8 @@ class LexicalLens:
         spans = [(hit.token_start, min(hit.token_stop, num_tokens)) for hit in hits if hit.token_start < num_tokens]
         texts: dict[int, str] = {}  # passages overlap; each block is read once
         passages = [_Passage.read(request, texts, start, stop) for start, stop in spans]
+        if content:  # function words then only cost time
+            weights = {word: weight for word, weight in weights.items() if weight > FUNCTION_WEIGHT}
         rarity = _rarity(weights, passages)
         total = sum(rarity.values())
         places = [place for passage in passages for place in passage.places(rarity, total)]
@@ -112,12 +114,20 @@ class _Passage:
         return cls(text, edges, char_edges, list(find_words(text)))
 
     def places(self, rarity: dict[str, float], total: float) -> Iterator[_Place]:
-        """Where words of the query stand together, each with what it covers; overlapping ones included."""
+        """Where words of the query stand together, the best ending for each beginning; they may overlap."""
         matches = [(word, low, high) for word, low, high in self.words if word in rarity]
         for at, (_, low, _) in enumerate(matches):
-            near = [match for match in matches[at:] if match[2] <= low + NEAR_CHARS]
-            coverage = sum(rarity[word] for word in {word for word, _, _ in near}) / total
-            yield self._place(low, max(high for _, _, high in near), coverage)
+            best, best_high, seen, covered = 0.0, low, set[str](), 0.0
+            for word, _, high in matches[at:]:
+                if high > low + NEAR_CHARS:
+                    break
+                if word not in seen:
+                    seen.add(word)
+                    covered += rarity[word] / total
+                    together = covered * (1 - FAR_DISCOUNT * (high - low) / NEAR_CHARS)
+                    if together > best:
+                        best, best_high = together, high
+            yield self._place(low, best_high, best)
 
     def _place(self, low: int, high: int, coverage: float) -> _Place:
         ends_before = [found.end() for found in SENTENCE_END.finditer(self.text, max(low - SENTENCE_CHARS, 0), low)]

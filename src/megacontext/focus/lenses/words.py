@@ -48,9 +48,11 @@ def find_words(text: str) -> Iterator[tuple[str, int, int]]:
                 yield stem(part.group()), match.start() + part.start(), match.start() + part.end()
 
 
-def query_words(text: str) -> dict[str, float]:
-    """What each distinct stem of a question weighs before rarity is known: names much, function words little."""
+def query_words(text: str) -> tuple[dict[str, float], list[str]]:
+    """What each distinct stem of a question weighs before rarity is known (names much, function words little), and
+    the words as they were written that are worth a search."""
     weights: dict[str, float] = {}
+    content: dict[str, None] = {}
     sentence_start = True
     position = 0
     for word, start, stop in find_words(text):
@@ -58,8 +60,10 @@ def query_words(text: str) -> dict[str, float]:
         surface = text[start:stop]
         weight = _weight(word, surface, sentence_start=sentence_start)
         weights[word] = max(weights.get(word, 0.0), weight)
-        sentence_start, position = False, stop
-    return weights
+        if weight > FUNCTION_WEIGHT and start >= position:  # parts of a compound are found with it
+            content[surface] = None
+        sentence_start, position = False, max(position, stop)
+    return weights, list(content)
 
 
 def _weight(word: str, surface: str, *, sentence_start: bool) -> float:

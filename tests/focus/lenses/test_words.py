@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from megacontext.focus.lenses.words import FUNCTION_WEIGHT, NAME_WEIGHT, find_words, query_words, stem
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("codes", "code"), ("Baxter's", "BAXTER"), ("opened", "opens"), ("houses", "house"), ("gisting", "gists")],
+)
+def test_forms_of_a_word_have_one_stem(one, other):
+    assert stem(one) == stem(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("was", "wa"), ("code", "cod"), ("bus", "bu")])
+def test_short_words_keep_their_ends(one, other):
+    assert stem(one) != stem(other)
+
+
+def test_identifiers_are_found_whole_and_in_parts():
+    words = {word for word, _, _ in find_words("call open_spans(HTTPServer2)")}
+    assert {"call", "open_span", "open", "span", "httpserver2", "server", "2"} <= words
+
+
+def test_positions_are_those_of_the_text():
+    text = "— The café, Anna-Lena’s"
+    for word, start, stop in find_words(text):
+        assert stem(text[start:stop]) == word
+
+
+def test_names_weigh_much_and_questions_little():
+    weights, content = query_words("What is the door code for Alice Smith in room_12?")
+    assert content == ["door", "code", "Alice", "Smith", "room_12"]
+    assert weights[stem("Alice")] == weights[stem("Smith")] == weights["room_12"] == NAME_WEIGHT
+    assert weights["door"] == weights["code"] == 1.0
+    assert weights["what"] == weights["is"] == weights["the"] == FUNCTION_WEIGHT
+
+
+def test_a_capital_at_the_start_of_a_sentence_is_no_name():
+    assert query_words("Remember this. Doors open when?")[0][stem("Doors")] == 1.0
