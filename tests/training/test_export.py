@@ -1,0 +1,79 @@
+"""A checkpoint becomes an ordinary model folder; the recipe's settings and card are in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from megacontext.training.curriculum import ROWS
+from megacontext.training.export import export_model, load_checkpoint
+from megacontext.training.loop import LoopConfig
+from megacontext.training.optim import OptimConfig
+from megacontext.training.preparation import save_tokenizer
+from megacontext.training.reference import ReferenceConfig
+from megacontext.training.windows import TextSource
+
+from .test_loop import TINY, make_loop
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "reference"
+
+
+def load_script(name: str) -> ModuleType:
+    """A recipe's script as a module."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_checkpoint_is_exported_as_a_folder_that_transformers_opens(
+    source: TextSource, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    loop = make_loop(source, tmp_path / "run", num_steps=4)
+    loop.run()
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    model, state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", TINY)
+    assert state["step"] == 4
+    export_model(model, tmp_path / "tokenizer", tmp_path / "model")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    for name, weight in loaded.named_parameters():
+        assert torch.equal(weight, loop.optimizer.weights[name]), name
+    text = "The code for the quiet mill is 48213.\n"
+    wrapped = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert wrapped(text)["input_ids"] == tokenizer.encode(text).ids
+    assert wrapped.decode(wrapped(text)["input_ids"]) == text
+    assert (wrapped.pad_token_id, wrapped.eos_token_id, wrapped.bos_token_id) == (0, 1, None)
+
+
+def test_the_recipe_names_only_what_exists() -> None:
+    settings = tomllib.loads((RECIPE / "config.toml").read_text())
+    stages = load_script("train").read_stages(settings["stage"])
+    config = ReferenceConfig(**settings["model"])
+    LoopConfig(**settings["loop"])
+    OptimConfig(**settings["optim"])
+    for stage in stages:
+        assert sum(batch.share for batch in stage.batches) == pytest.approx(1)
+        assert stage.gate is None or stage.gate in {batch.name for batch in stage.batches}
+        for batch in stage.batches:
+            assert set(batch.mix) <= set(ROWS)
+            assert sum(batch.mix.values()) == pytest.approx(1)
+            assert batch.length % 32 == 0
+            assert batch.length <= config.max_positions
+    assert stages[-1].gate is None
+
+
+def test_the_card_takes_its_figures_from_the_report() -> None:
+    folder = Path(str(files("megacontext.bases"))) / "bundled" / "reference-plain"
+    tables = load_script("card").figures(json.loads((folder / "evaluation.json").read_text()))
+    assert tables in (folder / "README.md").read_text()
