@@ -156,3 +156,11 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> Non
     folder = write_model_folder(tmp_path / "small", vocab_size=256)
     with pytest.raises(BaseModelError, match="use the tokenizer that belongs to the weights"):
         base_info(str(folder))
+
+
+def test_the_bundled_model_is_there_by_both_names() -> None:
+    info = base_info("reference")
+    assert info == base_info("reference-plain")
+    assert info.name == "reference-plain"
+    text = "The code for Harlow is 48213.\n"
+    assert load_codec("reference").decode(load_codec("reference").encode(text).token_ids) == text

@@ -62,7 +62,8 @@ class HuggingFaceBase:
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Input embeddings [T, D] in the model's dtype, on its device."""
-        embeddings: torch.Tensor = self._embedding(self._ids(token_ids, ndim=1)).detach()
+        with torch.no_grad():
+            embeddings: torch.Tensor = self._embedding(self._ids(token_ids, ndim=1))
         return embeddings
 
     def new_cache(self, capacity_entries: int) -> KVCache:

@@ -29,7 +29,7 @@ def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo) -> HuggingF
     try:
         with _no_progress_bar():
             model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -78,7 +78,9 @@ class BaseHandle:
     @functools.cached_property
     def embeddings(self) -> EmbeddingTable:
         """The input-embedding matrix, on disk."""
-        return EmbeddingTable.from_folder(self.folder)
+        files = sorted(self.folder.glob("*.safetensors"))
+        stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        return _embedding_table(self.folder, stamps)
 
     @functools.cached_property
     def info(self) -> BaseInfo:
@@ -129,6 +131,12 @@ def base_info(id_or_path: str) -> BaseInfo:
 def load_codec(id_or_path: str) -> TokenizersCodec:
     """Only the tokenizer of a base model, without torch."""
     return BaseHandle(id_or_path).codec
+
+
+@functools.lru_cache(maxsize=8)
+def _embedding_table(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> EmbeddingTable:
+    """One table, and so one digest, per process and unchanged folder."""
+    return EmbeddingTable.from_folder(folder)
 
 
 def _locate(id_or_path: str) -> tuple[str, str, Path]:
