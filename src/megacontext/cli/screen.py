@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,27 @@ QUOTE_CHARS = 160
 PIPED_WIDTH = 200
 
 
+class _Console(Console):
+    """rich's console, but a reader that went away is for ``main`` to handle."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def output_console() -> Console:
     """Standard output."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_columns() or PIPED_WIDTH)
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=_columns() or PIPED_WIDTH)
 
 
 def error_console() -> Console:
     """Standard error, for progress and errors."""
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def print_json(data: object) -> None:
     """One JSON document on standard output."""
-    Console(soft_wrap=True, highlight=False, markup=False, emoji=False, color_system=None).out(
-        json.dumps(_jsonable(data), ensure_ascii=False, indent=2), highlight=False
-    )
+    sys.stdout.write(json.dumps(_jsonable(data), ensure_ascii=False, indent=2) + "\n")
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> Table:

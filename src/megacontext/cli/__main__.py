@@ -1,0 +1,7 @@
+"""``python -m megacontext.cli``."""
+
+from __future__ import annotations
+
+from megacontext.cli.main import main
+
+main()

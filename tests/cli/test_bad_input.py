@@ -1,0 +1,241 @@
+"""What goes wrong ends in one line that says what to do, the right exit code, and a memory as it was."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from megacontext.testing.model_folder import write_model_folder
+
+
+def assert_one_line(result, code, *words):
+    assert result.code == code, result.err
+    assert result.err.count("\n") == 1
+    assert result.err.startswith("megacontext: ")
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err
+
+
+def test_a_memory_that_is_not_there(megacontext, tmp_path):
+    for arguments in (["sources"], ["ask", "why?"], ["ingest", "x"], ["check"], ["inspect"], ["focus"]):
+        assert_one_line(megacontext(arguments[0], tmp_path / "no", *arguments[1:]), 1, "no memory", "init")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_memory_that_is_there_already(megacontext, memory, base_folder, fingerprint):
+    before = fingerprint(memory)
+    assert_one_line(megacontext("init", memory, "--base", base_folder), 1, "already")
+    assert fingerprint(memory) == before
+
+
+def test_a_folder_that_is_something_else(megacontext, documents, base_folder):
+    assert_one_line(megacontext("init", documents, "--base", base_folder), 1, "no memory")
+    assert_one_line(megacontext("sources", documents), 1, "no memory")
+    assert_one_line(megacontext("sources", documents / "facts.md"), 1, "no memory")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--base", "nonsense"], ["reference"]),
+        (["--gister", "poet"], ["extractive", "mean"]),
+        (["--block-tokens", "7"], ["8", "128"]),
+        (["--gist-width", "0"], ["gist_width"]),
+        (["--block-tokens", "many"], ["--block-tokens"]),
+    ],
+)
+def test_init_with_impossible_options_makes_nothing(megacontext, tmp_path, base_folder, options, words):
+    base = [] if "--base" in options else ["--base", base_folder]
+    assert_one_line(megacontext("init", tmp_path / "new", *base, *options), 2, *words)
+    assert not (tmp_path / "new").exists()
+
+
+def test_object_stores_are_named_as_not_there_yet(megacontext):
+    assert_one_line(megacontext("init", "s3://bucket/prefix"), 2, "local folder", "export")
+
+
+@pytest.mark.parametrize("verb", ["ask", "focus", "complete"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--lens", "telescope"], ["auto", "lexical"]),
+        (["--allocator", "thrifty"], ["greedy", "optimal"]),
+        (["--budget", "9"], ["at least"]),
+        (["--budget", "0"], ["1024"]),
+        (["--budget", "1000000"], ["4096"]),
+    ],
+)
+def test_unknown_names_and_impossible_budgets(megacontext, filled_memory, verb, options, words):
+    extra = {"ask": ["why?"], "complete": ["--prompt", "x"], "focus": []}[verb]
+    assert_one_line(megacontext(verb, filled_memory, *extra, *options), 2, *words)
+
+
+def test_a_question_longer_than_the_window_names_the_smallest_budget(megacontext, filled_memory):
+    result = megacontext("ask", filled_memory, "word " * 500, "--budget", 256)
+    assert_one_line(result, 2, "budget of at least")
+
+
+def test_ask_with_another_gister_than_the_memorys(megacontext, filled_memory):
+    assert_one_line(megacontext("ask", filled_memory, "why?", "--gister", "mean"), 1, "gister=extractive")
+    assert_one_line(megacontext("ask", filled_memory, "why?", "--gister", "poet"), 2, "extractive, mean")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ask", "MEMORY"], ["QUESTION", "--help"]),
+        (["ask"], ["MEMORY"]),
+        (["paint", "MEMORY"], ["paint"]),
+        (["sources", "MEMORY", "--colour"], ["--colour"]),
+        (["provenance", "MEMORY", "5"], ["START:STOP"]),
+        (["provenance", "MEMORY", "9:5"], ["START:STOP"]),
+        (["provenance", "MEMORY", "0:99999999"], ["outside"]),
+        (["focus", "MEMORY", "--pin", "x:y"], ["START:STOP"]),
+        (["focus", "MEMORY", "--reveal", "0:99999999"], ["history"]),
+        (["ingest", "MEMORY", "x", "--label", "team"], ["KEY=VALUE"]),
+        (["ingest", "MEMORY", "-", "x"], ["-"]),
+        (["search", "MEMORY", "x", "--limit", "0"], ["--limit"]),
+        (["ask", "MEMORY", "why?", "--max-new-tokens", "0"], ["max_new_tokens"]),
+        (["ask", "MEMORY", "why?", "--temperature", "-1"], ["temperature"]),
+        (["ask", "MEMORY", "why?", "--top-p", "2"], ["top_p"]),
+    ],
+)
+def test_wrong_usage(megacontext, filled_memory, arguments, words):
+    arguments = [filled_memory if argument == "MEMORY" else argument for argument in arguments]
+    assert_one_line(megacontext(*arguments), 2, *words)
+
+
+def test_sources_that_cannot_be_ingested(megacontext, memory, documents, tmp_path, fingerprint):
+    before = fingerprint(memory)
+    (tmp_path / "empty.txt").write_text(" \n")
+    assert_one_line(megacontext("ingest", memory, tmp_path / "empty.txt"), 1, "no text")
+    assert_one_line(megacontext("ingest", memory, documents / "noise.bin"), 1, "binary")
+    assert_one_line(megacontext("ingest", memory, tmp_path / "absent.txt"), 1, "absent.txt")
+    assert_one_line(megacontext("ingest", memory, documents / "prose.txt", tmp_path / "absent.txt"), 1, "absent.txt")
+    assert fingerprint(memory) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"\xff\xfe\x00"])
+def test_standard_input_without_text(megacontext, memory, monkeypatch, fingerprint, content):
+    before = fingerprint(memory)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert_one_line(megacontext("ingest", memory, "-"), 1, "text")
+    assert fingerprint(memory) == before
+
+
+def test_a_text_to_score_that_cannot_be_read(megacontext, filled_memory, documents, tmp_path):
+    assert_one_line(megacontext("score", filled_memory, "--text", tmp_path / "absent"), 1, "absent")
+    assert_one_line(megacontext("score", filled_memory, "--text", documents / "noise.bin"), 1, "UTF-8")
+
+
+def test_a_memory_of_a_newer_schema(megacontext, memory):
+    with sqlite3.connect(memory / "catalog.sqlite") as catalog:
+        catalog.execute("UPDATE alembic_version SET version_num = 'from-the-future'")
+    catalog.close()
+    for verb in (["sources"], ["ask", "why?"], ["ingest", "x"]):
+        assert_one_line(megacontext(verb[0], memory, *verb[1:]), 1, "newer")
+
+
+def test_a_memory_whose_base_changed(megacontext, base_folder, documents, tmp_path):
+    own_base = shutil.copytree(base_folder, tmp_path / "base")
+    memory = tmp_path / "memory"
+    megacontext("init", memory, "--base", own_base)
+    megacontext("ingest", memory, documents / "facts.md")
+    write_model_folder(own_base, dtype="float32", seed=1)
+    before = megacontext("inspect", memory, "--json").out
+    assert_one_line(megacontext("ask", memory, "why?"), 1, "fingerprint", "ingest the sources again")
+    assert_one_line(megacontext("ingest", memory, documents / "prose.txt"), 1, "fingerprint")
+    assert megacontext("inspect", memory, "--json").out == before
+    assert megacontext("sources", memory).code == 0
+    shutil.rmtree(own_base)
+    assert_one_line(megacontext("ask", memory, "why?"), 1, "no such folder")
+
+
+def test_a_second_writer_is_told_who_writes(megacontext, memory, documents):
+    from megacontext.runtime import assembly
+
+    with assembly.open(memory) as writer:
+        writer.append([1, 2, 3])
+        assert_one_line(megacontext("ingest", memory, documents / "facts.md"), 1, str(os.getpid()))
+        assert megacontext("sources", memory).code == 0
+    assert megacontext("ingest", memory, documents / "facts.md").code == 0
+
+
+def test_archives_that_are_none(megacontext, memory, documents, tmp_path):
+    archive = tmp_path / "memory.tar"
+    assert megacontext("export", memory, archive).code == 0
+    assert_one_line(megacontext("export", memory, archive), 2, "exists")
+    assert_one_line(megacontext("export", memory, tmp_path / "no" / "x.tar"), 2, "folder")
+    assert_one_line(megacontext("import", archive, memory), 1, "exists")
+    assert_one_line(megacontext("import", documents / "prose.txt", tmp_path / "new"), 2, "archive")
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "damaged.tar").write_bytes(content)
+    damaged = megacontext("import", tmp_path / "damaged.tar", tmp_path / "new")
+    assert damaged.code in {1, 2}
+    assert damaged.err.count("\n") == 1
+    (tmp_path / "short.tar").write_bytes(content[: len(content) // 2])
+    assert megacontext("import", tmp_path / "short.tar", tmp_path / "new").code in {1, 2}
+    assert not (tmp_path / "new").exists()
+    assert not list(tmp_path.glob(".megacontext-*"))
+
+
+def test_debug_shows_the_traceback(megacontext, tmp_path):
+    result = megacontext("--debug", "sources", tmp_path / "no")
+    assert result.code == 1
+    assert "Traceback" in result.err
+    assert result.err.splitlines()[-1].startswith("megacontext: ")
+
+
+def test_a_bug_of_ours_is_one_line_too(megacontext, filled_memory, monkeypatch):
+    from megacontext.memory.memory import Memory
+
+    monkeypatch.setattr(Memory, "sources", lambda self: 1 / 0)
+    assert_one_line(megacontext("sources", filled_memory), 1, "ZeroDivisionError", "--debug")
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "megacontext.cli", *map(str, arguments)]
+
+
+def test_a_full_disk_leaves_the_memory_as_it_was(memory, tmp_path, fingerprint):
+    before = fingerprint(memory)
+    (tmp_path / "large.txt").write_text("".join(f"{number * 7919} " for number in range(60_000)))
+    limited = ["bash", "-c", 'ulimit -f 32; exec "$@"', "-", *command("ingest", memory, tmp_path / "large.txt")]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "space" in done.stderr
+    assert fingerprint(memory) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root without setpriv writes everywhere")
+def test_a_folder_that_cannot_be_written(memory, documents, fingerprint):
+    before = fingerprint(memory)
+    for path in [memory, *memory.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    without_override = []
+    if os.geteuid() == 0:  # root writes everywhere, unless it gives that up
+        without_override = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    try:
+        for arguments, code in ((["ingest", memory, "-"], 1), (["sources", memory], 0)):
+            done = subprocess.run(
+                [*without_override, *command(*arguments)],
+                input="Something new.",
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        for path in [memory, *memory.rglob("*")]:
+            path.chmod(0o755)
+    assert fingerprint(memory) == before

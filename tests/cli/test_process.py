@@ -1,0 +1,71 @@
+"""The command line as a process: what it imports, and how it ends when somebody interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "megacontext.cli", *map(str, arguments)]
+
+
+PROBE = """
+import sys
+from megacontext.cli.main import run
+code = run(sys.argv[1:])
+heavy = sorted(name for name in ("torch", "transformers", "matplotlib") if name in sys.modules)
+sys.exit(f"{heavy} after {sys.argv[1:]}" if code or heavy else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["ask", "--help"],
+        ["sources", "MEMORY"],
+        ["search", "MEMORY", "bread"],
+        ["provenance", "MEMORY", "0:9"],
+        ["inspect", "MEMORY"],
+        ["check", "MEMORY"],
+    ],
+)
+def test_verbs_that_run_no_model_import_no_torch(filled_memory, arguments):
+    arguments = [str(filled_memory) if argument == "MEMORY" else argument for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(filled_memory):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        command("sources", filled_memory), stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(write_end)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_quietly_with_130(filled_memory):
+    arguments = command("complete", filled_memory, "--max-new-tokens", 3000, "--budget", 4000)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(20)  # it streams by now
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == b""
+
+
+def test_an_answer_in_a_pipe_has_no_colours(filled_memory):
+    done = subprocess.run(
+        command("ask", filled_memory, "Kolibri?", "--max-new-tokens", 2), capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"\x1b[" not in done.stdout
+    assert done.stderr == b""

@@ -1,0 +1,176 @@
+"""Every verb once on a real memory: what it prints for people, and what as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+
+import pytest
+
+FACT = "The code for Kolibri is 48213."
+
+
+def test_init_then_ingest_counts_what_it_did(megacontext, tmp_path, base_folder, documents):
+    memory = tmp_path / "new"
+    assert "extractive gists" in megacontext("init", memory, "--base", base_folder).out
+    result = megacontext("ingest", memory, documents)
+    assert result.code == 0
+    assert "added 2 sources" in result.out
+    assert "1 binary" in result.out
+    assert "2 unchanged" in megacontext("ingest", memory, documents).out
+
+
+def test_init_as_json_names_what_the_memory_is_made_of(megacontext, tmp_path, base_folder):
+    data = megacontext(
+        "init", tmp_path / "new", "--base", base_folder, "--gister", "mean", "--block-tokens", 16, "--json"
+    ).data
+    assert (data["info"]["gister_name"], data["info"]["block_tokens"]) == ("mean", 16)
+
+
+def test_a_changed_source_becomes_a_new_version(megacontext, memory, documents, tmp_path):
+    copy = tmp_path / "facts.md"
+    shutil.copy(documents / "facts.md", copy)
+    megacontext("ingest", memory, copy)
+    copy.write_text("The code for Kolibri is 99999.")
+    assert megacontext("ingest", memory, copy, "--json").data["num_sources"] == 1
+    versions = [s["version"] for s in megacontext("sources", memory, "--json").data if s["uri"].endswith("/facts.md")]
+    assert sorted(versions) == [1, 1, 2]
+
+
+def test_ingest_reads_standard_input_with_name_role_and_labels(megacontext, memory, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Grüße from a pipe.".encode())))
+    arguments = ("--name", "note", "--role", "user", "--label", "a=1", "--label", "b=x=y", "--json")
+    assert megacontext("ingest", memory, "-", *arguments).data["num_sources"] == 1
+    newest = megacontext("sources", memory, "--json").data[-1]
+    assert (newest["uri"], newest["role"], newest["labels"]) == ("note", "user", {"a": "1", "b": "x=y"})
+    span = f"{newest['token_start']}:{newest['token_stop']}"
+    assert megacontext("provenance", memory, span, "--json").data[0]["text"] == "Grüße from a pipe."
+
+
+def test_sources_lists_labels_and_spans(megacontext, memory):
+    out = megacontext("sources", memory).out
+    assert "team=infra" in out
+    assert "facts.md" in out
+    assert {source["kind"] for source in megacontext("sources", memory, "--json").data} == {"markdown", "text"}
+
+
+def test_search_finds_the_passage_and_provenance_quotes_it(megacontext, memory):
+    best = megacontext("search", memory, "Kolibri code", "--json").data[0]
+    assert "Kolibri" in best["text"]
+    assert "facts.md" in megacontext("search", memory, "Kolibri", "--limit", 1).out
+    quoted = megacontext("provenance", memory, f"{best['token_start']}:{best['token_stop']}")
+    assert "Kolibri" in quoted.out
+    assert "facts.md:" in quoted.out
+    assert megacontext("search", memory, "zyzzyva").out == "nothing matches\n"
+
+
+def test_inspect_counts(megacontext, memory):
+    data = megacontext("inspect", memory, "--json").data
+    assert data["stats"]["num_sources"] == 2
+    assert data["stats"]["num_nodes"][1] == data["stats"]["num_tokens"] // 8
+    assert f"{data['stats']['num_tokens']:,}" in megacontext("inspect", memory).out
+
+
+def test_check_is_good_then_finds_a_flipped_byte_and_repairs_it(megacontext, memory):
+    assert megacontext("check", memory).out.startswith("all good")
+    blob = next(memory.glob("raw/*/*.zst"))
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    blob.write_bytes(content)
+    found = megacontext("check", memory, "--json")
+    assert found.code == 1
+    assert blob.name in found.data["damages"][0]["object_name"]
+    assert blob.name in megacontext("check", memory).out
+
+
+def test_ask_prints_an_answer_and_the_sources_that_it_rests_on(megacontext, memory):
+    result = megacontext("ask", memory, "What is the code for Kolibri?", "--max-new-tokens", 4, "--budget", 512)
+    assert result.code == 0
+    assert "facts.md" in result.out
+    assert FACT[:20] in result.out
+    data = megacontext("ask", memory, "What is the code for Kolibri?", "--max-new-tokens", 4, "--json").data
+    assert isinstance(data["answer"], str)
+    assert any(source["uri"].endswith("facts.md") for source in data["sources"])
+
+
+def test_complete_prints_the_prompt_and_its_continuation(megacontext, memory):
+    result = megacontext("complete", memory, "--prompt", "Line 7", "--max-new-tokens", 3)
+    assert result.out.startswith("Line 7")
+    data = megacontext("complete", memory, "--prompt", "Line 7", "--max-new-tokens", 3, "--json").data
+    assert result.out == f"Line 7{data['continuation']}\n"
+
+
+def test_score_compares_methods_without_full_context_where_it_does_not_fit(megacontext, memory, documents):
+    data = megacontext("score", memory, "--text", documents / "facts.md", "--json").data
+    assert {method["name"] for method in data["methods"]} == {"megacontext", "recency"}
+    assert all(method["nats_per_token"] > 0 for method in data["methods"])
+    assert "does not fit" in megacontext("score", memory, "--text", documents / "facts.md").out
+
+
+def test_score_includes_full_context_where_it_fits(megacontext, tmp_path, base_folder, documents):
+    memory = tmp_path / "small"
+    megacontext("init", memory, "--base", base_folder)
+    megacontext("ingest", memory, documents / "facts.md")
+    data = megacontext("score", memory, "--text", documents / "facts.md", "--json").data
+    scores = {method["name"]: method["nats_per_token"] for method in data["methods"]}
+    assert scores["full"] == pytest.approx(scores["recency"], abs=1e-4)
+
+
+def test_focus_draws_the_cut_and_opens_what_a_question_needs(megacontext, memory):
+    fact = megacontext("search", memory, "Kolibri", "--json").data[0]
+    closed = megacontext("focus", memory, "--budget", 300, "--json").data
+    opened = megacontext("focus", memory, "--budget", 300, "--query", "Kolibri", "--json").data
+    position = fact["token_start"] + 12
+
+    def level_at(data):
+        return next(entry["level"] for entry in data["entries"] if entry["start"] <= position < entry["stop"])
+
+    assert level_at(closed) > 0
+    assert level_at(opened) == 0
+    assert opened["cost"] <= 300
+    picture = megacontext("focus", memory, "--budget", 300, "--query", "Kolibri").out
+    assert "history" in picture
+    assert "█" in picture
+
+
+def test_focus_pins_and_reveals_in_the_window_that_it_shows(megacontext, memory):
+    data = megacontext("focus", memory, "--pin", "800:816", "--reveal", "1,600:1,608", "--json").data
+    raw = {(entry["start"], entry["pinned"]) for entry in data["entries"] if entry["level"] == 0}
+    assert {(800, True), (808, True), (1600, False)} <= raw
+    undone = megacontext("focus", memory, "--pin", "800:816", "--unpin", "800:816", "--json").data
+    assert all(not entry["pinned"] for entry in undone["entries"] if entry["start"] in {800, 808})
+    assert "pinned" in megacontext("focus", memory, "--pin", "800:816", "--show").out
+
+
+def test_chat_turns_become_part_of_the_memory(megacontext, memory, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What is the code for Kolibri?\nAnd the weather?\n"))
+    assert megacontext("chat", memory, "--max-new-tokens", 3, "--budget", 512).code == 0
+    turns = [source for source in megacontext("sources", memory, "--json").data if source["uri"].startswith("chat/")]
+    assert [turn["role"] for turn in turns if turn["role"] == "user"] == ["user", "user"]
+    span = f"{turns[0]['token_start']}:{turns[0]['token_stop']}"
+    assert "What is the code" in megacontext("provenance", memory, span).out
+
+
+def test_export_and_import_give_the_same_memory(megacontext, memory, tmp_path, fingerprint):
+    archive, copy = tmp_path / "memory.tar", tmp_path / "copy"
+    assert megacontext("export", memory, archive).code == 0
+    assert megacontext("import", archive, copy, "--json").data["num_sources"] == 2
+    assert fingerprint(copy) == fingerprint(memory)
+    assert megacontext("check", copy).code == 0
+
+
+def test_version_and_help(megacontext):
+    assert megacontext("--version").out.startswith("megacontext 0.")
+    assert megacontext("--help").code == 0
+    bare = megacontext()
+    assert bare.code == 2
+    assert "Usage" in bare.out
+
+
+def test_json_output_is_nothing_but_json(megacontext, memory):
+    for verb in (["sources"], ["search", "bread"], ["inspect"], ["check"], ["focus"], ["provenance", "0:9"]):
+        result = megacontext(verb[0], memory, *verb[1:], "--json")
+        assert result.err == ""
+        json.loads(result.out)
