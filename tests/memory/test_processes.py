@@ -1,0 +1,183 @@
+"""Several processes on one memory: one writer, any number of readers, and sudden death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megacontext.errors import MemoryLockedError, MemoryReadOnlyError
+
+HERE = Path(__file__).parent
+
+PRELUDE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from doubles import VOCAB, open_folder
+import numpy as np
+folder = Path(sys.argv[1])
+"""
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Start a script beside the doubles, with the memory's folder as its argument."""
+    children = []
+
+    def start(script, *arguments):
+        code = PRELUDE.format(here=str(HERE)) + script
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "m"), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        children.append(process)
+        return process
+
+    yield start
+    for process in children:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+HOLD = """
+memory = open_folder(folder)
+memory.append([1, 2, 3])
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(kit, tmp_path, child):
+    holder = child(HOLD)
+    assert holder.stdout.readline() == "held\n"
+    second = kit.open_folder(tmp_path / "m")
+    with pytest.raises(MemoryLockedError, match=rf"process {holder.pid}; close it there"):
+        second.append([4])
+    with pytest.raises(MemoryLockedError):
+        second.check(repair=True)
+    assert second.tokens(0, 3).tolist() == [1, 2, 3]  # reading needs no lock
+    holder.communicate("go on\n")
+    assert second.append([4]) == 3
+    second.close()
+
+
+def test_the_lock_of_a_dead_process_does_not_block(kit, tmp_path, child):
+    holder = child(HOLD)
+    holder.stdout.readline()
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "m" / "writer.pid").read_text() == f"{holder.pid}\n"
+    with kit.open_folder(tmp_path / "m") as memory:
+        assert memory.append([4]) == 3
+        assert (tmp_path / "m" / "writer.pid").read_text() == f"{os.getpid()}\n"
+    assert not (tmp_path / "m" / "writer.pid").exists()
+
+
+def test_two_memories_of_one_process_take_turns(kit, tmp_path):
+    first, second = kit.open_folder(tmp_path / "m"), kit.open_folder(tmp_path / "m")
+    first.append([1])
+    with pytest.raises(MemoryLockedError, match=str(os.getpid())):
+        second.append([2])
+    first.close()
+    assert second.append([2]) == 1  # it sees what the first has done
+    assert second.tokens(0, 2).tolist() == [1, 2]
+    second.close()
+
+
+def test_a_read_only_memory_never_locks(kit, tmp_path, child):
+    kit.open_folder(tmp_path / "m").close()
+    with kit.open_folder(tmp_path / "m", read_only=True) as memory:
+        with pytest.raises(MemoryReadOnlyError):
+            memory.append([1])
+        assert not (tmp_path / "m" / "writer.lock").exists()
+
+
+WRITE = """
+memory = open_folder(folder)
+tokens = np.random.default_rng(5).integers(0, VOCAB, 6000)
+start = 0
+for number, start in enumerate(range(0, 6000, 75)):
+    memory.append(tokens[start : start + 75])
+    if number % 20 == 19:
+        sys.stdin.readline()
+memory.close()
+"""
+
+
+def test_readers_follow_a_writer_that_seals(kit, tmp_path, child):
+    tokens = np.random.default_rng(5).integers(0, kit.VOCAB, 6000).astype(np.uint32)
+    gister = kit.MeanGister()
+    kit.open_folder(tmp_path / "m").close()
+    reader = kit.open_folder(tmp_path / "m", read_only=True)
+    writer = child(WRITE)
+    lengths = []
+    for pause in (1500, 3000, 4500, 6000):  # the writer runs freely up to here
+        while reader.num_tokens < pause:
+            assert writer.poll() is None
+            lengths.append(num := reader.refresh())
+            start = max(0, num - 1500)
+            assert np.array_equal(reader.tokens(start, num), tokens[start:num])
+            first, last = start // 8 + 1, num // 8
+            if first < last:
+                wanted = gister.from_tokens(tokens[first * 8 : last * 8], start=first * 8, num_context=0)
+                assert np.array_equal(reader.gists(1, first, last), wanted.vectors)
+        writer.stdin.write("go on\n")
+        writer.stdin.flush()
+    assert writer.wait() == 0
+    assert lengths == sorted(lengths)
+    assert reader.refresh() == 6000
+    assert reader.check(recompute_gists=True).ok
+    reader.close()
+
+
+APPEND_FOREVER = """
+memory = open_folder(folder)
+rng = np.random.default_rng([7, memory.num_tokens])
+number = len(memory.sources())
+while True:
+    number += 1
+    text = f"source {number} begins; " + "hay " * int(rng.integers(1, 400)) + f"; source {number} ends."
+    if number % 3:
+        memory.append_text(text, source=f"s{number}")
+    else:
+        memory.ingest(text=text, source=f"s{number}")
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_loses_nothing_that_was_acknowledged(kit, tmp_path, child):
+    """SIGKILL at many moments of appends, ingests and seals; each life goes on where the last one died."""
+    rng = np.random.default_rng(3)
+    acknowledged = 0
+    stop_at = time.monotonic() + 10
+    lives = 0
+    while time.monotonic() < stop_at or lives < 3:
+        lives += 1
+        process = child(APPEND_FOREVER)
+        process.stdout.readline()
+        time.sleep(float(rng.uniform(0.0, 0.5)))
+        process.send_signal(signal.SIGKILL)
+        lines = process.stdout.read().split("\n")
+        process.wait()
+        with kit.open_folder(tmp_path / "m") as memory:
+            texts = [memory.text(source.token_start, source.token_stop) for source in memory.sources()]
+            assert len(texts) >= max([acknowledged, *(int(line) for line in lines[:-1])])
+            acknowledged = len(texts)
+            for number, text in enumerate(texts, start=1):
+                assert text.startswith(f"source {number} begins; hay ")
+                assert text.endswith(f"; source {number} ends.")
+            assert memory.check(recompute_gists=True).ok
+            assert memory.search_hits(f"source {acknowledged}", limit=3)
+    assert acknowledged >= lives  # each life acknowledged something before it was ended
