@@ -6,15 +6,21 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from megacontext.catalog import queries
 from megacontext.catalog.connections import connect
 from megacontext.catalog.faults import sqlite_faults
+from megacontext.catalog.journal import JOURNAL_FILE, Journal
+from megacontext.catalog.rebuilding import everything
 from megacontext.catalog.rows import CATALOG_FILE
 
-__all__ = ["copy_catalog"]
+__all__ = ["COPIED_FILES", "copy_catalog"]
 
 
-def copy_catalog(folder: Path, target_folder: Path) -> Path:
-    """Copy the last commit of a memory's catalog into another folder, by SQLite's own backup; the new file.
+COPIED_FILES = (CATALOG_FILE, JOURNAL_FILE)
+
+
+def copy_catalog(folder: Path, target_folder: Path) -> None:
+    """Copy the last commit of a memory's catalog into another folder, by SQLite's own backup, with a fresh journal.
 
     Raises: CorruptionError, StorageError, StorageFullError.
     """
@@ -25,4 +31,5 @@ def copy_catalog(folder: Path, target_folder: Path) -> Path:
         closing(sqlite3.connect(target)) as copy,
     ):
         reader.backup(copy)
-    return target
+        num_commits = queries.read_progress(copy).num_commits
+        Journal(target_folder / JOURNAL_FILE).record(num_commits, everything(copy), everything(copy))

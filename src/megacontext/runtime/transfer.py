@@ -1,8 +1,8 @@
 """Moving a memory: everything that the last commit refers to, in one tar file with a digest for every file.
 
 An export needs no lock. The catalog is copied first; whatever it names (sealed shards, raw sources) was complete by
-then and never changes, so what a writer adds meanwhile is simply not part of the copy. An import unpacks beside its target,
-compares every digest, and renames the folder when all of them match: a memory appears whole or not at all.
+then and never changes, so what a writer adds meanwhile is simply not part of the copy. An import unpacks beside its
+target, compares every digest, and renames the folder when all of them match: a memory appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from megacontext.catalog.backup import copy_catalog
-from megacontext.catalog.rows import CATALOG_FILE
+from megacontext.catalog.backup import COPIED_FILES, copy_catalog
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import (
     CorruptionError,
@@ -43,7 +42,9 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 CHUNK_BYTES = 1 << 20
 # what an archive may contain: nothing that could land outside the memory's folder
-SAFE_NAME = re.compile(rf"{re.escape(CATALOG_FILE)}|({ARRAYS_FOLDER}|{BLOBS_FOLDER})(/[A-Za-z0-9][A-Za-z0-9._-]*)+")
+SAFE_NAME = re.compile(
+    rf"{'|'.join(map(re.escape, COPIED_FILES))}|({ARRAYS_FOLDER}|{BLOBS_FOLDER})(/[A-Za-z0-9][A-Za-z0-9._-]*)+"
+)
 
 Progress = Callable[[int, str], None]
 
@@ -176,8 +177,8 @@ def _write_archive(
     num_bytes = 0
     with path.open("xb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for name in [CATALOG_FILE, *names]:
-                place = (snapshot if name == CATALOG_FILE else folder) / name
+            for name in [*COPIED_FILES, *names]:
+                place = (snapshot if name in COPIED_FILES else folder) / name
                 if not place.is_file():
                     raise CorruptionError(f"{name} is missing; run `megacontext check {folder} --repair`, then export")
                 with place.open("rb") as source:
