@@ -72,6 +72,7 @@ class PlainContext:
         assert len(window) == wc.cost <= wc.budget_entries == self.budget_entries
         assert wc.num_entries == len(rows) == len(wc.pinned) == len(wc.ages)
         assert wc.num_tokens == self.num_tokens
+        assert wc.smallest_budget == self.smallest_budget()
         assert [window[offset][1] for offset in wc.window_offsets()] == [start for _, start, _ in rows]
         raw = self.must_be_raw()
         for (level, start, stop), pinned in zip(rows, wc.pinned.tolist(), strict=True):

@@ -84,6 +84,12 @@ class WorkingContext(RowsReader):
         """Spans that were pinned and not unpinned, sorted, joined where they touch."""
         return self._pins.spans
 
+    @property
+    def smallest_budget(self) -> int:
+        """The least that ``budget_entries`` could be for this history with its pinned, first and recent tokens raw."""
+        wanted = _always_raw(self.config, self._pins, self.num_tokens)
+        return cost_with_raw(self.tree, self.num_tokens, wanted, self.gist_width)
+
     def extend(self, num_tokens: int) -> Edits:
         """Append ``num_tokens`` raw tokens.
 

@@ -19,7 +19,7 @@ FIELDS = ("ratios", "gains", "heads", "levels", "starts", "counts")
 MARGIN_NODES = 32  # nodes on each side of where the budget ends that are chosen exactly
 GAP_TOLERANCE = 0.002  # share of the gain
 TIE_BREAK = 1e-9
-FEW_NODES = 256  # so few that single ones matter
+FEW_NODES = 128  # so few that single ones matter
 Opened = dict[int, Ints]  # per level, the starts of the opened nodes, ascending
 
 
