@@ -46,7 +46,7 @@ class Attribute:
 ATTRIBUTES = (
     Attribute(
         key="code",
-        share=0.52,
+        share=0.44,
         draw=lambda random: digits(random, 5),
         statements=(
             "The code for {n} is {v}.",
@@ -69,7 +69,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         key="room",
-        share=0.09,
+        share=0.07,
         draw=lambda random: digits(random, 3),
         statements=("The room of {n} is {v}.", "{n} moved into room {v}.", "{n} can be found in room {v}."),
         questions=("What is the room of {n}?", "In which room is {n}?"),
@@ -78,7 +78,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         key="extension",
-        share=0.09,
+        share=0.07,
         draw=lambda random: digits(random, 4),
         statements=("The extension of {n} is {v}.", "Call {n} at extension {v}.", "{n} has the extension {v}."),
         questions=("What is the extension of {n}?",),
@@ -87,7 +87,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         key="password",
-        share=0.14,
+        share=0.20,
         draw=lambda random: f"{random.choice(WORDS)} {random.choice(WORDS)}",
         statements=(
             "The password for {n} is {v}.",
@@ -101,7 +101,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         key="city",
-        share=0.06,
+        share=0.05,
         draw=lambda random: random.choice(CITIES),
         statements=("The city of {n} is {v}.", "{n} lives in {v}.", "{n} is based in {v}."),
         questions=("What is the city of {n}?", "In which city is {n}?"),
@@ -110,7 +110,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         key="color",
-        share=0.05,
+        share=0.08,
         draw=lambda random: random.choice(COLORS),
         statements=("The color of {n} is {v}.", "{n} was painted {v}.", "The favorite color of {n} is {v}."),
         questions=("What is the color of {n}?",),
@@ -119,7 +119,7 @@ ATTRIBUTES = (
     ),
     Attribute(
         key="token",
-        share=0.05,
+        share=0.09,
         draw=lambda random: random.choice(WORDS),
         statements=("The token of {n} is {v}.", "{n} keeps the token {v}.", "The token for {n} is {v}."),
         questions=("What is the token of {n}?", "What is the token for {n}?"),
