@@ -8,7 +8,7 @@ A look that fails altogether is a finding too, and the others go on.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ from megacontext.catalog.rows import CATALOG_FILE, checked, checked_blob
 from megacontext.catalog.statements import select_sql
 from megacontext.catalog.upgrades import empty_database
 from megacontext.errors import CorruptionError, MegaContextError
-from megacontext.ports.catalog import Damage
+from megacontext.ports.catalog import Damage, MemoryInfo
 
 __all__ = ["check_catalog"]
 
 _MAX_MESSAGES = 20
 _HEADER_BYTES = 100
+_MAX_LEVEL = 32
 _BLOB_TABLES = (schema.tail, schema.gists)
+_KEYED_TABLES = (schema.segments, schema.gists)
 _JOURNAL = "journal"
 _REPAIRABLE = {
     **{table.name: _JOURNAL for table in JOURNALED},
@@ -40,23 +42,32 @@ Row = tuple[Any, ...]
 Look = Callable[[], Iterator[Damage]]
 
 
-def check_catalog(connection: sqlite3.Connection, path: Path) -> Iterator[Damage]:
+def check_catalog(connection: sqlite3.Connection, path: Path, info: MemoryInfo) -> Iterator[Damage]:
     """Everything that is wrong, within one read transaction."""
     journal = read_journal(path.with_name(JOURNAL_FILE))  # before the first read: it may not know more than the rows
     looks: list[Look] = [
         lambda: _check_header(path),
         lambda: _check_structure(connection),
         lambda: _check_schema(connection),
-        *(lambda table=table: _check_rows(connection, table) for table in schema.metadata.sorted_tables),
+        *(lambda table=table: _check_rows(connection, table, info) for table in schema.metadata.sorted_tables),
         lambda: _check_counts(connection),
         lambda: check_index(connection),
         lambda: _check_journal(connection, journal),
     ]
+    is_intact = True
     for look in looks:
-        try:
-            yield from look()
-        except (sqlite3.Error, MegaContextError, ValueError, TypeError, OverflowError) as error:
-            yield _damage(CATALOG_FILE, f"cannot be read ({str(error).partition(';')[0]})", _JOURNAL)
+        for damage in _found(look):
+            is_intact &= damage.repairable == "tokens"
+            yield damage
+    if is_intact and journal.num_commits == read_progress(connection).num_commits:
+        yield from _compare_journal(connection, journal)
+
+
+def _found(look: Look) -> Iterator[Damage]:
+    try:
+        yield from look()
+    except (sqlite3.Error, MegaContextError, ValueError, TypeError, OverflowError) as error:
+        yield _damage(CATALOG_FILE, f"cannot be read ({str(error).partition(';')[0]})", _JOURNAL)
 
 
 def _damage(name: str, problem: str, repairable: str, start: int = 0, stop: int = 0) -> Damage:
@@ -99,24 +110,38 @@ def _check_schema(connection: sqlite3.Connection) -> Iterator[Damage]:
         yield _damage(CATALOG_FILE, "the schema is not as it was made", _JOURNAL)
 
 
-def _check_rows(connection: sqlite3.Connection, table: Table) -> Iterator[Damage]:
-    """Checksums; a damaged row concerns the tokens between its intact neighbours."""
+def _check_rows(connection: sqlite3.Connection, table: Table, info: MemoryInfo) -> Iterator[Damage]:
+    """Checksums; a damaged row concerns the tokens that its key names, or else those between its intact neighbours."""
     check = checked_blob if table in _BLOB_TABLES else checked
-    last_stop, pending = 0, None
+    last_stop, problem = 0, ""
     for row in connection.execute(select_sql(table)):
         try:
             check(table.name, row)
         except (CorruptionError, ValueError, TypeError) as error:
-            pending = pending or str(error).partition(": ")[2].partition(";")[0] or "cannot be read"
+            this_problem = str(error).partition(": ")[2].partition(";")[0]
+            if table in _KEYED_TABLES:
+                start, stop = _tokens_of_key(table, row, info)
+                yield _damage(_object(table), this_problem, _REPAIRABLE[table.name], start, stop)
+            else:
+                problem = problem or this_problem
             continue
         start, stop = _tokens_of_row(table, row)
-        if pending is not None:
-            yield _damage(_object(table), pending, _REPAIRABLE[table.name], last_stop, max(start, last_stop))
-            pending = None
+        if problem:
+            yield _damage(_object(table), problem, _REPAIRABLE[table.name], last_stop, max(start, last_stop))
+            problem = ""
         last_stop = stop
-    if pending is not None:
+    if problem:
         num_tokens = max(last_stop, _num_tokens(connection))
-        yield _damage(_object(table), pending, _REPAIRABLE[table.name], last_stop, num_tokens)
+        yield _damage(_object(table), problem, _REPAIRABLE[table.name], last_stop, num_tokens)
+
+
+def _tokens_of_key(table: Table, row: Row, info: MemoryInfo) -> tuple[int, int]:
+    """The tokens of a gist's node or of a segment; keys may be damaged too."""
+    if table is schema.segments:
+        return row[0] * info.segment_tokens, (row[0] + 1) * info.segment_tokens
+    level, node = row[:2]
+    width = info.block_tokens**level if 0 < level < _MAX_LEVEL else 0
+    return node * width, (node + 1) * width
 
 
 def _object(table: Table) -> str:
@@ -164,32 +189,22 @@ def _check_counts(connection: sqlite3.Connection) -> Iterator[Damage]:
 
 
 def _check_journal(connection: sqlite3.Connection, journal: JournalContents) -> Iterator[Damage]:
-    """Both copies must agree. A journal that lags behind is what a crash or a concurrent writer leaves."""
+    """A journal that lags behind is what a crash or a concurrent writer leaves; one that is ahead shows a loss."""
     num_commits = read_progress(connection).num_commits
-    if journal.problem:
-        if num_commits:
-            yield _damage(JOURNAL_FILE, journal.problem, "catalog")
-        return
-    if journal.num_commits > num_commits:
+    if journal.problem and num_commits:
+        yield _damage(JOURNAL_FILE, journal.problem, "catalog")
+    elif journal.num_commits > num_commits:
         problem = f"commits {num_commits + 1} to {journal.num_commits} are lost"
         yield _damage(CATALOG_FILE, problem, _JOURNAL, 0, _journal_tokens(journal))
-    if journal.num_commits != num_commits:
-        return
+
+
+def _compare_journal(connection: sqlite3.Connection, journal: JournalContents) -> Iterator[Damage]:
+    """Both copies must agree, row by row."""
     for table in JOURNALED:
         rows = {key_of(table.name, row): row for row in connection.execute(select_sql(table))}
-        if rows != journal.tables[table.name] and _all_intact(table, list(rows.values())):
-            yield _damage(JOURNAL_FILE, f"its {table.name} differ from those of the catalog", "catalog")
+        if rows != journal.tables[table.name]:
+            yield _damage(JOURNAL_FILE, f"{table.name} differ from those of the catalog", "catalog")
 
 
 def _journal_tokens(journal: JournalContents) -> int:
     return int(journal.tables["progress"][1,][2])
-
-
-def _all_intact(table: Table, rows: Sequence[Row]) -> bool:
-    check = checked_blob if table in _BLOB_TABLES else checked
-    try:
-        for row in rows:
-            check(table.name, row)
-    except (CorruptionError, ValueError, TypeError):
-        return False
-    return True

@@ -37,10 +37,11 @@ def connect(path: Path, *, mode: str, immutable: bool = False) -> sqlite3.Connec
         cached_statements=_CACHED_STATEMENTS,
     )
     try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
         if mode == "ro":
             connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
     except sqlite3.Error:
         connection.close()
         raise
@@ -71,7 +72,8 @@ class CatalogConnections:
                 yield reader
             finally:
                 if reader.in_transaction:
-                    reader.execute("COMMIT")
+                    with suppress(sqlite3.Error):  # ending a read changes nothing
+                        reader.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

@@ -101,23 +101,25 @@ class Journal:
         try:
             lines = b"".join(map(_line, changes))
             if self.last_commit() != num_commits - 1 or self._num_bytes + len(lines) > self._limit_bytes:
-                self._rewrite(everything)
-            else:
-                with self._path.open("ab") as file:
-                    file.write(lines)
-                self._num_bytes += len(lines)
+                self.rewrite(num_commits, everything)
+                return
+            with self._path.open("ab") as file:
+                file.write(lines)
+            self._num_bytes += len(lines)
             self._num_commits = num_commits
         except OSError as error:
             self._num_commits = -1
             log.warning("%s could not be written (%s); the next commit tries again", self._path, error.strerror)
 
-    def _rewrite(self, everything: Iterator[Change]) -> None:
+    def rewrite(self, num_commits: int, everything: Iterator[Change]) -> None:
+        """Replace the file by one that holds each row once."""
         unfinished = self._path.with_name(f"{self._path.name}.new")
         with unfinished.open("wb") as file:
             file.writelines(map(_line, everything))
             self._num_bytes = file.tell()
         unfinished.replace(self._path)
         self._limit_bytes = 2 * self._num_bytes + _GROWTH_BYTES
+        self._num_commits = num_commits
 
 
 def read_journal(path: Path) -> JournalContents:

@@ -126,9 +126,14 @@ class SqliteCatalog:
 
     def check(self) -> Iterator[Damage]:
         with self._connections.reading() as connection:
-            yield from check_catalog(connection, self._path)
+            yield from check_catalog(connection, self._path, self.info)
 
     def rebuild(self) -> None:
+        with suppress(CorruptionError), self._connections.writing() as connection:
+            problems = {damage.repairable for damage in check_catalog(connection, self._path, self.info)}
+            if "catalog" in problems and "journal" not in problems:
+                self._journal.rewrite(queries.read_progress(connection).num_commits, everything(connection))
+                return
         self._connections.close()
         rebuild_database(self._path.parent)
         self._connections = CatalogConnections(self._path, read_only=False)

@@ -7,12 +7,13 @@ statements would cost as much as the rest together. So statements are built with
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import BindParameter, Column, Table, bindparam, insert, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
-__all__ = ["compiled", "insert_sql", "replace_sql", "select_sql"]
+__all__ = ["compiled", "insert_sql", "replace_sql", "select_sql", "update_sql"]
 
 
 def compiled(statement: ClauseElement) -> str:
@@ -33,6 +34,18 @@ def replace_sql(table: Table) -> str:
     """Insert one row of all columns, or put it in the place of the one with its key."""
     dialect = sqlite.dialect(paramstyle="qmark")
     return str(insert(table).prefix_with("OR REPLACE").compile(dialect=dialect))
+
+
+@cache
+def update_sql(table: Table, names: tuple[str, ...]) -> str:
+    """Set columns and the crc of the row with a given key of one column; parameters in this order, the key last."""
+    dialect = sqlite.dialect(paramstyle="qmark")
+    values: list[tuple[Column[Any], BindParameter[Any]]] = [
+        (table.c[name], bindparam(f"new_{name}")) for name in (*names, "crc")
+    ]
+    key = next(iter(table.primary_key.columns))
+    statement = update(table).where(key == bindparam("key")).ordered_values(*values)
+    return str(statement.compile(dialect=dialect))
 
 
 @cache

@@ -20,6 +20,7 @@ def upgrade_schema(connection: sqlite3.Connection) -> None:
     import alembic.command
     import alembic.config
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import StaticPool
 
     config = alembic.config.Config()
@@ -34,6 +35,8 @@ def upgrade_schema(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_REVISION}")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("COMMIT")
+    except DBAPIError as error:
+        raise (error.orig or error) from error  # what our callers translate is what SQLite said
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

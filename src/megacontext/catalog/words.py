@@ -19,7 +19,7 @@ _CACHED_RUNS = 1 << 15
 _RUN = re.compile(r"\w{1,256}")
 _PLAIN_RUN = re.compile(r"[a-z0-9]{1,256}")
 _PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+")
-_COMPOUND = re.compile(r"_|[a-z0-9][A-Z]|[A-Z][A-Z][a-z]")
+_COMPOUND = re.compile(r"_|[a-z][0-9]*[A-Z]|[A-Z][A-Z][a-z]")
 # Thai, Lao, Khmer, kana, Han: no spaces between words
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
@@ -47,7 +47,7 @@ def _expanded(run: str) -> str:
 
 def _unicode_words(run: str) -> list[str]:
     words: list[str] = []
-    decomposed = unicodedata.normalize("NFKD", run.casefold())
+    decomposed = unicodedata.normalize("NFKD", run).casefold()
     folded = "".join(char for char in decomposed if not unicodedata.combining(char))
     for word in _RUN.findall(folded):
         if _UNSPACED.search(word) and len(word) > 1:

@@ -27,7 +27,7 @@ from megacontext.catalog.rows import (
     source_row,
     with_crc,
 )
-from megacontext.catalog.statements import compiled, insert_sql, replace_sql
+from megacontext.catalog.statements import compiled, insert_sql, replace_sql, update_sql
 from megacontext.catalog.tail_rows import TailRows
 from megacontext.catalog.word_index import add_passages, clear_index
 from megacontext.errors import CorruptionError, InvariantError
@@ -74,10 +74,11 @@ class SqliteWriter:
             raise CorruptionError(f"the catalog lacks the last extent of source {source_id}; run 'megacontext check'")
         if token_stop < source.token_stop:
             raise InvariantError(f"source {source_id} ends at {source.token_stop} and cannot shrink to {token_stop}")
-        self._replace(schema.sources, source_row(replace(source, token_stop=token_stop, num_bytes=num_bytes)))
+        larger = replace(source, token_stop=token_stop, num_bytes=num_bytes)
+        self._update(schema.sources, source_row(larger), "token_stop", "num_bytes")
         byte_stop = extent.byte_stop + num_bytes - source.num_bytes
         grown = replace(extent, token_stop=token_stop, byte_stop=byte_stop)
-        self._replace(schema.extents, extent_row(self._progress.num_extents, grown))
+        self._update(schema.extents, extent_row(self._progress.num_extents, grown), "token_stop", "byte_stop")
 
     def add_extent(self, extent: Extent) -> None:
         self._progress.num_extents += 1
@@ -136,11 +137,18 @@ class SqliteWriter:
         """Write the progress row, before the commit; what changed, for the journal."""
         self._progress.num_commits += 1
         self.num_commits = self._progress.num_commits
-        self._replace(schema.progress, self._progress.row())
+        self._update(schema.progress, self._progress.row(), *schema.progress.c.keys()[1:-1])
         return self._changes
 
     def _insert(self, table: Table, row: tuple[object, ...]) -> None:
         self._connection.execute(insert_sql(table), row)
+        self._changes.append(Change(table.name, row))
+
+    def _update(self, table: Table, row: tuple[object, ...], *names: str) -> None:
+        """Change named columns and the crc in place: to replace a row, or to set a column of an index, costs more."""
+        columns = table.c.keys()
+        values = [row[columns.index(name)] for name in (*names, "crc")]
+        self._connection.execute(update_sql(table, names), (*values, row[0]))
         self._changes.append(Change(table.name, row))
 
     def _replace(self, table: Table, row: tuple[object, ...]) -> None:

@@ -228,7 +228,8 @@ class Catalog(Protocol):
     def rebuild(self) -> None:
         """Replace a damaged catalog by its second copy (the journal): sources, labels, extents, segments and tail come
         back as of the last commit; the word index and waiting gists are left empty, to be made again from tokens.
-        Only the one writer may call it. CorruptionError if the second copy is damaged too; nothing is changed then."""
+        If only the second copy is damaged, that is written anew and nothing else changes. Only the one writer may
+        call it. CorruptionError if both are damaged; nothing is changed then."""
         ...
 
     def num_bytes(self) -> int: ...

@@ -1,0 +1,283 @@
+"""Damage is found wherever it matters, and the journal brings back what cannot be computed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.errors import CorruptionError, MegaContextError
+from megacontext.ports.catalog import Damage, Passage, Segment
+from megacontext.testing.catalog_suite import EXAMPLE_INFO, add_example_source, example_gists
+
+NUM_FLIPS = 40
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed catalog with something in every table: 12 sources, 7 segments, a tail, gists, an index."""
+    folder = tmp_path_factory.mktemp("intact")
+    catalog = SqliteCatalog.create(folder, EXAMPLE_INFO)
+    words = np.random.default_rng(0).zipf(1.4, (12, 4, 30)) % 3000
+    for number in range(12):
+        start = 40 * number
+        with catalog.write() as writer:
+            add_example_source(writer, start, start + 40, uri=f"file:///{number % 9}", version=number // 9 + 1)
+            writer.put_gists(1, 5 * number, example_gists(5, seed=number))
+            writer.add_passages(
+                [
+                    Passage(
+                        token_start=24 * (4 * number + part),
+                        token_stop=24 * (4 * number + part) + 32,
+                        text=" ".join(f"w{word}" for word in words[number, part]),
+                    )
+                    for part in range(4)
+                ]
+            )
+            if start + 40 >= (number * 40 // 64 + 1) * 64:
+                segment = number * 40 // 64
+                writer.seal(Segment(segment=segment, digest=f"{segment:064x}", raw_digest="r"))
+                writer.seal_gists(1, 8 * (segment + 1))
+    catalog.close()
+    for leftover in folder.glob("*-*"):
+        leftover.unlink()
+    return folder
+
+
+@pytest.fixture
+def folder(intact: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(intact, tmp_path / "copy")
+
+
+def contents(folder: Path) -> tuple[Any, ...]:
+    """Everything that a catalog says."""
+    catalog = SqliteCatalog.open(folder)
+    try:
+        extents = [
+            (source, vars(extent) | {"anchors": extent.anchors.tolist()}) for source, extent in catalog.extents(0, 999)
+        ]
+        return (
+            catalog.info,
+            catalog.state(),
+            catalog.sources(),
+            [catalog.sources(uri=f"file:///{number}") for number in range(9)],
+            extents,
+            catalog.segments(),
+            catalog.tail(0, 999)[1].tolist(),
+            [(first, gists.vectors.tolist(), gists.weights.tolist()) for first, gists in catalog.gists(1, 0, 999)],
+            [catalog.search(f"w{number} w{2 * number}", limit=20) for number in range(0, 60, 3)],
+        )
+    finally:
+        catalog.close()
+
+
+def findings(folder: Path) -> list[Damage]:
+    """What check says; a catalog that cannot be opened is one finding."""
+    try:
+        catalog = SqliteCatalog.open(folder)
+    except MegaContextError as error:
+        return [Damage(object_name="catalog.sqlite", token_start=0, token_stop=0, problem=str(error))]
+    try:
+        return list(catalog.check())
+    finally:
+        catalog.close()
+
+
+def change(folder: Path, *statements: str) -> None:
+    connection = sqlite3.connect(folder / "catalog.sqlite")
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_an_intact_catalog_has_no_findings(folder: Path) -> None:
+    assert findings(folder) == []
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "catalog.journal"])
+def test_a_flipped_bit_is_found_or_does_not_matter(intact: Path, folder: Path, name: str) -> None:
+    expected = contents(intact)
+    data = (folder / name).read_bytes()
+    places = random.Random(name)
+    num_found = 0
+    for number in range(NUM_FLIPS):
+        # every fourth in the first page, which holds the header and the schema
+        offset = places.randrange(len(data) if number % 4 else min(4096, len(data)))
+        flipped = bytearray(data)
+        flipped[offset] ^= 1 << places.randrange(8)
+        (folder / name).write_bytes(flipped)
+        if findings(folder):
+            num_found += 1
+        else:
+            assert contents(folder) == expected, f"{name}: byte {offset}"
+    assert num_found >= NUM_FLIPS // 5
+
+
+@pytest.mark.parametrize(
+    ("statement", "name", "tokens", "repairable"),
+    [
+        ("UPDATE sources SET author = 'Eve' WHERE source_id = 2", "catalog.sqlite: sources", (40, 80), "journal"),
+        ("UPDATE extents SET byte_stop = 3 WHERE extent_id = 12", "catalog.sqlite: extents", (440, 480), "journal"),
+        ("UPDATE labels SET value = 'none' WHERE source_id = 1", "catalog.sqlite: labels", (0, 0), "journal"),
+        ("UPDATE segments SET digest = 'x' WHERE segment = 3", "catalog.sqlite: segments", (192, 256), "journal"),
+        ("UPDATE tail SET tokens = zeroblob(length(tokens))", "catalog.sqlite: tail", None, "journal"),
+        ("UPDATE gists SET payload = zeroblob(24) WHERE node = 59", "catalog.sqlite: gists", (472, 480), "tokens"),
+        ("DELETE FROM gists", "", None, ""),  # waiting gists are made again when they are missed
+        ("DELETE FROM sources WHERE source_id = 5", "catalog.sqlite: sources", (0, 480), "journal"),
+        ("DELETE FROM tail", "catalog.sqlite: tail", (448, 480), "journal"),
+        ("UPDATE progress SET num_tokens = 470", "catalog.sqlite: progress", (0, 0), "journal"),
+        ("UPDATE passages SET token_stop = 1 WHERE token_start = 48", "catalog.sqlite: passages", (56, 72), "tokens"),
+        ("DELETE FROM passages WHERE token_start = 48", "catalog.sqlite: passages", (0, 480), "tokens"),
+        ("UPDATE words_docsize SET sz = x'05' WHERE id = 48", "catalog.sqlite: words", (0, 1160), "tokens"),
+        ("UPDATE words_idx SET pgno = pgno + 2", "catalog.sqlite: words", (0, 1160), "tokens"),
+        ("INSERT INTO words(rowid, terms) VALUES (999, 'w1')", "catalog.sqlite: words", (0, 1160), "tokens"),
+        ("CREATE TABLE extra (x)", "catalog.sqlite", (0, 0), "journal"),
+        ("DROP INDEX extents_by_token", "catalog.sqlite", (0, 0), "journal"),
+    ],
+)
+def test_findings_name_the_place(
+    folder: Path, statement: str, name: str, tokens: tuple[int, int] | None, repairable: str
+) -> None:
+    change(folder, statement)
+    found = findings(folder)
+    assert [damage for damage in found if damage.object_name == "catalog.journal"] == []
+    if not name:
+        assert found == []
+        return
+    named = [damage for damage in found if damage.object_name == name]
+    assert named, found
+    assert named[0].repairable == repairable
+    if tokens is not None:
+        assert (named[0].token_start, named[0].token_stop) == tokens
+
+
+def test_a_damaged_row_is_not_served(folder: Path) -> None:
+    change(
+        folder, "UPDATE tail SET tokens = zeroblob(length(tokens))", "UPDATE gists SET crc = crc + 1 WHERE node = 57"
+    )
+    catalog = SqliteCatalog.open(folder)
+    with pytest.raises(CorruptionError, match="tail"):
+        catalog.tail(448, 480)
+    with pytest.raises(CorruptionError, match="gists"):
+        catalog.gists(1, 56, 58)
+    assert len(catalog.gists(1, 58, 59)) == 1
+    catalog.close()
+
+
+def tear_header(folder: Path) -> None:
+    path = folder / "catalog.sqlite"
+    path.write_bytes(b"\x00" * 100 + path.read_bytes()[100:])
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "catalog.sqlite"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def damage_rows(folder: Path) -> None:
+    for table in ("sources", "extents", "labels", "segments", "sealed_nodes", "tail", "progress", "memory"):
+        change(folder, f"UPDATE {table} SET crc = crc + 1")
+
+
+@pytest.mark.parametrize("spoil", [tear_header, cut_short, damage_rows])
+def test_recovery_brings_back_all_but_gists_and_index(
+    intact: Path, folder: Path, spoil: Callable[[Path], None]
+) -> None:
+    info, state, sources, by_uri, extents, segments, tail, _, _ = contents(intact)
+    spoil(folder)
+    assert findings(folder)
+    SqliteCatalog.recover(folder).close()
+    assert findings(folder) == []
+    got = contents(folder)
+    assert got[0] == info
+    assert got[2:7] == (sources, by_uri, extents, segments, tail)
+    assert (got[1].num_tokens, got[1].sealed_nodes) == (state.num_tokens, state.sealed_nodes)
+    catalog = SqliteCatalog.open(folder)
+    with catalog.write() as writer:
+        writer.append_tail(480, np.zeros(3, dtype=np.uint32))
+    catalog.close()
+    assert findings(folder) == []
+
+
+def test_a_damaged_journal_is_written_anew_from_intact_rows(intact: Path, folder: Path) -> None:
+    expected = contents(intact)
+    journal = folder / "catalog.journal"
+    journal.write_bytes(journal.read_bytes().replace(b"Ada", b"Eve", 1))
+    assert {damage.repairable for damage in findings(folder)} == {"catalog"}
+    catalog = SqliteCatalog.open(folder)
+    catalog.rebuild()
+    catalog.close()
+    assert findings(folder) == []
+    assert contents(folder) == expected
+
+
+def test_without_an_intact_journal_nothing_is_replaced(folder: Path) -> None:
+    change(folder, "UPDATE sources SET crc = crc + 1")
+    journal = folder / "catalog.journal"
+    journal.write_bytes(journal.read_bytes().replace(b"Ada", b"Eve", 1))
+    before = (folder / "catalog.sqlite").read_bytes()
+    with pytest.raises(CorruptionError, match="second copy"):
+        SqliteCatalog.recover(folder)
+    assert (folder / "catalog.sqlite").read_bytes() == before
+
+
+def test_a_missing_or_stale_journal_is_written_anew(folder: Path) -> None:
+    (folder / "catalog.journal").unlink()
+    [found] = findings(folder)
+    assert (found.object_name, found.repairable) == ("catalog.journal", "catalog")
+    catalog = SqliteCatalog.open(folder)
+    with catalog.write() as writer:
+        writer.set_label(1, "seen", "yes")
+    assert list(catalog.check()) == []
+    catalog.close()
+    stale = (folder / "catalog.journal").read_bytes()
+    catalog = SqliteCatalog.open(folder)
+    with catalog.write() as writer:
+        writer.set_label(1, "seen", "twice")
+    catalog.close()
+    (folder / "catalog.journal").write_bytes(stale)  # as if a crash came between the commit and the journal
+    assert findings(folder) == []
+    catalog = SqliteCatalog.open(folder)
+    with catalog.write() as writer:
+        writer.set_label(1, "seen", "thrice")
+    catalog.close()
+    assert findings(folder) == []
+    SqliteCatalog.recover(folder).close()
+    assert contents(folder)[2][0].labels["seen"] == "thrice"
+
+
+def test_a_damaged_write_ahead_log_is_noticed_and_undone(tmp_path: Path) -> None:
+    """SQLite drops a log from its first bad frame on without a word: acknowledged commits would be gone."""
+    catalog = SqliteCatalog.create(tmp_path, EXAMPLE_INFO)
+    for start in range(0, 320, 32):
+        with catalog.write() as writer:
+            writer.append_tail(start, np.arange(start, start + 32, dtype=np.uint32))
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for path in [*tmp_path.glob("catalog.*")]:
+        if not path.name.endswith("-shm"):
+            shutil.copy(path, crashed)
+    catalog.close()
+    log = crashed / "catalog.sqlite-wal"
+    flipped = bytearray(log.read_bytes())
+    flipped[len(flipped) // 2] ^= 4
+    log.write_bytes(flipped)
+
+    catalog = SqliteCatalog.open(crashed)
+    assert catalog.state().num_tokens < 320
+    lost = [damage for damage in catalog.check() if "lost" in damage.problem]
+    assert [damage.repairable for damage in lost] == ["journal"]
+    with pytest.raises(CorruptionError, match="lost"), catalog.write():
+        pass
+    catalog.rebuild()
+    np.testing.assert_array_equal(catalog.tail(0, 999)[1], np.arange(320))
+    assert list(catalog.check()) == []
+    catalog.close()
