@@ -18,7 +18,7 @@ def test_a_picture_with_charts(tmp_path: Path) -> None:
 
     score = MethodScore(name="recency", label="recency", correct=[True, False], nats=[2.0, 2.5])
     comparison = Comparison(title="t", num_tokens=40_000, budget_entries=512, scores=[score])
-    costs = [DecodeCost(num_tokens=10_000, first_ms=9, per_token_ms=2, refocus_ms=0, num_generated=4)]
+    costs = [DecodeCost(num_tokens=10_000, first_ms=9, per_token_ms=2, with_refocus_ms=9, num_generated=4)]
     draw_figure(tmp_path / "with.png", small_trace(), comparison, costs)
     draw_figure(tmp_path / "without.png", small_trace())
     for name in ("with.png", "without.png"):

@@ -22,8 +22,8 @@ COMPARISON = Comparison(
 
 def test_accuracy_comes_with_its_interval_and_nll_with_its_difference() -> None:
     grid = comparison_grid(COMPARISON)
-    assert grid.rows[0] == ["recency", "0 of 20 = 0 %", "0 to 16 %", "2.500 ± 0.289", "="]
-    assert grid.rows[1] == ["MegaContext", "19 of 20 = 95 %", "76 to 99 %", "2.400 ± 0.289", "-0.100 ± 0.000"]
+    assert grid.rows[0] == ["recency", "0/20 = 0 %", "0 to 16 %", "2.500 ± 0.289", "="]
+    assert grid.rows[1] == ["MegaContext", "19/20 = 95 %", "76 to 99 %", "2.400 ± 0.289", "-0.100 ± 0.000"]
     assert grid.rows[2] == ["full context", "-", "-", "-", "-"]
     assert grid.ours == [1]
 
@@ -33,10 +33,10 @@ def test_costs_are_told_in_units() -> None:
         ingest_tokens=1_000_000,
         ingest_seconds=50.0,
         disk=DiskCost(tokens=1.5, gists=16.5, raw=1.2, catalog=4.0),
-        decode=[DecodeCost(num_tokens=10_000, first_ms=90, per_token_ms=7.04, refocus_ms=3, num_generated=32)],
+        decode=[DecodeCost(num_tokens=10_000, first_ms=90, per_token_ms=7.04, with_refocus_ms=9, num_generated=32)],
     )
     rows = cost_grid(costs).rows
-    assert rows[0] == ["generate with 10 k tokens of history", "7.0 ms per token", "first token after 90 ms"]
+    assert rows[0] == ["generate, history 10 k", "7.0 ms per token", "9.0 ms with refocuses; first token after 90 ms"]
     assert rows[1][1] == "23.2 bytes per token"
     assert rows[2][1] == "20 k tokens/s"
 

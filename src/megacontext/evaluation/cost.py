@@ -14,16 +14,18 @@ from megacontext.runtime.session import Session
 
 __all__ = ["DecodeCost", "DiskCost", "decode_cost", "disk_cost"]
 
+MOST_ROUNDS = 64  # an answer may stop early; then another is sampled
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCost:
     """Generation over one history. first_ms: refocus, window and first token; per_token_ms: median of the following
-    ones, refocuses left out; refocus_ms: median refocus while generating (0 if there was none)."""
+    ones; with_refocus_ms: their mean with all refocuses, and what these recompute, in it."""
 
     num_tokens: int
     first_ms: float
     per_token_ms: float
-    refocus_ms: float
+    with_refocus_ms: float
     num_generated: int
 
 
@@ -45,31 +47,34 @@ def decode_cost(session: Session, *, num_tokens: int, prompt: str, num_generated
     """Time a continuation of ``prompt``, sampled so that it does not stop early; as many rounds as it takes."""
     firsts: list[float] = []
     steps: list[float] = []
-    refocuses: list[float] = []
-    seed = 0
-    while len(steps) < num_generated:
+    num_rest, rest_ms = 0, 0.0
+    for seed in range(MOST_ROUNDS):
         began = last = time.perf_counter()
-        fresh, skipped = True, False
-        events = session.complete(prompt, max_new_tokens=num_generated + 1, temperature=1.0, seed=seed)
-        for event in events:
+        is_first, is_plain = True, True
+        for event in session.complete(prompt, max_new_tokens=num_generated + 1, temperature=1.0, seed=seed):
             now = time.perf_counter()
             if isinstance(event, RefocusEvent):
-                refocuses.append(event.report.latency_ms)
-                skipped = True
+                is_plain = False  # the next token pays for the window that changed
             elif isinstance(event, TokenEvent):
-                if fresh:
+                if is_first:
                     firsts.append(1e3 * (now - began))
-                elif not skipped:  # the token after a refocus pays for the window's recomputation
-                    steps.append(1e3 * (now - last))
-                fresh = skipped = False
-            last = now
-        seed += 1
+                    last = now
+                else:
+                    steps += [1e3 * (now - last)] if is_plain else []
+                    rest_ms += 1e3 * (now - last)
+                    num_rest += 1
+                    last = now
+                is_first, is_plain = False, True
+            if isinstance(event, TokenEvent) and num_rest >= num_generated:
+                break
+        if num_rest >= num_generated:
+            break
     return DecodeCost(
         num_tokens=num_tokens,
         first_ms=statistics.median(firsts),
         per_token_ms=statistics.median(steps),
-        refocus_ms=statistics.median(refocuses) if refocuses else 0.0,
-        num_generated=len(steps),
+        with_refocus_ms=rest_ms / num_rest,
+        num_generated=num_rest,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from megacontext.errors import UnknownNameError
 from megacontext.evaluation.cost import DecodeCost
-from megacontext.evaluation.focus_trace import FocusStep, FocusTrace, joined_sources, raster, ribbons
+from megacontext.evaluation.focus_trace import FocusStep, FocusTrace, joined_sources, raster, ribbons, showcase
 from megacontext.evaluation.palette import BACKGROUND, DIM, FAINT, LEVEL_COLORS, TEXT, level_color, level_name
 from megacontext.evaluation.scores import Comparison
 from megacontext.units import format_count
@@ -42,7 +42,7 @@ def draw_figure(
         upper = figure.add_gridspec(
             2, 1, height_ratios=(2.0, 4.1), left=0.055, right=0.975, top=0.865, bottom=bottom, hspace=0.30
         )
-        _fan(figure.add_subplot(upper[0]), _showcase(trace))
+        _fan(figure.add_subplot(upper[0]), showcase(trace))
         columns = upper[1].subgridspec(1, 2, width_ratios=(4.6, 1), wspace=0.03)
         _time(figure.add_subplot(columns[0]), figure.add_subplot(columns[1]), trace)
         if comparison:
@@ -52,15 +52,6 @@ def draw_figure(
             _speed(figure.add_subplot(panels[2]), costs)
         _title(figure, trace)
         figure.savefig(path, facecolor=BACKGROUND)
-
-
-def _showcase(trace: FocusTrace) -> FocusStep:
-    """The step to look at closely: a right answer whose place is far from both ends, if there is one."""
-    answered = [step for step in trace.steps if step.correct and step.evidence]
-    return min(
-        answered or list(trace.steps),
-        key=lambda step: abs(step.evidence[0] / step.num_tokens - 0.4) if step.evidence else 1.0,
-    )
 
 
 def _title(figure: Any, trace: FocusTrace) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from megacontext.focus.working_context import WorkingContext
 from megacontext.tree.cuts import Cut, entry_costs
 
-__all__ = ["FocusStep", "FocusTrace", "Ribbon", "joined_sources", "raster", "ribbons"]
+__all__ = ["FocusStep", "FocusTrace", "Ribbon", "joined_sources", "raster", "ribbons", "showcase"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +128,12 @@ def joined_sources(trace: FocusTrace) -> list[tuple[int, int, str, str]]:
         else:
             joined.append((start, stop, "source code" if kind == "code" else title.split(",")[0], kind))
     return joined
+
+
+def showcase(trace: FocusTrace) -> FocusStep:
+    """The step to look at closely: a right answer whose place is far from both ends, if there is one."""
+    answered = [step for step in trace.steps if step.correct and step.evidence]
+    return min(
+        answered or list(trace.steps),
+        key=lambda step: abs(step.evidence[0] / step.num_tokens - 0.4) if step.evidence else 1.0,
+    )

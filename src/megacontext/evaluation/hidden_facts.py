@@ -13,15 +13,20 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 
+import numpy as np
+import numpy.typing as npt
+
 from megacontext.errors import InvalidValueError
 from megacontext.evaluation.held_out import is_held_out
 from megacontext.evaluation.library import Text
+from megacontext.ports.text import TextCodec
 
-__all__ = ["ANSWER_DIGITS", "Fact", "HiddenFact", "answer_value", "draw_facts", "hide_facts"]
+__all__ = ["ANSWER_DIGITS", "Fact", "HiddenFact", "answer_value", "draw_facts", "hide_facts", "locate"]
 
 ANSWER_DIGITS = 5
 SIMILAR_SHARE = 0.3
 SHORTEST_TEXT_CHARS = 400
+LOCATE_TOKENS = 1024
 
 FIRST_NAMES = tuple(
     """Agnes Albert Alice Anton Beatrice Bruno Carmen Cedric Clara Daphne Dominic Edith Elena Ernest Fiona Florian
@@ -164,3 +169,20 @@ def _insert(text: str, insertions: list[tuple[int, int, str]]) -> tuple[str, lis
         length += gap - done + len(inserted)
         done = gap
     return "".join([*parts, text[done:]]), starts
+
+
+def locate(codec: TextCodec, token_ids: npt.NDArray[np.uint32], words: str) -> tuple[int, int]:
+    """The range of tokens that spells ``words``, which stand once in the text of ``token_ids``.
+
+    Found by decoding, not by encoding the text again: a memory may have cut it into pieces before encoding.
+    """
+    overlap = len(words.encode())  # in tokens: each is at least a byte
+    for start in range(0, len(token_ids), LOCATE_TOKENS):
+        piece = token_ids[start : start + LOCATE_TOKENS + overlap]
+        if words not in codec.decode(piece):
+            continue
+        # the first prefix that spells the words ends with them, and the last suffix that does begins with them
+        stop = bisect(range(len(piece)), False, key=lambda size: words in codec.decode(piece[: size + 1])) + 1
+        size = bisect(range(stop), False, key=lambda size: words in codec.decode(piece[stop - size - 1 : stop])) + 1
+        return start + stop - size, start + stop
+    raise InvalidValueError(f"{words!r} does not stand in these {len(token_ids)} tokens; look in another source")

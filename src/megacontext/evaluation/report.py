@@ -42,7 +42,7 @@ class Costs:
 def comparison_grid(comparison: Comparison) -> Grid:
     """Accuracy with its Wilson interval, NLL with its standard error and the paired difference to the first method."""
     first = comparison.scores[0]
-    header = ["method", "hidden facts found", "95 % interval", "nats per token", f"against {first.label}"]
+    header = ["method", "facts found", "95 % interval", "nats per token", f"against {first.label}"]
     rows = []
     for score in comparison.scores:
         share, nll = score.accuracy, score.nll
@@ -50,7 +50,7 @@ def comparison_grid(comparison: Comparison) -> Grid:
         rows.append(
             [
                 score.label,
-                f"{share.successes} of {share.trials} = {100 * share.value:.0f} %" if share else "-",
+                f"{share.successes}/{share.trials} = {100 * share.value:.0f} %" if share else "-",
                 f"{100 * low:.0f} to {100 * high:.0f} %" if share else "-",
                 f"{nll.value:.3f} ± {nll.error:.3f}" if nll else "-",
                 _difference(score, first),
@@ -64,9 +64,9 @@ def cost_grid(costs: Costs) -> Grid:
     """Milliseconds per token at each length of history, bytes per token, tokens per second."""
     rows = [
         [
-            f"generate with {format_count(cost.num_tokens)} tokens of history",
+            f"generate, history {format_count(cost.num_tokens)}",
             f"{cost.per_token_ms:.1f} ms per token",
-            f"first token after {cost.first_ms:.0f} ms",
+            f"{cost.with_refocus_ms:.1f} ms with refocuses; first token after {cost.first_ms:.0f} ms",
         ]
         for cost in costs.decode
     ]
@@ -91,7 +91,7 @@ def rich_table(grid: Grid) -> Table:
     """The table for a terminal; our rows stand out."""
     table = Table(title=grid.title, title_justify="left", title_style="bold")
     for number, name in enumerate(grid.header):
-        table.add_column(name, justify="left" if number == 0 or not name else "right")
+        table.add_column(name, justify="left" if number == 0 or not name else "right", no_wrap=bool(name))
     for number, row in enumerate(grid.rows):
         table.add_row(*row, style="yellow" if number in grid.ours else None)
     return table
