@@ -8,18 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from megacontext.errors import MegaContextError
+from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
 
 if TYPE_CHECKING:
-    from megacontext.runtime.assembly import open
+    from megacontext.runtime.assembly import open  # noqa: A004
 
-__all__ = ["MegaContextError", "__version__", "open"]
+__all__ = ["DoneEvent", "MegaContextError", "RefocusEvent", "TokenEvent", "__version__", "open"]
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     if name == "open":
-        from megacontext.runtime.assembly import open
+        from megacontext.runtime.assembly import open  # noqa: A004
 
         return open
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

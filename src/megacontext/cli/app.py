@@ -13,6 +13,7 @@ from megacontext.cli import (
     chat,
     check,
     complete,
+    demo,
     focus,
     ingest,
     init,
@@ -58,6 +59,7 @@ def make_app() -> typer.Typer:
     app.command("check")(check.check)
     app.command("export")(transfer.export_memory)
     app.command("import")(transfer.import_memory)
+    app.command("demo")(demo.demo)
     return app
 
 

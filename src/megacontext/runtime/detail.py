@@ -13,6 +13,9 @@ from megacontext.runtime.events import ExplainedSpan
 
 __all__ = ["DetailRecord"]
 
+# a source with less than this part of the largest one in a span only happened to share its block
+SLIVER = 4
+
 
 @dataclass(frozen=True)
 class _Block:
@@ -77,6 +80,9 @@ def _join(blocks: list[_Block]) -> list[_Block]:
 
 
 def _quote(memory: Memory, block: _Block) -> list[ExplainedSpan]:
+    """One span per source of the block, the largest first; slivers of a neighbouring source are left out."""
+    quotations = sorted(memory.provenance(block.start, block.stop), key=lambda q: q.token_start - q.token_stop)
+    largest = quotations[0].token_stop - quotations[0].token_start if quotations else 0
     return [
         ExplainedSpan(
             uri=found.uri,
@@ -93,5 +99,6 @@ def _quote(memory: Memory, block: _Block) -> list[ExplainedSpan]:
             shown_because=block.reason,
             labels=dict(found.labels),
         )
-        for found in memory.provenance(block.start, block.stop)
+        for found in quotations
+        if found.token_stop - found.token_start > largest // SLIVER
     ]

@@ -1,0 +1,42 @@
+"""``megacontext demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from megacontext.cli.options import BudgetOption
+from megacontext.cli.screen import error_console, output_console
+
+__all__ = ["demo"]
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where table, picture and memory go.")] = Path(
+        "demo-output"
+    ),
+    num_tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Length of the history.")] = 1_100_000,
+    num_facts: Annotated[int, typer.Option("--facts", metavar="N", help="Facts to hide and ask for.")] = 60,
+    num_continuations: Annotated[
+        int, typer.Option("--continuations", metavar="N", help="Held-out texts to score.")
+    ] = 40,
+    budget: BudgetOption = 1024,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of texts, facts and places.")] = 0,
+) -> None:
+    """Hide facts in a million tokens of real text, ask for them through a small window, and compare with other ways.
+
+    Ends with a table and a picture. Nothing is downloaded.
+    """
+    from megacontext.evaluation.demo import DemoConfig, run_demo
+
+    config = DemoConfig(
+        out=out,
+        num_tokens=num_tokens,
+        num_facts=num_facts,
+        num_continuations=num_continuations,
+        budget_entries=budget,
+        seed=seed,
+    )
+    run_demo(config, console=output_console(), progress=error_console())

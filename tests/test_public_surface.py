@@ -1,0 +1,86 @@
+"""What people use, pinned: a change here is a decision, with a line in the changelog."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import typer
+
+import megacontext
+from megacontext.cli.app import make_app
+from megacontext.memory.memory import Memory
+from megacontext.runtime.opened import OpenedMemory
+from megacontext.runtime.session import Session
+
+COMMANDS = {
+    "ask": "--allocator --budget --gister --json --lens --max-new-tokens --seed --sources --temperature --top-p",
+    "chat": "--allocator --budget --lens --max-new-tokens --seed --temperature --top-p",
+    "check": "--json --recompute-gists --repair",
+    "complete": "--allocator --budget --json --lens --max-new-tokens --prompt --seed --temperature --top-p",
+    "demo": "--budget --continuations --facts --out --seed --tokens",
+    "export": "--json",
+    "focus": "--allocator --budget --json --lens --pin --query --reveal --show --unpin",
+    "import": "--json",
+    "ingest": "--author --json --label --licence --name --role",
+    "init": "--base --block-tokens --gist-width --gister --json",
+    "inspect": "--json",
+    "provenance": "--json",
+    "score": "--budget --json --lens --max-tokens --text",
+    "search": "--json --limit",
+    "sources": "--json",
+}
+
+
+def options_of(command):
+    return sorted(
+        name for parameter in command.params for name in parameter.opts if name.startswith("--") and name != "--help"
+    )
+
+
+def public(kind):
+    return sorted(name for name in dir(kind) if not name.startswith("_"))
+
+
+def test_the_package_exports_these_names():
+    assert megacontext.__all__ == ["DoneEvent", "MegaContextError", "RefocusEvent", "TokenEvent", "__version__", "open"]
+    for name in megacontext.__all__:
+        assert getattr(megacontext, name) is not None
+
+
+def test_open_takes_these_arguments():
+    assert list(inspect.signature(megacontext.open).parameters) == [
+        "path", "base", "create", "gister", "block_tokens", "gist_width", "read_only", "cache_bytes", "dtype", "device",
+    ]  # fmt: skip
+
+
+def test_a_memory_has_these_powers():
+    assert public(Memory) == [
+        "append", "append_text", "check", "close", "codec", "gists", "info", "ingest", "inspect", "num_levels",
+        "num_tokens", "provenance", "reader", "refresh", "search", "search_hits", "sources", "text", "tokens", "tree",
+    ]  # fmt: skip
+    assert sorted({*public(OpenedMemory)} - {*public(Memory)}) == ["base", "session"]
+
+
+def test_a_session_has_these_powers():
+    assert public(Session) == [
+        "close", "complete", "explain", "generate", "nll", "num_forwarded_entries", "pin", "refocus", "resize",
+        "reveal", "unpin", "working_context",
+    ]  # fmt: skip
+    assert list(inspect.signature(OpenedMemory.session).parameters) == [
+        "self", "budget_entries", "lens", "allocator", "kv", "positions", "refocus_interval", "sink_tokens",
+        "recent_tokens", "gist_value", "seed",
+    ]  # fmt: skip
+
+
+def test_the_command_line_has_these_verbs_and_options():
+    commands = typer.main.get_command(make_app()).commands
+    assert {name: " ".join(options_of(command)) for name, command in commands.items()} == COMMANDS
+
+
+def test_importing_the_package_is_light():
+    heavy = {"torch", "transformers", "tensorstore", "sqlalchemy"}
+    probe = f"import sys, megacontext; print(sorted({heavy} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
