@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from megacontext.errors import CorruptionError
 from megacontext.memory.check import Checker, Finding
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
@@ -27,13 +28,16 @@ class Caretaker:
         started = time.perf_counter()
         if repair:
             self._writer.claim()
-        checker = Checker(self._parts, self._reader)
-        before = list(checker.findings(recompute_gists=recompute_gists))
-        after = before
+        checker = self._checker(recompute_gists)
+        before = after = list(checker.findings())
         if repair and before:
             self._writer.invalidate()
-            Repairer(self._parts, self._reader).repair(before)
-            after = list(Checker(self._parts, self._reader).findings(recompute_gists=recompute_gists))
+            repairer = Repairer(self._parts, self._reader)
+            repairer.repair_catalog(before)
+            now = list(self._checker(recompute_gists).findings())
+            repairer.repair(now)
+            before += [finding for finding in now if finding not in before and finding.part != "catalog"]
+            after = list(self._checker(recompute_gists).findings())
         if repair:
             self._parts.arrays.remove_orphans()
             self._parts.blobs.remove_orphans()
@@ -42,9 +46,18 @@ class Caretaker:
             damages=tuple(finding.damage for finding in after),
             repaired=tuple(finding.damage for finding in before if _place(finding) not in left),
             num_objects=checker.num_objects,
-            num_tokens=self._reader.num_tokens,
+            num_tokens=self._num_tokens(),
             seconds=time.perf_counter() - started,
         )
+
+    def _num_tokens(self) -> int:
+        try:
+            return self._reader.refresh()
+        except CorruptionError:  # not even that can be said
+            return 0
+
+    def _checker(self, recompute_gists: bool) -> Checker:
+        return Checker(self._parts, self._reader, recompute_gists=recompute_gists)
 
 
 def _place(finding: Finding) -> tuple[str, int, int]:

@@ -25,7 +25,7 @@ _GIST_TOLERANCE = 0.02  # of a gist's largest value: another machine may round a
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A damage, and what repair needs to know of it. part: catalog, index, tokens, gists or blob; level and shard of
+    """A damage, and what repair needs to know of it. part: catalog, tokens, gists or blob; level and shard of
     an array; digest of a blob."""
 
     damage: Damage
@@ -36,27 +36,31 @@ class Finding:
 
 
 class Checker:
-    """One pass over a memory. ``num_objects`` counts what was looked at."""
+    """One pass over a memory. ``num_objects`` counts what was looked at.
 
-    def __init__(self, parts: Parts, reader: TreeReader) -> None:
+    recompute_gists: also compare every stored gist with a fresh one.
+    """
+
+    def __init__(self, parts: Parts, reader: TreeReader, *, recompute_gists: bool = False) -> None:
+        self._recompute_gists = recompute_gists
         self._parts = parts
         self._reader = reader
         self._tree = parts.tree
         self.num_objects = 0
 
-    def findings(self, *, recompute_gists: bool = False) -> Iterator[Finding]:
-        """All damages; the catalog's first, since everything else is read through it. If its rows are so damaged that
-        the rest cannot be looked up, its own findings are all there is."""
-        self._reader.refresh()
+    def findings(self) -> Iterator[Finding]:
+        """All damages; the catalog's first, since everything else is looked up in it."""
+        catalog_is_damaged = False
         for damage in self._parts.catalog.check():
+            catalog_is_damaged = True
             yield Finding(damage=damage, part="catalog")
-        yield from self._tokens()
-        yield from self._tail()
-        yield from self._cover()
-        yield from self._blobs()
-        yield from self._index()
-        for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
-            yield from self._gists(level, recompute=recompute_gists)
+        for look in (self._tokens, self._tail, self._cover, self._blobs, self._index, self._gists):
+            try:
+                self._reader.refresh()
+                yield from look()
+            except StorageError as error:  # a look-up in the catalog: no news if the catalog has said so itself
+                if not catalog_is_damaged:
+                    yield _catalog_finding("rows", 0, 0, _short(error), "journal")
 
     # --- tokens -------------------------------------------------------------------------------------------------
 
@@ -94,23 +98,8 @@ class Checker:
 
     def _tail(self) -> Iterator[Finding]:
         start, stop = self._reader.state.sealed_tokens, self._reader.num_tokens
-        try:
-            tokens = self._reader.tokens(start, stop)
-        except StorageError as error:
-            yield Finding(
-                damage=Damage(
-                    object_name="catalog: tail",
-                    token_start=start,
-                    token_stop=stop,
-                    problem=_short(error),
-                    repairable="raw sources",
-                ),
-                part="catalog",
-            )
-            return
-        if (tokens >= self._parts.info.vocab_size).any():
-            damage = Damage(object_name="catalog: tail", token_start=start, token_stop=stop, problem="unknown token id")
-            yield Finding(damage=damage, part="catalog")
+        if (self._reader.tokens(start, stop) >= self._parts.info.vocab_size).any():
+            yield _catalog_finding("tail", start, stop, "unknown token id", "raw sources")
 
     # --- provenance and blobs -----------------------------------------------------------------------------------
 
@@ -166,16 +155,14 @@ class Checker:
         wanted = indexed_stop(self._reader.num_tokens, self._parts.info.block_tokens)
         indexed = self._reader.state.indexed_tokens
         if indexed != wanted:
-            damage = Damage(
-                object_name="catalog: index",
-                token_start=min(indexed, wanted),
-                token_stop=max(indexed, wanted),
-                problem=f"reaches token {indexed} instead of {wanted}",
-                repairable="tokens",
-            )
-            yield Finding(damage=damage, part="index")
+            problem = f"reaches token {indexed} instead of {wanted}"
+            yield _catalog_finding("passages", min(indexed, wanted), max(indexed, wanted), problem, "tokens")
 
-    def _gists(self, level: int, *, recompute: bool) -> Iterator[Finding]:
+    def _gists(self) -> Iterator[Finding]:
+        for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
+            yield from self._gists_of(level)
+
+    def _gists_of(self, level: int) -> Iterator[Finding]:
         size = shard_nodes(self._parts.info)
         for shard in range(self._reader.state.sealed_nodes.get(level, 0) // size):
             vectors = meta = None
@@ -190,7 +177,7 @@ class Checker:
                 if not np.isfinite(rows).all():
                     yield self._gist_finding(spec, level, shard, shard * size, (shard + 1) * size, "not finite")
                 vectors, meta = (rows, meta) if spec.name.startswith("lod") else (vectors, rows)
-            if recompute and vectors is not None and meta is not None:
+            if self._recompute_gists and vectors is not None and meta is not None:
                 yield from self._recomputed(level, shard, vectors, meta)
 
     def _recomputed(
@@ -231,11 +218,13 @@ def _digests(source: Source) -> list[str]:
 
 
 def _cover_finding(table: str, start: int, stop: int) -> Finding:
+    problem = "has a gap" if start < stop else "overlaps"
+    return _catalog_finding(table, min(start, stop), max(start, stop), problem, "journal")
+
+
+def _catalog_finding(table: str, start: int, stop: int, problem: str, repairable: str) -> Finding:
     damage = Damage(
-        object_name=f"catalog: {table}",
-        token_start=min(start, stop),
-        token_stop=max(start, stop),
-        problem="gap" if start < stop else "overlap",
+        object_name=f"catalog: {table}", token_start=start, token_stop=stop, problem=problem, repairable=repairable
     )
     return Finding(damage=damage, part="catalog")
 

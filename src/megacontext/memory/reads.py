@@ -30,7 +30,19 @@ class TreeReader:
         self._tree = parts.tree
         self._tokens_spec = token_spec(parts.info)
         self._rows = RowCache(parts.info.gist_width, parts.info.dim)
-        self.state = parts.catalog.state()
+        self._state: CatalogState | None = None
+
+    @property
+    def state(self) -> CatalogState:
+        """How far things are in this reader's snapshot; looked up at first use, so that a damaged catalog can be
+        opened to be repaired."""
+        if self._state is None:
+            self._state = self._parts.catalog.state()
+        return self._state
+
+    @state.setter
+    def state(self, state: CatalogState) -> None:
+        self._state = state
 
     @property
     def num_tokens(self) -> int:

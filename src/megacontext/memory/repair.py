@@ -20,9 +20,11 @@ from megacontext.memory.passages import STRIDE_BLOCKS, passages_from
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.rebuild import Rebuilder
 from megacontext.memory.sealing import meta_rows
+from megacontext.ports.catalog import Damage
 
 __all__ = ["Repairer"]
 
+_FROM_TOKENS = "tokens"
 _log = logging.getLogger(__name__)
 
 
@@ -35,31 +37,41 @@ class Repairer:
         self._tree = parts.tree
         self._rebuilder = Rebuilder(parts, reader)
 
+    def repair_catalog(self, findings: Sequence[Finding]) -> None:
+        """First of all, since everything else is looked up in the catalog; check again before ``repair``."""
+        damages = [finding.damage for finding in findings if finding.part == "catalog"]
+        if any(damage.repairable != _FROM_TOKENS for damage in damages):
+            self._try("catalog", self._parts.catalog.rebuild)
+            self._reader.refresh()
+            for damage in damages:
+                self._try(damage.object_name, self._mend_tail, damage)
+        self._reader.forget()
+
     def repair(self, findings: Sequence[Finding]) -> None:
-        """Mend what can be. The caller holds the writer's lock, and checks again afterwards."""
+        """Everything else that can be. The caller holds the writer's lock, and checks again afterwards."""
         menders: dict[str, Callable[[Finding], None]] = {
             "blob": self._mend_blob,
             "tokens": self._mend_tokens,
-            "catalog": self._mend_catalog,
             "gists": self._mend_gists,
         }
-        done: set[tuple[str, int, int, str]] = set()
         for part, mend in menders.items():
+            done: set[tuple[int, int, str]] = set()
             for finding in findings:
-                key = (part, finding.level, finding.shard, finding.digest or finding.damage.object_name)
+                key = (finding.level, finding.shard, finding.digest)
                 if finding.part == part and key not in done:
-                    self._try(mend, finding)
-                    done.add(key if part != "catalog" else (part, len(done), 0, ""))
-        if any(finding.part in ("index", "catalog") for finding in findings):
-            self._try(self._mend_index, findings[0])
+                    self._try(finding.damage.object_name, mend, finding)
+                    done.add(key)
+        if any(finding.part == "catalog" for finding in findings):
+            self._try("the index", self._mend_index)
+            self._try("gists in the catalog", self._mend_gist_rows)
         self._reader.forget()
 
     @staticmethod
-    def _try(mend: Callable[[Finding], None], finding: Finding) -> None:
+    def _try(name: str, mend: Callable[..., None], *what: object) -> None:
         try:
-            mend(finding)
+            mend(*what)
         except MegaContextError as error:
-            _log.warning("%s cannot be repaired: %s", finding.damage.object_name, error)
+            _log.warning("%s cannot be repaired: %s", name, error)
 
     def _mend_blob(self, finding: Finding) -> None:
         data = self._rebuilder.blob(finding.digest)
@@ -75,16 +87,18 @@ class Repairer:
             raise CorruptionError(f"{finding.damage.object_name}: its sources encode to other tokens; restore a backup")
         self._parts.arrays.write_shard(token_spec(self._parts.info), finding.shard, tokens)
 
-    def _mend_catalog(self, finding: Finding) -> None:
-        """Tail rows from the sources, gist rows from the tokens; the other tables have no second copy."""
-        start = max(finding.damage.token_start, self._reader.state.sealed_tokens)
-        stop = min(finding.damage.token_stop, self._reader.num_tokens)
-        if "tail" in finding.damage.object_name and start < stop:
+    def _mend_tail(self, damage: Damage) -> None:
+        """Tail rows from the sources, where the catalog had no second copy of them."""
+        start = max(damage.token_start, self._reader.state.sealed_tokens)
+        stop = min(damage.token_stop, self._reader.num_tokens)
+        if not damage.object_name.endswith("tail") or start >= stop:
+            return
+        try:
+            self._reader.tokens(start, stop)
+        except CorruptionError:
             tokens = self._rebuilder.tokens(start, stop)
             with self._parts.catalog.write() as writer:
                 writer.replace_tail(start, tokens)
-        if "gists" in finding.damage.object_name:
-            self._mend_gist_rows()
 
     def _mend_gist_rows(self) -> None:
         for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
@@ -101,7 +115,7 @@ class Repairer:
         self._parts.arrays.write_shard(gist_spec(self._parts.info, finding.level), finding.shard, fresh.vectors)
         self._parts.arrays.write_shard(meta_spec(self._parts.info, finding.level), finding.shard, meta_rows(fresh))
 
-    def _mend_index(self, _: Finding) -> None:
+    def _mend_index(self) -> None:
         """Index the whole history anew, in one transaction."""
         K = self._parts.info.block_tokens
         size = self._parts.info.segment_tokens
