@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorstore as ts
 
+from megacontext.errors import CorruptionError, InvariantError, MemoryReadOnlyError, StorageFullError
 from megacontext.storage.arrays import TensorStoreArrays
-from megacontext.testing.array_store_suite import ArrayStoreSuite
+from megacontext.testing.array_store_suite import GISTS, TOKENS, ArrayStoreSuite, example_rows
 
 
 class TestFiles(ArrayStoreSuite):
@@ -26,3 +33,162 @@ class TestMemory(ArrayStoreSuite):
     @pytest.fixture
     def store(self) -> TensorStoreArrays:
         return TensorStoreArrays("memory://here/there")
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A folder with two shards of tokens and of gists."""
+    store = TensorStoreArrays(tmp_path)
+    for shard in range(2):
+        store.write_shard(TOKENS, shard, example_rows(TOKENS, shard))
+        store.write_shard(GISTS, shard, example_rows(GISTS, shard))
+    return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB, where the machine lets us mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or not mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)):
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def mounted(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+
+
+def test_another_zarr_implementation_reads_a_memory(filled: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group(str(filled / "arrays"), mode="r")
+    assert set(group.array_keys()) == {"lod0", "lod1"}
+    tokens = np.concatenate([example_rows(TOKENS, shard) for shard in range(2)])
+    gists = np.concatenate([example_rows(GISTS, shard) for shard in range(2)])
+    assert group["lod0"].dtype == np.uint32
+    np.testing.assert_array_equal(group["lod0"][0:512], tokens)
+    np.testing.assert_array_equal(group["lod1"][3:100], gists[3:100])
+
+
+def test_tensorstore_opens_an_array_by_its_metadata_alone(filled: Path) -> None:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{filled}/arrays/lod1/"}}
+    array = ts.open(spec, open=True).result()
+    assert array.shape[1:] == GISTS.row_shape
+    np.testing.assert_array_equal(array[64:128].read().result(), example_rows(GISTS, 1))
+
+
+@pytest.mark.parametrize("spec", [TOKENS, GISTS], ids=lambda spec: spec.name)
+def test_every_flipped_bit_of_a_shard_is_found_and_named(filled: Path, spec: object) -> None:
+    assert spec in (TOKENS, GISTS)
+    spec = TOKENS if spec is TOKENS else GISTS
+    store = TensorStoreArrays(filled)
+    name = store.object_name(spec, 1)
+    intact = (filled / name).read_bytes()
+    places = random.Random(0)
+    for _ in range(60):
+        flipped = bytearray(intact)
+        flipped[places.randrange(len(intact))] ^= 1 << places.randrange(8)
+        (filled / name).write_bytes(flipped)
+        with pytest.raises(CorruptionError, match=name):
+            store.read_shard(spec, 1)
+        np.testing.assert_array_equal(store.read_shard(spec, 0), example_rows(spec, 0))
+
+
+@pytest.mark.parametrize("length", [0, 10, 200, -1])
+def test_a_shard_cut_short_is_found(filled: Path, length: int) -> None:
+    store = TensorStoreArrays(filled)
+    path = filled / store.object_name(GISTS, 0)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CorruptionError, match="lod1/c/0"):
+        store.read(GISTS, 0, 1)
+
+
+def test_a_check_sees_the_disk_and_not_the_cache(filled: Path) -> None:
+    store = TensorStoreArrays(filled)
+    np.testing.assert_array_equal(store.read(GISTS, 0, 64), example_rows(GISTS, 0))
+    path = filled / store.object_name(GISTS, 0)
+    path.write_bytes(bytes(len(path.read_bytes())))
+    with pytest.raises(CorruptionError):
+        store.read_shard(GISTS, 0)
+
+
+def test_writing_a_shard_again_mends_it_for_all_readers(filled: Path) -> None:
+    store = TensorStoreArrays(filled)
+    path = filled / store.object_name(GISTS, 1)
+    path.write_bytes(b"")
+    with pytest.raises(CorruptionError):
+        store.read(GISTS, 64, 65)
+    store.write_shard(GISTS, 1, example_rows(GISTS, 1))
+    np.testing.assert_array_equal(store.read(GISTS, 64, 128), example_rows(GISTS, 1))
+    np.testing.assert_array_equal(TensorStoreArrays(filled).read(GISTS, 64, 128), example_rows(GISTS, 1))
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json", None])
+def test_damaged_metadata_is_named_and_mended_by_the_next_write(filled: Path, content: bytes | None) -> None:
+    metadata = filled / "arrays" / "lod1" / "zarr.json"
+    if content is None:
+        metadata.unlink()
+    else:
+        metadata.write_bytes(content)
+    store = TensorStoreArrays(filled)
+    with pytest.raises(CorruptionError, match=r"lod1/zarr\.json"):
+        store.read(GISTS, 0, 1)
+    store.write_shard(GISTS, 1, example_rows(GISTS, 1))
+    np.testing.assert_array_equal(TensorStoreArrays(filled).read(GISTS, 0, 64), example_rows(GISTS, 0))
+
+
+def test_metadata_of_another_shape_is_damage(filled: Path) -> None:
+    metadata = filled / "arrays" / "lod1" / "zarr.json"
+    metadata.write_text(metadata.read_text().replace("1099511627776", "1099511627760"))
+    with pytest.raises(CorruptionError, match=r"lod1/zarr\.json"):
+        TensorStoreArrays(filled).read(GISTS, 0, 1)
+
+
+def test_a_reader_may_come_before_the_writer(tmp_path: Path) -> None:
+    reader = TensorStoreArrays(tmp_path)
+    with pytest.raises(CorruptionError):
+        reader.read(TOKENS, 0, 1)
+    TensorStoreArrays(tmp_path).write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+    np.testing.assert_array_equal(reader.read(TOKENS, 0, 256), example_rows(TOKENS, 0))
+
+
+def test_locks_of_killed_writers_are_removed(filled: Path) -> None:
+    orphan = filled / "arrays" / "lod1" / "c" / "5.__lock"
+    orphan.touch()
+    store = TensorStoreArrays(filled)
+    assert store.remove_orphans() == 1
+    assert not orphan.exists()
+    np.testing.assert_array_equal(store.read_shard(GISTS, 1), example_rows(GISTS, 1))
+
+
+def test_rows_of_another_shape_are_our_own_mistake(tmp_path: Path) -> None:
+    store = TensorStoreArrays(tmp_path)
+    with pytest.raises(InvariantError, match="lod0"):
+        store.write_shard(TOKENS, 0, np.zeros(255, dtype=np.uint32))
+    with pytest.raises(InvariantError, match="lod0"):
+        store.write_shard(TOKENS, 0, np.zeros(256, dtype=np.int64))
+
+
+def test_a_full_disk_is_named_and_what_was_written_stays(small_disk: Path) -> None:
+    store = TensorStoreArrays(small_disk)
+    shard = 0
+    with pytest.raises(StorageFullError, match="no space left"):  # noqa: PT012 - which shard it is depends on the disk
+        while True:
+            store.write_shard(GISTS, shard, example_rows(GISTS, shard))
+            shard += 1
+    assert shard > 0
+    np.testing.assert_array_equal(
+        TensorStoreArrays(small_disk).read_shard(GISTS, shard - 1), example_rows(GISTS, shard - 1)
+    )
+    with pytest.raises(CorruptionError, match="missing"):
+        store.read_shard(GISTS, shard)
+
+
+def test_read_only_media_is_read_and_not_written(small_disk: Path) -> None:
+    TensorStoreArrays(small_disk).write_shard(GISTS, 0, example_rows(GISTS, 0))
+    assert mounted("-o", "remount,ro", str(small_disk))
+    store = TensorStoreArrays(small_disk)
+    np.testing.assert_array_equal(store.read_shard(GISTS, 0), example_rows(GISTS, 0))
+    with pytest.raises(MemoryReadOnlyError):
+        store.write_shard(GISTS, 1, example_rows(GISTS, 1))

@@ -2,15 +2,101 @@
 
 from __future__ import annotations
 
+import os
+import random
 from pathlib import Path
 
 import pytest
 
+from megacontext.errors import CorruptionError, MemoryReadOnlyError, StorageError, StorageFullError
 from megacontext.storage.blobs import FileBlobs
 from megacontext.testing.blob_store_suite import BlobStoreSuite
+
+TEXT = b"Words, words, words. " * 200
 
 
 class TestFileBlobs(BlobStoreSuite):
     @pytest.fixture
     def blobs(self, tmp_path: Path) -> FileBlobs:
         return FileBlobs(tmp_path)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_blob_is_a_compressed_file_named_by_its_content(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path)
+    digest = blobs.put(TEXT)
+    assert files(tmp_path) == [blobs.object_name(digest)] == [f"raw/{digest[:2]}/{digest}.zst"]
+    assert blobs.num_bytes() < len(TEXT) // 10
+
+
+def test_a_flipped_bit_never_gives_other_bytes(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path)
+    digest = blobs.put(TEXT + os.urandom(200))
+    path = tmp_path / blobs.object_name(digest)
+    intact, content = path.read_bytes(), blobs.get(digest)
+    places = random.Random(0)
+    num_found = 0
+    for _ in range(200):
+        flipped = bytearray(intact)
+        flipped[places.randrange(len(intact))] ^= 1 << places.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            assert blobs.get(digest) == content
+        except CorruptionError:
+            num_found += 1
+    assert num_found > 150
+
+
+@pytest.mark.parametrize("length", [0, 5, 50])
+def test_a_blob_cut_short_is_found(tmp_path: Path, length: int) -> None:
+    blobs = FileBlobs(tmp_path)
+    digest = blobs.put(os.urandom(500))
+    path = tmp_path / blobs.object_name(digest)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CorruptionError, match=digest):
+        blobs.get(digest)
+
+
+def test_storing_the_same_bytes_again_heals(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path)
+    digest = blobs.put(TEXT)
+    (tmp_path / blobs.object_name(digest)).write_bytes(b"damaged")
+    assert blobs.put(TEXT) == digest
+    assert blobs.get(digest) == TEXT
+
+
+def test_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path)
+    digest = blobs.put(TEXT)
+    orphan = tmp_path / "raw" / digest[:2] / f".tmp-{digest}"
+    orphan.touch()
+    assert list(blobs.digests()) == [digest]
+    assert blobs.remove_orphans() == 1
+    assert files(tmp_path) == [blobs.object_name(digest)]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("ENOSPC", StorageFullError), ("EROFS", MemoryReadOnlyError), ("EIO", StorageError)],
+)
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_failed_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, error: type[Exception], call: str
+) -> None:
+    import errno
+
+    blobs = FileBlobs(tmp_path)
+    kept = blobs.put(b"kept")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail) if call == "fsync" else patch.setattr(Path, "write_bytes", fail)
+        with pytest.raises(error):
+            blobs.put_many([TEXT, b"other"])
+    assert files(tmp_path) == [blobs.object_name(kept)]
+    assert len(blobs.put_many([TEXT, b"other"])) == 2
