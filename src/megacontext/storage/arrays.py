@@ -76,6 +76,7 @@ class TensorStoreArrays:
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
         self._uncached = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
         self._arrays: dict[str, Any] = {}
+        self._written: dict[str, bytes] = {}  # zarr.json of the arrays that were opened for writing
         self._lock = Lock()
 
     def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
@@ -145,9 +146,11 @@ class TensorStoreArrays:
         """The open array; a reader may come before the writer made it, so a failure is not remembered."""
         with self._lock:
             array = self._arrays.get(spec.name)
-            if array is None or (create and not self._metadata_is_there(spec)):
+            if array is None or (create and self._metadata(spec) != self._written.get(spec.name)):
                 array = self._open(spec, create=create)
                 self._arrays[spec.name] = array
+                if create:
+                    self._written[spec.name] = self._metadata(spec)
             return array
 
     def _open(self, spec: ArraySpec, *, create: bool) -> Any:
@@ -165,13 +168,15 @@ class TensorStoreArrays:
         self._open_kvstore().write(f"{spec.name}/zarr.json", None).result()
         return ts.open(self._spec(spec), open=True, create=True, context=self._context).result()
 
-    def _metadata_is_there(self, spec: ArraySpec) -> bool:
-        """Whether nobody removed or damaged zarr.json since the array was opened (repair rewrites shards)."""
+    def _metadata(self, spec: ArraySpec) -> bytes:
+        """The file zarr.json as it is now, b'' if it is missing or not a local file: each write of a shard compares,
+        so that rewriting shards also mends their array's metadata."""
+        if self._folder is None:
+            return b""
         try:
-            ts.open(self._spec(spec), open=True, context=self._uncached).result()
-        except (ValueError, OSError):
-            return False
-        return True
+            return (self._folder / ARRAYS_FOLDER / spec.name / "zarr.json").read_bytes()
+        except OSError:
+            return b""
 
     def _spec(self, spec: ArraySpec) -> dict[str, Any]:
         return {
