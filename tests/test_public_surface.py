@@ -57,8 +57,9 @@ def test_open_takes_these_arguments():
 
 def test_a_memory_has_these_powers():
     assert public(Memory) == [
-        "append", "append_text", "check", "close", "codec", "gists", "info", "ingest", "inspect", "num_levels",
-        "num_tokens", "provenance", "reader", "refresh", "search", "search_hits", "sources", "text", "tokens", "tree",
+        "append", "append_text", "check", "close", "codec", "gists", "info", "ingest", "inspect",
+        "is_missing_gists", "num_levels", "num_tokens", "provenance", "reader", "refresh", "search", "search_hits",
+        "sources", "store_gists", "text", "tokens", "tree",
     ]  # fmt: skip
     assert sorted({*public(OpenedMemory)} - {*public(Memory)}) == ["base", "session"]
 

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from megacontext.runtime import assembly
+
 FACT = "The code for Kolibri is 48213."
 
 
@@ -93,6 +95,18 @@ def test_ask_prints_an_answer_and_the_sources_that_it_rests_on(megacontext, memo
     data = megacontext("ask", memory, "What is the code for Kolibri?", "--max-new-tokens", 4, "--json").data
     assert isinstance(data["answer"], str)
     assert any(source["uri"].endswith("facts.md") for source in data["sources"])
+
+
+def test_a_question_stores_the_gists_that_an_interrupted_ingest_left(megacontext, memory, tmp_path, monkeypatch):
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("megacontext.memory.sealing.GistKeeper.keep_all", lambda self: 1 / 0)
+        (tmp_path / "long.txt").write_text("".join(f"{number * 7919} " for number in range(30_000)))
+        assert megacontext("ingest", memory, tmp_path / "long.txt").code == 1
+    with assembly.open(memory, read_only=True) as opened:
+        assert opened.is_missing_gists
+    assert megacontext("ask", memory, "What is the code for Kolibri?", "--max-new-tokens", 2).code == 0
+    with assembly.open(memory, read_only=True) as opened:
+        assert not opened.is_missing_gists
 
 
 def test_complete_prints_the_prompt_and_its_continuation(megacontext, memory):

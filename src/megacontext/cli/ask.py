@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from megacontext.cli.answering import print_explained, stream_answer
-from megacontext.cli.opening import open_memory
+from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import (
     AllocatorOption,
     BudgetOption,
@@ -41,7 +41,7 @@ def ask(
 ) -> None:
     """Answer a question, then show the sources that were in detail when it was produced."""
     with (
-        open_memory(memory, gister=gister) as opened,
+        open_for_questions(memory, gister=gister) as opened,
         opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
     ):
         events = session.generate(question, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)

@@ -41,6 +41,7 @@ def chat(
         open_memory(memory, read_only=False) as opened,
         opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
     ):
+        opened.store_gists()
         while (turn := _read_turn(console)) is not None:
             events = session.generate(turn, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
             answer = stream_answer(events, show=True, strip=True)

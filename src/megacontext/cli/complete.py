@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megacontext.cli.answering import stream_answer
-from megacontext.cli.opening import open_memory
+from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import (
     AllocatorOption,
     BudgetOption,
@@ -44,7 +44,7 @@ def complete(
 ) -> None:
     """Continue a text after the history; prints the prompt and its continuation."""
     with (
-        open_memory(memory) as opened,
+        open_for_questions(memory) as opened,
         opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
     ):
         events = session.complete(prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megacontext.cli.focus_picture import print_picture
-from megacontext.cli.opening import open_memory
+from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import (
     AllocatorOption,
     BudgetOption,
@@ -60,7 +60,7 @@ def focus(
     Pins and reveals hold for the window that this call shows: sessions belong to a process, not to the memory.
     """
     with (
-        open_memory(memory) as opened,
+        open_for_questions(memory) as opened,
         opened.session(budget_entries=budget, lens=lens, allocator=allocator) as session,
     ):
         for span in pin or []:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from megacontext.cli.screen import error_console
+from megacontext.errors import MemoryLockedError, MemoryReadOnlyError
 
 if TYPE_CHECKING:
     from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["open_memory"]
+__all__ = ["open_for_questions", "open_memory"]
 
 
 def open_memory(path: str, *, read_only: bool = True, gister: str | None = None) -> OpenedMemory:
@@ -15,3 +19,19 @@ def open_memory(path: str, *, read_only: bool = True, gister: str | None = None)
     from megacontext.runtime import assembly
 
     return assembly.open(path, read_only=read_only, gister=gister)
+
+
+def open_for_questions(path: str, *, gister: str | None = None) -> OpenedMemory:
+    """The same for reading, after the gists that an interrupted ingest left behind were stored, if that is possible:
+    every question would compute them again."""
+    opened = open_memory(path, gister=gister)
+    if not opened.is_missing_gists:
+        return opened
+    opened.close()
+    with (
+        suppress(MemoryLockedError, MemoryReadOnlyError),
+        open_memory(path, read_only=False, gister=gister) as writer,
+        error_console().status("[dim]storing the gists that an interrupted ingest left to be computed[/dim]"),
+    ):
+        writer.store_gists()
+    return open_memory(path, gister=gister)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megacontext.cli.opening import open_memory
+from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import BudgetOption, JsonOption, LensOption, MemoryArgument
 from megacontext.cli.screen import error_console, output_console, plain_table, print_json
 from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
@@ -37,7 +37,7 @@ def score(
     Lower is better: nats per token, and bits per byte of text. No method looks at the continuation before it is scored.
     """
     continuation = _read(text)
-    with open_memory(memory) as opened, error_console().status("[dim]scoring[/dim]"):
+    with open_for_questions(memory) as opened, error_console().status("[dim]scoring[/dim]"):
         token_ids = opened.codec.encode(continuation).token_ids[:max_tokens]
         num_bytes = len(opened.codec.decode(token_ids).encode())
         results = [

@@ -204,6 +204,20 @@ class Memory:
         self._open_reader()
         return self._caretaker.check(repair=repair, recompute_gists=recompute_gists)
 
+    @property
+    def is_missing_gists(self) -> bool:
+        """Whether an interrupted ingest left gists behind: every reader would compute them for itself."""
+        self._open_reader()
+        return self._keeper.is_due()
+
+    def store_gists(self) -> None:
+        """Compute and store what an interrupted ingest left behind; free if there is nothing.
+
+        Raises: MemoryLockedError, MemoryReadOnlyError, StorageError.
+        """
+        self._writer.begin()
+        self._keeper.keep_all()
+
     def refresh(self) -> int:
         """See what other processes have committed since; the number of tokens."""
         return self._open_reader().refresh()
