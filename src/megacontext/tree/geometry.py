@@ -39,7 +39,7 @@ class TreeGeometry:
     block_tokens: int = 32
 
     def __post_init__(self) -> None:
-        if not MIN_BLOCK_TOKENS <= self.block_tokens <= MAX_BLOCK_TOKENS:
+        if self.block_tokens % 1 or not MIN_BLOCK_TOKENS <= self.block_tokens <= MAX_BLOCK_TOKENS:
             raise InvalidValueError(
                 f"block_tokens is {self.block_tokens}; choose {MIN_BLOCK_TOKENS} to {MAX_BLOCK_TOKENS} (default 32)"
             )

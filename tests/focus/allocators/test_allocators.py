@@ -83,6 +83,17 @@ def test_greedy_never_beats_optimal_and_stays_close(scene, gist_value):
     assert 0.98 * optimal - 1e-9 <= greedy <= optimal * (1 + 1e-9) + 1e-12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy_stays_close_where_hundreds_of_nodes_open_below_coarse_gists(seed):
+    wc = context(200_000, budget_entries=60)
+    wc.resize(3000)
+    utility = np.random.default_rng(seed).exponential(size=wc.num_entries) ** 2
+    scores = FocusScores(utility=utility)
+    field = UtilityField(wc.view(), scores)
+    greedy, optimal = (cut_value(allocate(name, wc, scores), field, 0.2) for name in NAMES)
+    assert 0.999 * optimal <= greedy <= optimal * (1 + 1e-9)
+
+
 def every_cut(tree, num_tokens, must_be_raw):
     """All legal cuts of a tiny history, as lists of rows."""
 
@@ -193,11 +204,12 @@ def test_cooldown_yields_where_the_budget_leaves_no_choice():
 
 
 def test_swap_margin_keeps_what_is_nearly_as_good():
-    wc = context(budget_entries=50)
+    wc = context(budget_entries=45)  # enough for one path of four levels, not for two
     wc.reveal(0, 8)
     open_now = (0, 8, 1.0)
+    assert (0, 0, 8) not in allocate("greedy", wc, flat(wc, open_now, (2048, 2056, 1.2))).rows()
     assert (0, 0, 8) in allocate("greedy", wc, flat(wc, open_now, (2048, 2056, 1.2)), swap_margin=0.5).rows()
-    target = allocate("greedy", wc, flat(wc, open_now, (1024, 1024 + 8 * 4, 20.0)), swap_margin=0.5)
+    target = allocate("greedy", wc, flat(wc, open_now, (1024, 1032, 20.0)), swap_margin=0.5)
     assert (0, 1024, 1032) in target.rows()
 
 
