@@ -60,7 +60,7 @@ class DemoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("num_tokens", 20_000), ("num_facts", 1), ("num_continuations", 2), ("num_short", 1)):
+        for name, least in (("num_tokens", 20_000), ("num_facts", 1), ("num_continuations", 0), ("num_short", 1)):
             if getattr(self, name) < least:
                 raise InvalidValueError(f"{name} is {getattr(self, name)}; the demo needs at least {least:,}")
 

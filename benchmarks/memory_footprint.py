@@ -1,0 +1,87 @@
+"""Does a longer history take more memory of the process? Resident memory at 4 M tokens against 100 k.
+
+Every figure is a fresh process: one that reads the history in, one that opens it, refocuses and generates.
+python benchmarks/memory_footprint.py --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from histories import make_history
+from megacontext.bases.registry import BaseHandle
+from megacontext.runtime.assembly import open as open_memory
+from megacontext.units import MIB, format_count
+from record import parser, record, row
+
+NUM_GENERATED = 16
+LIBRARY_TOKENS = 100_000
+QUESTIONS = ("What did the Count say about the castle?", "How is a socket closed?", "Who came down to the river?")
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--tokens", type=int, nargs=2, default=(100_000, 4_000_000), metavar=("SHORT", "LONG"))
+    arguments.add_argument("--inner", choices=sorted(WORK), help=argparse.SUPPRESS)
+    arguments.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
+    given = arguments.parse_args()
+    if given.inner:
+        WORK[given.inner](given.memory, given.tokens[0])
+        print(json.dumps(peak_bytes()))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for work in ("read in", "ask"):
+            short, long = (in_fresh_process(work, Path(folder) / f"{length}.mc", length) for length in given.tokens)
+            lengths = [format_count(length) for length in given.tokens]
+            rows.append(
+                row(
+                    f"peak resident memory, {work}: {lengths[1]} of history / {lengths[0]}",
+                    long / short,
+                    "x",
+                    at_most=1.2,
+                    short_mib=short / MIB,
+                    long_mib=long / MIB,
+                )
+            )
+    record("memory_footprint", rows, given.out)
+
+
+def in_fresh_process(work: str, memory: Path, num_tokens: int) -> int:
+    """Peak resident bytes of a process that does one kind of work on one memory."""
+    command = [sys.executable, __file__, "--inner", work, "--memory", str(memory), "--tokens", *[str(num_tokens)] * 2]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(json.loads(output.splitlines()[-1]))
+
+
+def read_in(folder: Path, num_tokens: int) -> None:
+    """Append the history with mean gists, 65,536 tokens at a time; the text at hand is equally much for any length."""
+    make_history(folder, BaseHandle("reference"), num_tokens, library_tokens=LIBRARY_TOKENS).close()
+
+
+def ask(folder: Path, num_tokens: int) -> None:
+    """Open, focus on questions, generate."""
+    with open_memory(folder) as memory, memory.session(budget_entries=1024) as session:
+        assert memory.num_tokens == num_tokens
+        for question in QUESTIONS:
+            for _ in session.generate(question, max_new_tokens=NUM_GENERATED):
+                pass
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process (Linux counts in KiB)."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+WORK: dict[str, Callable[[Path, int], None]] = {"read in": read_in, "ask": ask}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Every benchmark, one after another, and one table of what was promised: `make bench`.
+
+Each runs in a process of its own and writes its JSON; figures with a target are gathered in ``summary.json``. A
+benchmark that fails counts as missed. Exit code 1 if anything was missed.
+
+python benchmarks/run_all.py --out benchmarks/results
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from record import parser, record
+
+BENCHMARKS = (
+    "import_cost",
+    "durable_append",
+    "bulk_ingest",
+    "refocus_bookkeeping",
+    "decode_overhead",
+    "history_cost",
+    "memory_footprint",
+    "hidden_facts",
+)
+
+
+def main() -> int:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)} (default: all)")
+    given = arguments.parse_args()
+    unknown = sorted(set(given.names) - set(BENCHMARKS))
+    if unknown:
+        arguments.error(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
+    rows = [figure for name in given.names or BENCHMARKS for figure in run(name, given.out)]
+    record("summary", rows, given.out)
+    missed = sum(not figure["reached"] for figure in rows)
+    Console().print(f"{len(rows) - missed} of {len(rows)} targets reached")
+    return 1 if missed else 0
+
+
+def run(name: str, out: Path) -> list[dict[str, object]]:
+    """Run one benchmark; its figures that have a target."""
+    Console().rule(name)
+    result = out / f"{name}.json"
+    result.unlink(missing_ok=True)
+    began = time.perf_counter()
+    script = Path(__file__).with_name(f"{name}.py")
+    code = subprocess.run([sys.executable, str(script), "--out", str(out)], check=False).returncode
+    seconds = time.perf_counter() - began
+    if code or not result.exists():
+        return [{"what": f"{name} failed with exit code {code}", "value": "-", "target": "runs", "reached": False}]
+    figures = json.loads(result.read_text(encoding="utf-8"))["rows"]
+    return [
+        {
+            **{key: figure.get(key, "") for key in ("what", "value", "unit", "target", "reached")},
+            "from": name,
+            "s": seconds,
+        }
+        for figure in figures
+        if "target" in figure
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
