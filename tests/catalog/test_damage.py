@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from megacontext.catalog.sqlite import SqliteCatalog
-from megacontext.errors import CorruptionError, MegaContextError
+from megacontext.errors import CorruptionError, MegaContextError, MemoryReadOnlyError
 from megacontext.ports.catalog import Damage, Passage, Segment
 from megacontext.testing.catalog_suite import EXAMPLE_INFO, add_example_source, example_gists
 
@@ -86,6 +86,14 @@ def findings(folder: Path) -> list[Damage]:
         return [Damage(object_name="catalog.sqlite", token_start=0, token_stop=0, problem=str(error))]
     try:
         return list(catalog.check())
+    finally:
+        catalog.close()
+
+
+def rebuild(folder: Path) -> None:
+    catalog = SqliteCatalog.open(folder)
+    try:
+        catalog.rebuild()
     finally:
         catalog.close()
 
@@ -194,7 +202,7 @@ def test_recovery_brings_back_all_but_gists_and_index(
     info, state, sources, by_uri, extents, segments, tail, _, _ = contents(intact)
     spoil(folder)
     assert findings(folder)
-    SqliteCatalog.recover(folder).close()
+    rebuild(folder)
     assert findings(folder) == []
     got = contents(folder)
     assert got[0] == info
@@ -205,6 +213,25 @@ def test_recovery_brings_back_all_but_gists_and_index(
         writer.append_tail(480, np.zeros(3, dtype=np.uint32))
     catalog.close()
     assert findings(folder) == []
+
+
+@pytest.mark.parametrize("spoil", [tear_header, cut_short])
+def test_a_broken_file_can_be_opened_to_be_checked(
+    folder: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil(folder)
+    catalog = SqliteCatalog.open(folder, read_only=True)
+    assert "damaged" in caplog.text
+    assert catalog.info == EXAMPLE_INFO
+    assert next(iter(catalog.check())).repairable == "journal"
+    with pytest.raises(CorruptionError, match=r"catalog\.sqlite"):
+        catalog.state()
+    with pytest.raises(MemoryReadOnlyError):
+        catalog.rebuild()
+    catalog.close()
+    (folder / "catalog.journal").unlink()
+    with pytest.raises(CorruptionError, match=r"catalog\.sqlite"):
+        SqliteCatalog.open(folder).state()
 
 
 def test_a_damaged_journal_is_written_anew_from_intact_rows(intact: Path, folder: Path) -> None:
@@ -225,7 +252,7 @@ def test_without_an_intact_journal_nothing_is_replaced(folder: Path) -> None:
     journal.write_bytes(journal.read_bytes().replace(b"Ada", b"Eve", 1))
     before = (folder / "catalog.sqlite").read_bytes()
     with pytest.raises(CorruptionError, match="second copy"):
-        SqliteCatalog.recover(folder)
+        rebuild(folder)
     assert (folder / "catalog.sqlite").read_bytes() == before
 
 
@@ -250,7 +277,7 @@ def test_a_missing_or_stale_journal_is_written_anew(folder: Path) -> None:
         writer.set_label(1, "seen", "thrice")
     catalog.close()
     assert findings(folder) == []
-    SqliteCatalog.recover(folder).close()
+    rebuild(folder)
     assert contents(folder)[2][0].labels["seen"] == "thrice"
 
 

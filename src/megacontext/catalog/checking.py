@@ -24,7 +24,7 @@ from megacontext.catalog.upgrades import empty_database
 from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.ports.catalog import Damage, MemoryInfo
 
-__all__ = ["check_catalog"]
+__all__ = ["broken_file", "check_catalog"]
 
 _MAX_MESSAGES = 20
 _HEADER_BYTES = 100
@@ -61,6 +61,12 @@ def check_catalog(connection: sqlite3.Connection, path: Path, info: MemoryInfo) 
             yield damage
     if is_intact and journal.num_commits == read_progress(connection).num_commits:
         yield from _compare_journal(connection, journal)
+
+
+def broken_file(error: CorruptionError, path: Path) -> Damage:
+    """The finding for a file that cannot even be opened."""
+    journal = read_journal(path.with_name(JOURNAL_FILE))
+    return _damage(CATALOG_FILE, str(error).partition(";")[0], _JOURNAL, 0, _journal_tokens(journal))
 
 
 def _found(look: Look) -> Iterator[Damage]:
@@ -207,4 +213,5 @@ def _compare_journal(connection: sqlite3.Connection, journal: JournalContents) -
 
 
 def _journal_tokens(journal: JournalContents) -> int:
-    return int(journal.tables["progress"][1,][2])
+    row = journal.tables["progress"].get((1,))
+    return int(row[2]) if row is not None else 0

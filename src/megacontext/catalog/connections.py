@@ -16,9 +16,9 @@ from threading import RLock
 from urllib.parse import quote
 
 from megacontext.catalog.faults import sqlite_faults
-from megacontext.errors import InvariantError, MemoryClosedError, MemoryReadOnlyError
+from megacontext.errors import CorruptionError, InvariantError, MemoryClosedError, MemoryReadOnlyError
 
-__all__ = ["BUSY_TIMEOUT_MS", "CatalogConnections", "connect"]
+__all__ = ["BUSY_TIMEOUT_MS", "BrokenConnections", "CatalogConnections", "connect"]
 
 BUSY_TIMEOUT_MS = 5_000
 _CACHED_STATEMENTS = 256
@@ -46,6 +46,30 @@ def connect(path: Path, *, mode: str, immutable: bool = False) -> sqlite3.Connec
         connection.close()
         raise
     return connection
+
+
+class BrokenConnections:
+    """Stands in where the file cannot be opened: every use says why, so that a memory can be opened to be repaired."""
+
+    def __init__(self, path: Path, error: CorruptionError, *, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.error = error
+
+    @contextmanager
+    def reading(self, *, transaction: bool = True) -> Iterator[sqlite3.Connection]:
+        raise CorruptionError(str(self.error)) from self.error
+        yield
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        if self.read_only:
+            raise MemoryReadOnlyError(f"{self.path} was opened for reading only; open the memory for writing")
+        raise CorruptionError(str(self.error)) from self.error
+        yield
+
+    def close(self) -> None:
+        self.error = CorruptionError(f"{self.path} was closed; open the memory again")
 
 
 class CatalogConnections:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.catalog import queries
-from megacontext.catalog.checking import check_catalog
+from megacontext.catalog.checking import broken_file, check_catalog
 from megacontext.catalog.checksums import row_crc
-from megacontext.catalog.connections import CatalogConnections
+from megacontext.catalog.connections import BrokenConnections, CatalogConnections, connect
 from megacontext.catalog.creation import create_database
 from megacontext.catalog.faults import sqlite_faults
 from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
@@ -36,6 +36,7 @@ class SqliteCatalog:
     """Catalog in ``<folder>/catalog.sqlite``; see ``create`` and ``open``."""
 
     info: MemoryInfo
+    _connections: CatalogConnections | BrokenConnections
 
     def __init__(self, folder: Path, *, read_only: bool) -> None:
         self._path = folder / CATALOG_FILE
@@ -43,13 +44,11 @@ class SqliteCatalog:
         self._journal = Journal(folder / JOURNAL_FILE)
         if not self._path.is_file():
             raise MemoryNotFoundError(f"there is no memory at {folder}; create one with 'megacontext init {folder}'")
-        with sqlite_faults(str(self._path)):
-            self._connections = CatalogConnections(self._path, read_only=read_only)
         try:
-            self._start()
-        except BaseException:
-            self._connections.close()
-            raise
+            self._connect(read_only=read_only)
+        except CorruptionError as error:
+            self.info = self._journaled_info(error)
+            self._connections = BrokenConnections(self._path, error, read_only=read_only)
 
     @classmethod
     def create(cls, folder: Path, info: MemoryInfo) -> SqliteCatalog:
@@ -59,15 +58,10 @@ class SqliteCatalog:
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> SqliteCatalog:
-        """Raises MemoryNotFoundError, SchemaVersionError, CorruptionError. An older schema is migrated first, in one
-        transaction, unless ``read_only``."""
+        """Raises MemoryNotFoundError, SchemaVersionError. An older schema is migrated first, in one transaction, unless
+        ``read_only``. A damaged file whose journal says what the memory is made of is opened nevertheless, to be
+        checked and rebuilt, and every read of it raises CorruptionError; without a journal opening does."""
         return cls(folder, read_only=read_only)
-
-    @classmethod
-    def recover(cls, folder: Path) -> SqliteCatalog:
-        """``rebuild`` for a catalog that is too damaged to be opened. Only the one writer may call it."""
-        rebuild_database(folder)
-        return cls(folder, read_only=False)
 
     def state(self) -> CatalogState:
         with self._connections.reading() as connection:
@@ -125,6 +119,9 @@ class SqliteCatalog:
             return [hit for hit, _, _ in found]
 
     def check(self) -> Iterator[Damage]:
+        if isinstance(self._connections, BrokenConnections):
+            yield broken_file(self._connections.error, self._path)
+            return
         with self._connections.reading() as connection:
             yield from check_catalog(connection, self._path, self.info)
 
@@ -136,9 +133,25 @@ class SqliteCatalog:
                 return
         self._connections.close()
         rebuild_database(self._path.parent)
-        self._connections = CatalogConnections(self._path, read_only=False)
         self._journal = Journal(self._path.with_name(JOURNAL_FILE))
-        self._start()
+        self._connect(read_only=False)
+
+    def compact(self) -> None:
+        """Rewrite database and journal, so that nothing of what was deleted remains in either."""
+        path = self._path
+        with self._connections.reading() as connection:
+            num_commits = queries.read_progress(connection).num_commits
+        self._connections.writer()  # or refuse
+        self._connections.close()
+        try:
+            with sqlite_faults(str(path)), closing(connect(path, mode="rw")) as connection:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                path.with_name(JOURNAL_FILE).unlink(missing_ok=True)
+                self._journal = Journal(path.with_name(JOURNAL_FILE))
+                self._journal.record(num_commits, everything(connection), everything(connection))
+        finally:
+            self._connections = CatalogConnections(path, read_only=False)
 
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._path.parent.glob("catalog.*"))
@@ -146,27 +159,36 @@ class SqliteCatalog:
     def close(self) -> None:
         self._connections.close()
 
-    def _start(self) -> None:
-        """Bring the schema up to date and read what the memory is made of."""
+    def _connect(self, *, read_only: bool) -> None:
+        """Open the file, bring the schema up to date and read what the memory is made of."""
         name = str(self._path)
-        with self._connections.reading(transaction=False) as connection:
-            revision = schema_revision(connection, name)
-            if require_schema(revision, name, may_upgrade=not self._connections.read_only):
-                upgrade_schema(self._connections.writer())
-            self.info = self._read_info(connection)
-        with suppress(CorruptionError):  # a damaged row is reported by whoever needs it, and by check
-            journaled = self._journal.last_commit()  # read first: a writer may commit between the two
-            with self._connections.reading() as connection:
-                num_commits = queries.read_progress(connection).num_commits
-            if journaled > num_commits:
-                log.warning("%s lost commits after %d; run 'megacontext check --repair'", name, num_commits)
-
-    def _read_info(self, connection: sqlite3.Connection) -> MemoryInfo:
+        with sqlite_faults(name):
+            opened = CatalogConnections(self._path, read_only=read_only)
         try:
-            return queries.read_info(connection)
-        except CorruptionError:
-            row = read_journal(self._path.with_name(JOURNAL_FILE)).tables["memory"].get((1,))
-            if row is None:
-                raise
-            log.warning("%s: its description is damaged, the journal's is used; run 'megacontext check'", self._path)
-            return info_of(row)
+            with opened.reading(transaction=False) as connection:
+                revision = schema_revision(connection, name)
+                if require_schema(revision, name, may_upgrade=not read_only):
+                    upgrade_schema(opened.writer())
+                self._warn_of_losses(connection)
+                try:
+                    self.info = queries.read_info(connection)
+                except CorruptionError as error:
+                    self.info = self._journaled_info(error)
+        except BaseException:
+            opened.close()
+            raise
+        self._connections = opened
+
+    def _warn_of_losses(self, connection: sqlite3.Connection) -> None:
+        journaled = self._journal.last_commit()  # read first: a writer may commit between the two
+        with suppress(CorruptionError):  # a damaged row is reported by whoever needs it, and by check
+            if journaled > queries.read_progress(connection).num_commits:
+                log.warning("%s lost its last commits; run 'megacontext check --repair'", self._path)
+
+    def _journaled_info(self, error: CorruptionError) -> MemoryInfo:
+        """What the memory is made of, from the second copy; the error itself if that is gone too."""
+        row = read_journal(self._path.with_name(JOURNAL_FILE)).tables["memory"].get((1,))
+        if row is None:
+            raise error
+        log.warning("%s; what the memory is made of comes from %s", error, JOURNAL_FILE)
+        return info_of(row)
