@@ -1,0 +1,75 @@
+"""The demo, small: it runs whole, says what it did, and touches nobody else's folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from megacontext.errors import InvalidValueError, MemoryExistsError
+from megacontext.evaluation.demo import MARKER, DemoConfig, prepare_folder, run_demo
+from megacontext.evaluation.demo_screen import around
+
+
+@pytest.mark.slow
+def test_a_small_demo_runs_whole(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    config = DemoConfig(
+        out=out,
+        num_tokens=20_000,
+        num_facts=2,
+        num_continuations=2,
+        num_short=1,
+        num_generated=4,
+        gister="mean",
+        budget_entries=400,
+    )
+    screen = io.StringIO()
+    result = run_demo(config, console=Console(file=screen, width=100), progress=Console(file=io.StringIO()))
+    said = screen.getvalue()
+    content = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert result.comparison.num_tokens >= 20_000
+    assert {method["name"] for method in content["comparison"]["methods"]} == {
+        *("recency", "rag", "megacontext", "oracle"),
+    }
+    assert all(len(method["correct"]) == len(method["nats"]) == 2 for method in content["comparison"]["methods"])
+    assert "full context" in said
+    assert "cannot be told apart" in said or "finds most" in said
+    for sample in content["samples"]:
+        stated = [
+            path for path in (out / "library").rglob("*.*") if sample["value"] in path.read_text(encoding="utf-8")
+        ]
+        assert len(stated) == 1
+    assert "<svg" in (out / "index.html").read_text(encoding="utf-8")
+    assert (out / "detail.png").stat().st_size > 10_000
+    assert len(result.trace.steps) == 2
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(MemoryExistsError, match="choose another folder with --out"):
+        prepare_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_earlier_demo_is_replaced(tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "demo")
+    (tmp_path / "demo" / "library").mkdir()
+    prepare_folder(tmp_path / "demo")
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == [MARKER]
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_tokens", 10), ("num_facts", 0), ("num_short", 0)])
+def test_a_demo_of_nothing_is_refused(name: str, value: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"{name} is {value}"):
+        DemoConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_quotations_are_cut_around_the_value() -> None:
+    line = "word " * 60 + "the code is 48213. " + "word " * 60
+    assert "48213" in around(line, "48213")
+    assert len(around(line, "48213")) <= 75
+    assert around("short\n  line", "48213") == "short line"

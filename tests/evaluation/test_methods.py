@@ -1,0 +1,114 @@
+"""Methods obey one budget, and each shows the model what it says it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megacontext.errors import BudgetError
+from megacontext.evaluation.methods import (
+    ANSWER_TOKENS,
+    FocusedMemory,
+    FullContext,
+    Method,
+    OracleFocus,
+    Recency,
+    Retrieval,
+    best_spans,
+)
+from megacontext.runtime.assembly import open as open_memory
+from megacontext.runtime.opened import OpenedMemory
+from megacontext.testing.fake_base import tiny_base
+
+BASE = tiny_base()
+BUDGET = 320
+FACT = "The code for Alice Green is 48213. "
+QUESTION = "What is the code for Alice Green?"
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedMemory]:
+    filler = "".join(f"Line {number} says nothing of note. " for number in range(150))
+    text = f"{filler[:2000]}{FACT}{filler[2000:]}"
+    folder: Path = tmp_path_factory.mktemp("methods") / "m.mc"
+    with open_memory(folder, base=BASE, create=True, gister="mean") as opened:
+        opened.ingest(text=text, source="lines")
+        yield opened
+
+
+@pytest.mark.parametrize("kind", [Recency, Retrieval, FocusedMemory, OracleFocus])
+def test_answers_and_scores_come_within_budget(kind: type[Method], memory: OpenedMemory) -> None:
+    method = kind(memory, BASE, budget_entries=BUDGET)
+    answer = method.answer(QUESTION, evidence=(2000, 2035))
+    assert isinstance(answer, str)
+    nats = method.nll(np.frombuffer(b"Line 150 says", np.uint8).astype(np.uint32))
+    assert nats.shape == (13,)
+    assert (nats > 0).all()
+    method.close()
+
+
+@pytest.mark.parametrize("kind", [Recency, Retrieval])
+@pytest.mark.parametrize("room", [64, 200, 1000])
+def test_plain_windows_fill_their_room_and_no_more(kind: type[Method], room: int, memory: OpenedMemory) -> None:
+    method = kind(memory, BASE, budget_entries=BUDGET)
+    assert isinstance(method, Recency | Retrieval)
+    assert len(method.context_ids(QUESTION, room)) == room
+
+
+def test_recency_shows_the_end(memory: OpenedMemory) -> None:
+    shown = Recency(memory, BASE, budget_entries=BUDGET).context_ids(QUESTION, 100)
+    assert shown.tolist() == memory.tokens(memory.num_tokens - 100, memory.num_tokens).tolist()
+
+
+def test_retrieval_shows_the_passage_then_the_end(memory: OpenedMemory) -> None:
+    method = Retrieval(memory, BASE, budget_entries=BUDGET)
+    shown = BASE.codec.decode(method.context_ids(QUESTION, 300))
+    assert FACT in shown
+    assert shown.index(FACT) < shown.index("Line 149")
+
+
+def test_retrieval_of_a_history_that_fits_shows_all_of_it_once(memory: OpenedMemory) -> None:
+    method = Retrieval(memory, BASE, budget_entries=BUDGET)
+    room = memory.num_tokens + 10
+    assert method.context_ids(QUESTION, room).tolist() == memory.tokens(0, memory.num_tokens).tolist()
+
+
+def test_the_oracle_opens_the_evidence_and_nobody_else_needs_it(memory: OpenedMemory) -> None:
+    start = memory.text(0, memory.num_tokens).index(FACT)
+    oracle = OracleFocus(memory, BASE, budget_entries=BUDGET)
+    oracle.answer("Which?", evidence=(start, start + len(FACT)))
+    wc = oracle.session.working_context
+    raw = [(a, b) for level, a, b in zip(wc.levels, wc.starts, wc.stops, strict=True) if level == 0]
+    assert all(any(a <= token < b for a, b in raw) for token in range(start, start + len(FACT)))
+    assert wc.cost + len(BASE.info.question_template) + ANSWER_TOKENS <= BUDGET + len("{question}")
+    oracle.close()
+
+
+def test_plain_windows_score_as_one_forward(memory: OpenedMemory) -> None:
+    """Nats of a continuation are those of the same tokens in one window."""
+    token_ids = np.frombuffer(b"xyz", np.uint8).astype(np.uint32)
+    method = Recency(memory, BASE, budget_entries=BUDGET)
+    window = np.concatenate([memory.tokens(memory.num_tokens - 317, memory.num_tokens), token_ids])
+    expected = BASE.surprise(window[None])[0][-3:]
+    np.testing.assert_allclose(method.nll(token_ids), expected, rtol=1e-4)
+
+
+def test_full_context_refuses_what_does_not_fit(memory: OpenedMemory) -> None:
+    with pytest.raises(BudgetError, match="does not fit into the 4096 positions"):
+        FullContext(memory, BASE, budget_entries=BUDGET).answer(QUESTION, evidence=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("spans", "room", "chosen"),
+    [
+        ([(96, 224), (0, 128), (900, 1028)], 260, [(0, 224)]),
+        ([(900, 1028), (96, 224)], 258, [(96, 224), (900, 1028)]),
+        ([(900, 1028), (96, 224)], 257, [(900, 1028)]),
+        ([(0, 128)], 100, []),
+    ],
+)
+def test_the_best_passages_that_fit(spans: list[tuple[int, int]], room: int, chosen: list[tuple[int, int]]) -> None:
+    assert best_spans(spans, room=room, overhead=1) == chosen
