@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "--json --recompute-gists --repair",
     "complete": "--allocator --budget --json --lens --max-new-tokens --prompt --seed --temperature --top-p",
     "demo": "--budget --continuations --facts --out --seed --tokens",
+    "erase": "--json --yes",
     "export": "--json",
     "focus": "--allocator --budget --json --lens --pin --query --reveal --show --unpin",
     "import": "--json",
@@ -57,7 +58,7 @@ def test_open_takes_these_arguments():
 
 def test_a_memory_has_these_powers():
     assert public(Memory) == [
-        "append", "append_text", "check", "close", "codec", "gists", "info", "ingest", "inspect",
+        "append", "append_text", "check", "close", "codec", "erase", "gists", "info", "ingest", "inspect",
         "is_missing_gists", "num_levels", "num_tokens", "provenance", "reader", "refresh", "search", "search_hits",
         "sources", "store_gists", "text", "tokens", "tree",
     ]  # fmt: skip

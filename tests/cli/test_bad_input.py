@@ -101,6 +101,8 @@ def test_ask_with_another_gister_than_the_memorys(megacontext, filled_memory):
         (["focus", "MEMORY", "--reveal", "0:99999999"], ["history"]),
         (["ingest", "MEMORY", "x", "--label", "team"], ["KEY=VALUE"]),
         (["ingest", "MEMORY", "-", "x"], ["-"]),
+        (["erase", "MEMORY", "facts.md"], ["--yes"]),
+        (["erase", "MEMORY", "nobody", "--yes"], ["no source", "nobody"]),
         (["search", "MEMORY", "x", "--limit", "0"], ["--limit"]),
         (["ask", "MEMORY", "why?", "--max-new-tokens", "0"], ["max_new_tokens"]),
         (["ask", "MEMORY", "why?", "--temperature", "-1"], ["temperature"]),

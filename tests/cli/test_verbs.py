@@ -167,6 +167,13 @@ def test_chat_turns_become_part_of_the_memory(megacontext, memory, monkeypatch):
     assert "What is the code" in megacontext("provenance", memory, span).out
 
 
+def test_erase_forgets_a_source(megacontext, memory, documents):
+    assert megacontext("erase", memory, documents / "facts.md", "--yes", "--json").data["num_sources"] == 1
+    assert megacontext("search", memory, "Kolibri").out == "nothing matches\n"
+    assert "erased/" in megacontext("sources", memory).out
+    assert megacontext("check", memory, "--recompute-gists").code == 0
+
+
 def test_export_and_import_give_the_same_memory(megacontext, memory, tmp_path, fingerprint):
     archive, copy = tmp_path / "memory.tar", tmp_path / "copy"
     assert megacontext("export", memory, archive).code == 0

@@ -1,4 +1,4 @@
-"""A consistent copy of a catalog, also while another process writes to it."""
+"""Whole-file work on a catalog: a consistent copy beside a writer, and a rewrite without what was deleted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megacontext.catalog.journal import JOURNAL_FILE, Journal
 from megacontext.catalog.rebuilding import everything
 from megacontext.catalog.rows import CATALOG_FILE
 
-__all__ = ["COPIED_FILES", "copy_catalog"]
+__all__ = ["COPIED_FILES", "compact_database", "copy_catalog"]
 
 
 COPIED_FILES = (CATALOG_FILE, JOURNAL_FILE)
@@ -33,3 +33,13 @@ def copy_catalog(folder: Path, target_folder: Path) -> None:
         reader.backup(copy)
         num_commits = queries.read_progress(copy).num_commits
         Journal(target_folder / JOURNAL_FILE).record(num_commits, everything(copy), everything(copy))
+
+
+def compact_database(path: Path) -> None:
+    """Rewrite a database and empty its log, so that nothing of what was deleted remains in free pages.
+
+    The caller is the one writer and has closed its connections.
+    """
+    with sqlite_faults(str(path)), closing(connect(path, mode="rw")) as connection:
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

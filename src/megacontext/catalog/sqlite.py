@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.catalog import queries
+from megacontext.catalog.backup import compact_database
 from megacontext.catalog.checking import broken_file, check_catalog
 from megacontext.catalog.checksums import row_crc
-from megacontext.catalog.connections import BrokenConnections, CatalogConnections, connect
+from megacontext.catalog.connections import BrokenConnections, CatalogConnections
 from megacontext.catalog.creation import create_database
 from megacontext.catalog.faults import sqlite_faults
 from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
@@ -137,21 +138,13 @@ class SqliteCatalog:
         self._connect(read_only=False)
 
     def compact(self) -> None:
-        """Rewrite database and journal, so that nothing of what was deleted remains in either."""
-        path = self._path
-        with self._connections.reading() as connection:
-            num_commits = queries.read_progress(connection).num_commits
-        self._connections.writer()  # or refuse
+        with self._connections.writing() as connection:  # refuses where nothing may be changed
+            self._journal.rewrite(queries.read_progress(connection).num_commits, everything(connection))
         self._connections.close()
         try:
-            with sqlite_faults(str(path)), closing(connect(path, mode="rw")) as connection:
-                connection.execute("VACUUM")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                path.with_name(JOURNAL_FILE).unlink(missing_ok=True)
-                self._journal = Journal(path.with_name(JOURNAL_FILE))
-                self._journal.record(num_commits, everything(connection), everything(connection))
+            compact_database(self._path)
         finally:
-            self._connections = CatalogConnections(path, read_only=False)
+            self._connect(read_only=False)
 
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._path.parent.glob("catalog.*"))

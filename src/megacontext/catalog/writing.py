@@ -133,6 +133,24 @@ class SqliteWriter:
     def set_label(self, source_id: int, key: str, value: str) -> None:
         self._replace(schema.labels, with_crc((source_id, key, value)))
 
+    def reseal(self, segment: Segment) -> None:
+        if not 0 <= segment.segment * self._info.segment_tokens < self._progress.sealed_tokens:
+            raise InvariantError(f"segment {segment.segment} is not sealed")
+        self._update(schema.segments, segment_row(segment), "digest", "raw_digest")
+
+    def erase_source(self, source_id: int) -> None:
+        source = source_by_id(self._connection, source_id)
+        if source is None:
+            raise InvariantError(f"there is no source {source_id}")
+        self._update(schema.sources, source_row(source.erased()), *schema.sources.c.keys()[1:-1])
+        self._connection.execute("DELETE FROM labels WHERE source_id = ?", (source_id,))
+        self._changes.append(Change(schema.labels.name, None, source_id, source_id + 1))
+        ids = self._connection.execute("SELECT extent_id FROM extents WHERE source_id = ?", (source_id,)).fetchall()
+        for (extent_id,) in ids:
+            extent = extent_by_id(self._connection, extent_id)
+            if extent is not None:
+                self._update(schema.extents, extent_row(extent_id, extent.erased()), *schema.extents.c.keys()[1:-1])
+
     def finish(self) -> list[Change]:
         """Write the progress row, before the commit; what changed, for the journal."""
         self._progress.num_commits += 1

@@ -14,6 +14,7 @@ from megacontext.cli import (
     check,
     complete,
     demo,
+    erase,
     focus,
     ingest,
     init,
@@ -57,6 +58,7 @@ def make_app() -> typer.Typer:
     app.command("provenance")(sources.provenance)
     app.command("inspect")(inspect.inspect)
     app.command("check")(check.check)
+    app.command("erase")(erase.erase)
     app.command("export")(transfer.export_memory)
     app.command("import")(transfer.import_memory)
     app.command("demo")(demo.demo)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from megacontext.errors import MemoryClosedError
 from megacontext.memory.care import Caretaker
 from megacontext.memory.drafting import IngestRequest
+from megacontext.memory.erase import Eraser, EraseReport
 from megacontext.memory.ingest import Ingestor
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import LazyGister, Parts
@@ -217,6 +218,16 @@ class Memory:
         """
         self._writer.begin()
         self._keeper.keep_all()
+
+    def erase(self, source: str) -> EraseReport:
+        """Forget every version of a source: its bytes, text, words, name and labels, and what its tokens left in the
+        gists. Positions stay; its tokens become line ends. A crash on the way is finished by erasing it again.
+
+        Other processes that have the memory open may keep what they have read until they open it again.
+
+        Raises: InvalidValueError if there is no such source, MemoryLockedError, MemoryReadOnlyError, StorageError.
+        """
+        return Eraser(self._parts, self._open_reader(), self._writer).erase(source)
 
     def refresh(self) -> int:
         """See what other processes have committed since; the number of tokens."""

@@ -62,7 +62,7 @@ class Repairer:
                     self._try(finding.damage.object_name, mend, finding)
                     done.add(key)
         if any(finding.part == "catalog" for finding in findings):
-            self._try("the index", self._mend_index)
+            self._try("the index", self.rebuild_index)
             self._try("gists in the catalog", self._mend_gist_rows)
         self._reader.forget()
 
@@ -115,7 +115,7 @@ class Repairer:
         self._parts.arrays.write_shard(gist_spec(self._parts.info, finding.level), finding.shard, fresh.vectors)
         self._parts.arrays.write_shard(meta_spec(self._parts.info, finding.level), finding.shard, meta_rows(fresh))
 
-    def _mend_index(self) -> None:
+    def rebuild_index(self) -> None:
         """Index the whole history anew, in one transaction."""
         K = self._parts.info.block_tokens
         size = self._parts.info.segment_tokens

@@ -82,6 +82,21 @@ class Source:
     labels: Mapping[str, str] = field(default_factory=dict)
     created_at: float = 0.0
 
+    def erased(self) -> Source:
+        """What remains when it is forgotten: its place in the history."""
+        return Source(
+            source_id=self.source_id,
+            uri=f"erased/{self.source_id}",
+            version=1,
+            kind="tokens",
+            raw_digest="",
+            text_digest="",
+            num_bytes=4 * (self.token_stop - self.token_start),
+            token_start=self.token_start,
+            token_stop=self.token_stop,
+            created_at=self.created_at,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
@@ -101,6 +116,17 @@ class Extent:
     role: str = ""
     time: float = 0.0
     anchors: npt.NDArray[np.int64]
+
+    def erased(self) -> Extent:
+        """What remains when its source is forgotten."""
+        return Extent(
+            source_id=self.source_id,
+            token_start=self.token_start,
+            token_stop=self.token_stop,
+            byte_start=0,
+            byte_stop=0,
+            anchors=np.empty(0, dtype=np.int64),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +212,15 @@ class CatalogWriter(Protocol):
 
     def set_label(self, source_id: int, key: str, value: str) -> None: ...
 
+    def reseal(self, segment: Segment) -> None:
+        """Replace what is known of a sealed segment whose tokens were rewritten."""
+        ...
+
+    def erase_source(self, source_id: int) -> None:
+        """Forget everything about a source but its token range: it becomes ``erased/<id>`` of kind ``tokens``, without
+        labels; its extents lose titles, roles, times and places in the text."""
+        ...
+
 
 class Catalog(Protocol):
     """Reads see the last commit; ``write`` gives the one transaction at a time that may change things."""
@@ -230,6 +265,10 @@ class Catalog(Protocol):
         back as of the last commit; the word index and waiting gists are left empty, to be made again from tokens.
         If only the second copy is damaged, that is written anew and nothing else changes. Only the one writer may
         call it. CorruptionError if both are damaged; nothing is changed then."""
+        ...
+
+    def compact(self) -> None:
+        """Rewrite the files at rest, so that nothing of what was deleted remains in them."""
         ...
 
     def num_bytes(self) -> int: ...

@@ -139,6 +139,19 @@ class MemoryCatalogWriter:
         source = self._contents.sources[source_id - 1]
         self._contents.sources[source_id - 1] = replace(source, labels={**source.labels, key: value})
 
+    def reseal(self, segment: Segment) -> None:
+        if segment.segment >= len(self._contents.segments):
+            raise InvariantError(f"segment {segment.segment} is not sealed")
+        self._contents.segments[segment.segment] = segment
+
+    def erase_source(self, source_id: int) -> None:
+        if not 1 <= source_id <= len(self._contents.sources):
+            raise InvariantError(f"there is no source {source_id}")
+        self._contents.sources[source_id - 1] = self._contents.sources[source_id - 1].erased()
+        self._contents.extents = [
+            extent.erased() if extent.source_id == source_id else extent for extent in self._contents.extents
+        ]
+
 
 class MemoryCatalog:
     """Catalog double. ``is_full`` and ``is_read_only`` may be set at any time: commits and writes then fail as on a
@@ -241,6 +254,9 @@ class MemoryCatalog:
         contents.passages.clear()
         contents.gists.clear()
         self._contents = contents
+
+    def compact(self) -> None:
+        self._open_contents()
 
     def num_bytes(self) -> int:
         contents = self._open_contents()

@@ -1,0 +1,38 @@
+"""``megacontext erase``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from megacontext.cli.opening import open_memory
+from megacontext.cli.options import JsonOption, MemoryArgument
+from megacontext.cli.screen import error_console, output_console, print_json, shorten_uri
+
+__all__ = ["erase"]
+
+
+def erase(
+    memory: MemoryArgument,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Path or name, as `sources` lists it.", show_default=False)
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Forget every version of a source: bytes, text, words, name and gists. It cannot be undone."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("erasing cannot be undone; add --yes to do it without being asked")
+        typer.confirm(f"Forget {source} in {memory} for ever?", abort=True, err=True)
+    with open_memory(memory, read_only=False) as opened, error_console().status("[dim]erasing[/dim]"):
+        report = opened.erase(source)
+    if json:
+        print_json(report)
+        return
+    out = output_console()
+    out.print(f"erased {source}: {report.num_sources:,} versions, {report.num_tokens:,} tokens", markup=False)
+    for uri in report.shared_with:
+        out.print(f"{shorten_uri(uri)} has the same content and keeps it; erase it too", markup=False, soft_wrap=True)

@@ -1,0 +1,175 @@
+"""Forgetting a source: its bytes, its text, its words in the index, its name, and what its tokens left in the gists.
+
+Positions stay, or every span that anybody wrote down would move: the tokens become line ends. Order matters, because a
+crash may come at any moment: the source keeps its name until everything else of it is gone, so that erasing it again
+finishes the work; and every step leaves a memory that reads and checks well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import InvalidValueError
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.memory.parts import Parts
+from megacontext.memory.reads import TreeReader
+from megacontext.memory.repair import Repairer
+from megacontext.memory.sealing import meta_rows
+from megacontext.memory.writing import Writer
+from megacontext.ports.catalog import Segment, Source
+
+__all__ = ["EraseReport", "Eraser"]
+
+NEUTRAL_TEXT = "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EraseReport:
+    """What was forgotten. shared_with: other sources with the same bytes, which keep them."""
+
+    num_sources: int
+    num_tokens: int
+    shared_with: tuple[str, ...]
+    seconds: float
+
+
+class Eraser:
+    """Erases sources of one memory."""
+
+    def __init__(self, parts: Parts, reader: TreeReader, writer: Writer) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._writer = writer
+        self._tree = parts.tree
+
+    def erase(self, name: str) -> EraseReport:
+        """Forget every version of the source with this uri or path.
+
+        Raises: InvalidValueError if there is none, MemoryLockedError, MemoryReadOnlyError, StorageError.
+        """
+        began = time.perf_counter()
+        self._writer.begin()
+        sources = self._find(name)
+        doomed = {digest for source in sources for digest in (source.raw_digest, source.text_digest)}
+        doomed |= self._rewrite_tokens(sources)
+        for source in sources:
+            self._recompute_gists(source.token_start, source.token_stop)
+        Repairer(self._parts, self._reader).rebuild_index()
+        shared_with = self._delete_blobs(doomed, sources)
+        with self._parts.catalog.write() as writer:
+            for source in sources:
+                writer.erase_source(source.source_id)
+        self._parts.catalog.compact()
+        self._writer.invalidate()
+        self._reader.refresh()
+        return EraseReport(
+            num_sources=len(sources),
+            num_tokens=sum(source.token_stop - source.token_start for source in sources),
+            shared_with=shared_with,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _find(self, name: str) -> list[Source]:
+        sources = self._parts.catalog.sources(uri=name)
+        if not sources and "://" not in name:
+            sources = self._parts.catalog.sources(uri=Path(name).expanduser().resolve().as_uri())
+        if not sources:
+            raise InvalidValueError(f"there is no source {name!r}; `megacontext sources` lists them")
+        return sources
+
+    # --- tokens ---------------------------------------------------------------------------------------------------
+
+    def _rewrite_tokens(self, sources: Sequence[Source]) -> set[str]:
+        """Neutral tokens in shards and tail, in one transaction with the segments' digests; blobs nobody needs now."""
+        size = self._parts.info.segment_tokens
+        sealed = self._reader.state.sealed_tokens
+        neutral = int(self._parts.codec.encode(NEUTRAL_TEXT).token_ids[0])
+        segments = {segment.segment: segment for segment in self._parts.catalog.segments()}
+        erased_ids = {source.source_id for source in sources}
+        resealed: list[Segment] = []
+        for number in sorted({n for s in sources for n in range(s.token_start // size, -(-s.token_stop // size))}):
+            if (number + 1) * size > sealed:
+                break
+            first = number * size
+            tokens = self._reader.tokens(first, first + size).copy()
+            for source in sources:
+                tokens[max(0, source.token_start - first) : max(0, source.token_stop - first)] = neutral
+            self._parts.arrays.write_shard(token_spec(self._parts.info), number, tokens)
+            unsourced = [tokens[start - first : stop - first] for start, stop in self._unsourced(first, erased_ids)]
+            resealed.append(
+                Segment(segment=number, digest=_digest(tokens), raw_digest=self._parts.blobs.put(_bytes(unsourced)))
+            )
+        with self._parts.catalog.write() as writer:
+            for segment in resealed:
+                writer.reseal(segment)
+            for source in sources:
+                start = max(source.token_start, sealed)
+                if start < source.token_stop:
+                    writer.replace_tail(start, np.full(source.token_stop - start, neutral, dtype=np.uint32))
+            writer.drop_index()
+        self._writer.invalidate()
+        self._reader.refresh()
+        self._reader.forget()
+        return {segments[segment.segment].raw_digest for segment in resealed}
+
+    def _unsourced(self, first: int, erased_ids: set[int]) -> Iterator[tuple[int, int]]:
+        """Token ranges of a segment whose only raw source is the segment's own blob, the erased ones among them."""
+        last = first + self._parts.info.segment_tokens
+        for source, extent in self._parts.catalog.extents(first, last):
+            if not source.raw_digest or source.source_id in erased_ids:
+                yield max(first, extent.token_start), min(last, extent.token_stop)
+
+    # --- what came from the tokens --------------------------------------------------------------------------------
+
+    def _recompute_gists(self, start: int, stop: int) -> None:
+        """Every gist that saw a token of ``[start, stop)``: level 1 as far as the gister's context reaches."""
+        gister = self._parts.gister()
+        reach = ((stop + gister.context_tokens - 1) // gister.window_tokens + 1) * gister.window_tokens
+        for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
+            width = self._tree.width(level)
+            first = start // width
+            last = min(-(-max(stop, reach) // width), self._tree.num_nodes(level, self._reader.num_tokens))
+            sealed = self._reader.state.sealed_nodes.get(level, 0)
+            for begin in range(first, last, shard_nodes(self._parts.info)):
+                self._replace_gists(level, begin, min(begin + shard_nodes(self._parts.info), last), sealed)
+            self._reader.forget()
+
+    def _replace_gists(self, level: int, first: int, last: int, sealed: int) -> None:
+        info, size = self._parts.info, shard_nodes(self._parts.info)
+        fresh = self._reader.compute(level, first, last)
+        for shard in range(first // size, -(-min(last, sealed) // size)):
+            origin = shard * size
+            begin, end = max(first, origin), min(last, origin + size)
+            for spec, rows in ((gist_spec(info, level), fresh.vectors), (meta_spec(info, level), meta_rows(fresh))):
+                whole = np.array(self._parts.arrays.read_shard(spec, shard))
+                whole[begin - origin : end - origin] = rows[begin - first : end - first]
+                self._parts.arrays.write_shard(spec, shard, whole)
+        if last > sealed:
+            with self._parts.catalog.write() as writer:
+                writer.put_gists(level, max(first, sealed), fresh[max(0, sealed - first) :])
+
+    def _delete_blobs(self, doomed: set[str], erased: Sequence[Source]) -> tuple[str, ...]:
+        """Delete what only the erased sources referred to; the uris of others that keep the same bytes."""
+        erased_ids = {source.source_id for source in erased}
+        others = [source for source in self._parts.catalog.sources() if source.source_id not in erased_ids]
+        kept = {segment.raw_digest for segment in self._parts.catalog.segments()}
+        kept |= {digest for source in others for digest in (source.raw_digest, source.text_digest)}
+        for digest in sorted(doomed - kept - {""}):
+            self._parts.blobs.delete(digest)
+        shared = doomed & kept - {""}
+        return tuple(sorted({s.uri for s in others if shared & {s.raw_digest, s.text_digest}}))
+
+
+def _bytes(pieces: Sequence[npt.NDArray[np.uint32]]) -> bytes:
+    return np.concatenate([np.empty(0, np.uint32), *pieces]).astype("<u4", copy=False).tobytes()
+
+
+def _digest(tokens: npt.NDArray[np.uint32]) -> str:
+    return hashlib.sha256(_bytes([tokens])).hexdigest()

@@ -1,0 +1,111 @@
+"""After an erase nothing of a source is left in any file, everything else is as it was, and a crash can be finished."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zstandard
+
+from megacontext.errors import InvalidValueError
+from megacontext.memory.erase import Eraser
+from megacontext.runtime import assembly
+from megacontext.testing.fake_base import tiny_base
+
+SECRET = "xylophone-quartz"
+SEGMENT = 65_536
+
+
+@pytest.fixture(scope="module")
+def base():
+    return tiny_base()
+
+
+@pytest.fixture
+def memory(tmp_path, base):
+    """A secret across the border of the first segment, one more in the tail, other sources around them."""
+    with assembly.open(tmp_path / "memory", base=base, create=True, gister="mean") as opened:
+        opened.append(np.random.default_rng(0).integers(97, 100, SEGMENT - 500))
+        opened.ingest(text=f"The word is {SECRET}. " * 40, source="secret", labels={"owner": SECRET})
+        opened.ingest(text="Bread is baked at six. " * 3000, source="bread")
+        opened.append_text(f"A second version: {SECRET}.", source="secret")
+        opened.append_text("And so it ends.", source="end")
+        yield opened
+
+
+def everything_in(folder):
+    """Bytes of every file, blobs and zstd chunks unpacked where they can be."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            yield path, data
+            if path.suffix == ".zst":
+                yield path, zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
+def test_nothing_of_it_is_left_and_everything_else_is(memory, tmp_path):
+    num_tokens = memory.num_tokens
+    bread = next(source for source in memory.sources() if source.uri == "bread")
+    kept = memory.text(bread.token_start, bread.token_stop)
+    assert memory.search("xylophone")
+
+    report = memory.erase("secret")
+
+    assert (report.num_sources, report.shared_with) == (2, ())
+    assert memory.num_tokens == num_tokens
+    assert memory.search("xylophone") == []
+    assert memory.search("baked")
+    assert memory.text(bread.token_start, bread.token_stop) == kept
+    assert [source.uri for source in memory.sources()] == ["tokens", "erased/2", "bread", "erased/4", "end"]
+    assert SECRET not in memory.text(0, num_tokens)
+    memory.close()
+    words = [SECRET.encode(), np.frombuffer(SECRET.encode(), np.uint8).astype("<u4").tobytes()]
+    for path, data in everything_in(tmp_path / "memory"):
+        assert not any(word in data for word in words), path
+
+
+def test_the_memory_checks_well_with_gists_as_if_it_had_never_been(memory, tmp_path, base):
+    memory.erase("secret")
+    report = memory.check(recompute_gists=True)
+    assert report.damages == ()
+    memory.close()
+    with assembly.open(tmp_path / "memory", base=base) as again:
+        assert again.check(recompute_gists=True).damages == ()
+        start = again.append([1, 2, 3])
+        assert again.tokens(start, start + 3).tolist() == [1, 2, 3]
+
+
+def test_lost_shards_of_an_erased_memory_are_rebuilt(memory, tmp_path, base):
+    memory.erase("secret")
+    expected = memory.tokens(0, SEGMENT)
+    memory.close()
+    shard = tmp_path / "memory" / "arrays" / "lod0" / "c" / "0"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with assembly.open(tmp_path / "memory", base=base) as again:
+        assert again.check(repair=True).ok
+    with assembly.open(tmp_path / "memory", base=base, read_only=True) as again:
+        np.testing.assert_array_equal(again.tokens(0, SEGMENT), expected)
+
+
+@pytest.mark.parametrize("step", ["_recompute_gists", "_delete_blobs"])
+def test_a_crash_on_the_way_is_finished_by_erasing_again(memory, tmp_path, base, monkeypatch, step):
+    with monkeypatch.context() as crash:
+        crash.setattr(Eraser, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            memory.erase("secret")
+    memory.close()
+    with assembly.open(tmp_path / "memory", base=base) as again:
+        assert again.erase("secret").num_sources == 2
+        assert again.check(recompute_gists=True).damages == ()
+        assert again.search("xylophone") == []
+
+
+def test_a_twin_keeps_the_bytes_and_is_named(memory):
+    memory.ingest(text=f"The word is {SECRET}. " * 40, source="twin")
+    assert memory.erase("secret").shared_with == ("twin",)
+    assert memory.search("xylophone")
+    assert memory.check().ok
+
+
+def test_an_unknown_source_is_refused(memory):
+    with pytest.raises(InvalidValueError, match="no source 'nobody'"):
+        memory.erase("nobody")
