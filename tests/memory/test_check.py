@@ -216,6 +216,14 @@ def test_catalog_rows_come_back(kit, folder, wanted, table):
     assert any(table in damage.object_name or damage.object_name.startswith("catalog") for damage in damages)
 
 
+def test_the_journal_comes_back(kit, folder, wanted):
+    """The catalog's second copy: made again while the catalog itself is whole."""
+    path = folder / "catalog.journal"
+    flip(path, path.stat().st_size // 3, 4)
+    (damage,) = repaired(kit, folder, wanted)
+    assert damage.object_name == "catalog.journal"
+
+
 def test_gists_of_other_tokens_are_found_when_recomputed(kit, tmp_path):
     class Liar(kit.MeanGister):
         def from_tokens(self, token_ids, *, start, num_context):

@@ -68,15 +68,21 @@ class Quoter:
             return extent.byte_stop, True
         offset = token - extent.token_start
         before, behind = offset // ANCHOR_TOKENS, -(-offset // ANCHOR_TOKENS)
-        places = [*(extent.byte_start + extent.anchors).tolist(), extent.byte_stop]
         if offset == 0 or (before == behind and not up):
-            return places[before], True
+            return _anchor(extent, before), True
         for anchor in range(behind - 1, max(-1, behind - 1 - _ANCHORS_BACK), -1):  # one may stand amid a character
             decoded = self._parts.codec.decode(self._reader.tokens(extent.token_start + anchor * ANCHOR_TOKENS, token))
-            position = _matched(text, places[anchor], decoded, up=up)
-            if position is not None:
+            position = _matched(text, _anchor(extent, anchor), decoded, up=up)
+            if position is not None and (decoded.strip(_REPLACEMENT) or anchor == 0):  # more than pieces of a character
                 return position, True
-        return (places[behind] if up else places[before]), False
+        return _anchor(extent, behind if up else before), False
+
+
+def _anchor(extent: Extent, number: int) -> int:
+    """Where the extent's token ``32 * number`` begins in the source's text; its end behind the last."""
+    if number >= len(extent.anchors):
+        return extent.byte_stop
+    return extent.byte_start + int(extent.anchors[number])
 
 
 def _matched(text: bytes, base: int, decoded: str, *, up: bool) -> int | None:

@@ -7,11 +7,14 @@ that completes a segment pays for at most ``CATCH_UP_SHARDS`` shards, even if an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
+from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["CATCH_UP_SHARDS", "GistKeeper", "meta_rows"]
@@ -61,13 +64,18 @@ class GistKeeper:
             last = min(last, first + max_shards)
         for begin in range(first, last, _COMMIT_SHARDS):
             end = min(begin + _COMMIT_SHARDS, last)
-            for shard in range(begin, end):
-                batch = self._reader.gists(level, shard * size, (shard + 1) * size)
-                self._parts.arrays.write_shard(gist_spec(self._parts.info, level), shard, batch.vectors)
-                self._parts.arrays.write_shard(meta_spec(self._parts.info, level), shard, meta_rows(batch))
+            for ahead in range(begin, end, WRITE_AHEAD):
+                shards = range(ahead, min(ahead + WRITE_AHEAD, end))
+                batches = [(shard, self._reader.gists(level, shard * size, (shard + 1) * size)) for shard in shards]
+                write_shards(self._parts.arrays, self._rows_of(level, batches))
             with self._parts.catalog.write() as writer:
                 writer.seal_gists(level, end * size)
             self._reader.refresh()
+
+    def _rows_of(self, level: int, batches: list[tuple[int, GistBatch]]) -> Iterator[ShardRows]:
+        for shard, batch in batches:
+            yield gist_spec(self._parts.info, level), shard, batch.vectors
+            yield meta_spec(self._parts.info, level), shard, meta_rows(batch)
 
     def _put_rows(self, level: int, num_tokens: int) -> None:
         """Give the catalog the rows of a level that nobody holds: less than a shard, or it would have been sealed."""

@@ -22,6 +22,7 @@ from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import STRIDE_BLOCKS, next_passage_start, passages_from
 from megacontext.memory.reads import TreeReader
+from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
 from megacontext.ports.catalog import CatalogState, Extent, Passage, Segment, Source
 
 __all__ = ["Draft", "Writer"]
@@ -189,19 +190,19 @@ class Writer:
         spec = token_spec(self._parts.info)
         tail = self._reader.tokens(sealed, start)
         unsourced = self._unsourced_spans(drafts, sealed, start)
-        segments = []
+        segments: list[Segment] = []
+        shards: list[ShardRows] = []
         for first in range(sealed, stop - size + 1, size):
             last = first + size
             head = tail[first - sealed : min(last, start) - sealed] if first < start else tail[:0]
             tokens = np.concatenate([head, _tokens_between(drafts, start, max(first, start), last)])
-            self._parts.arrays.write_shard(spec, first // size, tokens)
-            segments.append(
-                Segment(
-                    segment=first // size,
-                    digest=hashlib.sha256(tokens.astype("<u4", copy=False).tobytes()).hexdigest(),
-                    raw_digest=self._put_raw(tokens, first, unsourced),
-                )
-            )
+            digest = hashlib.sha256(tokens.astype("<u4", copy=False).tobytes()).hexdigest()
+            raw_digest = self._put_raw(tokens, first, unsourced)
+            segments.append(Segment(segment=first // size, digest=digest, raw_digest=raw_digest))
+            shards.append((spec, first // size, tokens))
+            if len(shards) == WRITE_AHEAD or last + size > stop:
+                write_shards(self._parts.arrays, shards)
+                shards = []
         return segments
 
     def _unsourced_spans(self, drafts: Sequence[Draft], sealed: int, start: int) -> list[tuple[int, int]]:
