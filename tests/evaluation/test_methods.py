@@ -65,7 +65,7 @@ def test_recency_shows_the_end(memory: OpenedMemory) -> None:
 
 def test_retrieval_shows_the_passage_then_the_end(memory: OpenedMemory) -> None:
     method = Retrieval(memory, BASE, budget_entries=BUDGET)
-    shown = BASE.codec.decode(method.context_ids(QUESTION, 300))
+    shown = BASE.codec.decode(method.context_ids(QUESTION, 600))
     assert FACT in shown
     assert shown.index(FACT) < shown.index("Line 149")
 
