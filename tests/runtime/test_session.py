@@ -155,6 +155,23 @@ def test_a_session_follows_the_memory(memory):
         session.nll(CONTINUATION)
 
 
+def test_a_memory_that_outgrew_its_window_is_seen_again_through_a_larger_one(memory):
+    fact = fact_block(memory)
+    with memory.session(budget_entries=180) as session:
+        session.pin(fact.token_start, fact.token_stop)
+        while True:
+            memory.append(np.tile(CONTINUATION, 50)[:1999])
+            try:
+                session.refocus()
+            except BudgetError:
+                break
+        with pytest.raises(BudgetError):
+            session.resize(181)
+        session.resize(400)
+        assert session.working_context.num_tokens == memory.num_tokens
+        session.nll(CONTINUATION)
+
+
 def test_explain_names_the_source_of_the_fact(memory):
     with memory.session(budget_entries=512) as session:
         answer_of(session.generate(QUESTION, max_new_tokens=4))

@@ -82,7 +82,16 @@ class Engine:
     def resize(self, budget_entries: int) -> None:
         """Change the whole window; the model's state starts anew."""
         self._check_positions(budget_entries)
-        self.focus.allot(budget_entries, reserved_entries=0, purpose="the window")
+        wc = self.working_context
+        budget_before = wc.config.budget_entries
+        if budget_entries > budget_before:
+            wc.resize(budget_entries)  # first of all, because the memory may have outgrown the old window
+        try:
+            self.focus.follow_growth()
+            self.focus.allot(budget_entries, reserved_entries=0, purpose="the window")
+        except BudgetError:
+            wc.resize(budget_before)
+            raise
         self._budget_entries = budget_entries
         self.release()
 

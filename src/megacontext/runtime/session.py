@@ -82,7 +82,8 @@ class Session:
 
     def resize(self, budget_entries: int) -> None:
         """Change the window; a smaller one collapses what is worth least."""
-        self._begin().resize(budget_entries)
+        self._check_open()
+        self._engine.resize(budget_entries)
 
     # --- the model ----------------------------------------------------------------------------------------------
 

@@ -207,7 +207,7 @@ def _unpack(archive: Path, folder: Path, progress: Progress | None) -> tuple[int
     try:
         with tarfile.open(archive, mode="r:") as tar:
             for member in tar:
-                content = tar.extractfile(member)
+                content = tar.extractfile(member) if member.isreg() else None
                 if content is None or manifest is not None:
                     raise InvalidValueError(
                         f"{archive} contains {member.name!r}, which no export writes; do not use it"
