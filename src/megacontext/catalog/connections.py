@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from urllib.parse import quote
@@ -56,17 +56,13 @@ class BrokenConnections:
         self.read_only = read_only
         self.error = error
 
-    @contextmanager
-    def reading(self, *, transaction: bool = True) -> Iterator[sqlite3.Connection]:
+    def reading(self, *, transaction: bool = True) -> AbstractContextManager[sqlite3.Connection]:
         raise CorruptionError(str(self.error)) from self.error
-        yield
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
         if self.read_only:
             raise MemoryReadOnlyError(f"{self.path} was opened for reading only; open the memory for writing")
         raise CorruptionError(str(self.error)) from self.error
-        yield
 
     def close(self) -> None:
         self.error = CorruptionError(f"{self.path} was closed; open the memory again")
