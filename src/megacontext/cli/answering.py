@@ -53,7 +53,7 @@ def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool)
     return answer
 
 
-def print_explained(spans: list[ExplainedSpan]) -> None:
+def print_explained(spans: list[ExplainedSpan], *, question: str) -> None:
     """The sources behind an answer as a table."""
     out = output_console()
     if not spans:
@@ -68,7 +68,7 @@ def print_explained(spans: list[ExplainedSpan]) -> None:
                     Text(place_of(span.uri, span.line_start, span.line_stop), style="cyan"),
                     f"{span.token_start:,}:{span.token_stop:,}",
                     Text(span.shown_because, style="bold" if span.shown_because == "focus" else "dim"),
-                    quote(span.quote),
+                    quote(span.quote, about=question),
                 )
                 for span in spans
             ],

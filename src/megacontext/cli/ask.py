@@ -50,4 +50,4 @@ def ask(
     if json:
         print_json({"question": question, "answer": answer.text, "reason": answer.reason, "sources": spans})
     elif num_sources:
-        print_explained(spans)
+        print_explained(spans, question=question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,9 +34,9 @@ def print_picture(out: Console, wc: WorkingContext, *, budget_entries: int, list
     costs = entry_costs(wc.cut, wc.gist_width)
     window_edges = np.concatenate([[0], np.cumsum(costs)])
     history_edges = np.concatenate([wc.starts, wc.stops[-1:]])
-    out.print(Text("history  ", style="dim").append_text(strip(wc.levels, history_edges, width)), no_wrap=True)
+    out.print(Text().append("history  ", style="dim").append_text(strip(wc.levels, history_edges, width)), no_wrap=True)
     out.print(Text(f"         0{format_count(wc.num_tokens):>{width - 1}}", style="dim"), no_wrap=True)
-    out.print(Text("window   ", style="dim").append_text(strip(wc.levels, window_edges, width)), no_wrap=True)
+    out.print(Text().append("window   ", style="dim").append_text(strip(wc.levels, window_edges, width)), no_wrap=True)
     out.print(Text(f"         0{wc.cost:>{width - 1},}", style="dim"), no_wrap=True)
     out.print()
     rows = []
@@ -78,12 +79,13 @@ def strip(levels: npt.NDArray[np.int64], edges: npt.NDArray[np.int64], width: in
     cells = np.linspace(0, edges[-1], width + 1)
     firsts = np.searchsorted(edges, cells[:-1], side="right") - 1
     lasts = np.maximum(np.searchsorted(edges, cells[1:], side="left"), firsts + 1)
+    finest = [int(levels[first:last].min()) for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True)]
     line = Text()
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        line.append_text(_glyph(int(levels[first:last].min())))
+    for level, run in groupby(finest):
+        line.append_text(_glyph(level, len(list(run))))
     return line
 
 
-def _glyph(level: int) -> Text:
+def _glyph(level: int, count: int = 1) -> Text:
     kind = min(level, len(GLYPHS) - 1)
-    return Text(GLYPHS[kind], style=STYLES[kind])
+    return Text().append(GLYPHS[kind] * count, style=STYLES[kind])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,10 +63,22 @@ def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
     return table
 
 
-def quote(text: str, limit: int = QUOTE_CHARS) -> str:
-    """One line of text, with white space and control characters as single spaces, cut in the middle of nothing."""
+def quote(text: str, about: str = "", limit: int = QUOTE_CHARS) -> str:
+    """One line of text: white space and control characters are single spaces. What is longer than ``limit`` is cut,
+    around the longest word of ``about`` that it holds.
+
+    >>> quote("a long way to the harbour, and back again", about="Harbour?", limit=20)
+    '… the harbour, and …'
+    """
     line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    if len(line) <= limit:
+        return line
+    words = sorted(re.findall(r"\w+", about.casefold()), key=len, reverse=True)
+    places = [line.casefold().find(word) for word in words]
+    place = next((place for place in places if place >= 0), 0)
+    start = max(0, min(place - limit // 3, len(line) - limit + 1))
+    piece = line[start + (start > 0) : start + limit - 1]
+    return ("…" if start else "") + piece + ("…" if start + limit - 1 < len(line) else "")
 
 
 def shorten_uri(uri: str) -> str:

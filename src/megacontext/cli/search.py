@@ -35,7 +35,7 @@ def search(
             f"{result.score:.1f}",
             Text(shorten_uri(result.uri), style="cyan"),
             f"{result.token_start:,}:{result.token_stop:,}",
-            quote(result.text),
+            quote(result.text, about=text),
         )
         for result in results
     ]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megacontext.cli.focus_picture import strip
+from megacontext.cli.screen import place_of, quote
+
+
+def test_a_short_text_is_quoted_whole_on_one_line():
+    assert quote(" two\n lines\x1b[31m\t") == "two lines [31m"
+
+
+@pytest.mark.parametrize("about", ["", "needle", "Needle? of the", "nothing here"])
+def test_a_long_text_is_cut_around_what_it_is_about(about):
+    text = "hay " * 200 + "needle " + "hay " * 200
+    cut = quote(text, about=about)
+    assert len(cut) <= 160
+    assert cut.endswith("…")
+    assert ("needle" in cut) == ("needle" in about.lower())
+
+
+def test_the_end_of_a_long_text_is_not_followed_by_dots():
+    assert quote("hay " * 200 + "needle", about="needle").endswith("needle")
+
+
+def test_places_are_what_editors_open(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    uri = (tmp_path / "notes a.md").as_uri()
+    assert place_of(uri, 3, 3) == "notes a.md:3"
+    assert place_of(uri, 3, 5) == "notes a.md:3-5"
+    assert place_of("chat", 0, 0) == "chat"
+    assert place_of("file:///elsewhere/x.md", 0, 0) == str(Path("/elsewhere/x.md"))
+
+
+def test_a_strip_shows_the_finest_level_of_each_share():
+    levels, edges = np.array([2, 0, 1, 3]), np.array([0, 50, 51, 75, 100])
+    assert strip(levels, edges, 4).plain == "▒▒█░"
+    assert strip(levels, edges, 100).plain == "▒" * 50 + "█" + "▓" * 24 + "░" * 25
