@@ -283,6 +283,47 @@ class CatalogSuite:
             writer.append_tail(100, tokens(100, 1))
         assert list(catalog.check()) == []
 
+    def test_an_erased_source_keeps_nothing_but_its_place(self, catalog: Catalog) -> None:
+        with catalog.write() as writer:
+            add_example_source(writer, 0, 8)
+            add_example_source(writer, 8, 20, uri="file:///kept")
+        with catalog.write() as writer:
+            writer.erase_source(1)
+        catalog.compact()
+        erased, kept = catalog.sources()
+        assert erased == Source(
+            source_id=1,
+            uri="erased/1",
+            version=1,
+            kind="tokens",
+            raw_digest="",
+            text_digest="",
+            num_bytes=32,
+            token_start=0,
+            token_stop=8,
+            created_at=12.25,
+        )
+        assert (kept.uri, kept.author, dict(kept.labels)) == ("file:///kept", "Ada", {"team": "infra", "größe": "1"})
+        (_, extent), (_, other) = catalog.extents(0, 20)
+        assert (extent.token_start, extent.token_stop, extent.title, extent.time) == (0, 8, "", 0.0)
+        assert (extent.byte_stop, len(extent.anchors), other.title) == (0, 0, "all of it")
+        assert list(catalog.check()) == []
+        catalog.rebuild()
+        assert catalog.sources() == [erased, kept]
+        with pytest.raises(InvariantError), catalog.write() as writer:
+            writer.erase_source(3)
+
+    def test_a_sealed_segment_can_be_sealed_anew(self, catalog: Catalog) -> None:
+        with catalog.write() as writer:
+            writer.append_tail(0, tokens(0, 100))
+            writer.seal(Segment(segment=0, digest="d0", raw_digest="r0"))
+        with catalog.write() as writer:
+            writer.reseal(Segment(segment=0, digest="d1", raw_digest=""))
+        assert catalog.segments() == [Segment(segment=0, digest="d1", raw_digest="")]
+        assert list(catalog.check()) == []
+        with pytest.raises(InvariantError), catalog.write() as writer:
+            writer.reseal(Segment(segment=1, digest="d1"))
+
     def test_closed_is_closed(self, catalog: Catalog) -> None:
         catalog.close()
         catalog.close()
