@@ -82,10 +82,10 @@ def main() -> None:
             for domain, store in held_out.items()
         },
         "far_context": {
-            domain: far_copy(logits, held_out[domain], pieces, count=max(8, int(scale * 150)))
+            domain: far_copy(logits, held_out[domain], pieces, count=max(8, int(scale * 120)))
             for domain in prose_and_code
         },
-        "recall": recall_report(logits, source, count=max(8, int(scale * 150))),
+        "recall": recall_report(logits, source, count=max(8, int(scale * 120))),
         "cut_recall": cut_report(logits, source, count=max(8, int(scale * 80))),
     }
     (args.model / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")

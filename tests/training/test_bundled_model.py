@@ -65,12 +65,12 @@ def test_the_folder_is_small_and_says_what_it_is() -> None:
 
 
 def test_it_answers_held_out_questions_in_windows_of_1500_tokens(model: PreTrainedModel, unseen: TextSource) -> None:
-    assert accuracy(model, (recall_row(unseen, Random(seed), 1_500, HELD_OUT_CODES) for seed in range(14))) > 0.5
+    assert accuracy(model, (recall_row(unseen, Random(seed), 1_500, HELD_OUT_CODES) for seed in range(14))) > 0.8
 
 
 def test_it_answers_in_cut_windows(model: PreTrainedModel, unseen: TextSource) -> None:
     rows = (cut_row(unseen, Random(seed), 1_024, HELD_OUT_CODES, num_lone=300) for seed in range(30))
-    assert accuracy(model, rows) > 0.5
+    assert accuracy(model, rows) > 0.85
 
 
 def test_greedy_decoding_gives_the_value_and_ends_the_line(model: PreTrainedModel) -> None:
@@ -84,7 +84,7 @@ def test_greedy_decoding_gives_the_value_and_ends_the_line(model: PreTrainedMode
 
 def test_it_reads_prose_and_code(model: PreTrainedModel, tokenizer_file: Tokenizer, unseen: TextSource) -> None:
     code = unseen.stretch(Random(0), "code", 1_024).tolist()
-    for ids, most in ((tokenizer_file.encode(PROSE).ids, 4.5), (code, 4.6)):
+    for ids, most in ((tokenizer_file.encode(PROSE).ids, 3.2), (code, 3.8)):
         ids_BT = torch.tensor([ids])
         with torch.no_grad():
             loss = float(model(ids_BT, labels=ids_BT).loss)
