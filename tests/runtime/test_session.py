@@ -205,9 +205,14 @@ def test_pins_hold_through_a_refocus_and_unpin_lets_go(memory):
         assert session.working_context.pins == ()
 
 
-def test_positions_global_are_a_choice(memory):
-    with memory.session(budget_entries=256, positions="global") as session:
-        assert np.isfinite(session.nll(CONTINUATION)).all()
+def test_positions_global_are_a_choice_within_the_bases_range(tmp_path, base):
+    with assembly.open(tmp_path / "m", base=base, create=True, gister="mean", block_tokens=8) as memory:
+        memory.append(RNG.integers(0, 256, 3000))
+        with memory.session(budget_entries=256, positions="global") as session:
+            assert np.isfinite(session.nll(CONTINUATION)).all()
+            memory.append(RNG.integers(0, 256, 1500))
+            with pytest.raises(InvalidValueError, match="positions='window'"):
+                session.nll(CONTINUATION)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

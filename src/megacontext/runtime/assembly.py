@@ -188,7 +188,12 @@ def _create(
 def _recorded_base(
     base: str | Base | BaseSource | None, info: MemoryInfo, folder: Path, dtype: str, device: str
 ) -> CheckedBase:
-    checked = CheckedBase(lambda: _source(info.base_name if base is None else base, dtype, device), info, str(folder))
+    checked = CheckedBase(
+        lambda: _source(info.base_name if base is None else base, dtype, device),
+        info,
+        str(folder),
+        is_named=base is not None,
+    )
     if base is not None:
         assert checked.found  # somebody named a base: refuse a wrong one now
     return checked

@@ -60,12 +60,16 @@ class LoadedBase:
 class CheckedBase:
     """The base of an existing memory. Listing and reading a memory never finds out whether its base is still there.
 
-    find: locates the base; memory_info: what the memory was made with; folder: for messages.
+    find: locates the base; memory_info: what the memory was made with; folder: for messages; is_named: whether the user
+    named this base, or the memory did.
     Everything may raise BaseMismatchError, which names both fingerprints, and whatever ``find`` raises.
     """
 
-    def __init__(self, find: Callable[[], BaseSource], memory_info: MemoryInfo, folder: str) -> None:
+    def __init__(
+        self, find: Callable[[], BaseSource], memory_info: MemoryInfo, folder: str, *, is_named: bool = False
+    ) -> None:
         self._find = find
+        self._is_named = is_named
         self._memory_info = memory_info
         self._folder = folder
 
@@ -74,10 +78,11 @@ class CheckedBase:
         source = self._find()
         made_with = self._memory_info
         if source.info.fingerprint != made_with.base_fingerprint:
+            way_out = "open it without naming a base" if self._is_named else "bring that base back"
             raise BaseMismatchError(
-                f"{self._folder} was made with the base {made_with.base_name} (fingerprint "
-                f"{made_with.base_fingerprint[:12]}), not with {source.info.name} ({source.info.fingerprint[:12]}); "
-                "open it without naming a base, or make a new memory for this one and ingest the sources again"
+                f"{self._folder} was made with the base {made_with.base_name} of fingerprint "
+                f"{made_with.base_fingerprint[:12]}, not with {source.info.name} of {source.info.fingerprint[:12]}; "
+                f"{way_out}, or make a new memory for this one and ingest the sources again"
             )
         return source
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import UnknownNameError
+from megacontext.errors import InvalidValueError, UnknownNameError
 from megacontext.memory.reads import TreeReader
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
@@ -97,10 +97,19 @@ class WindowReader:
             scratch = keys[:, 0] == SCRATCH
             positions = keys[:, 1].astype(np.float64)
             positions[scratch] = num_tokens + np.arange(np.count_nonzero(scratch))
+            self._check_range(float(positions.max(initial=0.0)))
         inputs = self._base.embed(token_ids.astype(np.uint32))
         if len(token_rows) == len(keys):
             return inputs, positions
         return self._with_gists(keys, token_rows, inputs, positions), positions
+
+    def _check_range(self, position: float) -> None:
+        info = self._base.info
+        if position >= info.max_positions:
+            raise InvalidValueError(
+                f"positions='global' reaches {position:.0f}, but {info.name} knows positions below "
+                f"{info.max_positions}: use positions='window'"
+            )
 
     def _tokens_at(self, token_positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         spans = _runs(token_positions)
