@@ -7,7 +7,7 @@ row is no longer there it asks how far is sealed by then. Gists that nobody has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,16 @@ from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.memory.gist_rows import RowCache, empty_batch, join, runs_of
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
 from megacontext.memory.parts import Parts
+from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import CatalogState
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["TreeReader"]
+
+_SCAN_SHARE = 8  # spans of at least this part of a shard are read whole
+
+Span = tuple[int, int]
+ReadSpans = Callable[[ArraySpec, Sequence[Span]], list[npt.NDArray[np.generic]]]
 
 
 class TreeReader:
@@ -65,10 +71,13 @@ class TreeReader:
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
         """Token ids of ``[start, stop)``."""
-        return self.token_batch([(start, stop)])[0]
+        return self._tokens([(start, stop)], self._scanned)[0]
 
-    def token_batch(self, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.uint32]]:
+    def token_batch(self, spans: Sequence[Span]) -> list[npt.NDArray[np.uint32]]:
         """Token ids of many spans in one batch of reads, in the order given."""
+        return self._tokens(spans, self._parts.arrays.read_many)
+
+    def _tokens(self, spans: Sequence[Span], read: ReadSpans) -> list[npt.NDArray[np.uint32]]:
         for start, stop in spans:
             self._check_span(start, stop, self.num_tokens, "tokens")
         sealed = self.state.sealed_tokens
@@ -84,19 +93,15 @@ class TreeReader:
                     f"catalog: tokens [{tail_start}, {last}) are not in the tail; run `check --repair`"
                 )
         heads = [(start, min(stop, sealed)) for start, stop in spans]
-        reads = iter(self._sealed_tokens([span for span in heads if span[0] < span[1]]))
+        sealed_spans = [span for span in heads if span[0] < span[1]]
+        reads = iter(read(self._tokens_spec, sealed_spans) if sealed_spans else [])
         pieces = []
         for start, stop in spans:
-            parts = [next(reads)] if start < min(stop, sealed) else []
+            parts = [np.asarray(next(reads), np.uint32)] if start < min(stop, sealed) else []
             if stop > sealed:
                 parts.append(tail[max(start, sealed) - tail_start : stop - tail_start])
             pieces.append(parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint32), *parts]))
         return pieces
-
-    def _sealed_tokens(self, spans: list[tuple[int, int]]) -> list[npt.NDArray[np.uint32]]:
-        if not spans:
-            return []
-        return [np.asarray(rows, np.uint32) for rows in self._parts.arrays.read_many(self._tokens_spec, spans)]
 
     # --- gists --------------------------------------------------------------------------------------------------
 
@@ -107,7 +112,7 @@ class TreeReader:
         sealed = self._sealed_nodes(level)
         pieces = [empty_batch(0, self._parts.info.gist_width, self._parts.info.dim)]
         if start < min(stop, sealed):
-            pieces += self._sealed_gists(level, [(start, min(stop, sealed))])
+            pieces += self._sealed_gists(level, [(start, min(stop, sealed))], self._scanned)
         if stop > max(start, sealed):
             pieces += self._unsealed_gists(level, max(start, sealed), stop)
         return join(pieces[1:] or pieces)
@@ -132,7 +137,7 @@ class TreeReader:
         num_nodes = self._tree.num_nodes(level, self.num_tokens)
         self._check_span(int(indices[0]), int(indices[-1]) + 1, num_nodes, f"nodes of level {level}")
         sealed = self._sealed_nodes(level)
-        pieces = self._sealed_gists(level, runs_of(indices[indices < sealed]))
+        pieces = self._sealed_gists(level, runs_of(indices[indices < sealed]), self._parts.arrays.read_many)
         tail = indices[indices >= sealed].tolist()
         siblings = np.unique(np.asarray(self._rows.missing(level, tail), np.int64) // self._tree.block_tokens)
         for first, last in runs_of(siblings):  # whole sibling sets: few reads, and the rest is soon wanted too
@@ -144,12 +149,12 @@ class TreeReader:
             pieces.append(self.gists(level, index, index + 1) if row is None else row)
         return join(pieces)
 
-    def _sealed_gists(self, level: int, runs: list[tuple[int, int]]) -> list[GistBatch]:
+    def _sealed_gists(self, level: int, runs: list[Span], read: ReadSpans) -> list[GistBatch]:
         if not runs:
             return []
         info = self._parts.info
-        vectors = self._parts.arrays.read_many(gist_spec(info, level), runs)
-        metas = self._parts.arrays.read_many(meta_spec(info, level), runs)
+        vectors = read(gist_spec(info, level), runs)
+        metas = read(meta_spec(info, level), runs)
         return [
             GistBatch(
                 vectors=np.asarray(rows, np.float16),
@@ -177,7 +182,7 @@ class TreeReader:
         if fresh.sealed_nodes != self.state.sealed_nodes:
             self.state = _sealed_as(self.state, fresh)
         sealed = min(max(start, self._sealed_nodes(level)), stop)
-        pieces = self._sealed_gists(level, [(start, sealed)] if start < sealed else [])
+        pieces = self._sealed_gists(level, [(start, sealed)] if start < sealed else [], self._scanned)
         return pieces + ([self.compute(level, sealed, stop)] if sealed < stop else [])
 
     def compute(self, level: int, start: int, stop: int) -> GistBatch:
@@ -200,6 +205,23 @@ class TreeReader:
 
     def _sealed_nodes(self, level: int) -> int:
         return self.state.sealed_nodes.get(level, 0)
+
+    def _scanned(self, spec: ArraySpec, spans: Sequence[Span]) -> list[npt.NDArray[np.generic]]:
+        """Long spans, shard by shard past the store's cache: what is read once must not push out what a session
+        reads again and again, nor make a process grow with its history."""
+        arrays = self._parts.arrays
+        rows = []
+        for start, stop in spans:
+            pieces = []
+            for shard in range(start // spec.shard_rows, -(-stop // spec.shard_rows)):
+                first = shard * spec.shard_rows
+                begin, end = max(start, first), min(stop, first + spec.shard_rows)
+                if (end - begin) * _SCAN_SHARE >= spec.shard_rows:
+                    pieces.append(arrays.read_shard(spec, shard)[begin - first : end - first])
+                else:
+                    pieces.append(arrays.read(spec, begin, end))
+            rows.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+        return rows
 
     # --- limits -------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,7 @@ class TensorStoreArrays:
         self._uncached = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
         self._arrays: dict[str, Any] = {}
         self._written: dict[str, bytes] = {}  # zarr.json of the arrays that were opened for writing
+        self._faulty: set[str] = set()  # arrays of which a read failed
         self._lock = Lock()
 
     def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
@@ -86,6 +87,8 @@ class TensorStoreArrays:
         array = self._array(spec, create=True)
         start = shard * spec.shard_rows
         try:
+            if self._is_new(spec, name):  # past the cache, or a bulk ingest would fill it with what nobody reads
+                array = ts.open(self._spec(spec), open=True, context=self._uncached).result()
             array[start : start + spec.shard_rows].write(np.ascontiguousarray(rows)).result()
         except (ValueError, OSError) as error:
             raise tensorstore_fault(error, doing=f"writing {name}", object_name=name) from error
@@ -168,6 +171,10 @@ class TensorStoreArrays:
         self._open_kvstore().write(f"{spec.name}/zarr.json", None).result()
         return ts.open(self._spec(spec), open=True, create=True, context=self._context).result()
 
+    def _is_new(self, spec: ArraySpec, name: str) -> bool:
+        """Whether nobody can have read this shard, not even as missing: then no cache has to learn of it."""
+        return self._folder is not None and spec.name not in self._faulty and not (self._folder / name).exists()
+
     def _metadata(self, spec: ArraySpec) -> bytes:
         """The file zarr.json as it is now, b'' if it is missing or not a local file: each write of a shard compares,
         so that rewriting shards also mends their array's metadata."""
@@ -200,6 +207,7 @@ class TensorStoreArrays:
         return ts.KvStore.open(self._kvstore, context=self._context).result()
 
     def _read_fault(self, spec: ArraySpec, start: int, stop: int, error: Exception) -> Exception:
+        self._faulty.add(spec.name)
         named = _SHARD_KEY.search(str(error))
         shard = int(named.group(1)) if named else start // spec.shard_rows
         rows = f"reading rows [{start}, {stop}) of {spec.name}"
