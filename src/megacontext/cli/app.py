@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -71,6 +72,9 @@ def _begin(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     context.ensure_object(Settings).debug = debug
+    # what the library logs explains an error; without --debug the error's own line is enough
+    log = logging.getLogger("megacontext")
+    log.handlers = [logging.StreamHandler() if debug else logging.NullHandler()]
     if version:
         typer.echo(f"megacontext {megacontext.__version__}")
         raise typer.Exit(0)

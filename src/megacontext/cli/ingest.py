@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -11,7 +14,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
 from megacontext.cli.screen import error_console, output_console, print_json, shorten_uri
+from megacontext.errors import NotTextError
 from megacontext.units import format_count
+
+if TYPE_CHECKING:
+    from megacontext.memory.reports import IngestReport
 
 __all__ = ["ingest"]
 
@@ -47,8 +54,23 @@ def ingest(
     labels = parse_labels(label or [])
     if STANDARD_INPUT in paths and len(paths) > 1:
         raise typer.BadParameter("- reads standard input and stands alone; ingest the files with a second command")
-    text = _read_input() if paths == [STANDARD_INPUT] else None
-    described = {"labels": labels, "role": role, "author": author, "licence": licence}
+    with open_memory(memory, read_only=False) as opened:
+        add = partial(opened.ingest, labels=labels, role=role, author=author, licence=licence)
+        if paths == [STANDARD_INPUT]:
+            text = _read_input()
+            with _progress() as progress:
+                report = add(text=text, source=name, progress=progress)
+        else:
+            with _progress() as progress:
+                report = add(paths, progress=progress)
+    if json:
+        print_json(report)
+    else:
+        _print(report)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, str], None]]:
     console = error_console()
     columns = (
         SpinnerColumn(),
@@ -56,48 +78,32 @@ def ingest(
         TimeElapsedColumn(),
         TextColumn("{task.fields[uri]}"),
     )
-    with (
-        open_memory(memory, read_only=False) as opened,
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
-        task = progress.add_task("ingest", total=None, tokens="0", uri="")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("ingest", total=None, tokens="0", uri="")
+        yield lambda num_tokens, uri: bar.update(task, tokens=format_count(num_tokens), uri=shorten_uri(uri))
 
-        def advance(num_tokens: int, uri: str) -> None:
-            progress.update(task, tokens=format_count(num_tokens), uri=shorten_uri(uri))
 
-        if text is not None:
-            report = opened.ingest(text=text, source=name, progress=advance, **described)  # type: ignore[arg-type]
-        else:
-            report = opened.ingest(paths, progress=advance, **described)  # type: ignore[arg-type]
-    if json:
-        print_json(report)
-        return
-    out = output_console()
+def _print(report: IngestReport) -> None:
+    out, errors = output_console(), error_console()
     out.print(
         f"added {report.num_sources:,} sources, {report.num_tokens:,} tokens in {report.seconds:.1f} s", soft_wrap=True
     )
-    skipped = [
-        f"{count:,} {kind}"
-        for count, kind in (
-            (report.num_unchanged, "unchanged"),
-            (report.num_binary, "binary"),
-            (len(report.failures), "not readable"),
-        )
-        if count
-    ]
-    if skipped:
-        out.print(f"skipped {', '.join(skipped)}", soft_wrap=True)
+    skipped = (
+        (report.num_unchanged, "unchanged"),
+        (report.num_binary, "binary"),
+        (len(report.failures), "not readable"),
+    )
+    if report.num_skipped:
+        out.print("skipped " + ", ".join(f"{count:,} {kind}" for count, kind in skipped if count), soft_wrap=True)
     for failure in report.failures[:MAX_NAMED_FAILURES]:
-        console.print(f"  {failure.reason}", markup=False, soft_wrap=True)
+        errors.print(f"  {failure.reason}", markup=False, soft_wrap=True)
     if len(report.failures) > MAX_NAMED_FAILURES:
-        console.print(f"  and {len(report.failures) - MAX_NAMED_FAILURES:,} more; --json lists all", soft_wrap=True)
+        errors.print(f"  and {len(report.failures) - MAX_NAMED_FAILURES:,} more; --json lists all", soft_wrap=True)
     if report.deferred:
-        console.print(f"gists are computed later: {report.deferred}", markup=False, soft_wrap=True)
+        errors.print(f"gists are computed later: {report.deferred}", markup=False, soft_wrap=True)
 
 
 def _read_input() -> str:
-    from megacontext.errors import NotTextError
-
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
