@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -63,7 +64,7 @@ class Session:
         room by themselves, but ``nll`` collapses for it what a refocus with the reserve would have chosen better.
         """
         engine = self._begin()
-        target = self._recent_query() if query is None else self._question_query(query)
+        target = _recent_query(engine.memory) if query is None else _question_query(engine, query)
         num_scratch = len(target.scratch) if engine.focus.lens.needs_attention else 0
         engine.reserve(max(reserve_entries, num_scratch), purpose="the question and what follows")
         return engine.refocus(target)
@@ -102,7 +103,7 @@ class Session:
         Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
         """
         text = self._engine.base.info.question_template.format(question=prompt)
-        sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=self._seed(seed))
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         return self._stream(text, prompt, max_new_tokens, stop, sampling)
 
     def complete(
@@ -116,7 +117,7 @@ class Session:
         stop: Sequence[str] = (),
     ) -> Iterator[GenerationEvent]:
         """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
-        sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=self._seed(seed))
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         return self._stream(prompt, prompt, max_new_tokens, stop, sampling)
 
     def nll(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -160,9 +161,6 @@ class Session:
         self._engine.focus.follow_growth()
         return self._engine
 
-    def _seed(self, seed: int | None) -> int | None:
-        return self._engine.config.seed if seed is None else seed
-
     def _stream(
         self, text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
     ) -> Iterator[GenerationEvent]:
@@ -172,16 +170,20 @@ class Session:
         purpose = f"a prompt of {len(token_ids)} tokens with an answer of up to {max_new_tokens}"
         engine.reserve(prompt.reserve_entries, purpose=purpose)
         engine.turn += 1
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=engine.config.seed)
         return stream_answer(engine, prompt, sampling)
 
-    def _question_query(self, question: str) -> Query:
-        base = self._engine.base
-        scratch = base.codec.encode(base.info.question_template.format(question=question)).token_ids
-        return Query(text=question, token_ids=scratch, scratch=scratch, num_queries=len(scratch))
 
-    def _recent_query(self) -> Query:
-        memory = self._engine.memory
-        start = max(0, memory.num_tokens - RECENT_QUERY_TOKENS)
-        token_ids = memory.tokens(start, memory.num_tokens)
-        text = memory.text(start, memory.num_tokens)
-        return Query(text=text, token_ids=token_ids, scratch=NO_TOKENS, num_queries=len(token_ids))
+def _question_query(engine: Engine, question: str) -> Query:
+    base = engine.base
+    scratch = base.codec.encode(base.info.question_template.format(question=question)).token_ids
+    return Query(text=question, token_ids=scratch, scratch=scratch, num_queries=len(scratch))
+
+
+def _recent_query(memory: Memory) -> Query:
+    """The end of the history asks for itself."""
+    start = max(0, memory.num_tokens - RECENT_QUERY_TOKENS)
+    token_ids = memory.tokens(start, memory.num_tokens)
+    text = memory.text(start, memory.num_tokens)
+    return Query(text=text, token_ids=token_ids, scratch=NO_TOKENS, num_queries=len(token_ids))
