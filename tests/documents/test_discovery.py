@@ -107,3 +107,11 @@ def test_a_misspelt_path_stops_everything(tree):
     root = tree({"a.txt": ""})
     with pytest.raises(UnreadableSourceError, match=r"nothing\.txt does not exist"):
         discover([root, root / "nothing.txt"])
+
+
+def test_memories_are_no_sources(tree):
+    """A memory beside its sources must not be read into itself."""
+    root = tree({"a.txt": "", "notes.mc/catalog.sqlite": "x", "notes.mc/catalog.journal": "x"})
+    assert names(root) == ["a.txt"]
+    with pytest.raises(UnreadableSourceError, match="is a memory; ingest the files"):
+        discover([root / "notes.mc"])

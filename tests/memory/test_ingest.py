@@ -113,6 +113,8 @@ def test_nothing_to_ingest(kit):
     memory = kit.make_memory()
     with pytest.raises(InvalidValueError, match="0 paths"):
         memory.ingest([])
+    with pytest.raises(InvalidValueError, match="both paths"):
+        memory.ingest("here", text="x")
     with pytest.raises(EmptySourceError, match="no text"):
         memory.ingest(text=" \n")
     with pytest.raises(EmptySourceError, match="no text"):

@@ -103,6 +103,76 @@ def test_a_read_only_memory_never_locks(kit, tmp_path, child):
         assert not (tmp_path / "m" / "writer.lock").exists()
 
 
+FILL = """
+import resource
+from megacontext.errors import StorageError
+limit = int(sys.argv[2])
+memory = open_folder(folder)
+memory.append(np.arange(300) % 256)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+failures = 0
+try:
+    for number in range(10_000):
+        memory.append_text(f"source {number}: " + "hay " * 200, source=f"s{number}")
+except StorageError:
+    failures += 1
+before = memory.num_tokens, len(memory.sources())
+try:
+    memory.append(np.arange(2000) % 256)
+except StorageError:
+    failures += 1
+assert (memory.num_tokens, len(memory.sources())) == before
+assert memory.refresh() == before[0]
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+memory.append(np.arange(2000) % 256)
+assert memory.num_tokens == before[0] + 2000
+assert memory.check(recompute_gists=True).ok
+memory.close()
+print(failures)
+"""
+
+
+@pytest.mark.parametrize("limit", [150_000, 400_000])
+def test_a_full_disk_loses_nothing(kit, child, limit):
+    """Every write beyond a size fails, as on a full disk; with room again, everything goes on."""
+    filler = child(FILL, limit)
+    output, _ = filler.communicate()
+    assert filler.returncode == 0
+    assert output == "2\n"
+
+
+FORBIDDEN = """
+import os
+from megacontext.errors import MemoryReadOnlyError
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+memory = open_folder(folder)
+assert memory.tokens(0, 3).tolist() == [1, 2, 3]
+try:
+    memory.append([4])
+except MemoryReadOnlyError as error:
+    print(error)
+"""
+
+
+def test_a_folder_that_may_not_be_written(kit, tmp_path, child):
+    """As a user without rights (root may write everywhere)."""
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.append([1, 2, 3])
+    folders = [tmp_path / "m", *list((tmp_path / "m").parents)[:-2]]
+    for folder in folders:
+        if folder.stat().st_uid == os.getuid() and folder != Path("/tmp"):
+            folder.chmod(0o555 if folder == tmp_path / "m" else 0o755)
+    for file in (tmp_path / "m").glob("*.*"):
+        file.chmod(0o444)
+    reader = child(FORBIDDEN)
+    output, _ = reader.communicate()
+    (tmp_path / "m").chmod(0o755)
+    assert reader.returncode == 0
+    assert "cannot be written" in output or "read-only" in output
+    assert ";" in output
+
+
 WRITE = """
 memory = open_folder(folder)
 tokens = np.random.default_rng(5).integers(0, VOCAB, 6000)

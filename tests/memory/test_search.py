@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megacontext.errors import InvalidValueError
 from megacontext.memory.passages import indexed_stop, next_passage_start
 
 
@@ -41,8 +43,10 @@ def test_results_name_their_sources(kit):
     assert len(memory.search("hay words here", limit=2)) == 2
 
 
-def test_an_empty_memory(kit):
+def test_an_empty_memory_and_no_results(kit):
     assert kit.make_memory().search("x") == []
+    with pytest.raises(InvalidValueError, match="limit is 0"):
+        kit.make_memory().search("x", limit=0)
 
 
 def test_passages_overlap_by_a_block():

@@ -3,7 +3,7 @@
 Within a folder, hidden files and folders (a leading dot, ``.git`` among them) are left out; naming one directly takes
 it. ``.gitignore`` files count from the top of the repository down, the deeper one wins, and what lies in an ignored
 folder stays ignored, all as git does it. A link that leads back into the named folder is left out, since its target is
-met there by itself; one that leads outside is followed once.
+met there by itself; one that leads outside is followed once. Memories are no sources: their folders are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from megacontext.errors import SourceError, UnreadableSourceError
 __all__ = ["Found", "discover"]
 
 _IGNORE_FILE = ".gitignore"
+_MEMORY_FILE = "catalog.sqlite"  # what makes a folder a memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +47,14 @@ def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
 
     Every path is looked up before the first file is returned, so that a misspelt one stops everything at once.
 
-    Raises: UnreadableSourceError if a given path does not exist.
+    Raises: UnreadableSourceError if a given path does not exist, or is a memory.
     """
     given = [Path(path) for path in paths]
     for path in given:
         if not path.exists():
             raise UnreadableSourceError(f"{path} does not exist; check its name")
+        if _is_memory(path):
+            raise UnreadableSourceError(f"{path} is a memory; ingest the files that it was made of")
     return _discover(given)
 
 
@@ -91,7 +94,7 @@ class _Walk:
                 if entry.name.startswith(".") or not self._is_wanted(path):
                     continue
                 if entry.is_dir():
-                    if not _is_ignored(path, rules, is_folder=True):
+                    if not _is_ignored(path, rules, is_folder=True) and not _is_memory(path):
                         inner.append((path, rules))
                 elif entry.is_file() and not _is_ignored(path, rules, is_folder=False):
                     yield Found(path=path, uri=path.as_uri(), named=False)
@@ -139,6 +142,13 @@ def _is_ignored(path: Path, rules: tuple[_Rules, ...], *, is_folder: bool) -> bo
         if verdict is not None:
             return bool(verdict)
     return False
+
+
+def _is_memory(folder: Path) -> bool:
+    try:
+        return (folder / _MEMORY_FILE).is_file()
+    except OSError:
+        return False
 
 
 def _unreadable(path: Path, error: OSError) -> Found:

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import MemoryClosedError
+from megacontext.errors import InvalidValueError, MemoryClosedError
 from megacontext.memory.care import Caretaker
 from megacontext.memory.drafting import IngestRequest
 from megacontext.memory.erase import Eraser, EraseReport
@@ -125,6 +125,8 @@ class Memory:
         """
         request = IngestRequest(labels=dict(labels or {}), role=role, author=author, licence=licence, progress=progress)
         if text is not None:
+            if paths:
+                raise InvalidValueError(f"both paths ({paths}) and a text are given; ingest one after the other")
             return self._ingestor.text(text, source, request)
         return self._ingestor.paths(paths, request)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from megacontext.errors import InvalidValueError
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import next_passage_start
 from megacontext.memory.reads import TreeReader
@@ -26,7 +27,9 @@ class Searcher:
 
     def hits(self, text: str, limit: int) -> list[SearchHit]:
         """Passages that share words with ``text``, best first, at most ``limit``."""
-        hits = [hit for hit in self._parts.catalog.search(text, limit=limit) if hit.token_start < self._num_tokens]
+        if limit < 1:
+            raise InvalidValueError(f"limit is {limit}; ask for at least 1 passage")
+        hits = [hit for hit in self._parts.catalog.search(text, limit=limit) if hit.token_stop <= self._num_tokens]
         tail = self._tail_hit(text, max((hit.score for hit in hits), default=1.0))
         if tail is not None:
             hits.append(tail)

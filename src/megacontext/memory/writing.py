@@ -166,18 +166,19 @@ class Writer:
         return dataclasses.replace(draft.source, token_stop=stop, num_bytes=num_bytes)
 
     def _passages(self, drafts: Sequence[Draft]) -> Iterator[Passage]:
-        """Passages that the drafts complete. Works draft by draft, so that no copy of everything is made."""
-        K = self._parts.info.block_tokens
+        """Passages that the drafts complete, without a copy of all their tokens."""
+        K, step = self._parts.info.block_tokens, self._parts.info.segment_tokens
         start = next_passage_start(self._reader.state.indexed_tokens, K)
         pending = self._unindexed
         for draft in drafts:
-            pending = np.concatenate([pending, draft.token_ids])
-            passage = None
-            for passage in passages_from(pending, start, K, self._parts.codec):
-                yield passage
-            if passage is not None:
-                done = passage.token_start + STRIDE_BLOCKS * K - start
-                pending, start = pending[done:], start + done
+            for first in range(0, len(draft.token_ids), step):
+                pending = np.concatenate([pending, draft.token_ids[first : first + step]])
+                passage = None
+                for passage in passages_from(pending, start, K, self._parts.codec):
+                    yield passage
+                if passage is not None:
+                    done = passage.token_start + STRIDE_BLOCKS * K - start
+                    pending, start = pending[done:], start + done
 
     # --- segments -----------------------------------------------------------------------------------------------
 
