@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from megacontext.bases.registry import BaseHandle
 from megacontext.errors import InvalidValueError, MemoryExistsError
-from megacontext.evaluation.demo import MARKER, DemoConfig, prepare_folder, run_demo
-from megacontext.evaluation.demo_screen import around
+from megacontext.evaluation.demo import MARKER, DemoConfig, affordable_gister, prepare_folder, run_demo
+from megacontext.evaluation.demo_screen import DemoScreen, around
 
 
 @pytest.mark.slow
@@ -73,3 +74,14 @@ def test_quotations_are_cut_around_the_value() -> None:
     assert "48213" in around(line, "48213")
     assert len(around(line, "48213")) <= 75
     assert around("short\n  line", "48213") == "short line"
+
+
+@pytest.mark.parametrize(("num_tokens", "gister"), [(20_000, "extractive"), (10**12, "mean")])
+def test_gists_are_made_the_cheap_way_where_the_dear_one_takes_too_long(num_tokens: int, gister: str) -> None:
+    handle = BaseHandle("reference")
+    screen = io.StringIO()
+    chosen = affordable_gister(
+        DemoConfig(num_tokens=num_tokens), handle, DemoScreen(Console(file=screen), Console(file=io.StringIO()))
+    )
+    assert chosen == gister
+    assert ("so gists are means here" in screen.getvalue()) == (gister == "mean")

@@ -11,11 +11,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from megacontext.bases.registry import BaseHandle
@@ -33,6 +34,7 @@ from megacontext.evaluation.scores import Comparison, MethodScore
 from megacontext.evaluation.short_histories import ShortConfig, compare_short_histories
 from megacontext.evaluation.stamp import stamp
 from megacontext.evaluation.trials import Answered, Question, Tally, ask_all, read_on
+from megacontext.ports.base import SupportsSurprise
 
 __all__ = ["DemoConfig", "DemoResult", "run_demo"]
 
@@ -41,12 +43,15 @@ MARKER = "README.txt"
 CONTEXT_TOKENS = 1200  # read before each continuation: more than a window, so that recency sees nothing else
 NUM_SHOWN = 4
 NUM_TRACED = 40
+READING_SECONDS = 140  # what reading may take before gists are made the cheap way
+PROBE_ROWS, PROBE_TOKENS = 8, 512
 COST_LENGTHS = (10_000, 100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """out: folder that is made; num_tokens: of real text; num_facts: hidden and asked for."""
+    """out: folder that is made; num_tokens: of real text; num_facts: hidden and asked for; gister: auto takes
+    extractive gists if this machine makes them fast enough, else means."""
 
     out: Path = Path("demo-output")
     num_tokens: int = 1_100_000
@@ -55,7 +60,7 @@ class DemoConfig:
     num_short: int = 12
     num_generated: int = 64
     budget_entries: int = 1024
-    gister: str = "extractive"
+    gister: str = "auto"
     base: str = "reference"
     seed: int = 0
 
@@ -86,6 +91,8 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
     handle = BaseHandle(config.base)
     library = assemble_library(handle.codec, num_tokens=config.num_tokens, seed=config.seed)
+    gister = config.gister if config.gister != "auto" else affordable_gister(config, handle, screen)
+    config = replace(config, gister=gister)
     haystack = read_library(config, handle, library, screen)
     with haystack.memory:
         clock.lap("read")
@@ -118,6 +125,23 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     files = write_outputs(config.out, result, {**asdict(config), "out": str(config.out)})
     screen.end(result.comparison, result.short, result.costs, files, clock.total, samples)
     return result
+
+
+def affordable_gister(config: DemoConfig, handle: BaseHandle, screen: DemoScreen) -> str:
+    """``extractive`` if reading with it takes no more than READING_SECONDS on this machine, else ``mean``."""
+    base = handle.load()
+    if not isinstance(base, SupportsSurprise):
+        return "mean"
+    rows = np.zeros((PROBE_ROWS, PROBE_TOKENS), dtype=np.uint32)
+    base.surprise(rows)  # the first pass pays for what is set up once
+    began = time.perf_counter()
+    base.surprise(rows)
+    tokens_per_second = rows.size / (time.perf_counter() - began)
+    seconds = config.num_tokens / tokens_per_second
+    if seconds <= READING_SECONDS:
+        return "extractive"
+    screen.say_cheap_gists(tokens_per_second, seconds)
+    return "mean"
 
 
 def read_library(config: DemoConfig, handle: BaseHandle, library: Library, screen: DemoScreen) -> Haystack:

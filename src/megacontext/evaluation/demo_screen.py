@@ -35,6 +35,13 @@ class DemoScreen:
             f"in them, a window of [bold]{budget_entries:,} entries[/]"
         )
 
+    def say_cheap_gists(self, tokens_per_second: float, seconds: float) -> None:
+        self.console.print(
+            f"this machine scores {format_count(tokens_per_second)} tokens/s: extractive gists would take "
+            f"{seconds:.0f} s, so gists are means here, which predict text a little worse and find facts as well",
+            style="dim",
+        )
+
     @contextmanager
     def reading(self, num_tokens: int) -> Iterator[Callable[[int, str], None]]:
         """A bar over the tokens that are read."""
