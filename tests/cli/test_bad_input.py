@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,8 @@ def test_ask_with_another_gister_than_the_memorys(megacontext, filled_memory):
         (["ask", "MEMORY", "why?", "--max-new-tokens", "0"], ["max_new_tokens"]),
         (["ask", "MEMORY", "why?", "--temperature", "-1"], ["temperature"]),
         (["ask", "MEMORY", "why?", "--top-p", "2"], ["top_p"]),
+        (["ask", "MEMORY", ""], ["empty"]),
+        (["ask", "MEMORY", "\udcff"], ["surrogate"]),
     ],
 )
 def test_wrong_usage(megacontext, filled_memory, arguments, words):
@@ -202,6 +205,16 @@ def test_a_bug_of_ours_is_one_line_too(megacontext, filled_memory, monkeypatch):
 
     monkeypatch.setattr(Memory, "sources", lambda self: 1 / 0)
     assert_one_line(megacontext("sources", filled_memory), 1, "ZeroDivisionError", "--debug")
+
+
+def test_output_that_cannot_be_written(filled_memory):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("sources", filled_memory), stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
 
 
 def command(*arguments):

@@ -270,6 +270,12 @@ def test_generate_refuses_impossible_options(memory, options):
         list(session.generate(QUESTION, **options))
 
 
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_question_is_refused(memory, question):
+    with memory.session(budget_entries=256) as session, pytest.raises(InvalidValueError, match="empty"):
+        session.generate(question)
+
+
 def test_a_stream_that_was_overtaken_says_so(memory):
     with memory.session(budget_entries=256) as session:
         stream = session.generate(QUESTION, max_new_tokens=8, stop=())

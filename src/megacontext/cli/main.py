@@ -59,6 +59,9 @@ def _report(error: BaseException, settings: Settings) -> int:
         return _say(f"{_one_line(error.format_message())} ({_help_hint(error)})", 2)
     if isinstance(error, MegaContextError):
         return _say(_one_line(str(error)), error.exit_code)
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return _say(f"the system says: {error.strerror}{place}; remove the cause and try again", 1)
     name = type(error).__name__
     return _say(f"unexpected {name}: {_one_line(str(error))}; run again with `megacontext --debug` and report it", 1)
 

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import MemoryClosedError
+from megacontext.errors import InvalidValueError, MemoryClosedError
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
@@ -102,6 +102,8 @@ class Session:
 
         Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
         """
+        if not prompt.strip():
+            raise InvalidValueError("the question is empty; ask something, or use complete() to continue the history")
         text = self._engine.base.info.question_template.format(question=prompt)
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         return self._stream(text, prompt, max_new_tokens, stop, sampling)
