@@ -81,7 +81,9 @@ def test_gists_are_made_the_cheap_way_where_the_dear_one_takes_too_long(num_toke
     handle = BaseHandle("reference")
     screen = io.StringIO()
     chosen = affordable_gister(
-        DemoConfig(num_tokens=num_tokens), handle, DemoScreen(Console(file=screen), Console(file=io.StringIO()))
+        DemoConfig(num_tokens=num_tokens),
+        handle,
+        DemoScreen(Console(file=screen, width=300), Console(file=io.StringIO())),
     )
     assert chosen == gister
     assert ("so gists are means here" in screen.getvalue()) == (gister == "mean")
