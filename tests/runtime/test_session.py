@@ -91,6 +91,21 @@ def test_a_decode_step_runs_one_entry_and_reads_no_storage(memory, monkeypatch):
         assert session.num_forwarded_entries == before + 10
 
 
+@pytest.mark.parametrize("num_tokens", [2_000, 60_000])
+def test_a_session_starts_with_one_batch_of_reads_whatever_the_length(tmp_path, base, monkeypatch, num_tokens):
+    with assembly.open(tmp_path / "m", base=base, create=True, gister="mean", block_tokens=8) as memory:
+        memory.append(RNG.integers(0, 256, num_tokens))
+        memory.store_gists()
+        reader, seen = memory.reader, []
+        read_tokens, read_gists = reader.token_batch, reader.gist_batch
+        monkeypatch.setattr(reader, "token_batch", lambda spans: seen.append(spans) or read_tokens(spans))
+        monkeypatch.setattr(reader, "gist_batch", lambda *nodes: seen.append(nodes) or read_gists(*nodes))
+        with memory.session(budget_entries=200) as session:
+            session.nll(CONTINUATION)
+            assert session.num_forwarded_entries <= 200
+        assert len(seen) == 2
+
+
 def test_the_window_never_exceeds_the_budget(memory):
     with memory.session(budget_entries=200, refocus_interval=4) as session:
         for _ in session.generate(QUESTION, max_new_tokens=40, stop=()):
