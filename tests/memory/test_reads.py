@@ -84,7 +84,10 @@ def test_readers_see_what_a_writer_seals_meanwhile(kit):
     assert reader.num_tokens == 400
     now = kit.contents(reader)
     assert (now["tokens"], now["gists"]) == (before["tokens"], before["gists"])
-    assert reader.refresh() == 3400
+    writer.append_text("a needle in new hay, " * 20)
+    assert all(hit.token_stop <= 400 for hit in reader.search_hits("needle", limit=50))
+    assert all(result.token_stop <= 400 for result in reader.search("needle x", limit=50))
+    assert reader.refresh() == 3820
     assert kit.contents(reader) == kit.contents(writer)
 
 
