@@ -91,6 +91,24 @@ def test_readers_see_what_a_writer_seals_meanwhile(kit):
     assert kit.contents(reader) == kit.contents(writer)
 
 
+def test_rows_that_moved_into_a_shard_are_not_computed_again(kit):
+    """The catalog held them when the reader last looked; by now they are sealed."""
+    catalog, arrays, blobs = kit.MemoryCatalog(kit.make_info(kit.MeanGister())), kit.MemoryArrays(), kit.MemoryBlobs()
+
+    def refuse():
+        raise AssertionError("computed")
+
+    writer = kit.make_memory(catalog=catalog, arrays=arrays, blobs=blobs)
+    writer.ingest(text="x" * 400)
+    reader = kit.make_memory(catalog=catalog, arrays=arrays, blobs=blobs, gister=refuse, read_only=True)
+    assert reader.num_tokens == 400
+    writer.append(np.arange(300))
+    assert catalog.state().sealed_nodes[1] == 64
+    assert np.array_equal(reader.gists(1, 3, 50), writer.gists(1, 3, 50))
+    batch = reader.reader.gist_batch(np.array([1, 2]), np.array([7, 5]))
+    assert np.array_equal(batch.vectors[0], writer.gists(1, 7, 8)[0])
+
+
 def test_opening_and_reading_tokens_makes_no_gister(kit):
     def refuse():
         raise AssertionError("loaded")
