@@ -17,6 +17,9 @@ from megacontext.runtime.stopping import StopTexts
 
 __all__ = ["Prompt", "stream_answer"]
 
+# of the answer so far, what a lens that goes by words is told: a refocus late in a long answer costs no more
+RECENT_ANSWER_CHARS = 400
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
@@ -114,7 +117,7 @@ class _TextOut:
 def _query(prompt: Prompt, answer: str, token_ids: list[int], *, num_queries: int) -> Query:
     scratch = np.concatenate([prompt.token_ids, np.array(token_ids, dtype=np.uint32)])
     return Query(
-        text=f"{prompt.query} {answer}".strip(),
+        text=f"{prompt.query} {answer[-RECENT_ANSWER_CHARS:]}".strip(),
         token_ids=scratch[len(scratch) - num_queries :],
         scratch=scratch,
         num_queries=num_queries,
