@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,16 @@ import typer
 from megacontext.cli.app import make_app
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES_WITH_PYTHON = [
+    DOCS.parent / "README.md",
+    *sorted(page for page in DOCS.glob("*.md") if "```python" in page.read_text()),
+]
 HEADING = re.compile(r"^### `megacontext ([a-z]+)[^`]*`$", re.MULTILINE)
 
 
 def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(text) for _, text in found]
 
 
 def sections(page):
@@ -27,12 +33,12 @@ def sections(page):
 
 
 @pytest.mark.slow
-def test_the_python_page_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.name)
+def test_the_python_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {}
-    for number, block in enumerate(blocks("python.md", "python")):
-        exec(compile(block, f"python.md, block {number}", "exec"), namespace)
-    assert "notes" in capsys.readouterr().out
+    namespace: dict[str, object] = {"__name__": "documentation"}
+    for number, block in enumerate(blocks(page, "python")):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
 
 
 @pytest.mark.slow
@@ -41,7 +47,9 @@ def test_the_command_lines_run(tmp_path):
     program = tmp_path / "bin" / "megacontext"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m megacontext.cli "$@"\n')
     program.chmod(0o755)
-    lines = [line[2:] for block in blocks("cli.md", "console") for line in block.splitlines() if line.startswith("$ ")]
+    lines = [
+        line[2:] for block in blocks(DOCS / "cli.md", "console") for line in block.splitlines() if line.startswith("$ ")
+    ]
     assert len(lines) > 10
     script = "\n".join(["set -ex", *lines])
     environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
