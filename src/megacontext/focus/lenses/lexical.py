@@ -29,15 +29,18 @@ BEFORE_CHARS = 32  # context that a place takes along where no sentence begins o
 AFTER_CHARS = 64
 SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s|\n\s*\n|[;}]\s*\n")
 NEWEST_BONUS = 0.02  # of two equal places the later one is the current version
+ANSWERED = 0.75  # coverage from which a place speaks of the whole query
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Blocks ``[start, stop)`` in tokens; coverage: the share of the query's weight in them, less if far apart."""
+    """Blocks ``[start, stop)`` in tokens; coverage: the share of the query's weight in them, less if far apart; words:
+    the words of the query that stand in them."""
 
     start: int
     stop: int
     coverage: float
+    words: frozenset[str] = frozenset()
 
 
 class LexicalLens:
@@ -84,7 +87,7 @@ class LexicalLens:
         rarity = _rarity(weights, passages)
         total = sum(rarity.values())
         places = [place for passage in passages for place in passage.places(rarity, total)]
-        for place in _best_apart(places, self.num_places):
+        for place in _best_apart(_without_lookalikes(places), self.num_places):
             newest = 1 + NEWEST_BONUS * place.stop / num_tokens
             yield Nomination(start=place.start, stop=place.stop, utility=place.coverage**self.sharpness * newest)
 
@@ -117,7 +120,8 @@ class _Passage:
         """Where words of the query stand together, the best ending for each beginning; they may overlap."""
         matches = [(word, low, high) for word, low, high in self.words if word in rarity]
         for at, (_, low, _) in enumerate(matches):
-            best, best_high, seen, covered = 0.0, low, set[str](), 0.0
+            best, best_high, best_words = 0.0, low, frozenset[str]()
+            seen, covered = set[str](), 0.0
             for word, _, high in matches[at:]:
                 if high > low + NEAR_CHARS:
                     break
@@ -126,17 +130,17 @@ class _Passage:
                     covered += rarity[word] / total
                     together = covered * (1 - FAR_DISCOUNT * (high - low) / NEAR_CHARS)
                     if together > best:
-                        best, best_high = together, high
-            yield self._place(low, best_high, best)
+                        best, best_high, best_words = together, high, frozenset(seen)
+            yield self._place(low, best_high, best, best_words)
 
-    def _place(self, low: int, high: int, coverage: float) -> _Place:
+    def _place(self, low: int, high: int, coverage: float, words: frozenset[str]) -> _Place:
         ends_before = [found.end() for found in SENTENCE_END.finditer(self.text, max(low - SENTENCE_CHARS, 0), low)]
         begin = ends_before[-1] if ends_before else max(low - BEFORE_CHARS, 0)
         sentence = SENTENCE_END.search(self.text, high, high + SENTENCE_CHARS)
         end = sentence.end() if sentence else high + AFTER_CHARS
         first = int(np.searchsorted(self.char_edges, begin, side="right")) - 1
         last = int(np.searchsorted(self.char_edges, min(end, len(self.text)), side="left"))
-        return _Place(self.token_edges[first], self.token_edges[max(last, first + 1)], coverage)
+        return _Place(self.token_edges[first], self.token_edges[max(last, first + 1)], coverage, words)
 
 
 def _rarity(weights: dict[str, float], passages: list[_Passage]) -> dict[str, float]:
@@ -148,6 +152,13 @@ def _rarity(weights: dict[str, float], passages: list[_Passage]) -> dict[str, fl
         if found:
             rarity[word] = weight * math.log(1 + (len(passages) + 1) / (found + 0.5))
     return rarity
+
+
+def _without_lookalikes(places: list[_Place]) -> list[_Place]:
+    """Where a place speaks of the whole query, those with only some of its words speak of something else: the code of
+    another Alice. They would only stand beside the answer and be mistaken for it."""
+    answers = {place.words for place in places if place.coverage >= ANSWERED}
+    return [place for place in places if not any(place.words < words for words in answers)]
 
 
 def _best_apart(places: list[_Place], num_places: int) -> list[_Place]:
