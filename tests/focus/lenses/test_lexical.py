@@ -83,14 +83,14 @@ def test_of_two_equal_facts_the_later_one_comes_first(plain):
 
 
 def test_facts_about_others_are_left_out_where_the_whole_query_is_found(plain):
-    memory = memory_with(plain, "The code for Alice Smith is 48213.", "The code for Alice Jones is 77777.")
-    scores = LexicalLens().score(plain.request(memory, "What is the code for Alice Smith?"))
+    memory = memory_with(plain, "The code for Zora Quell is 48213.", "The code for Zora Finch is 77777.")
+    scores = LexicalLens().score(plain.request(memory, "What is the code for Zora Quell?"))
     assert not any(place.start <= memory.token_of("77777") < place.stop for place in scores.nominations)
 
 
 def test_facts_about_others_are_all_there_is_where_the_whole_query_is_nowhere(plain):
-    memory = memory_with(plain, "The code for Alice Jones is 77777.", "Bella Smith was given the code 48213.")
-    scores = LexicalLens().score(plain.request(memory, "What is the code for Alice Smith?"))
+    memory = memory_with(plain, "The code for Zora Finch is 77777.", "Bella Quell was given the code 48213.")
+    scores = LexicalLens().score(plain.request(memory, "What is the code for Zora Quell?"))
     for value in ("77777", "48213"):
         assert any(place.start <= memory.token_of(value) < place.stop for place in scores.nominations)
 

@@ -29,7 +29,7 @@ BEFORE_CHARS = 32  # context that a place takes along where no sentence begins o
 AFTER_CHARS = 64
 SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s|\n\s*\n|[;}]\s*\n")
 NEWEST_BONUS = 0.02  # of two equal places the later one is the current version
-ANSWERED = 0.75  # coverage from which a place speaks of the whole query
+ANSWERED = 0.9  # coverage from which a place speaks of the whole query: all its words in half a line
 
 
 @dataclass(frozen=True)
