@@ -41,11 +41,16 @@ def test_verbs_that_run_no_model_import_no_torch(filled_memory, arguments):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(filled_memory):
+@pytest.mark.parametrize("arguments", [["sources"], ["sources", "--json"], ["ask", "Kolibri?", "--max-new-tokens", 2]])
+def test_a_reader_that_goes_away_is_no_error(filled_memory, arguments):
     read_end, write_end = os.pipe()
     os.close(read_end)
     done = subprocess.run(
-        command("sources", filled_memory), stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=120
+        command(arguments[0], filled_memory, *arguments[1:]),
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
     )
     os.close(write_end)
     assert done.returncode == 141
@@ -55,9 +60,12 @@ def test_a_reader_that_goes_away_is_no_error(filled_memory):
 def test_ctrl_c_ends_quietly_with_130(filled_memory):
     arguments = command("complete", filled_memory, "--max-new-tokens", 3000, "--budget", 4000)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.read(20)  # it streams by now
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        process.stdout.read(20)  # it streams by now
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.strip() == b""
 
