@@ -6,6 +6,7 @@ text, measures what it costs, and leaves a folder: the memory (ask it yourself),
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from megacontext.bases.registry import BaseHandle
@@ -29,12 +29,12 @@ from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystac
 from megacontext.evaluation.library import Library, assemble_library
 from megacontext.evaluation.methods import FocusedMemory, Method, OracleFocus, Recency, Retrieval
 from megacontext.evaluation.outputs import write_outputs
+from megacontext.evaluation.pace import Pace, best_pace
 from megacontext.evaluation.report import Costs
 from megacontext.evaluation.scores import Comparison, MethodScore
 from megacontext.evaluation.short_histories import ShortConfig, compare_short_histories
 from megacontext.evaluation.stamp import stamp
 from megacontext.evaluation.trials import Answered, Question, Tally, ask_all, read_on
-from megacontext.ports.base import SupportsSurprise
 
 __all__ = ["DemoConfig", "DemoResult", "run_demo"]
 
@@ -44,7 +44,6 @@ CONTEXT_TOKENS = 1200  # read before each continuation: more than a window, so t
 NUM_SHOWN = 4
 NUM_TRACED = 40
 READING_SECONDS = 140  # what reading may take before gists are made the cheap way
-PROBE_ROWS, PROBE_TOKENS = 8, 512
 COST_LENGTHS = (10_000, 100_000)
 
 
@@ -86,13 +85,18 @@ class DemoResult:
 def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Console | None = None) -> DemoResult:
     """Run everything and write ``config.out``; tables go to ``console``, progress bars to ``progress``."""
     screen = DemoScreen(console or Console(), progress or Console(stderr=True))
-    clock = Clock()
     prepare_folder(config.out)
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
     handle = BaseHandle(config.base)
+    with best_pace(handle.load()) as pace:
+        gister = affordable_gister(config, pace, screen) if config.gister == "auto" else config.gister
+        return measure(replace(config, gister=gister), handle, screen)
+
+
+def measure(config: DemoConfig, handle: BaseHandle, screen: DemoScreen) -> DemoResult:
+    """Read, ask, go on, time, compare; then write and show the account."""
+    clock = Clock()
     library = assemble_library(handle.codec, num_tokens=config.num_tokens, seed=config.seed)
-    gister = config.gister if config.gister != "auto" else affordable_gister(config, handle, screen)
-    config = replace(config, gister=gister)
     haystack = read_library(config, handle, library, screen)
     with haystack.memory:
         clock.lap("read")
@@ -127,20 +131,12 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     return result
 
 
-def affordable_gister(config: DemoConfig, handle: BaseHandle, screen: DemoScreen) -> str:
+def affordable_gister(config: DemoConfig, pace: Pace, screen: DemoScreen) -> str:
     """``extractive`` if reading with it takes no more than READING_SECONDS on this machine, else ``mean``."""
-    base = handle.load()
-    if not isinstance(base, SupportsSurprise):
-        return "mean"
-    rows = np.zeros((PROBE_ROWS, PROBE_TOKENS), dtype=np.uint32)
-    base.surprise(rows)  # the first pass pays for what is set up once
-    began = time.perf_counter()
-    base.surprise(rows)
-    tokens_per_second = rows.size / (time.perf_counter() - began)
-    seconds = config.num_tokens / tokens_per_second
+    seconds = config.num_tokens / pace.tokens_per_second if pace.tokens_per_second else math.inf
     if seconds <= READING_SECONDS:
         return "extractive"
-    screen.say_cheap_gists(tokens_per_second, seconds)
+    screen.say_cheap_gists(pace.tokens_per_second, seconds)
     return "mean"
 
 

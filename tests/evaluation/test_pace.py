@@ -1,0 +1,21 @@
+"""The pace is measured, kept for the block, and what was is put back."""
+
+from __future__ import annotations
+
+import torch
+
+from megacontext.evaluation.pace import best_pace
+from megacontext.testing.fake_base import tiny_base
+
+
+def test_threads_are_set_for_the_block_and_put_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with best_pace(tiny_base()) as pace:
+            assert pace.num_threads in (1, 2)
+            assert pace.tokens_per_second > 0
+            assert torch.get_num_threads() == pace.num_threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
