@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacontext.errors import InvalidTokensError, MemoryClosedError, MemoryReadOnlyError
+from megacontext.errors import InvalidTokensError, InvalidValueError, MemoryClosedError, MemoryReadOnlyError
 
 
 def expected_gists(gister, tokens, level):
@@ -128,3 +128,23 @@ def test_a_closed_memory_refuses(kit):
     for call in (lambda: memory.append([1]), lambda: memory.tokens(0, 1), memory.sources, memory.inspect):
         with pytest.raises(MemoryClosedError):
             call()
+
+
+@pytest.mark.parametrize("source", ["", " ", None])
+def test_a_source_without_a_name_is_refused(kit, source):
+    memory = kit.make_memory()
+    for call in (
+        lambda: memory.append([1], source=source),
+        lambda: memory.append_text("a b", source=source),
+        lambda: memory.ingest(text="a b", source=source),
+    ):
+        with pytest.raises(InvalidValueError, match="give a name"):
+            call()
+    assert memory.num_tokens == 0
+
+
+@pytest.mark.parametrize("text", [None, b"bytes", 5])
+def test_what_is_no_text_is_refused(kit, text):
+    memory = kit.make_memory()
+    with pytest.raises(InvalidValueError, match="give a str"):
+        memory.append_text(text)

@@ -109,3 +109,7 @@ def test_a_twin_keeps_the_bytes_and_is_named(memory):
 def test_an_unknown_source_is_refused(memory):
     with pytest.raises(InvalidValueError, match="no source 'nobody'"):
         memory.erase("nobody")
+    num_sources = len(memory.sources())
+    with pytest.raises(InvalidValueError, match="None names no source"):
+        memory.erase(None)
+    assert len(memory.sources()) == num_sources

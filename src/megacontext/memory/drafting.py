@@ -91,6 +91,7 @@ class Drafter:
         """Tokens as such; they continue ``newest`` if they are of the same source and role."""
         if newest is not None and (newest.kind, newest.uri, newest.role) == ("tokens", uri, role):
             return Draft(source=newest, token_ids=token_ids, continues=newest.source_id)
+        _check_name(uri)
         same = newest is not None and newest.uri == uri
         source = Source(
             uri=uri,
@@ -120,11 +121,19 @@ class Drafter:
         return newest.version + 1 if newest is not None else 1
 
 
+def _check_name(uri: str) -> None:
+    if not isinstance(uri, str) or not uri.strip():
+        raise InvalidValueError(f"source is {uri!r}; give a name, such as notes")
+
+
 def text_document(text: str, uri: str) -> Document:
     """A text that a program gives, under a name. Lone surrogates become U+FFFD.
 
-    Raises: EmptySourceError.
+    Raises: EmptySourceError; InvalidValueError if either is no text.
     """
+    _check_name(uri)
+    if not isinstance(text, str):
+        raise InvalidValueError(f"the text of {uri} is of type {type(text).__name__}; give a str")
     if not text.strip():
         raise EmptySourceError(f"{uri} has no text ({len(text)} characters); give at least one word")
     text = without_surrogates(text)

@@ -55,6 +55,8 @@ class Eraser:
         Raises: InvalidValueError if there is none, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
         began = time.perf_counter()
+        if not isinstance(name, str):  # to the catalog None means all of them
+            raise InvalidValueError(f"{name!r} names no source; `megacontext sources` lists them")
         self._writer.begin()
         sources = self._find(name)
         doomed = {digest for source in sources for digest in (source.raw_digest, source.text_digest)}

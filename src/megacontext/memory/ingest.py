@@ -105,6 +105,8 @@ class Ingestor:
         given = [paths] if isinstance(paths, str | PathLike) else list(paths)
         if not given:
             raise InvalidValueError("there is nothing to ingest (0 paths); name at least one file or folder")
+        if "" in given:
+            raise InvalidValueError("a path is empty; name a file or folder, . for this one")
         found = discover(given)
         self._writer.begin()
         tally = _Tally()
