@@ -21,6 +21,9 @@ def test_missing_and_special_files(tmp_path):
         read_bytes(tmp_path)
     with pytest.raises(UnreadableSourceError, match="not a regular file"):
         read_bytes(Path("/dev/null"))
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(UnreadableSourceError, match="not a regular file"):  # and nobody writes to it
+        read_bytes(tmp_path / "pipe.txt")
 
 
 @pytest.mark.parametrize("change", ["grow", "cut", "touch"])

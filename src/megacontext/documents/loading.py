@@ -20,7 +20,7 @@ def read_bytes(path: Path) -> bytes:
     EmptySourceError if it has none.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise UnreadableSourceError(f"{path} is not a regular file; copy what it gives into one")
@@ -35,6 +35,11 @@ def read_bytes(path: Path) -> bytes:
     if not raw:
         raise EmptySourceError(f"{path} is empty (0 bytes); leave it out")
     return raw
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting: a pipe that nobody writes to would block for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def load(path: Path, uri: str, raw: bytes) -> Document:
