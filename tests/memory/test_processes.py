@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacontext.errors import MemoryLockedError, MemoryReadOnlyError
+from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageFullError
+from megacontext.memory.lock import WriterLock
 
 HERE = Path(__file__).parent
 
@@ -139,6 +141,19 @@ def test_a_full_disk_loses_nothing(kit, child, limit):
     output, _ = filler.communicate()
     assert filler.returncode == 0
     assert output == "2\n"
+
+
+def test_a_lock_that_a_full_disk_has_no_room_for(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    lock = WriterLock(tmp_path / "writer.lock")
+    with pytest.raises(StorageFullError, match="free some space"):
+        lock.acquire()
+    monkeypatch.undo()
+    lock.acquire()
+    lock.release()
 
 
 FORBIDDEN = """

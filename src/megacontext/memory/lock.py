@@ -6,12 +6,13 @@ for the message. A lock file or id left behind by a dead process means nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import filelock
 
-from megacontext.errors import MemoryLockedError, MemoryReadOnlyError
+from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageFullError
 
 __all__ = ["WriterLock"]
 
@@ -27,7 +28,8 @@ class WriterLock:
     def acquire(self) -> None:
         """Take the lock; free if it is held by this object already.
 
-        Raises: MemoryLockedError naming the process that holds it; MemoryReadOnlyError if the folder is read-only.
+        Raises: MemoryLockedError naming the process that holds it; MemoryReadOnlyError if the folder is read-only;
+        StorageFullError.
         """
         if self.held:
             return
@@ -42,6 +44,10 @@ class WriterLock:
                 ) from error
             except OSError as error:
                 self._lock.release()
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StorageFullError(
+                        f"no space left in {self._path.parent}; nothing was changed, free some space and try again"
+                    ) from error
                 raise MemoryReadOnlyError(
                     f"{self._path.parent} cannot be written ({error.strerror}); "
                     "change its permissions, or only read from it"
