@@ -27,8 +27,7 @@ class Quoter:
 
         Raises: InvalidValueError; CorruptionError if a source's text is damaged.
         """
-        self._reader.tokens(start, start)  # limits
-        self._reader.tokens(stop, stop)
+        self._reader.check_span(start, stop)
         if start == stop:
             return []
         quotations: list[Quotation] = []

@@ -225,6 +225,10 @@ class TreeReader:
 
     # --- limits -------------------------------------------------------------------------------------------------
 
+    def check_span(self, start: int, stop: int) -> None:
+        """InvalidValueError unless ``[start, stop)`` lies within the tokens."""
+        self._check_span(start, stop, self.num_tokens, "tokens")
+
     @staticmethod
     def _check_span(start: int, stop: int, limit: int, what: str) -> None:
         if not 0 <= start <= stop <= limit:
