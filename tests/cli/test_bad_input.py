@@ -109,6 +109,9 @@ def test_ask_with_another_gister_than_the_memorys(megacontext, filled_memory):
         (["ask", "MEMORY", "why?", "--temperature", "-1"], ["temperature"]),
         (["ask", "MEMORY", "why?", "--top-p", "2"], ["top_p"]),
         (["ask", "MEMORY", ""], ["empty"]),
+        (["ask", "MEMORY", "why?", "--sources", "-1"], ["--sources"]),
+        (["ingest", "MEMORY", ""], ["path is empty"]),
+        (["import", "absent.tar", "new.mc"], ["absent.tar", "export"]),
         (["ask", "MEMORY", "\udcff"], ["surrogate"]),
     ],
 )

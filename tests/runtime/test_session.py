@@ -192,6 +192,8 @@ def test_explain_names_the_source_of_the_fact(memory):
         answer_of(session.generate(QUESTION, max_new_tokens=4))
         spans = session.explain(limit=30)
         few = session.explain(limit=1)
+        with pytest.raises(InvalidValueError, match="limit is -1"):
+            session.explain(limit=-1)
     assert "48213" in next(span.quote for span in spans if span.uri == "fact")
     assert {span.shown_because for span in spans} >= {"focus", "recent"}
     assert [span.score for span in spans] == sorted((span.score for span in spans), reverse=True)

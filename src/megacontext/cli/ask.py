@@ -27,7 +27,7 @@ __all__ = ["ask"]
 
 def ask(
     memory: MemoryArgument,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", show_default=False)],
     budget: BudgetOption = 1024,
     lens: LensOption = "auto",
     allocator: AllocatorOption = "greedy",
@@ -36,7 +36,7 @@ def ask(
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     seed: SeedOption = None,
-    num_sources: Annotated[int, typer.Option("--sources", metavar="N", help="Blocks to quote; 0 for none.")] = 8,
+    num_sources: Annotated[int, typer.Option("--sources", metavar="N", min=0, help="Blocks to quote; 0 for none.")] = 8,
     json: JsonOption = False,
 ) -> None:
     """Answer a question, then show the sources that were in detail when it was produced."""

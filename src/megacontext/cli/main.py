@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(error: BaseException, settings: Settings) -> int:
     """Say what went wrong in one line; the exit code."""
-    if isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) or _is_of_a_broken_pipe(error):
         # nobody reads any more; keep the interpreter from complaining when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
@@ -64,6 +64,11 @@ def _report(error: BaseException, settings: Settings) -> int:
         return _say(f"the system says: {error.strerror}{place}; remove the cause and try again", 1)
     name = type(error).__name__
     return _say(f"unexpected {name}: {_one_line(str(error))}; run again with `megacontext --debug` and report it", 1)
+
+
+def _is_of_a_broken_pipe(error: BaseException) -> bool:
+    """typer turns a BrokenPipeError of a verb into SystemExit(1)."""
+    return isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError)
 
 
 def _say(message: str, code: int) -> int:

@@ -136,6 +136,8 @@ class Session:
     def explain(self, *, limit: int = 8) -> list[ExplainedSpan]:
         """The sources behind what the last answer's model saw in detail, most attended first, neighbours joined."""
         self._check_open()
+        if limit < 0:
+            raise InvalidValueError(f"limit is {limit}; ask for 0 or more sources")
         return self._engine.detail.explain(self._engine.memory, limit=limit)
 
     def close(self) -> None:

@@ -102,6 +102,8 @@ def import_memory(archive: Path, folder: Path, *, progress: Progress | None = No
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MemoryExistsError(f"{folder} exists and is not empty; choose a new folder")
+    if not archive.is_file():
+        raise InvalidValueError(f"{archive} is no file; give one that `megacontext export` wrote")
     parent = folder.absolute().parent
     with os_faults(f"importing to {folder}"):
         parent.mkdir(parents=True, exist_ok=True)
