@@ -61,7 +61,9 @@ def schema_revision(connection: sqlite3.Connection, name: str) -> int:
     revision = int(connection.execute("PRAGMA user_version").fetchone()[0])
     recorded = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
     if recorded != [f"{revision:04d}"]:
-        raise CorruptionError(f"{name} says schema {revision} in its header and {recorded} inside; one is damaged")
+        raise CorruptionError(
+            f"{name} says schema {revision} in its header and {recorded} inside; run 'megacontext check --repair'"
+        )
     return revision
 
 
