@@ -308,3 +308,15 @@ def test_a_damaged_write_ahead_log_is_noticed_and_undone(tmp_path: Path) -> None
     np.testing.assert_array_equal(catalog.tail(0, 999)[1], np.arange(320))
     assert list(catalog.check()) == []
     catalog.close()
+
+
+def test_a_lost_file_is_rebuilt_from_its_journal(folder: Path) -> None:
+    (folder / "catalog.sqlite").unlink()
+    catalog = SqliteCatalog.open(folder)
+    with pytest.raises(CorruptionError, match="is missing; run"):
+        catalog.state()
+    assert [damage.object_name for damage in catalog.check()] == ["catalog.sqlite"]
+    catalog.rebuild()
+    assert catalog.state().num_tokens == 480
+    assert len(catalog.sources()) == 12
+    catalog.close()

@@ -43,9 +43,12 @@ class SqliteCatalog:
         self._path = folder / CATALOG_FILE
         self._words = WordIndex()
         self._journal = Journal(folder / JOURNAL_FILE)
-        if not self._path.is_file():
+        is_there = self._path.is_file()
+        if not is_there and not (folder / JOURNAL_FILE).is_file():
             raise MemoryNotFoundError(f"there is no memory at {folder}; create one with 'megacontext init {folder}'")
         try:
+            if not is_there:
+                raise CorruptionError(f"{self._path} is missing; run 'megacontext check --repair'")
             self._connect(read_only=read_only)
         except CorruptionError as error:
             self.info = self._journaled_info(error)
@@ -60,8 +63,8 @@ class SqliteCatalog:
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> SqliteCatalog:
         """Raises MemoryNotFoundError, SchemaVersionError. An older schema is migrated first, in one transaction, unless
-        ``read_only``. A damaged file whose journal says what the memory is made of is opened nevertheless, to be
-        checked and rebuilt, and every read of it raises CorruptionError; without a journal opening does."""
+        ``read_only``. A damaged or lost file whose journal says what the memory is made of is opened nevertheless,
+        to be checked and rebuilt, and every read of it raises CorruptionError; without a journal opening does."""
         return cls(folder, read_only=read_only)
 
     def state(self) -> CatalogState:
