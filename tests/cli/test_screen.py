@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from megacontext.cli.focus_picture import strip
-from megacontext.cli.screen import place_of, quote
+from megacontext.cli.screen import counted, place_of, quote, shorten_uri
 
 
 def test_a_short_text_is_quoted_whole_on_one_line():
@@ -39,3 +39,13 @@ def test_a_strip_shows_the_finest_level_of_each_share():
     levels, edges = np.array([2, 0, 1, 3]), np.array([0, 50, 51, 75, 100])
     assert strip(levels, edges, 4).plain == "▒▒█░"
     assert strip(levels, edges, 100).plain == "▒" * 50 + "█" + "▓" * 24 + "░" * 25
+
+
+def test_names_keep_to_one_line_and_leave_the_terminal_alone():
+    assert shorten_uri("file:///notes/two%0Alines%1B[31m.txt") == r"/notes/two\nlines\x1b[31m.txt"
+    assert shorten_uri("chat\tof today") == r"chat\tof today"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 sources"), (1, "1 source"), (1024, "1,024 sources")])
+def test_counted(number, text):
+    assert counted(number, "source") == text

@@ -9,7 +9,7 @@ import typer
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument
-from megacontext.cli.screen import error_console, output_console, print_json, shorten_uri
+from megacontext.cli.screen import counted, error_console, output_console, print_json, shorten_uri
 
 __all__ = ["erase"]
 
@@ -33,6 +33,7 @@ def erase(
         print_json(report)
         return
     out = output_console()
-    out.print(f"erased {source}: {report.num_sources:,} versions, {report.num_tokens:,} tokens", markup=False)
+    done = f"{counted(report.num_sources, 'version')}, {counted(report.num_tokens, 'token')}"
+    out.print(f"erased {shorten_uri(source)}: {done}", markup=False, soft_wrap=True)
     for uri in report.shared_with:
         out.print(f"{shorten_uri(uri)} has the same content and keeps it; erase it too", markup=False, soft_wrap=True)

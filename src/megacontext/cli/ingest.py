@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
-from megacontext.cli.screen import error_console, output_console, print_json, shorten_uri
+from megacontext.cli.screen import counted, error_console, output_console, print_json, shorten_uri
 from megacontext.errors import NotTextError
 from megacontext.units import format_count
 
@@ -85,9 +85,8 @@ def _progress() -> Iterator[Callable[[int, str], None]]:
 
 def _print(report: IngestReport) -> None:
     out, errors = output_console(), error_console()
-    out.print(
-        f"added {report.num_sources:,} sources, {report.num_tokens:,} tokens in {report.seconds:.1f} s", soft_wrap=True
-    )
+    added = f"{counted(report.num_sources, 'source')}, {counted(report.num_tokens, 'token')}"
+    out.print(f"added {added} in {report.seconds:.1f} s", soft_wrap=True)
     skipped = (
         (report.num_unchanged, "unchanged"),
         (report.num_binary, "binary"),

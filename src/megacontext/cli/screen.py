@@ -16,7 +16,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["error_console", "output_console", "place_of", "plain_table", "print_json", "quote", "shorten_uri"]
+__all__ = [
+    "counted",
+    "error_console",
+    "output_console",
+    "place_of",
+    "plain_table",
+    "print_json",
+    "quote",
+    "shorten_uri",
+]
 
 QUOTE_CHARS = 160
 # a table in a file or pipe is not cut to the width of a terminal that is not there
@@ -81,8 +90,18 @@ def quote(text: str, about: str = "", limit: int = QUOTE_CHARS) -> str:
     return ("…" if start else "") + piece + ("…" if start + limit - 1 < len(line) else "")
 
 
+def counted(number: int, what: str) -> str:
+    """``1 source``, ``1,024 sources``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def shorten_uri(uri: str) -> str:
-    """``file:///home/me/notes/a.md`` as a path, relative if it is below the current folder."""
+    """``file:///home/me/notes/a.md`` as a path, relative if it is below the current folder; line ends and control
+    characters in it are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _path_of(uri))
+
+
+def _path_of(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.scheme != "file":
         return uri

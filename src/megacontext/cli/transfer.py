@@ -11,7 +11,7 @@ import typer
 from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from megacontext.cli.options import JsonOption, MemoryArgument
-from megacontext.cli.screen import error_console, output_console, print_json
+from megacontext.cli.screen import counted, error_console, output_console, print_json
 from megacontext.units import format_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def _print(report: TransferReport, done: str, json: bool) -> None:
         print_json(report)
         return
     output_console().print(
-        f"{done}: {report.num_sources:,} sources, {report.num_tokens:,} tokens, {report.num_files:,} files, "
+        f"{done}: {counted(report.num_sources, 'source')}, {counted(report.num_tokens, 'token')}, "
+        f"{counted(report.num_files, 'file')}, "
         f"{format_bytes(report.num_bytes)}",
         markup=False,
         soft_wrap=True,
