@@ -251,3 +251,12 @@ def test_a_check_of_nothing_and_a_repair_of_the_read_only(kit, folder):
         assert memory.check().num_objects > 10
         with pytest.raises(MemoryReadOnlyError):
             memory.check(repair=True)
+
+
+def test_a_repair_counts_what_the_last_look_saw(kit, folder):
+    for file in folder.glob("catalog.sqlite*"):
+        file.unlink()
+    with kit.open_folder(folder) as memory:
+        report = memory.check(repair=True)
+        assert report.ok
+        assert report.num_objects == memory.check().num_objects > 10

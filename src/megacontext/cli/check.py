@@ -54,9 +54,9 @@ def _table(damages: Sequence[Damage]) -> object:
         (
             Text(damage.object_name, style="cyan"),
             f"{damage.token_start:,}:{damage.token_stop:,}",
-            damage.problem,
             f"can be rebuilt from {damage.repairable}" if damage.repairable else "cannot be rebuilt",
+            damage.problem.removeprefix(damage.object_name).strip(),
         )
         for damage in damages
     ]
-    return plain_table(["object", "tokens", "problem", "repair"], rows, right=["tokens"])
+    return plain_table(["object", "tokens", "repair", "problem"], rows, right=["tokens"])

@@ -37,7 +37,8 @@ class Caretaker:
             now = list(self._checker(recompute_gists).findings())
             repairer.repair(now)
             before += [finding for finding in now if finding not in before and finding.part != "catalog"]
-            after = list(self._checker(recompute_gists).findings())
+            checker = self._checker(recompute_gists)  # the one that sees everything
+            after = list(checker.findings())
         if repair:
             self._parts.arrays.remove_orphans()
             self._parts.blobs.remove_orphans()
