@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -59,9 +60,10 @@ def test_a_reader_that_goes_away_is_no_error(filled_memory, arguments):
 
 def test_ctrl_c_ends_quietly_with_130(filled_memory):
     arguments = command("complete", filled_memory, "--max-new-tokens", 3000, "--budget", 4000)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # a fast model cannot end its answer unread
     try:
-        process.stdout.read(20)  # it streams by now
+        process.stdout.read(1)  # it streams by now
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     finally:

@@ -118,7 +118,9 @@ class TensorStoreArrays:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
         name = self.object_name(spec, shard)
         try:
-            array = ts.open(self._spec(spec), open=True, context=self._uncached).result()
+            # a context of its own: what another reader holds in memory says nothing about the disk
+            fresh = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
+            array = ts.open(self._spec(spec), open=True, context=fresh).result()
             rows: npt.NDArray[np.generic] = array[start:stop].read().result()
         except (ValueError, OSError) as error:
             raise self._read_fault(spec, start, stop, error) from error
