@@ -60,7 +60,14 @@ def test_a_reader_that_goes_away_is_no_error(filled_memory, arguments):
 
 def test_ctrl_c_ends_quietly_with_130(filled_memory):
     arguments = command("complete", filled_memory, "--max-new-tokens", 3000, "--budget", 4000)
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        # where the tests run in the background, the shell has told them and their children to ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)  # a fast model cannot end its answer unread
     try:
         process.stdout.read(1)  # it streams by now
