@@ -1,0 +1,140 @@
+"""GistNet: one encoder that turns a span into r vectors a language model can read in its place.
+
+- one net for every block size, gist width and level: places inside the span are continuous features, not a table
+- two bidirectional layers over the span, then attention pooling: each of the r slots looks from its own place
+- the output has the scale of what it replaces, learned per kind of level (tokens below, gists below)
+
+Pooling by attention: Lee et al. 2019, "Set Transformer".
+
+Shape legend: N spans, K vectors per span, r slots, D width, H heads, E head dimension, P pooling heads, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import EMBEDDING_STD
+
+__all__ = ["GistNet", "GistNetConfig", "slot_centers"]
+
+NUM_LEVEL_KINDS = 2  # made of tokens; made of gists
+LONGEST_PERIOD = 512.0  # positions inside a span: twice the 128 children of the largest block and room
+
+
+@dataclass(frozen=True, kw_only=True)
+class GistNetConfig:
+    """width: that of the core's embeddings. num_features: sines and cosines that tell places inside a span apart."""
+
+    width: int = 256
+    num_layers: int = 2
+    num_heads: int = 4
+    mlp_width: int = 384
+    num_pool_heads: int = 16
+    pool_head_dim: int = 32
+    num_features: int = 64
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise InvalidValueError(f"width is {self.width}; it must be a multiple of num_heads ({self.num_heads})")
+
+
+def slot_centers(num_children: int, gist_width: int) -> Tensor:
+    """Where each of the r vectors of a gist stands, float32 [r], in children from the first one's place on."""
+    return (torch.arange(gist_width, dtype=torch.float32) + 0.5) * (num_children / gist_width) - 0.5
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional attention and a GELU MLP over the vectors of one span."""
+
+    def __init__(self, config: GistNetConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.up = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, x_NKD: Tensor) -> Tensor:
+        num_spans, num_vectors, width = x_NKD.shape
+        qkv = self.qkv(functional.rms_norm(x_NKD, (width,)))
+        q, k, v = qkv.view(num_spans, num_vectors, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = (functional.rms_norm(part, (part.shape[-1],)) for part in (q, k))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        x_NKD = x_NKD + self.out(y.transpose(1, 2).flatten(2))
+        hidden = functional.gelu(self.up(functional.rms_norm(x_NKD, (width,))), approximate="tanh")
+        out: Tensor = x_NKD + self.down(hidden)
+        return out
+
+
+class GistNet(nn.Module):
+    """Spans of K vectors to r vectors each."""
+
+    def __init__(self, config: GistNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        pool_width = config.num_pool_heads * config.pool_head_dim
+        self.place = nn.Linear(config.num_features, config.width, bias=False)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.slot_query = nn.Linear(config.num_features + 1, pool_width)
+        self.pool_key = nn.Linear(config.width, pool_width, bias=False)
+        self.pool_value = nn.Linear(config.width, pool_width, bias=False)
+        self.pool_out = nn.Linear(pool_width, config.width, bias=False)
+        self.up = nn.Linear(config.width, config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+        self.level_scale = nn.Parameter(torch.full((NUM_LEVEL_KINDS, config.width), EMBEDDING_STD))
+        self.level_shift = nn.Parameter(torch.zeros(NUM_LEVEL_KINDS, config.width))
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, vectors_NKD: Tensor, *, level: int, num_children: int, gist_width: int) -> Tensor:
+        """Gists [N, r, D] of spans.
+
+        Args:
+            vectors_NKD: embeddings of the K = num_children tokens of each span (level 1), or the vectors of its
+                children's gists in order, K a multiple of num_children (level 2 and up).
+            level: of the gists that are made.
+            num_children: how many tokens or nodes the span is made of.
+            gist_width: r.
+        """
+        num_spans, num_vectors, width = vectors_NKD.shape
+        config = self.config
+        child_width = num_vectors // num_children
+        if level < 1 or child_width * num_children != num_vectors or not 1 <= gist_width <= num_vectors:
+            raise InvalidValueError(
+                f"cannot make {gist_width} vectors of level {level} from {num_vectors} vectors of {num_children} "
+                "children: give a level of at least 1, equally many vectors per child, and no more slots than vectors"
+            )
+        like = vectors_NKD
+        within = slot_centers(1, child_width)
+        places_K = (torch.arange(num_children)[:, None] + within).flatten()
+        x_NKD = functional.rms_norm(vectors_NKD, (width,)) + self.place(self._features(places_K, like))
+        for layer in self.layers:
+            x_NKD = layer(x_NKD)
+        x_NKD = functional.rms_norm(x_NKD, (width,))
+        centers_r = slot_centers(num_children, gist_width)
+        reach = torch.full((gist_width, 1), math.log2(num_children / gist_width)).to(like)
+        asks_rF = torch.cat([self._features(centers_r, like), reach], dim=-1)
+        q = self.slot_query(asks_rF).view(gist_width, config.num_pool_heads, -1).transpose(0, 1)
+        k = self.pool_key(x_NKD).view(num_spans, num_vectors, config.num_pool_heads, -1).transpose(1, 2)
+        v = self.pool_value(x_NKD).view(num_spans, num_vectors, config.num_pool_heads, -1).transpose(1, 2)
+        y = functional.scaled_dot_product_attention(q.expand(num_spans, -1, -1, -1), k, v)
+        y_NrD = self.pool_out(y.transpose(1, 2).flatten(2))
+        hidden = functional.gelu(self.up(functional.rms_norm(y_NrD, (width,))), approximate="tanh")
+        y_NrD = functional.rms_norm(y_NrD + self.down(hidden), (width,))
+        kind = min(level, NUM_LEVEL_KINDS) - 1
+        gists: Tensor = y_NrD * self.level_scale[kind] + self.level_shift[kind]
+        return gists
+
+    def _features(self, places: Tensor, like: Tensor) -> Tensor:
+        """Sines and cosines [..., F] of places inside a span, periods from 2 positions up to ``LONGEST_PERIOD``."""
+        num_pairs = self.config.num_features // 2
+        periods = 2.0 * (LONGEST_PERIOD / 2) ** (torch.arange(num_pairs) / max(1, num_pairs - 1))
+        phases = 2 * math.pi * places[..., None] / periods
+        return torch.cat([phases.sin(), phases.cos()], dim=-1).to(like)

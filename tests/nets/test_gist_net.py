@@ -1,0 +1,84 @@
+"""GistNet: any block size, width and level through one net.
+
+Shape legend: N spans, K vectors per span, r slots, D width.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.gist_net import GistNet, GistNetConfig, slot_centers
+
+SMALL = GistNetConfig(width=32, num_layers=2, num_heads=4, mlp_width=48, num_pool_heads=4, pool_head_dim=8)
+
+
+def net(seed: int = 0) -> GistNet:
+    """A small net whose every matrix matters."""
+    generator = torch.Generator().manual_seed(seed)
+    made = GistNet(SMALL)
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.ndim == 2 and min(weight.shape) > 2:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[-1] ** -0.5)
+    return made.eval()
+
+
+def spans(num_spans: int, num_vectors: int) -> torch.Tensor:
+    return torch.randn(num_spans, num_vectors, SMALL.width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("num_children", [8, 32, 128])
+@pytest.mark.parametrize("gist_width", [1, 2, 4])
+def test_one_net_serves_every_block_size_width_and_level(num_children: int, gist_width: int) -> None:
+    made = net()
+    with torch.no_grad():
+        ones = made(spans(3, num_children), level=1, num_children=num_children, gist_width=gist_width)
+        assert ones.shape == (3, gist_width, SMALL.width)
+        children = spans(2, num_children * gist_width)
+        twos = made(children, level=2, num_children=num_children, gist_width=gist_width)
+        fours = made(children, level=4, num_children=num_children, gist_width=gist_width)
+    assert twos.shape == (2, gist_width, SMALL.width)
+    assert torch.equal(twos, fours)  # one kind of level above the first
+
+
+def test_a_span_is_encoded_by_itself() -> None:
+    made = net()
+    inputs = spans(4, 32)
+    with torch.no_grad():
+        together = made(inputs, level=1, num_children=32, gist_width=2)
+        alone = made(inputs[2:3], level=1, num_children=32, gist_width=2)
+    torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_order_of_tokens_matters() -> None:
+    made = net()
+    inputs = spans(1, 32)
+    swapped = inputs[:, [1, 0, *range(2, 32)]]
+    with torch.no_grad():
+        ours, theirs = (made(x, level=1, num_children=32, gist_width=1) for x in (inputs, swapped))
+    assert (ours - theirs).abs().max() > 1e-3
+
+
+def test_a_fresh_net_gives_vectors_at_the_scale_of_embeddings() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        gists = GistNet(SMALL)(spans(8, 32), level=1, num_children=32, gist_width=2)
+    assert 0.4 < float(gists.pow(2).mean().sqrt()) < 0.6
+    assert (gists[:, 0] - gists[:, 1]).abs().max() > 1e-3  # slots look from their own places
+
+
+def test_slots_stand_in_the_middle_of_their_share() -> None:
+    assert slot_centers(32, 1).tolist() == [15.5]
+    assert slot_centers(32, 4).tolist() == [3.5, 11.5, 19.5, 27.5]
+    assert slot_centers(8, 8).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("num_vectors", "level", "num_children", "gist_width"),
+    [(32, 0, 32, 1), (33, 1, 32, 1), (32, 1, 32, 33), (32, 1, 32, 0)],
+)
+def test_an_impossible_gist_is_refused(num_vectors: int, level: int, num_children: int, gist_width: int) -> None:
+    with pytest.raises(InvalidValueError, match="cannot make"):
+        net()(spans(1, num_vectors), level=level, num_children=num_children, gist_width=gist_width)

@@ -1,0 +1,63 @@
+"""LensNet: scores entries one by one, against what is asked."""
+
+from __future__ import annotations
+
+import torch
+
+from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+
+SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
+
+
+def scores(lens: LensNet, asked: torch.Tensor, entries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    matches = lens.matches(*lens.queries(asked), lens.keys(entries, kind="gist"))
+    return lens(matches, features)
+
+
+def example() -> tuple[LensNet, torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return LensNet(SMALL), torch.randn(5, 32), torch.randn(20, 32), torch.rand(20, len(FEATURES))
+
+
+def test_scores_are_nats_and_each_entry_stands_alone() -> None:
+    lens, asked, entries, features = example()
+    with torch.no_grad():
+        together = scores(lens, asked, entries, features)
+        alone = scores(lens, asked, entries[7:8], features[7:8])
+    assert together.shape == (20,)
+    assert (together >= 0).all()
+    torch.testing.assert_close(together[7:8], alone)
+
+
+def test_the_two_kinds_of_keys_are_their_own() -> None:
+    lens, _, entries, _ = example()
+    assert not torch.allclose(lens.keys(entries, kind="gist"), lens.keys(entries, kind="hidden"))
+
+
+def test_it_learns_to_find_the_entry_that_one_query_token_asks_for() -> None:
+    torch.manual_seed(0)
+    lens = LensNet(SMALL)
+    optimizer = torch.optim.Adam(lens.parameters(), lr=3e-3)
+    turn = torch.linalg.qr(torch.randn(32, 32))[0]  # a question looks different from its answer
+
+    def draw() -> tuple[torch.Tensor, torch.Tensor, int]:
+        entries = torch.randn(16, 32)
+        asked = torch.randn(6, 32)
+        answer = int(torch.randint(16, ()))
+        asked[int(torch.randint(6, ()))] = entries[answer] @ turn
+        return asked, entries, answer
+
+    no_features = torch.zeros(16, len(FEATURES))
+    for _ in range(600):
+        losses = []
+        for _ in range(8):
+            asked, entries, answer = draw()
+            logits = scores(lens, asked, entries, no_features).log()
+            losses.append(torch.nn.functional.cross_entropy(logits[None], torch.tensor([answer])))
+        optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        draws = [draw() for _ in range(100)]
+        hits = [int(scores(lens, asked, entries, no_features).argmax()) == answer for asked, entries, answer in draws]
+    assert sum(hits) >= 80  # 6 by chance
