@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from megacontext.cli.screen import error_console, output_console, place_of, plain_table, quote
+from megacontext.cli.screen import error_console, output_console, place_of, quote
+from megacontext.cli.tables import print_table
+from megacontext.cli.visible import visible_text
 
 if TYPE_CHECKING:
     from megacontext.runtime.events import DoneEvent, ExplainedSpan, GenerationEvent, RefocusReport
@@ -41,7 +43,7 @@ def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool)
                     text = text.lstrip() if is_first and strip else text
                     is_first = is_first and not text
                     if show and text:
-                        sys.stdout.write(text)
+                        sys.stdout.write(visible_text(text))
                         sys.stdout.flush()
                 case RefocusEvent(report=report):
                     answer.refocuses.append(report)
@@ -60,21 +62,16 @@ def print_explained(spans: list[ExplainedSpan], *, question: str) -> None:
         out.print("no source was in detail", style="dim")
         return
     out.print()
-    out.print(
-        plain_table(
-            ["source", "tokens", "because", "says"],
-            [
-                (
-                    Text(place_of(span.uri, span.line_start, span.line_stop), style="cyan"),
-                    f"{span.token_start:,}:{span.token_stop:,}",
-                    Text(span.shown_because, style="bold" if span.shown_because == "focus" else "dim"),
-                    quote(span.quote, about=question),
-                )
-                for span in spans
-            ],
-            right=["tokens"],
+    rows = [
+        (
+            Text(place_of(span.uri, span.line_start, span.line_stop), style="cyan"),
+            f"{span.token_start:,}:{span.token_stop:,}",
+            Text(span.shown_because, style="bold" if span.shown_because == "focus" else "dim"),
+            quote(span.quote, about=question),
         )
-    )
+        for span in spans
+    ]
+    print_table(out, ["source", "tokens", "because", "says"], rows, right=["tokens"])
 
 
 def _finish(answer: Answer, done: DoneEvent, strip: bool) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.text import Text
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument
-from megacontext.cli.screen import error_console, output_console, plain_table, print_json
+from megacontext.cli.screen import error_console, output_console, print_json
+from megacontext.cli.tables import print_table
+from megacontext.cli.visible import visible_line
 
 if TYPE_CHECKING:
     from megacontext.ports.catalog import Damage
@@ -35,12 +38,16 @@ def check(
         out = output_console()
         if report.repaired:
             out.print(f"repaired {len(report.repaired)}:", style="green")
-            out.print(_table(report.repaired))
+            _print_damages(out, report.repaired)
         if report.damages:
             out.print(f"damaged {len(report.damages)}:", style="red")
-            out.print(_table(report.damages))
+            _print_damages(out, report.damages)
             if not repair and any(damage.repairable for damage in report.damages):
-                out.print(f"megacontext check {memory} --repair rebuilds what can be rebuilt", markup=False)
+                out.print(
+                    f"megacontext check {visible_line(memory)} --repair rebuilds what can be rebuilt",
+                    markup=False,
+                    soft_wrap=True,
+                )
         else:
             out.print(
                 f"all good: {report.num_objects:,} objects, {report.num_tokens:,} tokens in {report.seconds:.1f} s"
@@ -49,14 +56,14 @@ def check(
         raise typer.Exit(1)
 
 
-def _table(damages: Sequence[Damage]) -> object:
+def _print_damages(out: Console, damages: Sequence[Damage]) -> None:
     rows = [
         (
-            Text(damage.object_name, style="cyan"),
+            Text(visible_line(damage.object_name), style="cyan"),
             f"{damage.token_start:,}:{damage.token_stop:,}",
             f"can be rebuilt from {damage.repairable}" if damage.repairable else "cannot be rebuilt",
             damage.problem.removeprefix(damage.object_name).strip(),
         )
         for damage in damages
     ]
-    return plain_table(["object", "tokens", "repair", "problem"], rows, right=["tokens"])
+    print_table(out, ["object", "tokens", "repair", "problem"], rows, right=["tokens"])

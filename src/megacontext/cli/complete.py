@@ -21,6 +21,7 @@ from megacontext.cli.options import (
     TopPOption,
 )
 from megacontext.cli.screen import print_json
+from megacontext.cli.visible import visible_text
 
 __all__ = ["complete"]
 
@@ -49,7 +50,7 @@ def complete(
     ):
         events = session.complete(prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
         if not json:
-            sys.stdout.write(prompt)
+            sys.stdout.write(visible_text(prompt))
         answer = stream_answer(events, show=not json, strip=False)
     if json:
         print_json({"prompt": prompt, "continuation": answer.text, "reason": answer.reason})

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
-from megacontext.cli.screen import plain_table
+from megacontext.cli.tables import print_table
 from megacontext.tree.cuts import entry_costs
 from megacontext.units import format_count
 
@@ -51,27 +51,22 @@ def print_picture(out: Console, wc: WorkingContext, *, budget_entries: int, list
             )
         )
     columns = ["", "entries", "in the window", "tokens of the history"]
-    out.print(plain_table(columns, rows, right=columns[1:]))
+    print_table(out, columns, rows, right=columns[1:])
     out.print(f"{wc.num_entries:,} entries cost {wc.cost:,} of {budget_entries:,}", style="dim")
     if list_entries:
         out.print()
-        out.print(
-            plain_table(
-                ["level", "tokens", "cost", ""],
-                [
-                    (
-                        _glyph(level).append(f" {level}", style="default"),
-                        f"{start:,}:{stop:,}",
-                        str(cost),
-                        "pinned" if pinned else "",
-                    )
-                    for (level, start, stop), cost, pinned in zip(
-                        wc.cut.rows(), costs.tolist(), wc.pinned.tolist(), strict=True
-                    )
-                ],
-                right=["tokens", "cost"],
+        entries = [
+            (
+                _glyph(level).append(f" {level}", style="default"),
+                f"{start:,}:{stop:,}",
+                str(cost),
+                "pinned" if pinned else "",
             )
-        )
+            for (level, start, stop), cost, pinned in zip(
+                wc.cut.rows(), costs.tolist(), wc.pinned.tolist(), strict=True
+            )
+        ]
+        print_table(out, ["level", "tokens", "cost", ""], entries, right=["tokens", "cost"])
 
 
 def strip(levels: npt.NDArray[np.int64], edges: npt.NDArray[np.int64], width: int) -> Text:

@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
 from megacontext.cli.screen import counted, error_console, output_console, print_json, shorten_uri
+from megacontext.cli.visible import visible_line
 from megacontext.errors import NotTextError
 from megacontext.units import format_count
 
@@ -95,11 +96,11 @@ def _print(report: IngestReport) -> None:
     if report.num_skipped:
         out.print("skipped " + ", ".join(f"{count:,} {kind}" for count, kind in skipped if count), soft_wrap=True)
     for failure in report.failures[:MAX_NAMED_FAILURES]:
-        errors.print(f"  {failure.reason}", markup=False, soft_wrap=True)
+        errors.print(f"  {visible_line(failure.reason)}", markup=False, soft_wrap=True)
     if len(report.failures) > MAX_NAMED_FAILURES:
         errors.print(f"  and {len(report.failures) - MAX_NAMED_FAILURES:,} more; --json lists all", soft_wrap=True)
     if report.deferred:
-        errors.print(f"gists are computed later: {report.deferred}", markup=False, soft_wrap=True)
+        errors.print(f"gists are computed later: {visible_line(report.deferred)}", markup=False, soft_wrap=True)
 
 
 def _read_input() -> str:

@@ -8,6 +8,7 @@ import typer
 
 from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import output_console, print_json
+from megacontext.cli.visible import visible_line
 
 __all__ = ["init"]
 
@@ -33,7 +34,8 @@ def init(
         print_json({"memory": memory, "info": info})
         return
     output_console().print(
-        f"created {memory}: base {info.base_name}, blocks of {info.block_tokens} tokens, {info.gister_name} gists",
+        f"created {visible_line(memory)}: base {visible_line(info.base_name)}, blocks of {info.block_tokens} tokens, "
+        f"{info.gister_name} gists",
         markup=False,
         soft_wrap=True,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 from rich.table import Table
+from rich.text import Text
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import output_console, print_json
+from megacontext.cli.visible import visible_line
 from megacontext.units import format_bytes
 
 __all__ = ["inspect"]
@@ -46,5 +48,5 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
         ("created", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_at))),
         ("health", f"`megacontext check {memory}` verifies every byte"),
     ):
-        grid.add_row(name, value)
+        grid.add_row(name, Text(visible_line(value)))
     output_console().print(grid, markup=False)

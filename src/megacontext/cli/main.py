@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from megacontext.cli.app import Settings, make_app
+from megacontext.cli.visible import visible_text
 from megacontext.errors import MegaContextError
 
 __all__ = ["main", "run"]
@@ -72,7 +73,7 @@ def _is_of_a_broken_pipe(error: BaseException) -> bool:
 
 
 def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"megacontext: {message}\n")
+    sys.stderr.write(f"megacontext: {visible_text(message)}\n")
     return code
 
 

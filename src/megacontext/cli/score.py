@@ -10,7 +10,8 @@ import typer
 
 from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import BudgetOption, JsonOption, LensOption, MemoryArgument
-from megacontext.cli.screen import error_console, output_console, plain_table, print_json
+from megacontext.cli.screen import error_console, output_console, print_json
+from megacontext.cli.tables import print_table
 from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def score(
     out = output_console()
     out.print(f"{len(token_ids):,} tokens after a history of {num_history:,}")
     columns = ["method", "window", "nats per token", "bits per byte"]
-    out.print(plain_table(columns, rows, right=columns[1:]))
+    print_table(out, columns, rows, right=columns[1:])
     if all(result["name"] != "full" for result in results):
         out.print("full context: does not fit into the base's positions", style="dim")
 

@@ -7,21 +7,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from megacontext.cli.visible import visible_json, visible_line
 
 __all__ = [
     "counted",
     "error_console",
     "output_console",
     "place_of",
-    "plain_table",
     "print_json",
     "quote",
     "shorten_uri",
@@ -52,24 +51,7 @@ def error_console() -> Console:
 
 def print_json(data: object) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(_jsonable(data), ensure_ascii=False, indent=2) + "\n")
-
-
-def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> Table:
-    """A table without lines. Columns in ``right`` are numbers; the last column takes the room that is left."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in columns:
-        is_last = name == columns[-1]
-        table.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=not is_last,
-            overflow="ellipsis" if not is_last else "fold",
-            ratio=None,
-        )
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    return table
+    sys.stdout.write(visible_json(json.dumps(_jsonable(data), ensure_ascii=False, indent=2)) + "\n")
 
 
 def quote(text: str, about: str = "", limit: int = QUOTE_CHARS) -> str:
@@ -96,19 +78,22 @@ def counted(number: int, what: str) -> str:
 
 
 def shorten_uri(uri: str) -> str:
-    """``file:///home/me/notes/a.md`` as a path, relative if it is below the current folder; line ends and control
-    characters in it are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _path_of(uri))
+    """``file:///home/me/notes/a.md`` as a path, relative if it is below the current folder; line ends, control
+    characters and bytes that are no UTF-8 are escaped."""
+    return visible_line(_path_of(uri))
 
 
 def _path_of(uri: str) -> str:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # any text may be a source's name
+        return uri
     if parts.scheme != "file":
         return uri
-    path = Path(unquote(parts.path))
+    path = Path(unquote(parts.path, errors="surrogateescape"))
     try:
         return str(path.relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError):  # elsewhere, or the current folder is gone
         return str(path)
 
 

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument
-from megacontext.cli.screen import output_console, plain_table, print_json, quote, shorten_uri
+from megacontext.cli.screen import output_console, print_json, quote, shorten_uri
+from megacontext.cli.tables import print_table
 
 __all__ = ["search"]
 
@@ -39,4 +40,4 @@ def search(
         )
         for result in results
     ]
-    out.print(plain_table(["score", "source", "tokens", "text"], rows, right=["score", "tokens"]))
+    print_table(out, ["score", "source", "tokens", "text"], rows, right=["score", "tokens"], title="source")

@@ -8,7 +8,9 @@ from rich.text import Text
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, SpanArgument
-from megacontext.cli.screen import output_console, place_of, plain_table, print_json, shorten_uri
+from megacontext.cli.screen import output_console, place_of, print_json, shorten_uri
+from megacontext.cli.tables import print_table
+from megacontext.cli.visible import visible_line, visible_text
 from megacontext.units import format_bytes
 
 __all__ = ["provenance", "sources"]
@@ -38,7 +40,7 @@ def sources(memory: MemoryArgument, json: JsonOption = False) -> None:
         for source in listed
     ]
     columns = ["source", "version", "kind", "tokens", "size", "added", "role, labels"]
-    out.print(plain_table(columns, rows, right=["version", "tokens", "size"]))
+    print_table(out, columns, rows, right=["version", "tokens", "size"])
 
 
 def provenance(memory: MemoryArgument, span: SpanArgument, json: JsonOption = False) -> None:
@@ -59,7 +61,7 @@ def provenance(memory: MemoryArgument, span: SpanArgument, json: JsonOption = Fa
         details = [quotation.title, quotation.role, quotation.author, quotation.licence]
         details += [f"{key}={value}" for key, value in quotation.labels.items()]
         if any(details):
-            place.append("  " + ", ".join(filter(None, details)), style="dim")
+            place.append(visible_line("  " + ", ".join(filter(None, details))), style="dim")
         out.print(place, soft_wrap=True)
-        out.print(Text(quotation.text), soft_wrap=True)
+        out.print(Text(visible_text(quotation.text)), soft_wrap=True)
         out.print()

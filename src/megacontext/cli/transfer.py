@@ -12,6 +12,7 @@ from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, T
 
 from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import counted, error_console, output_console, print_json
+from megacontext.cli.visible import visible_line
 from megacontext.units import format_bytes
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _progress(doing: str) -> Iterator[Callable[[int, str], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(doing, total=None)
-        yield lambda num_bytes, name: bar.update(task, completed=num_bytes, description=f"{doing} {name}")
+        yield lambda num_bytes, name: bar.update(task, completed=num_bytes, description=f"{doing} {visible_line(name)}")
 
 
 def _print(report: TransferReport, done: str, json: bool) -> None:
@@ -54,7 +55,7 @@ def _print(report: TransferReport, done: str, json: bool) -> None:
         print_json(report)
         return
     output_console().print(
-        f"{done}: {counted(report.num_sources, 'source')}, {counted(report.num_tokens, 'token')}, "
+        f"{visible_line(done)}: {counted(report.num_sources, 'source')}, {counted(report.num_tokens, 'token')}, "
         f"{counted(report.num_files, 'file')}, "
         f"{format_bytes(report.num_bytes)}",
         markup=False,
