@@ -132,7 +132,7 @@ def _attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None)
     """Attention [B, H, T, E], causal without a mask."""
     num_heads, num_kv_heads = q_BHTE.shape[1], k_BGSE.shape[1]
     if q_BHTE.shape[2] == 1 and mask is None:  # heads that share a key become rows of one product: keys are read once
-        grouped = q_BHTE.unflatten(1, (num_kv_heads, -1)).flatten(2, 3)
+        grouped = q_BHTE.reshape(len(q_BHTE), num_kv_heads, -1, q_BHTE.shape[-1])
         y = functional.scaled_dot_product_attention(grouped, k_BGSE, v_BGSE)
         return y.reshape(q_BHTE.shape)
     # copied rather than enable_gqa: on a CPU the fused kernel is 1.16 times as fast
