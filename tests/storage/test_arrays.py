@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +17,48 @@ from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.testing.array_store_suite import GISTS, TOKENS, ArrayStoreSuite, example_rows
 
 
-class TestFiles(ArrayStoreSuite):
+class Objects(MutableMapping[str, bytes]):
+    """What lies in a store, past the store itself."""
+
+    def __init__(self, store: TensorStoreArrays) -> None:
+        spec = store._kvstore if store._folder is None else {**store._kvstore, "file_io_sync": False}
+        self._kvstore = ts.KvStore.open(spec, context=store._context).result()
+
+    def __getitem__(self, name: str) -> bytes:
+        return bytes(self._kvstore[name.removeprefix("arrays/")])
+
+    def __setitem__(self, name: str, content: bytes) -> None:
+        self._kvstore[name.removeprefix("arrays/")] = content
+
+    def __delitem__(self, name: str) -> None:
+        del self._kvstore[name.removeprefix("arrays/")]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(f"arrays/{key.decode()}" for key in self._kvstore.list().result())
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+class TensorStoreSuite(ArrayStoreSuite):
+    @pytest.fixture
+    def objects(self, store: TensorStoreArrays) -> Objects:
+        return Objects(store)
+
+
+class TestFiles(TensorStoreSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> TensorStoreArrays:
         return TensorStoreArrays(tmp_path / "a memory.mc")
 
 
-class TestFilesWithoutCache(ArrayStoreSuite):
+class TestFilesWithoutCache(TensorStoreSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> TensorStoreArrays:
         return TensorStoreArrays(tmp_path.as_uri(), cache_bytes=0)
 
 
-class TestMemory(ArrayStoreSuite):
+class TestMemory(TensorStoreSuite):
     @pytest.fixture
     def store(self) -> TensorStoreArrays:
         return TensorStoreArrays("memory://here/there")
@@ -76,6 +105,31 @@ def test_tensorstore_opens_an_array_by_its_metadata_alone(filled: Path) -> None:
     array = ts.open(spec, open=True).result()
     assert array.shape[1:] == GISTS.row_shape
     np.testing.assert_array_equal(array[64:128].read().result(), example_rows(GISTS, 1))
+
+
+LAYOUT = {
+    "zarr.json": '{"zarr_format": 3, "node_type": "group"}',
+    "lod0/zarr.json": (
+        '{"chunk_grid":{"configuration":{"chunk_shape":[256]},"name":"regular"},"chunk_key_encoding":{"name":"default"},'
+        '"codecs":[{"configuration":{"chunk_shape":[64],"codecs":[{"configuration":{"endian":"little"},"name":"bytes"},'
+        '{"configuration":{"checksum":false,"level":1},"name":"zstd"},{"name":"crc32c"}],"index_codecs":[{"configuration":'
+        '{"endian":"little"},"name":"bytes"},{"name":"crc32c"}]},"name":"sharding_indexed"}],"data_type":"uint32",'
+        '"fill_value":0,"node_type":"array","shape":[1099511627776],"zarr_format":3}'
+    ),
+    "lod1/zarr.json": (
+        '{"chunk_grid":{"configuration":{"chunk_shape":[64,2,8]},"name":"regular"},"chunk_key_encoding":'
+        '{"name":"default"},"codecs":[{"configuration":{"chunk_shape":[16,2,8],"codecs":[{"configuration":'
+        '{"endian":"little"},"name":"bytes"},{"name":"crc32c"}],"index_codecs":[{"configuration":{"endian":"little"},'
+        '"name":"bytes"},{"name":"crc32c"}]},"name":"sharding_indexed"}],"data_type":"float16","fill_value":0.0,'
+        '"node_type":"array","shape":[1099511627776,2,8],"zarr_format":3}'
+    ),
+}
+
+
+def test_the_layout_is_what_all_releases_wrote(filled: Path) -> None:
+    """To the byte: what differs is damage, and a new release must not find any in an old memory."""
+    folder = filled / "arrays"
+    assert {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("zarr.json")} == LAYOUT
 
 
 @pytest.mark.parametrize("spec", [TOKENS, GISTS], ids=lambda spec: spec.name)

@@ -18,6 +18,10 @@ class TestMemoryArrays(ArrayStoreSuite):
     def store(self) -> MemoryArrays:
         return MemoryArrays()
 
+    @pytest.fixture
+    def objects(self, store: MemoryArrays) -> dict[str, bytes]:
+        return store.layout
+
 
 class TestMemoryBlobs(BlobStoreSuite):
     @pytest.fixture

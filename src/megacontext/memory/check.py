@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import StorageError
-from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.memory.layout import gist_spec, meta_spec, sealed_arrays, shard_nodes, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import indexed_stop
 from megacontext.memory.reads import TreeReader
@@ -25,8 +25,8 @@ _GIST_TOLERANCE = 0.02  # of a gist's largest value: another machine may round a
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A damage, and what repair needs to know of it. part: catalog, tokens, gists or blob; level and shard of
-    an array; digest of a blob."""
+    """A damage, and what repair needs to know of it. part: catalog, layout, tokens, gists or blob; level and shard
+    of an array; digest of a blob."""
 
     damage: Damage
     part: str
@@ -54,13 +54,29 @@ class Checker:
         for damage in self._parts.catalog.check():
             catalog_is_damaged = True
             yield Finding(damage=damage, part="catalog")
-        for look in (self._tokens, self._tail, self._cover, self._blobs, self._index, self._gists):
+        for look in (self._layout, self._tokens, self._tail, self._cover, self._blobs, self._index, self._gists):
             try:
                 self._reader.refresh()
                 yield from look()
             except StorageError as error:  # a look-up in the catalog: no news if the catalog has said so itself
                 if not catalog_is_damaged:
                     yield _catalog_finding("rows", 0, 0, _short(error), "journal")
+
+    # --- what describes the arrays ------------------------------------------------------------------------------
+
+    def _layout(self) -> Iterator[Finding]:
+        arrays = {array.spec.name: array for array in sealed_arrays(self._parts.info, self._reader.state)}
+        self.num_objects += len(arrays) + bool(arrays)
+        for found in self._parts.arrays.damaged_layout([array.spec for array in arrays.values()]):
+            array = arrays.get(found.array)
+            damage = Damage(
+                object_name=found.object_name,
+                token_start=0,
+                token_stop=array.num_tokens if array is not None else self._reader.state.sealed_tokens,
+                problem=found.problem,
+                repairable="the settings of the memory",
+            )
+            yield Finding(damage=damage, part="layout")
 
     # --- tokens -------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ gists, on whatever level.
 
 from __future__ import annotations
 
-from megacontext.ports.arrays import ArraySpec
-from megacontext.ports.catalog import MemoryInfo
+from dataclasses import dataclass
 
-__all__ = ["LOCK_FILE", "gist_spec", "meta_spec", "shard_nodes", "token_spec"]
+from megacontext.ports.arrays import ArraySpec
+from megacontext.ports.catalog import CatalogState, MemoryInfo
+
+__all__ = ["LOCK_FILE", "SealedArray", "gist_spec", "meta_spec", "sealed_arrays", "shard_nodes", "token_spec"]
 
 LOCK_FILE = "writer.lock"
 
@@ -53,3 +55,24 @@ def meta_spec(info: MemoryInfo, level: int) -> ArraySpec:
         shard_rows=shard_nodes(info),
         chunk_rows=info.block_tokens,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedArray:
+    """An array that holds shards which the catalog declares sealed, and the tokens below them."""
+
+    spec: ArraySpec
+    num_shards: int
+    num_tokens: int
+
+
+def sealed_arrays(info: MemoryInfo, state: CatalogState) -> list[SealedArray]:
+    """All arrays that a memory reads from, tokens first."""
+    counts = [(token_spec(info), state.sealed_tokens, 1)]
+    for level, num_nodes in sorted(state.sealed_nodes.items()):
+        counts += [(spec(info, level), num_nodes, info.block_tokens**level) for spec in (gist_spec, meta_spec)]
+    return [
+        SealedArray(spec=spec, num_shards=num_rows // spec.shard_rows, num_tokens=num_rows * width)
+        for spec, num_rows, width in counts
+        if num_rows >= spec.shard_rows
+    ]

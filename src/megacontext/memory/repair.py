@@ -1,6 +1,7 @@
 """Repair, on explicit command only: what is damaged is made again from what is intact, in the order of dependence.
 
-Originals and texts first, then tokens (from texts), the index and the gists (from tokens). Nothing is written that
+What describes the arrays first (from the memory's settings), then originals and texts, tokens (from texts), the index
+and the gists (from tokens). Nothing is written that
 its digest does not prove, except gists and index, which are defined by the tokens.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.memory.check import Finding
-from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.memory.layout import gist_spec, meta_spec, sealed_arrays, shard_nodes, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import STRIDE_BLOCKS, passages_from
 from megacontext.memory.reads import TreeReader
@@ -50,6 +51,7 @@ class Repairer:
     def repair(self, findings: Sequence[Finding]) -> None:
         """Everything else that can be. The caller holds the writer's lock, and checks again afterwards."""
         menders: dict[str, Callable[[Finding], None]] = {
+            "layout": self._mend_layout,
             "blob": self._mend_blob,
             "tokens": self._mend_tokens,
             "gists": self._mend_gists,
@@ -72,6 +74,10 @@ class Repairer:
             mend(*what)
         except MegaContextError as error:
             _log.warning("%s cannot be repaired: %s", name, error)
+
+    def _mend_layout(self, _: Finding) -> None:
+        arrays = sealed_arrays(self._parts.info, self._reader.state)
+        self._parts.arrays.mend_layout([array.spec for array in arrays])
 
     def _mend_blob(self, finding: Finding) -> None:
         data = self._rebuilder.blob(finding.digest)

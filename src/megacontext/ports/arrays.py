@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ArraySpec", "ArrayStore", "BlobStore"]
+__all__ = ["ArraySpec", "ArrayStore", "BlobStore", "LayoutDamage"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,15 @@ class ArraySpec:
     shard_rows: int
     chunk_rows: int
     compress: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutDamage:
+    """A file that describes arrays and is not as its store writes it. array: its name, '' if it is about all."""
+
+    object_name: str
+    array: str
+    problem: str
 
 
 class ArrayStore(Protocol):
@@ -48,7 +57,17 @@ class ArrayStore(Protocol):
         ...
 
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
-        """All rows of one shard from the medium itself, past every cache (for checks)."""
+        """All rows of one shard from the medium itself, past every cache (for checks); damage of the layout does not
+        stand in its way."""
+        ...
+
+    def damaged_layout(self, specs: Sequence[ArraySpec]) -> list[LayoutDamage]:
+        """What describes these arrays, all of them written before, and is missing or differs in any byte from what
+        this store writes."""
+        ...
+
+    def mend_layout(self, specs: Sequence[ArraySpec]) -> None:
+        """Write anew whatever ``damaged_layout`` names."""
         ...
 
     def object_name(self, spec: ArraySpec, shard: int) -> str:

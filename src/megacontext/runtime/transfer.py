@@ -30,11 +30,11 @@ from megacontext.errors import (
     MemoryNotFoundError,
     SchemaVersionError,
 )
-from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
-from megacontext.ports.arrays import ArraySpec
-from megacontext.storage.arrays import ARRAYS_FOLDER, TensorStoreArrays
+from megacontext.memory.layout import sealed_arrays
+from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import BLOBS_FOLDER, FileBlobs
 from megacontext.storage.faults import os_faults
+from megacontext.storage.zarr_layout import ARRAYS_FOLDER, metadata_name
 
 __all__ = ["TransferReport", "export_memory", "import_memory"]
 
@@ -136,15 +136,12 @@ def _object_names(folder: Path, catalog: SqliteCatalog) -> Iterator[str]:
     """Files that the catalog refers to, relative to the memory."""
     info, state = catalog.info, catalog.state()
     arrays, blobs = TensorStoreArrays(folder), FileBlobs(folder)
-    shards: list[tuple[ArraySpec, int]] = [(token_spec(info), state.sealed_tokens // info.segment_tokens)]
-    for level, num_nodes in sorted(state.sealed_nodes.items()):
-        shards += [(spec(info, level), num_nodes // shard_nodes(info)) for spec in (gist_spec, meta_spec)]
-    shards = [(spec, count) for spec, count in shards if count]
-    if shards:
-        yield f"{ARRAYS_FOLDER}/zarr.json"
-    for spec, count in shards:
-        yield f"{ARRAYS_FOLDER}/{spec.name}/zarr.json"
-        yield from (arrays.object_name(spec, shard) for shard in range(count))
+    described = sealed_arrays(info, state)
+    if described:
+        yield metadata_name("")
+    for array in described:
+        yield metadata_name(array.spec.name)
+        yield from (arrays.object_name(array.spec, shard) for shard in range(array.num_shards))
     digests = {digest for source in catalog.sources() for digest in (source.raw_digest, source.text_digest)}
     digests |= {segment.raw_digest for segment in catalog.segments()}
     yield from (blobs.object_name(digest) for digest in sorted(digests) if digest)

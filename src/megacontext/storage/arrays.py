@@ -10,8 +10,6 @@ TensorStore must not be used before a fork; workers are spawned.
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,43 +21,16 @@ import numpy.typing as npt
 import tensorstore as ts
 
 from megacontext.errors import InvariantError
-from megacontext.ports.arrays import ArraySpec
+from megacontext.ports.arrays import ArraySpec, LayoutDamage
 from megacontext.storage.faults import os_faults, tensorstore_fault
 from megacontext.storage.locations import kvstore_spec, local_folder
+from megacontext.storage.zarr_layout import ARRAYS_FOLDER, ZarrLayout, metadata_name, zarr_metadata
 from megacontext.units import MIB
 
-__all__ = ["ARRAYS_FOLDER", "DECLARED_ROWS", "TensorStoreArrays", "zarr_metadata"]
+__all__ = ["TensorStoreArrays"]
 
-ARRAYS_FOLDER = "arrays"
-DECLARED_ROWS = 1 << 40
 _SHARD_KEY = re.compile(r"/c/(\d+)[/\"]")
 _LOCK_SUFFIX = ".__lock"
-_LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
-_CHECKSUM = {"name": "crc32c"}
-
-log = logging.getLogger(__name__)
-
-
-def zarr_metadata(spec: ArraySpec) -> dict[str, Any]:
-    """The zarr v3 metadata of an array: one shard per object, checksums on chunks and on the shard's index."""
-    compression = [{"name": "zstd", "configuration": {"level": 1}}] if spec.compress else []
-    return {
-        "shape": [DECLARED_ROWS, *spec.row_shape],
-        "data_type": spec.dtype,
-        "fill_value": 0,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [spec.shard_rows, *spec.row_shape]}},
-        "codecs": [
-            {
-                "name": "sharding_indexed",
-                "configuration": {
-                    "chunk_shape": [spec.chunk_rows, *spec.row_shape],
-                    "codecs": [_LITTLE_ENDIAN, *compression, _CHECKSUM],
-                    "index_codecs": [_LITTLE_ENDIAN, _CHECKSUM],
-                    "index_location": "end",
-                },
-            }
-        ],
-    }
 
 
 class TensorStoreArrays:
@@ -76,7 +47,8 @@ class TensorStoreArrays:
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
         self._uncached = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
         self._arrays: dict[str, Any] = {}
-        self._written: dict[str, bytes] = {}  # zarr.json of the arrays that were opened for writing
+        self._layout = ZarrLayout(self._open_kvstore)
+        self._described: set[str] = set()  # arrays whose layout was looked at before a write
         self._faulty: set[str] = set()  # arrays of which a read failed
         self._lock = Lock()
 
@@ -84,7 +56,8 @@ class TensorStoreArrays:
         if rows.shape != (spec.shard_rows, *spec.row_shape) or rows.dtype != np.dtype(spec.dtype):
             raise InvariantError(f"shard {shard} of {spec.name} got rows {rows.dtype}{list(rows.shape)}")
         name = self.object_name(spec, shard)
-        array = self._array(spec, create=True)
+        self._describe(spec)
+        array = self._array(spec)
         start = shard * spec.shard_rows
         try:
             if self._is_new(spec, name):  # past the cache, or a bulk ingest would fill it with what nobody reads
@@ -118,15 +91,22 @@ class TensorStoreArrays:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
         name = self.object_name(spec, shard)
         try:
-            # a context of its own: what another reader holds in memory says nothing about the disk
+            # a context of its own: what another reader holds in memory says nothing about the disk; and the layout is
+            # known: damage of the file that describes it is no damage of this shard
             fresh = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
-            array = ts.open(self._spec(spec), open=True, context=fresh).result()
+            array = ts.open(self._spec(spec), open=True, assume_metadata=True, context=fresh).result()
             rows: npt.NDArray[np.generic] = array[start:stop].read().result()
         except (ValueError, OSError) as error:
             raise self._read_fault(spec, start, stop, error) from error
         if rows.shape != (spec.shard_rows, *spec.row_shape):
             raise InvariantError(f"{name} gave rows {list(rows.shape)}")
         return rows
+
+    def damaged_layout(self, specs: Sequence[ArraySpec]) -> list[LayoutDamage]:
+        return self._layout.damages(specs)
+
+    def mend_layout(self, specs: Sequence[ArraySpec]) -> None:
+        self._layout.mend(specs)
 
     def object_name(self, spec: ArraySpec, shard: int) -> str:
         inner = "/0" * len(spec.row_shape)
@@ -147,45 +127,32 @@ class TensorStoreArrays:
                 path.unlink(missing_ok=True)
         return len(orphans)
 
-    def _array(self, spec: ArraySpec, *, create: bool = False) -> Any:
+    def _describe(self, spec: ArraySpec) -> None:
+        """Write the layout before the first shard; on a local disk, look again before each one, so that rewriting
+        shards also mends it."""
+        with self._lock:
+            if self._folder is not None or spec.name not in self._described:
+                self._layout.mend([spec])
+                self._described.add(spec.name)
+
+    def _array(self, spec: ArraySpec) -> Any:
         """The open array; a reader may come before the writer made it, so a failure is not remembered."""
         with self._lock:
             array = self._arrays.get(spec.name)
-            if array is None or (create and self._metadata(spec) != self._written.get(spec.name)):
-                array = self._open(spec, create=create)
-                self._arrays[spec.name] = array
-                if create:
-                    self._written[spec.name] = self._metadata(spec)
+            if array is None:
+                array = self._arrays[spec.name] = self._open(spec)
             return array
 
-    def _open(self, spec: ArraySpec, *, create: bool) -> Any:
-        name = f"{ARRAYS_FOLDER}/{spec.name}/zarr.json"
+    def _open(self, spec: ArraySpec) -> Any:
         try:
-            if create:
-                self._write_group()
-            return ts.open(self._spec(spec), open=True, create=create, context=self._context).result()
+            return ts.open(self._spec(spec), open=True, context=self._context).result()
         except (ValueError, OSError) as error:
-            fault = tensorstore_fault(error, doing=f"opening {spec.name}", object_name=name)
-            damaged = str(error).startswith(("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT"))
-            if not (create and damaged):
-                raise fault from error
-        log.warning("%s is damaged and is written anew", name)
-        self._open_kvstore().write(f"{spec.name}/zarr.json", None).result()
-        return ts.open(self._spec(spec), open=True, create=True, context=self._context).result()
+            name = metadata_name(spec.name)
+            raise tensorstore_fault(error, doing=f"opening {spec.name}", object_name=name) from error
 
     def _is_new(self, spec: ArraySpec, name: str) -> bool:
         """Whether nobody can have read this shard, not even as missing: then no cache has to learn of it."""
         return self._folder is not None and spec.name not in self._faulty and not (self._folder / name).exists()
-
-    def _metadata(self, spec: ArraySpec) -> bytes:
-        """The file zarr.json as it is now, b'' if it is missing or not a local file: each write of a shard compares,
-        so that rewriting shards also mends their array's metadata."""
-        if self._folder is None:
-            return b""
-        try:
-            return (self._folder / ARRAYS_FOLDER / spec.name / "zarr.json").read_bytes()
-        except OSError:
-            return b""
 
     def _spec(self, spec: ArraySpec) -> dict[str, Any]:
         return {
@@ -197,13 +164,6 @@ class TensorStoreArrays:
             "recheck_cached_data": False,  # sealed rows never change
             "recheck_cached_metadata": "open",
         }
-
-    def _write_group(self) -> None:
-        """A zarr group on top, so that any zarr reader opens all levels at once."""
-        kvstore = self._open_kvstore()
-        group = json.dumps({"zarr_format": 3, "node_type": "group"}).encode()
-        if kvstore.read("zarr.json").result().value != group:
-            kvstore.write("zarr.json", group).result()
 
     def _open_kvstore(self) -> Any:
         return ts.KvStore.open(self._kvstore, context=self._context).result()

@@ -1,6 +1,9 @@
-"""What every ArrayStore must do. Subclass it, and give a ``store`` fixture."""
+"""What every ArrayStore must do. Subclass it, and give the fixtures ``store`` and ``objects``."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +27,30 @@ def example_rows(spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
     return rows
 
 
+def lost(_: bytes) -> list[bytes | None]:
+    return [None]
+
+
+def cut_short(content: bytes) -> list[bytes | None]:
+    return [content[:length] for length in (*range(0, len(content), 20), len(content) - 1)]
+
+
+def flipped(content: bytes) -> list[bytes | None]:
+    """A bit of every byte, another one from byte to byte."""
+    places = range(len(content))
+    return [content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :] for place in places]
+
+
+def grown(content: bytes) -> list[bytes | None]:
+    """Longer by what a JSON parser would not mind."""
+    return [content + b"\n", b" " + content, content + content]
+
+
+DAMAGES = [lost, cut_short, flipped, grown]
+
+
 class ArrayStoreSuite:
-    """Fixture ``store``: an empty ArrayStore."""
+    """Fixture ``store``: an empty ArrayStore. Fixture ``objects``: what lies in it by object name, to be damaged."""
 
     @pytest.mark.parametrize("spec", [TOKENS, GISTS, PLACES], ids=lambda spec: spec.name)
     def test_rows_come_back_bit_for_bit(self, store: ArrayStore, spec: ArraySpec) -> None:
@@ -86,6 +111,46 @@ class ArrayStoreSuite:
     def test_names_tell_shards_apart(self, store: ArrayStore) -> None:
         names = {store.object_name(spec, shard) for spec in (TOKENS, GISTS) for shard in range(3)}
         assert len(names) == 6
+
+    def test_the_layout_is_written_with_the_first_shard(self, store: ArrayStore) -> None:
+        assert store.damaged_layout([]) == []
+        arrays = {damage.array for damage in store.damaged_layout([TOKENS, GISTS])}
+        assert arrays >= {TOKENS.name, GISTS.name}
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        assert {damage.array for damage in store.damaged_layout([TOKENS, GISTS])} == {GISTS.name}
+        store.write_shard(GISTS, 0, example_rows(GISTS, 0))
+        assert store.damaged_layout([TOKENS, GISTS]) == []
+
+    def test_a_layout_of_another_shape_is_damage(self, store: ArrayStore) -> None:
+        store.write_shard(GISTS, 0, example_rows(GISTS, 0))
+        other = replace(GISTS, row_shape=(1, 8))
+        assert [damage.array for damage in store.damaged_layout([other])] == [GISTS.name]
+
+    @pytest.mark.parametrize("spoil", DAMAGES)
+    def test_every_damage_of_the_layout_is_named_and_mended(
+        self, store: ArrayStore, objects: MutableMapping[str, bytes], spoil: Callable[[bytes], list[bytes | None]]
+    ) -> None:
+        """Found wherever the file is damaged, no hindrance to look at the shards, and made good to the byte."""
+        specs = [TOKENS, GISTS, PLACES]
+        for spec in specs:
+            store.write_shard(spec, 0, example_rows(spec, 0))
+        shards = {store.object_name(spec, 0) for spec in specs}
+        layout = {name: objects[name] for name in objects if name not in shards}
+        assert layout
+        for name, intact in layout.items():
+            for content in spoil(intact):
+                if content is None:
+                    del objects[name]
+                else:
+                    objects[name] = content
+                assert [damage.object_name for damage in store.damaged_layout(specs)] == [name], content
+            for spec in specs:
+                np.testing.assert_array_equal(store.read_shard(spec, 0), example_rows(spec, 0))
+            store.mend_layout(specs)
+            assert store.damaged_layout(specs) == []
+            assert objects[name] == intact
+        for spec in specs:
+            np.testing.assert_array_equal(store.read(spec, 0, spec.shard_rows), example_rows(spec, 0))
 
     def test_nothing_is_orphaned_in_peace(self, store: ArrayStore) -> None:
         store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))

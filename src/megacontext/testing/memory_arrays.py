@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import CorruptionError, StorageFullError
-from megacontext.ports.arrays import ArraySpec
+from megacontext.ports.arrays import ArraySpec, LayoutDamage
 
 __all__ = ["MemoryArrays", "MemoryBlobs"]
 
 
 class MemoryArrays:
-    """ArrayStore double. capacity_bytes: writes beyond it fail as on a full disk; may be changed at any time."""
+    """ArrayStore double. capacity_bytes: writes beyond it fail as on a full disk; may be changed at any time. layout:
+    what describes the arrays, by object name; damage it at will."""
 
     def __init__(self, *, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
         self._shards: dict[tuple[str, int], npt.NDArray[np.generic]] = {}
+        self.layout: dict[str, bytes] = {}
 
     def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
         assert rows.shape == (spec.shard_rows, *spec.row_shape), (spec.name, rows.shape)
@@ -29,6 +31,7 @@ class MemoryArrays:
         if self.capacity_bytes is not None and num_bytes > self.capacity_bytes:
             raise StorageFullError(f"no space left while writing {self.object_name(spec, shard)}")
         self._shards[spec.name, shard] = rows.copy()
+        self.mend_layout([spec])
 
     def read(self, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[np.generic]:
         pieces = [np.empty((0, *spec.row_shape), dtype=spec.dtype)]
@@ -47,6 +50,16 @@ class MemoryArrays:
             raise CorruptionError(f"{self.object_name(spec, shard)} is missing")
         return self._shards[spec.name, shard].copy()
 
+    def damaged_layout(self, specs: Sequence[ArraySpec]) -> list[LayoutDamage]:
+        return [
+            LayoutDamage(object_name=name, array=array, problem="is missing or altered")
+            for name, array, content in _layout_of(specs)
+            if self.layout.get(name) != content
+        ]
+
+    def mend_layout(self, specs: Sequence[ArraySpec]) -> None:
+        self.layout.update({name: content for name, _, content in _layout_of(specs)})
+
     def object_name(self, spec: ArraySpec, shard: int) -> str:
         return f"arrays/{spec.name}/c/{shard}"
 
@@ -59,6 +72,12 @@ class MemoryArrays:
     def lose(self, spec: ArraySpec, shard: int) -> None:
         """Damage: reading this shard fails until it is written again."""
         del self._shards[spec.name, shard]
+
+
+def _layout_of(specs: Sequence[ArraySpec]) -> list[tuple[str, str, bytes]]:
+    """(object name, array, content) of what describes these arrays."""
+    group = [("arrays/layout", "", b"arrays")] if specs else []
+    return group + [(f"arrays/{spec.name}/layout", spec.name, repr(spec).encode()) for spec in specs]
 
 
 class MemoryBlobs:
