@@ -28,6 +28,7 @@ __all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
 NUM_SHIFTS = 2
 EMBEDDING_STD = 0.5  # the scale that the layers' outputs grow to
 QK_GAIN = 1.5  # sharp attention from the start: copying circuits form sooner
+NORM_EPSILON = 1e-6  # the same in every precision: bfloat16's own would be 0.008
 GIST_BIAS = -2.0  # nats by which a gist's key starts below a token's
 
 
@@ -115,8 +116,8 @@ class Attention(nn.Module):
         q = self.q_proj(x_BTD).view(num_rows, num_new, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x_BTD).view(num_rows, num_new, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x_BTD).view(num_rows, num_new, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        q = rotate(functional.rms_norm(q, (self.head_dim,), self.q_gain), cos, sin)
-        k = rotate(functional.rms_norm(k, (self.head_dim,), self.k_gain), cos, sin)
+        q = rotate(functional.rms_norm(q, (self.head_dim,), self.q_gain, NORM_EPSILON), cos, sin)
+        k = rotate(functional.rms_norm(k, (self.head_dim,), self.k_gain, NORM_EPSILON), cos, sin)
         bias_BGT = is_gist_BT[:, None].to(k.dtype) * (self.gist_bias * self.head_dim**0.5)[:, None]
         q = torch.cat([q[..., :-1], torch.ones_like(q[..., -1:])], dim=-1)
         k = torch.cat([k[..., :-1], bias_BGT[..., None]], dim=-1)
@@ -161,9 +162,9 @@ class CoreLayer(nn.Module):
     def __init__(self, config: CoreConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.attention_norm = nn.RMSNorm(config.width)
+        self.attention_norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.attention = Attention(config)
-        self.mlp_norm = nn.RMSNorm(config.width)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.mlp = SwiGLU(config.width, config.mlp_width)
 
     def forward(
@@ -183,7 +184,7 @@ class Core(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.shifts = nn.ModuleList(_silent_map(config.width) for _ in range(NUM_SHIFTS))
         self.layers = nn.ModuleList(CoreLayer(config, layer) for layer in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.log_sigma_scale = nn.Parameter(torch.zeros(()), requires_grad=config.learns_sigma)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)

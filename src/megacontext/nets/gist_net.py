@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import EMBEDDING_STD
+from megacontext.nets.core import EMBEDDING_STD, NORM_EPSILON
 
 __all__ = ["GistNet", "GistNetConfig", "slot_centers"]
 
@@ -64,12 +64,12 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_NKD: Tensor) -> Tensor:
         num_spans, num_vectors, width = x_NKD.shape
-        qkv = self.qkv(functional.rms_norm(x_NKD, (width,)))
+        qkv = self.qkv(functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON))
         q, k, v = qkv.view(num_spans, num_vectors, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = (functional.rms_norm(part, (part.shape[-1],)) for part in (q, k))
+        q, k = (functional.rms_norm(part, (part.shape[-1],), eps=NORM_EPSILON) for part in (q, k))
         y = functional.scaled_dot_product_attention(q, k, v)
         x_NKD = x_NKD + self.out(y.transpose(1, 2).flatten(2))
-        hidden = functional.gelu(self.up(functional.rms_norm(x_NKD, (width,))), approximate="tanh")
+        hidden = functional.gelu(self.up(functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON)), approximate="tanh")
         out: Tensor = x_NKD + self.down(hidden)
         return out
 
@@ -114,10 +114,12 @@ class GistNet(nn.Module):
         like = vectors_NKD
         within = slot_centers(1, child_width)
         places_K = (torch.arange(num_children)[:, None] + within).flatten()
-        x_NKD = functional.rms_norm(vectors_NKD, (width,)) + self.place(self._features(places_K, like))
+        x_NKD = functional.rms_norm(vectors_NKD, (width,), eps=NORM_EPSILON) + self.place(
+            self._features(places_K, like)
+        )
         for layer in self.layers:
             x_NKD = layer(x_NKD)
-        x_NKD = functional.rms_norm(x_NKD, (width,))
+        x_NKD = functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON)
         centers_r = slot_centers(num_children, gist_width)
         reach = torch.full((gist_width, 1), math.log2(num_children / gist_width)).to(like)
         asks_rF = torch.cat([self._features(centers_r, like), reach], dim=-1)
@@ -126,8 +128,8 @@ class GistNet(nn.Module):
         v = self.pool_value(x_NKD).view(num_spans, num_vectors, config.num_pool_heads, -1).transpose(1, 2)
         y = functional.scaled_dot_product_attention(q.expand(num_spans, -1, -1, -1), k, v)
         y_NrD = self.pool_out(y.transpose(1, 2).flatten(2))
-        hidden = functional.gelu(self.up(functional.rms_norm(y_NrD, (width,))), approximate="tanh")
-        y_NrD = functional.rms_norm(y_NrD + self.down(hidden), (width,))
+        hidden = functional.gelu(self.up(functional.rms_norm(y_NrD, (width,), eps=NORM_EPSILON)), approximate="tanh")
+        y_NrD = functional.rms_norm(y_NrD + self.down(hidden), (width,), eps=NORM_EPSILON)
         kind = min(level, NUM_LEVEL_KINDS) - 1
         gists: Tensor = y_NrD * self.level_scale[kind] + self.level_shift[kind]
         return gists

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from megacontext.nets.core import NORM_EPSILON
+
 __all__ = ["FEATURES", "KeyKind", "LensNet", "LensNetConfig"]
 
 KeyKind = Literal["hidden", "gist"]
@@ -52,13 +54,13 @@ class LensNet(nn.Module):
 
     def queries(self, hidden_QD: Tensor) -> tuple[Tensor, Tensor]:
         """Unit queries [H, Q, E] of the last tokens, and how much each matters [H, Q] (logits)."""
-        normed_QD = functional.rms_norm(hidden_QD, (hidden_QD.shape[-1],))
+        normed_QD = functional.rms_norm(hidden_QD, (hidden_QD.shape[-1],), eps=NORM_EPSILON)
         q_HQE = self.query(normed_QD).unflatten(-1, (self.config.num_heads, -1)).transpose(-3, -2)
         return functional.normalize(q_HQE, dim=-1), self.salience(normed_QD).transpose(-2, -1)
 
     def keys(self, vectors_nD: Tensor, *, kind: KeyKind) -> Tensor:
         """Unit keys [H, n, E] of entries: of their hidden states, or of gist vectors as stored."""
-        normed_nD = functional.rms_norm(vectors_nD, (vectors_nD.shape[-1],))
+        normed_nD = functional.rms_norm(vectors_nD, (vectors_nD.shape[-1],), eps=NORM_EPSILON)
         k_HnE = self.key[kind](normed_nD).unflatten(-1, (self.config.num_heads, -1)).transpose(-3, -2)
         return functional.normalize(k_HnE, dim=-1)
 
