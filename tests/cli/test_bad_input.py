@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -40,6 +41,46 @@ def test_a_folder_that_is_something_else(megacontext, documents, base_folder):
     assert_one_line(megacontext("init", documents, "--base", base_folder), 1, "no memory")
     assert_one_line(megacontext("sources", documents), 1, "no memory")
     assert_one_line(megacontext("sources", documents / "facts.md"), 1, "no memory")
+
+
+def advised(result):
+    """The command line that an error advises."""
+    return shlex.split(result.err.rpartition("`megacontext ")[2].rpartition("`")[0])
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(["sources"], ["inspect"], ["check"], ["check", "--repair"], ["focus"], ["search", "x"], ["ask", "why?"]),
+        *(["complete"], ["chat"], ["provenance", "0:1"], ["erase", "x", "--yes"], ["export", "OUT"], ["ingest", "x"]),
+        ["score", "--text", "FILE"],
+    ],
+)
+def test_the_advice_where_there_is_no_memory_works(megacontext, tmp_path, base_folder, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    Path("x").write_text("text")
+    for name in ("some folder", "file.txt", "new", "empty"):
+        if name in {"some folder", "empty"}:
+            Path(name).mkdir()
+        if name == "some folder":
+            Path(name, "letter.txt").write_text("Dear reader,")
+        if name == "file.txt":
+            Path(name).write_text("text")
+        arguments = [{"OUT": "out.tar", "FILE": "x"}.get(argument, argument) for argument in verb[1:]]
+        result = megacontext(verb[0], name, *arguments)
+        assert_one_line(result, 1, "no memory", "megacontext init")
+        command = advised(result)
+        assert megacontext(*command, "--base", base_folder).code == 0
+        assert megacontext("sources", command[1]).code == 0
+
+
+def test_the_advice_from_within_a_folder_works(megacontext, tmp_path, base_folder, monkeypatch):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("Dear reader,")
+    monkeypatch.chdir(folder)
+    for taken in (".", "..", str(folder), "."):
+        assert megacontext(*advised(megacontext("sources", taken)), "--base", base_folder).code == 0
 
 
 @pytest.mark.parametrize(

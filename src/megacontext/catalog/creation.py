@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from megacontext.catalog.faults import file_faults, sqlite_faults
 from megacontext.catalog.rows import Progress, info_row
 from megacontext.catalog.statements import insert_sql
 from megacontext.catalog.upgrades import empty_database
-from megacontext.errors import MemoryExistsError
+from megacontext.errors import MemoryExistsError, MemoryNotFoundError
 from megacontext.ports.catalog import MemoryInfo
 
-__all__ = ["create_database", "new_database", "sync_folder"]
+__all__ = ["create_database", "new_database", "no_memory", "sync_folder"]
 
 Rows = Mapping[Table, Sequence[tuple[Any, ...]]]
 
@@ -31,6 +33,26 @@ def create_database(path: Path, info: MemoryInfo) -> None:
         rows = {schema.memory: [info_row(info)], schema.progress: [Progress().row()]}
         new_database(path, rows).rename(path)
         sync_folder(path.parent)
+
+
+def no_memory(folder: Path) -> MemoryNotFoundError:
+    """What to say where a catalog was expected: how to make a memory there, or beside what is there."""
+    if not folder.exists() or _is_empty(folder):
+        return MemoryNotFoundError(
+            f"there is no memory at {folder}; create one with `megacontext init {shlex.quote(str(folder))}`"
+        )
+    named = folder if folder.name not in {"", ".."} else folder.resolve()
+    stem = named.stem or "notes"
+    names = itertools.chain([f"{stem}.mc"], (f"{stem}-{number}.mc" for number in itertools.count(2)))
+    free = next(place for name in names if not (place := named.parent / name).exists())
+    return MemoryNotFoundError(
+        f"there is no memory at {folder}, but something else; name the folder of a memory, "
+        f"or create a new one with `megacontext init {shlex.quote(str(free))}`"
+    )
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and os.access(folder, os.R_OK) and not any(folder.iterdir())
 
 
 def new_database(path: Path, rows: Rows) -> Path:

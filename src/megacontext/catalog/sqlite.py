@@ -16,7 +16,7 @@ from megacontext.catalog.backup import compact_database
 from megacontext.catalog.checking import broken_file, check_catalog
 from megacontext.catalog.checksums import row_crc
 from megacontext.catalog.connections import BrokenConnections, CatalogConnections
-from megacontext.catalog.creation import create_database
+from megacontext.catalog.creation import create_database, no_memory
 from megacontext.catalog.faults import sqlite_faults
 from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
 from megacontext.catalog.rebuilding import everything, rebuild_database
@@ -24,7 +24,7 @@ from megacontext.catalog.rows import CATALOG_FILE, info_of
 from megacontext.catalog.upgrades import require_schema, schema_revision, upgrade_schema
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
-from megacontext.errors import CorruptionError, MemoryNotFoundError
+from megacontext.errors import CorruptionError
 from megacontext.ports.catalog import CatalogState, Damage, Extent, MemoryInfo, SearchHit, Segment, Source
 from megacontext.ports.gister import GistBatch
 
@@ -45,7 +45,7 @@ class SqliteCatalog:
         self._journal = Journal(folder / JOURNAL_FILE)
         is_there = self._path.is_file()
         if not is_there and not (folder / JOURNAL_FILE).is_file():
-            raise MemoryNotFoundError(f"there is no memory at {folder}; create one with 'megacontext init {folder}'")
+            raise no_memory(folder)
         try:
             if not is_there:
                 raise CorruptionError(f"{self._path} is missing; run 'megacontext check --repair'")
