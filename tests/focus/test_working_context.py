@@ -181,7 +181,7 @@ def test_expanding_raw_tokens_is_an_error():
 )
 @pytest.mark.parametrize("operation", ["reveal", "pin", "unpin"])
 def test_a_span_outside_the_history_is_an_error(operation, start, stop):
-    with pytest.raises(InvalidValueError, match="not a span of the history of 100 tokens"):
+    with pytest.raises(InvalidValueError, match="not within the 100 tokens of the history"):
         getattr(context(100), operation)(start, stop)
 
 
@@ -230,7 +230,7 @@ def test_a_target_over_budget_is_refused():
 
 @pytest.mark.parametrize("gist_width", [0, 8, -1])
 def test_a_gist_width_that_saves_nothing_is_an_error(gist_width):
-    with pytest.raises(InvalidValueError, match="choose 1 to 7"):
+    with pytest.raises(InvalidValueError, match="from 1 to 7"):
         context(gist_width=gist_width)
 
 
@@ -241,7 +241,7 @@ def test_negative_settings_are_errors(name):
 
 
 def test_a_history_does_not_shrink():
-    with pytest.raises(InvalidValueError, match="only grows"):
+    with pytest.raises(InvalidValueError, match="num_tokens is -1"):
         context(10).extend(-1)
 
 

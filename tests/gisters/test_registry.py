@@ -28,7 +28,7 @@ def test_bad_requests_say_what_is_possible() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown gister 'nonesuch'; known: .*extractive, mean"):
         make_gister("nonesuch", SOURCE)
     for gist_width in (0, 17):
-        with pytest.raises(InvalidValueError, match="between 1 and block_tokens"):
+        with pytest.raises(InvalidValueError, match="of vectors from 1 to"):
             make_gister("mean", SOURCE, block_tokens=16, gist_width=gist_width)
 
 

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidScoresError
 from megacontext.ports.focus import CutView, FocusScores
+from megacontext.values import shown
 
 __all__ = ["UtilityField", "validate_scores"]
 
@@ -14,6 +15,8 @@ __all__ = ["UtilityField", "validate_scores"]
 def validate_scores(cut: CutView, scores: FocusScores) -> None:
     """Raise InvalidScoresError unless there is one finite utility >= 0 per entry and every nomination is a span of
     the history with a finite utility >= 0."""
+    if not isinstance(scores, FocusScores):
+        raise InvalidScoresError(f"scores is {shown(scores)}; a lens gives FocusScores")
     utility = np.asarray(scores.utility)
     if utility.ndim != 1 or len(utility) != len(cut.levels):
         raise InvalidScoresError(

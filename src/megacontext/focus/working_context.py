@@ -22,6 +22,7 @@ from megacontext.focus.scores import UtilityField
 from megacontext.ports.focus import FocusScores
 from megacontext.tree.cuts import Cut, coarsest_cut, concatenate_cuts, cut_cost, raw_cut, validate_cut
 from megacontext.tree.geometry import TreeGeometry
+from megacontext.values import shown, span, whole_number
 
 __all__ = ["WorkingContext", "WorkingContextConfig"]
 
@@ -36,8 +37,7 @@ class WorkingContextConfig:
 
     def __post_init__(self) -> None:
         for name in ("budget_entries", "sink_tokens", "recent_tokens"):
-            if getattr(self, name) < 0:
-                raise InvalidValueError(f"{name} is {getattr(self, name)}; it must be >= 0")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), of=name.partition("_")[2]))
 
 
 class WorkingContext(RowsReader):
@@ -65,12 +65,9 @@ class WorkingContext(RowsReader):
         num_tokens: int = 0,
         config: WorkingContextConfig | None = None,
     ) -> None:
-        if not 1 <= gist_width < tree.block_tokens:
-            raise InvalidValueError(
-                f"gist_width is {gist_width}; choose 1 to {tree.block_tokens - 1}: "
-                "gists as wide as a block's tokens save nothing"
-            )
-        super().__init__(tree, gist_width)
+        # gists as wide as a block's tokens would save nothing
+        width = whole_number("gist_width", gist_width, least=1, most=tree.block_tokens - 1, of="vectors", usual=1)
+        super().__init__(tree, width)
         self.config = config or WorkingContextConfig()
         self._pins = Spans()
         self.extend(num_tokens)
@@ -95,8 +92,7 @@ class WorkingContext(RowsReader):
 
         Over budget, complete sibling sets collapse: least valuable first by the last scores, among equals the oldest.
         """
-        if num_tokens < 0:
-            raise InvalidValueError(f"cannot extend by {num_tokens} tokens; a history only grows")
+        num_tokens = whole_number("num_tokens", num_tokens, of="tokens")  # a history only grows
         block = self.tree.block_tokens
         start = self.num_tokens // block * block
         stop = self.num_tokens + num_tokens
@@ -114,6 +110,8 @@ class WorkingContext(RowsReader):
         ``scores``, those that led to the target, tell later operations what is least valuable. InvariantError if the
         target is not a legal cut of this history within budget with all pins raw.
         """
+        if not isinstance(target, Cut):
+            raise InvalidValueError(f"target is {shown(target)}; give the Cut that an allocator made")
         densities = None
         if scores is not None:
             densities = UtilityField(self.view(), scores).over(target.starts, target.stops)
@@ -124,6 +122,7 @@ class WorkingContext(RowsReader):
 
     def expand(self, entry: int) -> Edits:
         """Replace a collapsed entry by its children; a level-1 entry by its raw tokens."""
+        entry = whole_number("entry", entry, least=None, most=None)
         if not 0 <= entry < self.num_entries:
             raise InvalidValueError(f"entry {entry} does not exist; there are {self.num_entries}")
         if self.levels[entry] == 0:
@@ -140,21 +139,23 @@ class WorkingContext(RowsReader):
 
     def collapse(self, siblings: range) -> Edits:
         """Replace a complete set of sibling entries, or one whole raw block, by their parent."""
+        if not isinstance(siblings, range):
+            raise InvalidValueError(f"siblings is {shown(siblings)}; give the rows as a range, such as range(3, 11)")
         return self._commit(collapse_set(self.tree, self.cut, siblings, keep=self.pinned), self._pins, self.config)
 
     def reveal(self, start: int, stop: int) -> Edits:
         """Open the path down to the raw tokens of every block that ``[start, stop)`` touches, making room elsewhere."""
-        self._check_span(start, stop)
+        start, stop = self._span(start, stop)
         return self._settle(self.cut, extra=Spans.of([(start, stop)]), purpose=f"revealing [{start}, {stop})")
 
     def pin(self, start: int, stop: int) -> Edits:
         """Reveal a span and keep its blocks raw until it is unpinned."""
-        self._check_span(start, stop)
+        start, stop = self._span(start, stop)
         return self._settle(self.cut, pins=self._pins.plus((start, stop)), purpose=f"pinning [{start}, {stop})")
 
     def unpin(self, start: int, stop: int) -> None:
         """Forget the pins of a span; the first and the recent tokens stay pinned by configuration."""
-        self._check_span(start, stop)
+        start, stop = self._span(start, stop)
         self._settle(self.cut, pins=self._pins.minus(start, stop), purpose=f"unpinning [{start}, {stop})")
 
     def resize(self, budget_entries: int) -> Edits:
@@ -165,9 +166,8 @@ class WorkingContext(RowsReader):
             purpose=f"a history of {self.num_tokens} tokens",
         )
 
-    def _check_span(self, start: int, stop: int) -> None:
-        if not 0 <= start < stop <= self.num_tokens:
-            raise InvalidValueError(f"[{start}, {stop}) is not a span of the history of {self.num_tokens} tokens")
+    def _span(self, start: int, stop: int) -> tuple[int, int]:
+        return span(start, stop, limit=self.num_tokens, of="tokens of the history", is_empty_fine=False)
 
     def _settle(
         self,

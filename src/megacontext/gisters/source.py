@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidTokensError, InvalidValueError
 from megacontext.ports.base import Base, BaseInfo
+from megacontext.values import whole_number
 
 __all__ = ["BaseSource", "EmbeddingRows", "check_width", "whole_blocks"]
 
@@ -37,8 +38,7 @@ class BaseSource(Protocol):
 
 def check_width(gist_width: int, block_tokens: int) -> None:
     """InvalidValueError when a block cannot be shown by ``gist_width`` vectors."""
-    if not 1 <= gist_width <= block_tokens:
-        raise InvalidValueError(f"gist_width is {gist_width}; it must be between 1 and block_tokens ({block_tokens})")
+    whole_number("gist_width", gist_width, least=1, most=block_tokens, of="vectors")
 
 
 def whole_blocks(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megacontext.errors import InvalidValueError
+from megacontext.values import whole_number
 
 __all__ = ["MAX_BLOCK_TOKENS", "MIN_BLOCK_TOKENS", "SEGMENT_TARGET_TOKENS", "Node", "TreeGeometry"]
 
@@ -39,10 +39,10 @@ class TreeGeometry:
     block_tokens: int = 32
 
     def __post_init__(self) -> None:
-        if self.block_tokens % 1 or not MIN_BLOCK_TOKENS <= self.block_tokens <= MAX_BLOCK_TOKENS:
-            raise InvalidValueError(
-                f"block_tokens is {self.block_tokens}; choose {MIN_BLOCK_TOKENS} to {MAX_BLOCK_TOKENS} (default 32)"
-            )
+        block_tokens = whole_number(
+            "block_tokens", self.block_tokens, least=MIN_BLOCK_TOKENS, most=MAX_BLOCK_TOKENS, of="tokens", usual=32
+        )
+        object.__setattr__(self, "block_tokens", block_tokens)
 
     @property
     def segment_tokens(self) -> int:

@@ -63,7 +63,7 @@ def test_an_empty_history_has_no_scores(name, plain):
     ],
 )
 def test_options_outside_their_limits_are_errors(name, options):
-    with pytest.raises(InvalidValueError, match=f"{next(iter(options.values()))}; it must be"):
+    with pytest.raises(InvalidValueError, match=f"{next(iter(options.values()))}; choose a "):
         make_lens(name, **options)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from megacontext.errors import InvalidValueError
 from megacontext.focus.scores import UtilityField
 from megacontext.ports.focus import AllocatorConfig
 from megacontext.tree.cuts import Cut
+from megacontext.values import number, whole_number
 
 __all__ = ["check_config", "cut_value"]
 
@@ -17,11 +17,8 @@ def cut_value(cut: Cut, field: UtilityField, gist_value: float) -> float:
 
 def check_config(config: AllocatorConfig) -> None:
     """Raise InvalidValueError for settings outside their limits."""
-    if not 0 <= config.gist_value < 1:
-        raise InvalidValueError(
-            f"gist_value is {config.gist_value}; choose 0 <= gist_value < 1, a gist's share of worth"
-        )
-    for name in ("budget_entries", "max_edits", "cooldown", "swap_margin", "edit_cost"):
-        value = getattr(config, name)
-        if not 0 <= value < float("inf"):
-            raise InvalidValueError(f"{name} is {value}; it must be finite and >= 0")
+    number("gist_value", config.gist_value, least=0, below=1)
+    for name in ("budget_entries", "max_edits", "cooldown"):
+        whole_number(name, getattr(config, name))
+    for name in ("swap_margin", "edit_cost"):
+        number(name, getattr(config, name), least=0)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.attention import attention_utility
 from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
+from megacontext.values import number
 
 __all__ = ["AutoLens"]
 
@@ -21,10 +21,8 @@ class AutoLens:
     needs_attention = True
 
     def __init__(self, *, lexical: float = 1.0, recency: float = 0.25, attention: float = 0.1) -> None:
-        for name, weight in (("lexical", lexical), ("recency", recency), ("attention", attention)):
-            if not 0 <= weight < float("inf"):
-                raise InvalidValueError(f"the weight of {name} is {weight}; it must be finite and >= 0")
-        self.weights = {"lexical": lexical, "recency": recency, "attention": attention}
+        weights = {"lexical": lexical, "recency": recency, "attention": attention}
+        self.weights = {name: number(f"the weight of {name}", weight, least=0) for name, weight in weights.items()}
         self._lexical = LexicalLens(recency=0.0)
 
     def score(self, request: FocusRequest) -> FocusScores:

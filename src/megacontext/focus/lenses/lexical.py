@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_words
 from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
+from megacontext.values import number, whole_number
 
 __all__ = ["LexicalLens"]
 
@@ -56,15 +56,10 @@ class LexicalLens:
     def __init__(
         self, *, num_passages: int = 16, num_places: int = 6, sharpness: float = 4.0, recency: float = 0.25
     ) -> None:
-        for name, value in (("num_passages", num_passages), ("num_places", num_places), ("sharpness", sharpness)):
-            if value <= 0:
-                raise InvalidValueError(f"{name} is {value}; it must be > 0")
-        if not 0 <= recency < float("inf"):
-            raise InvalidValueError(f"recency is {recency}; it must be finite and >= 0")
-        self.num_passages = num_passages
-        self.num_places = num_places
-        self.sharpness = sharpness
-        self.recency = recency
+        self.num_passages = whole_number("num_passages", num_passages, least=1)
+        self.num_places = whole_number("num_places", num_places, least=1)
+        self.sharpness = number("sharpness", sharpness, above=0)
+        self.recency = number("recency", recency, least=0)
 
     def score(self, request: FocusRequest) -> FocusScores:
         utility = recency_utility(request.cut) * self.recency

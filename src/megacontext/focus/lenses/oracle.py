@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
+from megacontext.values import number
 
 __all__ = ["OracleLens"]
 
@@ -18,10 +18,8 @@ class OracleLens:
     needs_attention = False
 
     def __init__(self, *, spans: Iterable[tuple[int, int]] = (), recency: float = 0.25) -> None:
-        if not 0 <= recency < float("inf"):
-            raise InvalidValueError(f"recency is {recency}; it must be finite and >= 0")
         self.spans = tuple(spans)
-        self.recency = recency
+        self.recency = number("recency", recency, least=0)
 
     def score(self, request: FocusRequest) -> FocusScores:
         return FocusScores(

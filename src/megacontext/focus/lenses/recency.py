@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvalidValueError
 from megacontext.ports.focus import CutView, FocusRequest, FocusScores
+from megacontext.values import number
 
 __all__ = ["RecencyLens", "recency_utility"]
 
@@ -31,9 +31,7 @@ class RecencyLens:
     needs_attention = False
 
     def __init__(self, *, scale_tokens: float = SCALE_TOKENS) -> None:
-        if not 0 < scale_tokens < float("inf"):
-            raise InvalidValueError(f"scale_tokens is {scale_tokens}; it must be finite and > 0")
-        self.scale_tokens = scale_tokens
+        self.scale_tokens = number("scale_tokens", scale_tokens, above=0)
 
     def score(self, request: FocusRequest) -> FocusScores:
         return FocusScores(utility=recency_utility(request.cut, self.scale_tokens))
