@@ -112,6 +112,7 @@ def test_a_flag_is_true_or_false(value):
 @pytest.mark.parametrize("value", [None, 5, b"notes.mc", "", "a\0b", "\ud83d", ["notes.mc"]], ids=values.shown)
 def test_a_path_is_a_str_or_a_path(value):
     assert values.path("path", "a/b") == values.path("path", Path("a/b")) == values.path("path", PurePosixPath("a/b"))
+    assert values.path("path", "caf\udce9") == "caf\udce9"  # as the system gives a name that is not UTF-8
     with pytest.raises(InvalidValueError, match=r"^path "):
         values.path("path", value)
 

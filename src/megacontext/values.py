@@ -11,7 +11,7 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable, Mapping
-from os import PathLike, fspath
+from os import PathLike, fsencode, fspath
 from typing import TypeVar
 
 import numpy as np
@@ -213,9 +213,13 @@ def path(name: str, value: object, *, example: str = "notes.mc") -> str:
     found = fspath(value) if isinstance(value, str | PathLike) else value
     if not isinstance(found, str):
         raise InvalidValueError(f"{name} is {shown(value)}; give a str or a pathlib.Path, such as {example}")
-    if not found or "\0" in found:
-        raise InvalidValueError(f"{name} is {'empty' if not found else shown(found)}; name a place, such as {example}")
-    return text(name, found)
+    try:
+        raw = fsencode(found)  # a name that is not UTF-8 came from the system with surrogates that it understands
+    except UnicodeEncodeError:
+        raw = b""
+    if not raw or b"\0" in raw:
+        raise InvalidValueError(f"{name} is {shown(found) if found else 'empty'}; name a place, such as {example}")
+    return found
 
 
 def part(name: str, value: object, protocol: type[T], known: Iterable[str]) -> T:

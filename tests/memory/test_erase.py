@@ -110,6 +110,6 @@ def test_an_unknown_source_is_refused(memory):
     with pytest.raises(InvalidValueError, match="no source 'nobody'"):
         memory.erase("nobody")
     num_sources = len(memory.sources())
-    with pytest.raises(InvalidValueError, match="None names no source"):
+    with pytest.raises(InvalidValueError, match="source is None; give a name"):
         memory.erase(None)
     assert len(memory.sources()) == num_sources

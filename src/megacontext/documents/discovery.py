@@ -51,7 +51,11 @@ def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
     """
     given = [Path(path) for path in paths]
     for path in given:
-        if not path.exists():
+        try:
+            is_there = path.exists()
+        except OSError as error:
+            raise UnreadableSourceError(f"{path} cannot be looked up ({error.strerror}); check its name") from error
+        if not is_there:
             raise UnreadableSourceError(f"{path} does not exist; check its name")
         if _is_memory(path):
             raise UnreadableSourceError(f"{path} is a memory; ingest the files that it was made of")

@@ -17,6 +17,7 @@ from megacontext.memory.encoding import encode_sections
 from megacontext.memory.parts import Parts
 from megacontext.memory.writing import Draft
 from megacontext.ports.catalog import Extent, Source
+from megacontext.values import name_of_source, shown, text, text_labels
 
 __all__ = ["Drafter", "IngestRequest", "text_document"]
 
@@ -32,9 +33,13 @@ class IngestRequest:
     progress: Callable[[int, str], None] | None = None
 
     def __post_init__(self) -> None:
-        for key, value in self.labels.items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise InvalidValueError(f"label {key!r}={value!r} is not text; give strings, for example team='infra'")
+        object.__setattr__(self, "labels", text_labels(self.labels))
+        for name in ("role", "author", "licence"):
+            text(name, getattr(self, name))
+        if self.progress is not None and not callable(self.progress):
+            raise InvalidValueError(
+                f"progress is {shown(self.progress)}; give a function of (num_tokens, uri), or None"
+            )
 
 
 class Drafter:
@@ -91,7 +96,6 @@ class Drafter:
         """Tokens as such; they continue ``newest`` if they are of the same source and role."""
         if newest is not None and (newest.kind, newest.uri, newest.role) == ("tokens", uri, role):
             return Draft(source=newest, token_ids=token_ids, continues=newest.source_id)
-        _check_name(uri)
         same = newest is not None and newest.uri == uri
         source = Source(
             uri=uri,
@@ -121,20 +125,15 @@ class Drafter:
         return newest.version + 1 if newest is not None else 1
 
 
-def _check_name(uri: str) -> None:
-    if not isinstance(uri, str) or not uri.strip():
-        raise InvalidValueError(f"source is {uri!r}; give a name, such as notes")
-
-
-def text_document(text: str, uri: str) -> Document:
+def text_document(given: str, uri: str) -> Document:
     """A text that a program gives, under a name. Lone surrogates become U+FFFD.
 
     Raises: EmptySourceError; InvalidValueError if either is no text.
     """
-    _check_name(uri)
-    if not isinstance(text, str):
-        raise InvalidValueError(f"the text of {uri} is of type {type(text).__name__}; give a str")
-    if not text.strip():
-        raise EmptySourceError(f"{uri} has no text ({len(text)} characters); give at least one word")
-    text = without_surrogates(text)
-    return Document(uri=uri, kind="text", raw=text.encode("utf-8"), text=text, sections=one_section(text).sections)
+    name_of_source(uri)
+    if not isinstance(given, str):
+        raise InvalidValueError(f"the text of {uri} is of type {type(given).__name__}; give a str")
+    if not given.strip():
+        raise EmptySourceError(f"{uri} has no text ({len(given)} characters); give at least one word")
+    plain = without_surrogates(given)
+    return Document(uri=uri, kind="text", raw=plain.encode("utf-8"), text=plain, sections=one_section(plain).sections)

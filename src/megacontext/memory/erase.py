@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from megacontext.memory.repair import Repairer
 from megacontext.memory.sealing import meta_rows
 from megacontext.memory.writing import Writer
 from megacontext.ports.catalog import Segment, Source
+from megacontext.values import name_of_source
 
 __all__ = ["EraseReport", "Eraser"]
 
@@ -55,8 +57,7 @@ class Eraser:
         Raises: InvalidValueError if there is none, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
         began = time.perf_counter()
-        if not isinstance(name, str):  # to the catalog None means all of them
-            raise InvalidValueError(f"{name!r} names no source; `megacontext sources` lists them")
+        name = name_of_source(name)  # to the catalog None means all of them
         self._writer.begin()
         sources = self._find(name)
         doomed = {digest for source in sources for digest in (source.raw_digest, source.text_digest)}
@@ -81,7 +82,8 @@ class Eraser:
     def _find(self, name: str) -> list[Source]:
         sources = self._parts.catalog.sources(uri=name)
         if not sources and "://" not in name:
-            sources = self._parts.catalog.sources(uri=Path(name).expanduser().resolve().as_uri())
+            with suppress(OSError, RuntimeError, ValueError):  # a name that could not be a file's
+                sources = self._parts.catalog.sources(uri=Path(name).expanduser().resolve().as_uri())
         if not sources:
             raise InvalidValueError(f"there is no source {name!r}; `megacontext sources` lists them")
         return sources

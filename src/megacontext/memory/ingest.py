@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import PathLike
 
 import numpy.typing as npt
 
@@ -28,6 +27,8 @@ from megacontext.memory.reports import IngestFailure, IngestReport
 from megacontext.memory.sealing import GistKeeper
 from megacontext.memory.writing import Draft, Writer
 from megacontext.units import MIB
+from megacontext.values import name_of_source
+from megacontext.values import text as valid_text
 
 __all__ = ["Ingestor"]
 
@@ -73,6 +74,7 @@ class Ingestor:
 
     def tokens(self, token_ids: npt.ArrayLike, *, source: str, role: str) -> int:
         """Append tokens as such; the position of the first."""
+        source, role = name_of_source(source), valid_text("role", role)
         tokens = valid_token_ids(token_ids, self._parts.info.vocab_size)
         self._writer.begin()
         start = self._writer.commit([self._drafter.tokens(tokens, source, role, self._writer.newest)])
@@ -100,14 +102,11 @@ class Ingestor:
         self._run(iter([document]), request, tally)
         return tally.report(self._keep_all())
 
-    def paths(self, paths: str | PathLike[str] | Iterable[str | PathLike[str]], request: IngestRequest) -> IngestReport:
+    def paths(self, paths: Sequence[str], request: IngestRequest) -> IngestReport:
         """Ingest files and folders."""
-        given = [paths] if isinstance(paths, str | PathLike) else list(paths)
-        if not given:
+        if not paths:
             raise InvalidValueError("there is nothing to ingest (0 paths); name at least one file or folder")
-        if "" in given:
-            raise InvalidValueError("a path is empty; name a file or folder, . for this one")
-        found = discover(given)
+        found = discover(paths)
         self._writer.begin()
         tally = _Tally()
         self._run(self._documents(found, request, tally), request, tally)

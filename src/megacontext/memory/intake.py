@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from os import PathLike
+
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvalidTokensError
+from megacontext.errors import InvalidTokensError, InvalidValueError
+from megacontext.values import path, shown
 
-__all__ = ["valid_token_ids"]
+__all__ = ["given_paths", "valid_token_ids"]
+
+
+def given_paths(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[str]:
+    """One path or several, as a list of str.
+
+    Raises: InvalidValueError naming what is no path.
+    """
+    if isinstance(paths, str | PathLike):
+        return [path("the path", paths, example="docs/")]
+    several: object = paths
+    if isinstance(several, bytes) or not isinstance(several, Iterable):
+        raise InvalidValueError(f"paths is {shown(several)}; give a str, a pathlib.Path, or a list of them")
+    return [path("a path", one, example="docs/") for one in several]
 
 
 def valid_token_ids(token_ids: npt.ArrayLike, vocab_size: int) -> npt.NDArray[np.uint32]:

@@ -16,6 +16,7 @@ from megacontext.memory.care import Caretaker
 from megacontext.memory.drafting import IngestRequest
 from megacontext.memory.erase import Eraser, EraseReport
 from megacontext.memory.ingest import Ingestor
+from megacontext.memory.intake import given_paths
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import LazyGister, Parts
 from megacontext.memory.provenance import Quoter
@@ -29,6 +30,7 @@ from megacontext.ports.catalog import Catalog, MemoryInfo, SearchHit, Source
 from megacontext.ports.gister import Gister
 from megacontext.ports.text import TextCodec
 from megacontext.tree.geometry import TreeGeometry
+from megacontext.values import flag, shown
 
 __all__ = ["Memory"]
 
@@ -123,12 +125,15 @@ class Memory:
 
         Raises: SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        request = IngestRequest(labels=dict(labels or {}), role=role, author=author, licence=licence, progress=progress)
-        if text is not None:
-            if paths:
-                raise InvalidValueError(f"both paths ({paths}) and a text are given; ingest one after the other")
-            return self._ingestor.text(text, source, request)
-        return self._ingestor.paths(paths, request)
+        request = IngestRequest(
+            labels={} if labels is None else labels, role=role, author=author, licence=licence, progress=progress
+        )
+        given = given_paths(paths)
+        if text is None:
+            return self._ingestor.paths(given, request)
+        if given:
+            raise InvalidValueError(f"both paths ({shown(given)}) and a text are given; ingest one after the other")
+        return self._ingestor.text(text, source, request)
 
     def append(self, token_ids: npt.ArrayLike, *, source: str = "tokens", role: str = "") -> int:
         """Add tokens; durable on return. The position of the first.
@@ -143,7 +148,7 @@ class Memory:
         self, text: str, *, source: str = "text", role: str = "", labels: Mapping[str, str] | None = None
     ) -> tuple[int, int]:
         """Add a short text, such as a turn of a chat, as a new version of ``source``; its range ``[start, stop)``."""
-        request = IngestRequest(labels=dict(labels or {}), role=role)
+        request = IngestRequest(labels={} if labels is None else labels, role=role)
         return self._ingestor.turn(text, source, request)
 
     # --- read ---------------------------------------------------------------------------------------------------
@@ -205,7 +210,9 @@ class Memory:
         recompute_gists: also compare every stored gist with a fresh one (needs the base model, slow).
         """
         self._open_reader()
-        return self._caretaker.check(repair=repair, recompute_gists=recompute_gists)
+        return self._caretaker.check(
+            repair=flag("repair", repair), recompute_gists=flag("recompute_gists", recompute_gists)
+        )
 
     @property
     def is_missing_gists(self) -> bool:

@@ -27,7 +27,7 @@ class Quoter:
 
         Raises: InvalidValueError; CorruptionError if a source's text is damaged.
         """
-        self._reader.check_span(start, stop)
+        start, stop = self._reader.valid_span(start, stop)
         if start == stop:
             return []
         quotations: list[Quotation] = []

@@ -19,10 +19,13 @@ from megacontext.memory.parts import Parts
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import CatalogState
 from megacontext.ports.gister import GistBatch
+from megacontext.values import shown, span, whole_number
 
 __all__ = ["TreeReader"]
 
 _SCAN_SHARE = 8  # spans of at least this part of a shard are read whole
+
+TOKENS = "tokens of this memory"
 
 Span = tuple[int, int]
 ReadSpans = Callable[[ArraySpec, Sequence[Span]], list[npt.NDArray[np.generic]]]
@@ -78,10 +81,9 @@ class TreeReader:
         return self._tokens(spans, self._parts.arrays.read_many)
 
     def _tokens(self, spans: Sequence[Span], read: ReadSpans) -> list[npt.NDArray[np.uint32]]:
-        for start, stop in spans:
-            self._check_span(start, stop, self.num_tokens, "tokens")
+        spans = [span(start, stop, limit=self.num_tokens, of=TOKENS) for start, stop in spans]
         sealed = self.state.sealed_tokens
-        tail_spans = [span for span in spans if span[1] > sealed]
+        tail_spans = [wanted for wanted in spans if wanted[1] > sealed]
         tail_start, tail = 0, np.empty(0, np.uint32)
         if tail_spans:
             first = max(sealed, min(start for start, _ in tail_spans))
@@ -93,7 +95,7 @@ class TreeReader:
                     f"catalog: tokens [{tail_start}, {last}) are not in the tail; run `check --repair`"
                 )
         heads = [(start, min(stop, sealed)) for start, stop in spans]
-        sealed_spans = [span for span in heads if span[0] < span[1]]
+        sealed_spans = [head for head in heads if head[0] < head[1]]
         reads = iter(read(self._tokens_spec, sealed_spans) if sealed_spans else [])
         pieces = []
         for start, stop in spans:
@@ -107,8 +109,8 @@ class TreeReader:
 
     def gists(self, level: int, start: int, stop: int) -> GistBatch:
         """Gists of nodes ``[start, stop)`` of a level >= 1, with offsets and weights."""
-        self._check_level(level)
-        self._check_span(start, stop, self._tree.num_nodes(level, self.num_tokens), f"nodes of level {level}")
+        level = self._level(level)
+        start, stop = span(start, stop, limit=self._num_nodes(level), of=f"nodes of level {level}")
         sealed = self._sealed_nodes(level)
         pieces = [empty_batch(0, self._parts.info.gist_width, self._parts.info.dim)]
         if start < min(stop, sealed):
@@ -133,9 +135,9 @@ class TreeReader:
 
     def _scattered(self, level: int, indices: npt.NDArray[np.int64]) -> GistBatch:
         """Rows of ascending, distinct nodes of one level."""
-        self._check_level(level)
-        num_nodes = self._tree.num_nodes(level, self.num_tokens)
-        self._check_span(int(indices[0]), int(indices[-1]) + 1, num_nodes, f"nodes of level {level}")
+        level = self._level(level)
+        num_nodes = self._num_nodes(level)
+        span(int(indices[0]), int(indices[-1]) + 1, limit=num_nodes, of=f"nodes of level {level}")
         sealed = self._sealed_nodes(level)
         pieces = self._sealed_gists(level, runs_of(indices[indices < sealed]), self._parts.arrays.read_many)
         tail = indices[indices >= sealed].tolist()
@@ -225,21 +227,20 @@ class TreeReader:
 
     # --- limits -------------------------------------------------------------------------------------------------
 
-    def check_span(self, start: int, stop: int) -> None:
-        """InvalidValueError unless ``[start, stop)`` lies within the tokens."""
-        self._check_span(start, stop, self.num_tokens, "tokens")
+    def valid_span(self, start: int, stop: int) -> Span:
+        """The same as ints; InvalidValueError unless ``[start, stop)`` lies within the tokens."""
+        return span(start, stop, limit=self.num_tokens, of=TOKENS)
+
+    def _num_nodes(self, level: int) -> int:
+        """Complete nodes; the power of a level that nobody could fill is never worked out."""
+        return self._tree.num_nodes(level, self.num_tokens) if level < self.num_levels else 0
 
     @staticmethod
-    def _check_span(start: int, stop: int, limit: int, what: str) -> None:
-        if not 0 <= start <= stop <= limit:
-            raise InvalidValueError(
-                f"span [{start}, {stop}) is outside the {limit} {what} of this memory; 0 <= start <= stop <= {limit}"
-            )
-
-    @staticmethod
-    def _check_level(level: int) -> None:
+    def _level(level: int) -> int:
+        level = whole_number("level", level, least=None, most=None)
         if level < 1:
-            raise InvalidValueError(f"level {level} has no gists; choose 1 or more, or read tokens (level 0)")
+            raise InvalidValueError(f"level {shown(level)} has no gists; choose 1 or more, or read tokens (level 0)")
+        return level
 
 
 def _sealed_as(state: CatalogState, fresh: CatalogState) -> CatalogState:

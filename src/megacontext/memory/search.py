@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from megacontext.errors import InvalidValueError
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import next_passage_start
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import SearchResult
 from megacontext.ports.catalog import Extent, SearchHit, Source
+from megacontext.values import text as valid_text
+from megacontext.values import whole_number
 
 __all__ = ["Searcher"]
 
@@ -27,8 +28,8 @@ class Searcher:
 
     def hits(self, text: str, limit: int) -> list[SearchHit]:
         """Passages that share words with ``text``, best first, at most ``limit``."""
-        if limit < 1:
-            raise InvalidValueError(f"limit is {limit}; ask for at least 1 passage")
+        text = valid_text("text", text)
+        limit = whole_number("limit", limit, least=1, of="passages")
         hits = [hit for hit in self._parts.catalog.search(text, limit=limit) if hit.token_stop <= self._num_tokens]
         tail = self._tail_hit(text, max((hit.score for hit in hits), default=1.0))
         if tail is not None:
@@ -37,7 +38,7 @@ class Searcher:
 
     def results(self, text: str, limit: int) -> list[SearchResult]:
         """Hits with their text and their source; of several sources, the one with most of the words."""
-        words = set(_WORD.findall(_folded(text)))
+        words = set(_WORD.findall(_folded(valid_text("text", text))))
         results = []
         for hit in self.hits(text, limit):
             source, extent = self._best_extent(hit, words)
