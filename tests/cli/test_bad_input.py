@@ -138,7 +138,7 @@ def test_ask_with_another_gister_than_the_memorys(megacontext, filled_memory):
         (["sources", "MEMORY", "--colour"], ["--colour"]),
         (["provenance", "MEMORY", "5"], ["START:STOP"]),
         (["provenance", "MEMORY", "9:5"], ["START:STOP"]),
-        (["provenance", "MEMORY", "0:99999999"], ["outside"]),
+        (["provenance", "MEMORY", "0:99999999"], ["99999999"]),
         (["focus", "MEMORY", "--pin", "x:y"], ["START:STOP"]),
         (["focus", "MEMORY", "--reveal", "0:99999999"], ["history"]),
         (["ingest", "MEMORY", "x", "--label", "team"], ["KEY=VALUE"]),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -172,6 +175,68 @@ def test_erase_forgets_a_source(megacontext, memory, documents):
     assert megacontext("search", memory, "Kolibri").out == "nothing matches\n"
     assert "erased/" in megacontext("sources", memory).out
     assert megacontext("check", memory, "--recompute-gists").code == 0
+
+
+NAMES = [b"plain.txt", b"a b%20c.txt", b"caf\xe9.txt", b"two\nlines \x1b[31m.txt", "señor \u202e.txt".encode()]
+
+
+@pytest.fixture
+def oddly_named(megacontext, tmp_path, base_folder, monkeypatch):
+    """A memory of files with odd names, some of them no UTF-8, and of a link; made from within their folder."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in NAMES:
+        (folder / os.fsdecode(name)).write_text(f"The file {name!r} stands here.")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "inner.txt").write_text("Behind a link.")
+    (folder / "link").symlink_to(tmp_path / "linked")
+    monkeypatch.chdir(folder)
+    megacontext("init", tmp_path / "odd.mc", "--base", base_folder, "--gister", "mean", "--block-tokens", "8")
+    assert megacontext("ingest", tmp_path / "odd.mc", ".", "link/inner.txt").code == 0
+    return tmp_path / "odd.mc"
+
+
+def test_whatever_sources_shows_can_be_erased_and_quoted(megacontext, oddly_named, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    header, *lines = megacontext("sources", oddly_named).out.splitlines()
+    assert header.split()[:3] == ["source", "id", "version"]
+    assert len(lines) == len(NAMES) + 1
+    for line in lines:
+        name, source_id, _, _, tokens, *_ = re.split(r"\s{2,}", line.strip())
+        assert Path(name).name.split(".")[0][:3] in megacontext("provenance", oddly_named, tokens).out
+        erased = megacontext("erase", oddly_named, name, "--yes")
+        assert erased.code == 0, erased.err
+        assert f"erased {name}: 1 version" in erased.out
+        listed = megacontext("sources", oddly_named, "--json").data
+        assert [s["uri"] for s in listed if s["source_id"] == int(source_id)] == [f"erased/{source_id}"]
+
+
+@pytest.mark.parametrize(
+    "written", [os.fsdecode(b"caf\xe9.txt"), "./plain.txt", "../files/plain.txt", "link/inner.txt"]
+)
+def test_a_source_is_erased_by_its_path(megacontext, oddly_named, written):
+    assert megacontext("erase", oddly_named, written, "--yes", "--json").data["num_sources"] == 1
+
+
+def test_a_source_is_erased_by_its_id(megacontext, oddly_named):
+    source = megacontext("sources", oddly_named, "--json").data[2]
+    assert megacontext("erase", oddly_named, source["source_id"], "--yes").code == 0
+    left = [listed["uri"] for listed in megacontext("sources", oddly_named, "--json").data]
+    assert source["uri"] not in left
+    assert len([uri for uri in left if uri.startswith("erased/")]) == 1
+
+
+def test_a_name_of_two_sources_erases_neither(megacontext, oddly_named, monkeypatch):
+    for name in ("plain.txt", "1"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Said under the name of another.")))
+        megacontext("ingest", oddly_named, "-", "--name", name)
+        before = megacontext("sources", oddly_named, "--json").data
+        result = megacontext("erase", oddly_named, name, "--yes")
+        assert result.code == 2
+        assert "may be" in result.err
+        assert f"(id {before[-1]['source_id']})" in result.err
+        assert megacontext("sources", oddly_named, "--json").data == before
+        assert megacontext("erase", oddly_named, before[-1]["source_id"], "--yes").code == 0
 
 
 def test_export_and_import_give_the_same_memory(megacontext, memory, tmp_path, fingerprint):

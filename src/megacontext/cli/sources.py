@@ -30,6 +30,7 @@ def sources(memory: MemoryArgument, json: JsonOption = False) -> None:
     rows = [
         (
             Text(shorten_uri(source.uri), style="cyan"),
+            str(source.source_id),
             str(source.version),
             source.kind,
             f"{source.token_start:,}:{source.token_stop:,}",
@@ -39,8 +40,8 @@ def sources(memory: MemoryArgument, json: JsonOption = False) -> None:
         )
         for source in listed
     ]
-    columns = ["source", "version", "kind", "tokens", "size", "added", "role, labels"]
-    print_table(out, columns, rows, right=["version", "tokens", "size"])
+    columns = ["source", "id", "version", "kind", "tokens", "size", "added", "role, labels"]
+    print_table(out, columns, rows, right=["id", "version", "tokens", "size"])
 
 
 def provenance(memory: MemoryArgument, span: SpanArgument, json: JsonOption = False) -> None:
