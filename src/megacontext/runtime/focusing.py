@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from megacontext.errors import BudgetError
 from megacontext.focus.edits import Edits
-from megacontext.focus.opening import cost_with_raw
-from megacontext.focus.pins import Spans
 from megacontext.focus.scores import UtilityField
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.memory import Memory
@@ -100,21 +98,9 @@ class FocusDriver:
         firsts = np.cumsum(costs) - costs
         return np.add.reduceat(mass_W[: wc.cost], firsts).astype(np.float32)
 
-    def smallest_cost(self) -> int:
-        """What the history costs at least, with everything raw that must be."""
-        wc = self.working_context
-        always_raw = Spans.of(
-            (
-                *wc.pins,
-                (0, min(wc.config.sink_tokens, wc.num_tokens)),
-                (max(0, wc.num_tokens - wc.config.recent_tokens), wc.num_tokens),
-            )
-        )
-        return cost_with_raw(wc.tree, wc.num_tokens, always_raw, wc.gist_width)
-
     def allot(self, budget_entries: int, *, reserved_entries: int, purpose: str) -> None:
         """Leave ``reserved_entries`` of the window to ``purpose``; BudgetError names the smallest budget that works."""
-        smallest = self.smallest_cost() + reserved_entries
+        smallest = self.working_context.smallest_budget + reserved_entries
         if budget_entries < smallest:
             raise BudgetError(
                 f"budget_entries is {budget_entries}, but {purpose} needs {reserved_entries} entries and the history "
