@@ -120,7 +120,7 @@ class Attention(nn.Module):
         k = rotate(functional.rms_norm(k, (self.head_dim,), self.k_gain, NORM_EPSILON), cos, sin)
         bias_BGT = is_gist_BT[:, None].to(k.dtype) * (self.gist_bias * self.head_dim**0.5)[:, None]
         q = torch.cat([q[..., :-1], torch.ones_like(q[..., -1:])], dim=-1)
-        k = torch.cat([k[..., :-1], bias_BGT[..., None]], dim=-1)
+        k = torch.cat([k[..., :-1], bias_BGT.expand(k.shape[:-1])[..., None]], dim=-1)
         if cache is not None:
             if layer == cache.tap_layer:
                 cache.record_queries(q, self.head_dim**-0.5)
@@ -205,7 +205,7 @@ class Core(nn.Module):
 
         Args:
             entries_BTD: token embeddings or gist vectors, in window order.
-            mu_BT: positions, float64.
+            mu_BT: positions, float64; one row serves all.
             sigma_BT: their standard deviations in positions, float32; above 0 marks a gist.
             before_BTD: the last two entries before these [B, 2, D] (token shift reads them), None at the start.
             mask: bool [T, S], True where an entry may look; None if it sees all before it and the cache is empty, or
