@@ -78,6 +78,25 @@ def test_inspect_counts(megacontext, memory):
     assert f"{data['stats']['num_tokens']:,}" in megacontext("inspect", memory).out
 
 
+def test_inspect_says_that_what_is_not_in_the_index_is_found_too(megacontext, tmp_path, base_folder, documents):
+    megacontext("init", tmp_path / "small", "--base", base_folder, "--block-tokens", "128")
+    assert "nothing to find yet" in megacontext("inspect", tmp_path / "small").out
+    megacontext("ingest", tmp_path / "small", documents / "facts.md")
+    assert "facts.md" in megacontext("search", tmp_path / "small", "Kolibri").out
+    stats = megacontext("inspect", tmp_path / "small", "--json").data["stats"]
+    assert stats["indexed_tokens"] == 0
+    out = megacontext("inspect", tmp_path / "small").out
+    assert f"finds all {stats['num_tokens']}: the newest {stats['num_tokens']} by reading them" in out
+    assert "0 in sealed arrays" in out
+
+
+def test_inspect_says_what_the_index_finds(megacontext, memory):
+    stats = megacontext("inspect", memory, "--json").data["stats"]
+    newest = stats["num_tokens"] - stats["indexed_tokens"]
+    out = megacontext("inspect", memory).out
+    assert f"{stats['indexed_tokens']:,} by their index, the newest {newest} by reading them" in out
+
+
 def test_check_is_good_then_finds_a_flipped_byte_and_repairs_it(megacontext, memory):
     assert megacontext("check", memory).out.startswith("all good")
     blob = next(memory.glob("raw/*/*.zst"))
@@ -158,7 +177,13 @@ def test_focus_pins_and_reveals_in_the_window_that_it_shows(megacontext, memory)
     assert {(800, True), (808, True), (1600, False)} <= raw
     undone = megacontext("focus", memory, "--pin", "800:816", "--unpin", "800:816", "--json").data
     assert all(not entry["pinned"] for entry in undone["entries"] if entry["start"] in {800, 808})
-    assert "pinned" in megacontext("focus", memory, "--pin", "800:816", "--show").out
+    out = megacontext("focus", memory, "--pin", "800:816", "--show").out
+    why = {line.split()[2]: line.split()[-1] for line in out.splitlines() if line.startswith("█ 0")}
+    assert (why["0:8"], why["800:808"], why["808:816"]) == ("sink", "pinned", "pinned")
+    num_tokens = megacontext("inspect", memory, "--json").data["stats"]["num_tokens"]
+    newest = [reason for span, reason in why.items() if int(span.partition(":")[2].replace(",", "")) > num_tokens - 64]
+    assert newest == ["recent"] * len(newest) != []
+    assert "the first 4 (sink)" in out
 
 
 def test_chat_turns_become_part_of_the_memory(megacontext, memory, monkeypatch):

@@ -53,6 +53,11 @@ def print_picture(out: Console, wc: WorkingContext, *, budget_entries: int, list
     columns = ["", "entries", "in the window", "tokens of the history"]
     print_table(out, columns, rows, right=columns[1:])
     out.print(f"{wc.num_entries:,} entries cost {wc.cost:,} of {budget_entries:,}", style="dim")
+    out.print(
+        f"pinned, tokens in every window block by block: what --pin names, the first {wc.config.sink_tokens:,} (sink), "
+        f"the last {wc.config.recent_tokens:,} (recent)",
+        style="dim",
+    )
     if list_entries:
         out.print()
         entries = [
@@ -60,13 +65,20 @@ def print_picture(out: Console, wc: WorkingContext, *, budget_entries: int, list
                 _glyph(level).append(f" {level}", style="default"),
                 f"{start:,}:{stop:,}",
                 str(cost),
-                "pinned" if pinned else "",
+                _why_raw(wc, start, stop) if pinned else "",
             )
             for (level, start, stop), cost, pinned in zip(
                 wc.cut.rows(), costs.tolist(), wc.pinned.tolist(), strict=True
             )
         ]
         print_table(out, ["level", "tokens", "cost", ""], entries, right=["tokens", "cost"])
+
+
+def _why_raw(wc: WorkingContext, start: int, stop: int) -> str:
+    """What pins an entry, in the words in which answers name their sources."""
+    if any(low < stop and start < high for low, high in wc.pins):
+        return "pinned"
+    return "sink" if start < wc.config.sink_tokens else "recent"
 
 
 def strip(levels: npt.NDArray[np.int64], edges: npt.NDArray[np.int64], width: int) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +13,9 @@ from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import output_console, print_json
 from megacontext.cli.visible import visible_line
 from megacontext.units import format_bytes
+
+if TYPE_CHECKING:
+    from megacontext.memory.reports import MemoryStats
 
 __all__ = ["inspect"]
 
@@ -31,7 +35,8 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
     grid.add_column(overflow="fold")
     for name, value in (
         ("memory", memory),
-        ("tokens", f"{stats.num_tokens:,} ({stats.sealed_tokens:,} sealed, {stats.indexed_tokens:,} indexed)"),
+        ("tokens", f"{stats.num_tokens:,}{_where(stats)}"),
+        ("search", _searched(stats)),
         ("sources", f"{stats.num_sources:,}"),
         ("nodes", nodes or "none yet"),
         ("bytes", f"{format_bytes(stats.num_bytes)}{per_token}"),
@@ -50,3 +55,19 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
     ):
         grid.add_row(name, Text(visible_line(value)))
     output_console().print(grid, markup=False)
+
+
+def _where(stats: MemoryStats) -> str:
+    """Complete segments are arrays of their own; what follows waits in the catalog, as safe."""
+    tail = stats.num_tokens - stats.sealed_tokens
+    return f" ({stats.sealed_tokens:,} in sealed arrays, {tail:,} in the catalog)" if stats.num_tokens else ""
+
+
+def _searched(stats: MemoryStats) -> str:
+    """How searches find the words of the history: the newest have no entries in the index yet and are read through."""
+    if not stats.num_tokens:
+        return "nothing to find yet"
+    newest = stats.num_tokens - stats.indexed_tokens
+    ways = [f"{stats.indexed_tokens:,} by their index"] if stats.indexed_tokens else []
+    ways += [f"the newest {newest:,} by reading them"] if newest else []
+    return f"finds all {stats.num_tokens:,}: {', '.join(ways)}"

@@ -7,6 +7,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from megacontext.errors import UnknownNameError
+
 __all__ = [
     "AllocatorOption",
     "BudgetOption",
@@ -21,6 +23,7 @@ __all__ = [
     "TemperatureOption",
     "TopPOption",
     "parse_labels",
+    "parse_lens",
     "parse_span",
 ]
 
@@ -42,6 +45,21 @@ def parse_span(text: str) -> Span:
     return Span(int(first), int(last))
 
 
+def parse_lens(name: str) -> str:
+    """The name of a lens that can serve a question; ``oracle`` cannot, because nobody tells it where the answer is."""
+    from megacontext.focus.lenses.registry import known_lenses
+
+    serving = [known for known in known_lenses() if known != "oracle"]
+    if name == "oracle":
+        raise typer.BadParameter(
+            "the lens 'oracle' has to be told where the answer stands, as only measurements can (`megacontext demo`, "
+            f"OracleLens in Python); here serve {', '.join(serving)}"
+        )
+    if name not in serving:
+        raise UnknownNameError.of("lens", name, serving)
+    return name
+
+
 def parse_labels(labels: list[str]) -> dict[str, str]:
     """``["team=infra"]`` -> ``{"team": "infra"}``."""
     parsed = {}
@@ -60,7 +78,9 @@ SpanArgument = Annotated[
 BudgetOption = Annotated[
     int, typer.Option("--budget", metavar="N", help="Entries in the window: history, question and answer together.")
 ]
-LensOption = Annotated[str, typer.Option("--lens", metavar="NAME", help="What decides where detail goes.")]
+LensOption = Annotated[
+    str, typer.Option("--lens", metavar="NAME", parser=parse_lens, help="What decides where detail goes.")
+]
 AllocatorOption = Annotated[str, typer.Option("--allocator", metavar="NAME", help="What fits detail into the budget.")]
 GisterOption = Annotated[
     str | None,
