@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.detail import DetailRecord
 from megacontext.runtime.events import RefocusReport
-from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis
+from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis, OneLook
 from megacontext.runtime.window import WindowReader, WindowRows
 
 __all__ = ["NO_TOKENS", "Engine", "Query"]
@@ -129,11 +130,13 @@ class Engine:
             self.base.load()  # once, and no part of the latency
         began = time.perf_counter()
         edits: list[Edits] = []
+        move = partial(
+            self.focus.refocus, query.text, query.token_ids, look=OneLook(self.memory), hysteresis=hysteresis
+        )
         if has_history and (by_words_first or not looks):
-            edits.append(self.focus.refocus(query.text, query.token_ids, hysteresis=hysteresis))
+            edits.append(move())
         if looks:
-            mass = self._attention_mass(self.show(query.scratch), query.num_queries)
-            edits.append(self.focus.refocus(query.text, query.token_ids, attention_mass=mass, hysteresis=hysteresis))
+            edits.append(move(attention_mass=self._attention_mass(self.show(query.scratch), query.num_queries)))
         return RefocusReport(
             num_expanded=sum(step.num_expanded for step in edits),
             num_collapsed=sum(step.num_collapsed for step in edits),

@@ -16,10 +16,11 @@ from megacontext.focus.edits import Edits
 from megacontext.focus.scores import UtilityField
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.memory import Memory
-from megacontext.ports.focus import Allocator, AllocatorConfig, FocusRequest, Lens
+from megacontext.ports.catalog import SearchHit
+from megacontext.ports.focus import Allocator, AllocatorConfig, FocusRequest, Lens, MemoryView
 from megacontext.tree.cuts import Cut, entry_costs
 
-__all__ = ["FREE", "FocusDriver", "Hysteresis"]
+__all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,33 @@ class Hysteresis:
 
 
 FREE = Hysteresis()
+
+
+class OneLook:
+    """A ``MemoryView`` for the length of one refocus, in which the memory does not change: what a lens asks for again
+    it gets from the first time. One that wants attention scores twice, and searches for the same words both times."""
+
+    def __init__(self, memory: MemoryView) -> None:
+        self._memory = memory
+        self._texts: dict[tuple[int, int], str] = {}
+        self._hits: dict[tuple[str, int], tuple[SearchHit, ...]] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        return self._memory.num_tokens
+
+    def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
+        return self._memory.tokens(start, stop)
+
+    def text(self, start: int, stop: int) -> str:
+        if (start, stop) not in self._texts:
+            self._texts[start, stop] = self._memory.text(start, stop)
+        return self._texts[start, stop]
+
+    def search_hits(self, text: str, *, limit: int) -> list[SearchHit]:
+        if (text, limit) not in self._hits:
+            self._hits[text, limit] = tuple(self._memory.search_hits(text, limit=limit))
+        return list(self._hits[text, limit])
 
 
 class FocusDriver:
@@ -62,15 +90,17 @@ class FocusDriver:
         query_text: str,
         query_token_ids: npt.NDArray[np.uint32],
         *,
+        look: MemoryView,
         attention_mass: npt.NDArray[np.float32] | None = None,
         hysteresis: Hysteresis = FREE,
     ) -> Edits:
-        """Score the cut, allocate, apply. ``attention_mass``: per entry of the cut as it is now."""
+        """Score the cut, allocate, apply. ``look``: the memory as the lens sees it; ``attention_mass``: per entry of
+        the cut as it is now."""
         cut = self.working_context.view()
         scores = self.lens.score(
             FocusRequest(
                 cut=cut,
-                memory=self._memory,
+                memory=look,
                 query_text=query_text,
                 query_token_ids=query_token_ids,
                 attention_mass=attention_mass,

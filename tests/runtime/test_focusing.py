@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from megacontext.ports.catalog import SearchHit
+from megacontext.runtime import engine as engine_module
+from megacontext.runtime.focusing import OneLook
+
+QUESTIONS = ["What is the code for Kolibri?", "Kolibri", "Who is nobody?", "What is the code for Kolibri?"]
+
+
+class CountingMemory:
+    """Counts what is asked of the memory that it stands for."""
+
+    def __init__(self, memory):
+        self._memory = memory
+        self.num_tokens = memory.num_tokens
+        self.asked = []
+
+    def tokens(self, start, stop):
+        self.asked.append(("tokens", start, stop))
+        return self._memory.tokens(start, stop)
+
+    def text(self, start, stop):
+        self.asked.append(("text", start, stop))
+        return self._memory.text(start, stop)
+
+    def search_hits(self, text, *, limit):
+        self.asked.append(("search", text, limit))
+        return self._memory.search_hits(text, limit=limit)
+
+
+def focuses(memory, monkeypatch, make_look):
+    """The cut, utility and report after each question, and the searches that it took."""
+    counting = CountingMemory(memory)
+    monkeypatch.setattr(engine_module, "OneLook", lambda _: make_look(counting))
+    with memory.session(budget_entries=384, lens="auto") as session:
+        found = []
+        for question in QUESTIONS:
+            report = session.refocus(question)
+            utility = session._engine.focus.utility.tolist()
+            found.append((session.working_context.cut.rows(), utility, report.num_expanded, report.num_collapsed))
+    return found, [what for what in counting.asked if what[0] == "search"], counting.asked
+
+
+def test_a_refocus_with_auto_searches_once_and_finds_what_two_searches_found(memory, monkeypatch):
+    once, searches, asked = focuses(memory, monkeypatch, OneLook)
+    twice, searches_before, asked_before = focuses(memory, monkeypatch, lambda counting: counting)
+    assert once == twice
+    assert len(searches) == len(QUESTIONS)
+    assert searches_before == [search for search in searches for _ in range(2)]
+    assert len(asked) < len(asked_before)
+
+
+def test_a_look_asks_the_memory_once_and_hands_out_copies(memory):
+    counting = CountingMemory(memory)
+    look = OneLook(counting)
+    hits = look.search_hits("Kolibri", limit=4)
+    assert hits
+    assert all(isinstance(hit, SearchHit) for hit in hits)
+    expected = list(hits)
+    hits.clear()
+    assert look.search_hits("Kolibri", limit=4) == expected
+    assert look.search_hits("Kolibri", limit=1) == expected[:1]
+    assert look.text(0, 8) == look.text(0, 8) == memory.text(0, 8)
+    np.testing.assert_array_equal(look.tokens(0, 8), memory.tokens(0, 8))
+    assert look.num_tokens == memory.num_tokens
+    assert counting.asked == [("search", "Kolibri", 4), ("search", "Kolibri", 1), ("text", 0, 8), ("tokens", 0, 8)]
+
+
+@pytest.mark.parametrize("lens", ["lexical", "auto"])
+def test_what_a_memory_gains_is_found_by_the_next_refocus(memory, lens):
+    with memory.session(budget_entries=384, lens=lens) as session:
+        session.refocus("What is the code for Baxter?")
+        start, stop = memory.append_text("The code for Baxter is 99120.", source="later")
+        memory.append(np.full(500, 98))
+        session.refocus("What is the code for Baxter?")
+        rows = session.working_context.cut.rows()
+    assert all(any(level == 0 and low <= token < high for level, low, high in rows) for token in range(start, stop))
