@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,33 @@ def test_results_name_their_sources(kit):
     assert memory.search("") == []
     assert memory.search('"quoted AND* (odd* NEAR:')[0].uri == "tail"  # any text is a question
     assert len(memory.search("hay words here", limit=2)) == 2
+
+
+def test_results_share_no_tokens_and_lose_no_words(kit):
+    memory = kit.make_memory()
+    text = "".join(f"bread{number:03} " + "x" * (number % 7) + " bread " for number in range(300))
+    memory.ingest(text=text, source="hay")
+    results = memory.search("bread", limit=1000)
+    hits = memory.search_hits("bread", limit=1000)
+    spans = sorted((result.token_start, result.token_stop) for result in results)
+    assert len(spans) > 10
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
+    assert sum(stop - start for start, stop in spans) < sum(hit.token_stop - hit.token_start for hit in hits)
+    assert [result.score for result in results] == sorted((result.score for result in results), reverse=True)
+    assert all(result.text == memory.text(result.token_start, result.token_stop) for result in results)
+    shown = "".join(memory.text(*span) for span in spans)
+    assert all(f"bread{number:03}" in shown for number in range(300))
+    assert len(memory.search("bread", limit=7)) == 7
+
+
+def test_a_word_in_what_two_passages_share_is_found_once(kit):
+    memory = kit.make_memory()
+    place = 24 * 8  # 8 tokens a block: passages begin every 24 tokens and share 8
+    memory.ingest(text=f"{'h ' * (place // 2)}needle {'h ' * 200}", source="hay")
+    hits = [hit for hit in memory.search_hits("needle", limit=9) if hit.token_start <= place]
+    assert len(hits) == 2
+    (result,) = memory.search("needle")
+    assert "needle" in result.text
 
 
 def test_an_empty_memory_and_no_results(kit):

@@ -72,9 +72,10 @@ class Quotation:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """A passage that matches, with its source; of several sources, the one with most of the words.
+    """A passage that matches, with its source; of several sources, the one with most of the words. Results share no
+    tokens: of two passages that overlap, the lower one is the rest.
 
-    score: BM25-like, higher is better.
+    score: BM25-like, higher is better; of the whole passage.
     """
 
     token_start: int

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import replace
 
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import next_passage_start
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import SearchResult
 from megacontext.ports.catalog import Extent, SearchHit, Source
+from megacontext.values import LARGEST, whole_number
 from megacontext.values import text as valid_text
-from megacontext.values import whole_number
 
 __all__ = ["Searcher"]
 
 _WORD = re.compile(r"\w+")
+_OVERLAPPING = 3  # a passage shares tokens with one before and one behind
 _PART_LETTERS = 4  # from here on a word also counts within a longer one (``retries`` in ``max_retries``)
 
 
@@ -37,10 +39,18 @@ class Searcher:
         return sorted(hits, key=lambda hit: (-hit.score, hit.token_start))[:limit]
 
     def results(self, text: str, limit: int) -> list[SearchResult]:
-        """Hits with their text and their source; of several sources, the one with most of the words."""
+        """Hits with their text and their source; of several sources, the one with most of the words.
+
+        Passages overlap, so that a fact lies whole in one of them; of what a better one says already, the next says
+        only the rest, if there are words of the question in that.
+        """
         words = set(_WORD.findall(_folded(valid_text("text", text))))
-        results = []
-        for hit in self.hits(text, limit):
+        limit = whole_number("limit", limit, least=1, of="passages")
+        results: list[SearchResult] = []
+        for found in self.hits(text, min(_OVERLAPPING * limit, LARGEST)):
+            hit = self._rest(found, results, words)
+            if hit is None:
+                continue
             source, extent = self._best_extent(hit, words)
             results.append(
                 SearchResult(
@@ -54,7 +64,25 @@ class Searcher:
                     text=self._text(hit.token_start, hit.token_stop),
                 )
             )
+            if len(results) == limit:
+                break
         return results
+
+    def _rest(self, hit: SearchHit, shown: list[SearchResult], words: set[str]) -> SearchHit | None:
+        """What of a hit is not shown yet, or None if it would not have been found for that."""
+        start, stop = hit.token_start, hit.token_stop
+        for result in shown:
+            if result.token_start <= start < result.token_stop:
+                start = result.token_stop
+            elif result.token_start < stop <= result.token_stop:
+                stop = result.token_start
+        if start >= stop:
+            return None
+        if (start, stop) != (hit.token_start, hit.token_stop):
+            whole = _found(words, _folded(self._text(hit.token_start, hit.token_stop)))
+            if whole and not _found(words, _folded(self._text(start, stop))):
+                return None
+        return replace(hit, token_start=start, token_stop=stop)
 
     def _best_extent(self, hit: SearchHit, words: set[str]) -> tuple[Source, Extent]:
         found = self._parts.catalog.extents(hit.token_start, hit.token_stop)
