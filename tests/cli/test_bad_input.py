@@ -134,7 +134,7 @@ def test_a_question_longer_than_the_window_names_the_smallest_budget(megacontext
 
 def test_ask_with_another_gister_than_the_memorys(megacontext, filled_memory):
     assert_one_line(megacontext("ask", filled_memory, "why?", "--gister", "mean"), 1, "gister=extractive")
-    assert_one_line(megacontext("ask", filled_memory, "why?", "--gister", "poet"), 2, "extractive, mean")
+    assert_one_line(megacontext("ask", filled_memory, "why?", "--gister", "poet"), 2, "extractive, gistnet, mean")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_known_gisters_can_be_made() -> None:
 
 
 def test_bad_requests_say_what_is_possible() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown gister 'nonesuch'; known: .*extractive, mean"):
+    with pytest.raises(UnknownNameError, match=r"unknown gister 'nonesuch'; known: .*extractive, gistnet, mean"):
         make_gister("nonesuch", SOURCE)
     for gist_width in (0, 17):
         with pytest.raises(InvalidValueError, match="of vectors from 1 to"):

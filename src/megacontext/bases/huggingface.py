@@ -70,11 +70,13 @@ class HuggingFaceBase:
         positions_T: npt.NDArray[np.float64],
         cache: ModelCache,
         *,
+        spreads_T: npt.NDArray[np.float32] | None = None,
         num_logits: int = 1,
     ) -> torch.Tensor:
         """Append T entries to the cache; float32 logits [num_logits, V] of the last ``num_logits`` entries.
 
-        A forward that fails leaves the cache as it was.
+        ``spreads_T`` is passed over: these models know places, not spans. A forward that fails leaves the cache as it
+        was.
         """
         assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
         num_new = len(inputs_TD)

@@ -21,8 +21,9 @@ from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import check_config
 from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
 from megacontext.ports.base import Base, BaseInfo
+from megacontext.values import shown
 
-__all__ = ["BUNDLED", "BaseHandle", "base_info", "load_base", "load_codec"]
+__all__ = ["BUNDLED", "BaseHandle", "base_info", "check_placement", "load_base", "load_codec"]
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 # Names that need no download, and the bundled folder that each one means today.
@@ -45,10 +46,7 @@ class BaseHandle:
     """
 
     def __init__(self, id_or_path: str, *, dtype: str = "auto", device: str = "auto") -> None:
-        if dtype not in DTYPES:
-            raise InvalidValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise InvalidValueError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
+        check_placement(dtype, device)
         self._dtype, self._device = dtype, device
         self._loading = threading.Lock()
         self._loaded: Base | None = None
@@ -118,6 +116,14 @@ class BaseHandle:
             return self._loaded
 
 
+def check_placement(dtype: str, device: str) -> None:
+    """InvalidValueError for a precision or a device that no base could have."""
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InvalidValueError(f"dtype is {shown(dtype)}; expected one of {', '.join(DTYPES)}")
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise InvalidValueError(f"device is {shown(device)}; expected auto, cpu, cuda or cuda:N")
+
+
 def load_base(id_or_path: str, *, dtype: str = "auto", device: str = "auto") -> Base:
     """Read a base model: ``load_base("reference")``."""
     return BaseHandle(id_or_path, dtype=dtype, device=device).load()
@@ -147,10 +153,14 @@ def _locate(id_or_path: str) -> tuple[str, str, Path]:
         if not folder.is_dir():
             raise BaseModelError(f"the bundled model {name} is not in this installation; reinstall megacontext")
         return name, "bundled", folder
-    path = Path(id_or_path).expanduser()
-    if path.is_dir():
-        return str(path.resolve()), "local", path.resolve()
-    if path.exists():
+    try:
+        path = Path(id_or_path).expanduser()
+        if path.is_dir():
+            return str(path.resolve()), "local", path.resolve()
+        is_file = path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, or ~somebody who is not here
+        raise BaseModelError(f"{shown(id_or_path)}: no such folder ({shown(error)}); check its name") from error
+    if is_file:
         raise BaseModelError(f"{id_or_path}: is a file; give the folder of a model")
     if HUB_ID.fullmatch(id_or_path):
         return _from_hub(id_or_path)

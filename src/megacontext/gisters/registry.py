@@ -7,9 +7,11 @@ from typing import Protocol
 
 from megacontext.errors import UnknownNameError
 from megacontext.gisters.extractive import ExtractiveGister
+from megacontext.gisters.gistnet import GistNetGister
 from megacontext.gisters.mean import MeanGister
 from megacontext.gisters.source import BaseSource, check_width
 from megacontext.ports.gister import Gister
+from megacontext.values import text
 
 __all__ = ["GISTERS", "GisterFactory", "gister_version", "known_gisters", "make_gister"]
 
@@ -22,7 +24,7 @@ class GisterFactory(Protocol):
     def __call__(self, source: BaseSource, *, block_tokens: int, gist_width: int) -> Gister: ...
 
 
-GISTERS: dict[str, GisterFactory] = {"extractive": ExtractiveGister, "mean": MeanGister}
+GISTERS: dict[str, GisterFactory] = {"extractive": ExtractiveGister, "gistnet": GistNetGister, "mean": MeanGister}
 ENTRY_POINTS = "megacontext.gisters"
 
 
@@ -48,6 +50,7 @@ def make_gister(name: str, source: BaseSource, *, block_tokens: int = 32, gist_w
 
 
 def _factory(name: str) -> GisterFactory:
+    name = text("gister", name)
     if name in GISTERS:
         return GISTERS[name]
     for entry in entry_points(group=ENTRY_POINTS, name=name):

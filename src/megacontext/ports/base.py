@@ -1,6 +1,7 @@
 """The language model behind an adapter.
 
-Shape legend: B batch, T new entries, S entries in the cache, V vocabulary, D embedding width.
+Shape legend: B batch, T new entries, S entries in the cache, N spans, K children of a span, R gist width,
+V vocabulary, D embedding width.
 Tensors are torch; this module is importable without it.
 """
 
@@ -17,7 +18,7 @@ from megacontext.ports.text import TextCodec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Base", "BaseInfo", "ModelCache", "SupportsAttentionMass", "SupportsSurprise"]
+__all__ = ["Base", "BaseInfo", "ModelCache", "SupportsAttentionMass", "SupportsLearnedGists", "SupportsSurprise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class BaseInfo:
     device: str
     question_template: str  # str.format with {question}
     stop_token_ids: tuple[int, ...]
+    gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
 
 
 class ModelCache(Protocol):
@@ -69,9 +71,14 @@ class Base(Protocol):
         positions_T: npt.NDArray[np.float64],
         cache: ModelCache,
         *,
+        spreads_T: npt.NDArray[np.float32] | None = None,
         num_logits: int = 1,
     ) -> torch.Tensor:
-        """Append T entries to the cache; float32 logits [num_logits, V] of the last ``num_logits`` entries."""
+        """Append T entries to the cache; float32 logits [num_logits, V] of the last ``num_logits`` entries.
+
+        spreads_T: standard deviations of the positions, 0 (or None for all) where an entry stands at one place. A base
+        whose positions are certain passes over them.
+        """
         ...
 
 
@@ -91,4 +98,17 @@ class SupportsAttentionMass(Protocol):
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [num_entries] that the last ``num_queries`` entries of the cache give to each entry at one
         middle layer, max over heads and queries (facts: never the mean over layers)."""
+        ...
+
+
+@runtime_checkable
+class SupportsLearnedGists(Protocol):
+    """Gists from a net that was taught together with the model. N spans of K children, r vectors per gist."""
+
+    def gists_of_tokens(self, token_ids_NK: npt.NDArray[np.uint32], *, gist_width: int) -> npt.NDArray[np.float16]:
+        """Gists [N, r, D] of spans of tokens; a span's gist depends on its own tokens alone."""
+        ...
+
+    def gists_of_gists(self, vectors_NKRD: npt.NDArray[np.float16], *, level: int) -> npt.NDArray[np.float16]:
+        """Gists [N, r, D] of ``level`` (>= 2) from those of the level below."""
         ...

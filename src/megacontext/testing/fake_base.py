@@ -15,7 +15,7 @@ import transformers
 
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.errors import InvalidValueError
-from megacontext.ports.base import BaseInfo
+from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.text import Encoded
 
 __all__ = ["ArrayRows", "BaseInMemory", "ByteCodec", "byte_codec", "tiny_base", "tiny_model"]
@@ -116,12 +116,12 @@ class ArrayRows:
 class BaseInMemory:
     """A base that is loaded already, in the shape of ``BaseHandle``."""
 
-    def __init__(self, base: HuggingFaceBase) -> None:
+    def __init__(self, base: Base) -> None:
         self.info = base.info
         self.codec = base.codec
         self._base = base
         every_id = np.arange(base.info.vocab_size, dtype=np.uint32)
         self.embeddings = ArrayRows(base.embed(every_id).float().cpu().numpy())
 
-    def load(self) -> HuggingFaceBase:
+    def load(self) -> Base:
         return self._base

@@ -1,0 +1,157 @@
+"""The ``Base`` port over the native core, with the nets that learned memory together with it.
+
+Shape legend: B rows, T new entries, S entries in the cache, N spans, K vectors per span, r gist width, V vocabulary,
+D embedding width.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megacontext.bases.attention import causal_mask
+from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
+from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.nets.core import NUM_SHIFTS, Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.ports.base import BaseInfo, ModelCache
+from megacontext.ports.text import TextCodec
+
+__all__ = ["NativeBase", "NativeCache"]
+
+# Spans that GistNet encodes at once, always as many: a gist must not depend on which others are asked for with it.
+SLICE_SPANS = 16
+
+
+class NativeCache(KVCache):
+    """Keys and values, and the entries themselves: token shift looks two entries back."""
+
+    def __init__(self, *, num_layers: int, capacity_entries: int) -> None:
+        super().__init__(num_layers=num_layers, capacity_entries=capacity_entries, tap_layer=num_layers // 2)
+        self._entries: torch.Tensor | None = None
+
+    def entries_before(self, entries_TD: torch.Tensor) -> torch.Tensor:
+        """Keep the new entries; the two before them [2, D], zeros where there are none."""
+        new = entries_TD[None, None]
+        buffer = self._entries = self._room(self._entries, new)
+        buffer[:, :, self.num_entries : self.num_entries + len(entries_TD)] = new
+        before = buffer[0, 0, max(0, self.num_entries - NUM_SHIFTS) : self.num_entries]
+        return torch.nn.functional.pad(before, (0, 0, NUM_SHIFTS - len(before), 0))
+
+
+class NativeBase:
+    """A core that runs entries at uncertain positions; with a GistNet it also makes gists.
+
+    core, gist_net: taken over, in evaluation mode, same dtype and device; info: what a memory must know.
+    """
+
+    def __init__(self, core: Core, codec: TextCodec, info: BaseInfo, *, gist_net: GistNet | None = None) -> None:
+        self.info = info
+        self.codec = codec
+        self._core = core.eval()
+        self._gist_net = gist_net.eval() if gist_net is not None else None
+        weight = core.embedding.weight
+        self._dtype, self._device = weight.dtype, weight.device
+
+    def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
+        """Input embeddings [T, D] in the model's dtype, on its device."""
+        with torch.no_grad():
+            return self._core.embed(self._ids(token_ids, ndim=1))
+
+    def new_cache(self, capacity_entries: int) -> NativeCache:
+        """An empty cache with room for ``capacity_entries``; it grows if more come."""
+        return NativeCache(num_layers=self._core.config.num_layers, capacity_entries=capacity_entries)
+
+    def forward(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        cache: ModelCache,
+        *,
+        spreads_T: npt.NDArray[np.float32] | None = None,
+        num_logits: int = 1,
+    ) -> torch.Tensor:
+        """Append T entries to the cache; float32 logits [num_logits, V] of the last ``num_logits`` entries.
+
+        A forward that fails leaves the cache as it was.
+        """
+        assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
+        num_new = len(inputs_TD)
+        spreads_T = np.zeros(num_new, dtype=np.float32) if spreads_T is None else spreads_T
+        if not len(positions_T) == len(spreads_T) == num_new:
+            raise InvalidValueError(
+                f"{num_new} entries but {len(positions_T)} positions and {len(spreads_T)} spreads; give one per entry"
+            )
+        if not np.isfinite(positions_T).all() or not np.isfinite(spreads_T).all() or (spreads_T < 0).any():
+            raise InvalidValueError("positions or spreads hold NaN, infinity or less than 0; give finite numbers")
+        if not 1 <= num_logits <= num_new:
+            raise InvalidValueError(f"num_logits is {num_logits}; it must be between 1 and the {num_new} new entries")
+        mask = None
+        if num_new > 1 and cache.num_entries:
+            mask = causal_mask(num_new, cache.num_entries, self._device)
+        with torch.no_grad():
+            inputs_TD = inputs_TD.to(self._device, self._dtype)
+            output = self._core(
+                inputs_TD[None],
+                torch.from_numpy(positions_T).to(self._device)[None],
+                torch.from_numpy(spreads_T).to(self._device)[None],
+                before_BTD=cache.entries_before(inputs_TD)[None],
+                mask=mask,
+                cache=cache,
+            )
+            logits = self._core.logits(output.hidden_BTD[0, -num_logits:]).float()
+        cache.advance(num_new)
+        return logits
+
+    def surprise(self, token_ids_BT: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
+        """Nats [B, T] of each token given those before it in its row; see ``surprise_of_rows``."""
+
+        def logits(rows_BT: torch.Tensor) -> torch.Tensor:
+            num_tokens = rows_BT.shape[1]
+            mu_BT = torch.arange(num_tokens, dtype=torch.float64, device=self._device)[None]
+            output = self._core(self._core.embed(rows_BT), mu_BT, torch.zeros(1, num_tokens, device=self._device))
+            return self._core.logits(output.hidden_BTD)
+
+        return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
+
+    def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
+        """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads
+        and queries."""
+        assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
+        return mass_of_tap(cache, num_queries=num_queries)
+
+    def gists_of_tokens(self, token_ids_NK: npt.NDArray[np.uint32], *, gist_width: int) -> npt.NDArray[np.float16]:
+        """Learned gists [N, r, D] of N spans of K tokens."""
+        ids_NK = self._ids(token_ids_NK, ndim=2)
+        with torch.no_grad():
+            vectors_NKD = self._core.embed(ids_NK)
+        return self._encode(vectors_NKD, level=1, num_children=ids_NK.shape[1], gist_width=gist_width)
+
+    def gists_of_gists(self, vectors_NKRD: npt.NDArray[np.float16], *, level: int) -> npt.NDArray[np.float16]:
+        """Learned gists [N, r, D] of ``level`` (>= 2) from those of N x K children, r vectors each."""
+        vectors = torch.from_numpy(vectors_NKRD).to(self._device, self._dtype)
+        num_children, gist_width = vectors.shape[1:3]
+        return self._encode(vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width)
+
+    def _encode(
+        self, vectors_NKD: torch.Tensor, *, level: int, num_children: int, gist_width: int
+    ) -> npt.NDArray[np.float16]:
+        if self._gist_net is None:
+            raise BaseModelError(
+                f"{self.info.name}: has no GistNet; use a base that was trained with one, or gister 'extractive'"
+            )
+        num_spans = len(vectors_NKD)
+        gists_NRD = np.empty((num_spans, gist_width, self.info.dim), dtype=np.float16)
+        for first in range(0, num_spans, SLICE_SPANS):
+            part = vectors_NKD[first : first + SLICE_SPANS]
+            num_taken = len(part)
+            part = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, SLICE_SPANS - num_taken))
+            with torch.no_grad():
+                made = self._gist_net(part, level=level, num_children=num_children, gist_width=gist_width)
+            gists_NRD[first : first + num_taken] = made[:num_taken].to(torch.float16).cpu().numpy()
+        return gists_NRD
+
+    def _ids(self, token_ids: npt.NDArray[np.uint32], *, ndim: int) -> torch.Tensor:
+        return checked_ids(token_ids, self.info, ndim=ndim, device=self._device)
