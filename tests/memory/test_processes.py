@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageFullError
-from megacontext.memory.lock import WriterLock
+from megacontext.memory.lock import RewriteLock, WriterLock
+from megacontext.runtime.transfer import export_memory, import_memory
 
 HERE = Path(__file__).parent
 
@@ -224,6 +225,112 @@ def test_readers_follow_a_writer_that_seals(kit, tmp_path, child):
     assert reader.refresh() == 6000
     assert reader.check(recompute_gists=True).ok
     reader.close()
+
+
+ERASE = """
+from megacontext.errors import MegaContextError
+from megacontext.memory.erase import Eraser
+step, pause = Eraser._recompute_gists, sys.argv[2] == "pause"
+def paused(self, *arguments):
+    print("half way", flush=True)
+    sys.stdin.readline()
+    step(self, *arguments)
+if pause:
+    Eraser._recompute_gists = paused
+for name in sys.argv[3:]:
+    with open_folder(folder) as memory:
+        try:
+            memory.erase(name)
+            print(f"erased {name}", flush=True)
+        except MegaContextError as error:
+            print(error, flush=True)
+"""
+
+
+@pytest.fixture
+def sources(kit, tmp_path):
+    """A memory of six sources, each over several segments."""
+    names = [f"s{number}" for number in range(6)]
+    with kit.open_folder(tmp_path / "m") as memory:
+        for name in names:
+            memory.ingest(text=f"source {name} " + "hay stack " * 150, source=name)
+    return names
+
+
+def assert_whole(kit, archive, folder):
+    import_memory(archive, folder)
+    with kit.open_folder(folder) as copy:
+        assert copy.check(recompute_gists=True).damages == ()
+        return copy.sources()
+
+
+def test_a_memory_is_not_copied_or_judged_half_erased(kit, tmp_path, child, sources):
+    folder = tmp_path / "m"
+    eraser = child(ERASE, "pause", sources[1])
+    assert eraser.stdout.readline() == "half way\n"
+    with pytest.raises(MemoryLockedError, match="is being erased from or repaired; try again when that is done"):
+        export_memory(folder, tmp_path / "copy.tar")
+    with kit.open_folder(folder, read_only=True) as reader:
+        with pytest.raises(MemoryLockedError, match="being erased"):
+            reader.check()
+        assert len(reader.sources()) == len(sources)  # reading goes on
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+    assert eraser.communicate("go on\n")[0] == f"erased {sources[1]}\n"
+    export_memory(folder, tmp_path / "copy.tar")
+    assert sources[1] not in {source.uri for source in assert_whole(kit, tmp_path / "copy.tar", tmp_path / "copy")}
+
+
+def test_a_memory_is_not_erased_from_while_it_is_copied(kit, tmp_path, child, sources):
+    folder, said = tmp_path / "m", []
+
+    def erase(num_bytes, name):
+        if not said:  # the catalog was copied, the files it names were not
+            said.append(child(ERASE, "run", sources[0]).communicate()[0])
+
+    export_memory(folder, tmp_path / "copy.tar", progress=erase)
+    assert said == [f"{folder} is being exported or checked; try again when that is done\n"]
+    assert sources[0] in {source.uri for source in assert_whole(kit, tmp_path / "copy.tar", tmp_path / "copy")}
+    assert child(ERASE, "run", sources[0]).communicate()[0] == f"erased {sources[0]}\n"
+
+
+@pytest.mark.slow
+def test_every_copy_made_beside_an_eraser_checks_well(kit, tmp_path, child, sources):
+    """Whoever comes first; the other is told."""
+    eraser = child(ERASE, "run", *sources, *sources)
+    archives = []
+    while eraser.poll() is None:
+        archive = tmp_path / f"{len(archives)}.tar"
+        try:
+            export_memory(tmp_path / "m", archive)
+        except MemoryLockedError:
+            continue
+        archives.append(archive)
+        time.sleep(0.02)
+    assert archives
+    assert "erased" in eraser.stdout.read()
+    for archive in archives:
+        assert_whole(kit, archive, archive.with_suffix(".copy"))
+
+
+def test_a_copy_from_a_folder_that_may_not_be_written(tmp_path):
+    """Without a lock file and without the right to make one: as before, unless somebody begins to rewrite."""
+    path = tmp_path / "m" / "rewrite.lock"
+    with RewriteLock(path).shared():  # its folder is not there, so that nothing can be made in it
+        pass
+
+    def look_while_it_begins():
+        with RewriteLock(path).shared():
+            path.parent.mkdir()
+            with RewriteLock(path).alone():
+                pass
+
+    with pytest.raises(MemoryLockedError, match="erased"):
+        look_while_it_begins()
+    path.chmod(0o444)
+    with RewriteLock(path).alone(), pytest.raises(MemoryLockedError), RewriteLock(path).shared():
+        pass
+    with RewriteLock(path).shared(), RewriteLock(path).shared():
+        pass
 
 
 APPEND_FOREVER = """

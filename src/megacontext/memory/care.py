@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 from megacontext.errors import CorruptionError
 from megacontext.memory.check import Checker, Finding
+from megacontext.memory.lock import RewriteLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.repair import Repairer
@@ -16,27 +18,26 @@ __all__ = ["Caretaker"]
 
 
 class Caretaker:
-    """Checks and repairs one memory."""
+    """Checks and repairs one memory. lock: keeps a check from seeing half of what another process rewrites."""
 
-    def __init__(self, parts: Parts, reader: TreeReader, writer: Writer) -> None:
+    def __init__(self, parts: Parts, reader: TreeReader, writer: Writer, lock: RewriteLock) -> None:
+        self._lock = lock
         self._parts = parts
         self._reader = reader
         self._writer = writer
 
     def check(self, *, repair: bool, recompute_gists: bool) -> CheckReport:
-        """Raises: MemoryLockedError, MemoryReadOnlyError if a repair is asked for and not possible."""
+        """Raises: MemoryLockedError if another process rewrites the memory, or, for a repair, writes or copies it;
+        MemoryReadOnlyError if a repair is asked for and not possible."""
         started = time.perf_counter()
         if repair:
             self._writer.claim()
         checker = self._checker(recompute_gists)
-        before = after = list(checker.findings())
+        with nullcontext() if repair else self._lock.shared():
+            before = after = list(checker.findings())
         if repair and before:
-            self._writer.invalidate()
-            repairer = Repairer(self._parts, self._reader)
-            repairer.repair_catalog(before)
-            now = list(self._checker(recompute_gists).findings())
-            repairer.repair(now)
-            before += [finding for finding in now if finding not in before and finding.part != "catalog"]
+            with self._lock.alone():
+                before = self._mend(before, recompute_gists)
             checker = self._checker(recompute_gists)  # the one that sees everything
             after = list(checker.findings())
         if repair:
@@ -50,6 +51,15 @@ class Caretaker:
             num_tokens=self._num_tokens(),
             seconds=time.perf_counter() - started,
         )
+
+    def _mend(self, before: list[Finding], recompute_gists: bool) -> list[Finding]:
+        """Repair what can be; all that was found, with what the damages of the catalog had hidden."""
+        self._writer.invalidate()
+        repairer = Repairer(self._parts, self._reader)
+        repairer.repair_catalog(before)
+        now = list(self._checker(recompute_gists).findings())
+        repairer.repair(now)
+        return before + [finding for finding in now if finding not in before and finding.part != "catalog"]
 
     def _num_tokens(self) -> int:
         try:

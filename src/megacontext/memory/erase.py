@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
+from megacontext.memory.lock import RewriteLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.repair import Repairer
@@ -43,9 +44,10 @@ class EraseReport:
 
 
 class Eraser:
-    """Erases sources of one memory."""
+    """Erases sources of one memory. lock: keeps copies of half of it from being made."""
 
-    def __init__(self, parts: Parts, reader: TreeReader, writer: Writer) -> None:
+    def __init__(self, parts: Parts, reader: TreeReader, writer: Writer, lock: RewriteLock) -> None:
+        self._lock = lock
         self._parts = parts
         self._reader = reader
         self._writer = writer
@@ -54,12 +56,24 @@ class Eraser:
     def erase(self, name: str) -> EraseReport:
         """Forget every version of the source with this uri or path.
 
-        Raises: InvalidValueError if there is none, MemoryLockedError, MemoryReadOnlyError, StorageError.
+        Raises: InvalidValueError if there is none, MemoryLockedError (somebody writes, exports or checks),
+            MemoryReadOnlyError, StorageError.
         """
         began = time.perf_counter()
         name = name_of_source(name)  # to the catalog None means all of them
         self._writer.begin()
         sources = self._find(name)
+        with self._lock.alone():
+            shared_with = self._forget(sources)
+        return EraseReport(
+            num_sources=len(sources),
+            num_tokens=sum(source.token_stop - source.token_start for source in sources),
+            shared_with=shared_with,
+            seconds=time.perf_counter() - began,
+        )
+
+    def _forget(self, sources: Sequence[Source]) -> tuple[str, ...]:
+        """The work itself; the uris of other sources that keep the same bytes."""
         doomed = {digest for source in sources for digest in (source.raw_digest, source.text_digest)}
         doomed |= self._rewrite_tokens(sources)
         for source in sources:
@@ -72,12 +86,7 @@ class Eraser:
         self._parts.catalog.compact()
         self._writer.invalidate()
         self._reader.refresh()
-        return EraseReport(
-            num_sources=len(sources),
-            num_tokens=sum(source.token_stop - source.token_start for source in sources),
-            shared_with=shared_with,
-            seconds=time.perf_counter() - began,
-        )
+        return shared_with
 
     def _find(self, name: str) -> list[Source]:
         sources = self._parts.catalog.sources(uri=name)

@@ -1,4 +1,4 @@
-"""Names and shapes of what a memory keeps: the writer's lock, and the arrays of each level.
+"""Names and shapes of what a memory keeps: its locks, and the arrays of each level.
 
 Every array grows by whole shards of one segment: ``segment_tokens`` rows of tokens, ``segment_tokens / K`` rows of
 gists, on whatever level.
@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import CatalogState, MemoryInfo
 
-__all__ = ["LOCK_FILE", "SealedArray", "gist_spec", "meta_spec", "sealed_arrays", "shard_nodes", "token_spec"]
+__all__ = [
+    "LOCK_FILE",
+    "REWRITE_LOCK_FILE",
+    "SealedArray",
+    "gist_spec",
+    "meta_spec",
+    "sealed_arrays",
+    "shard_nodes",
+    "token_spec",
+]
 
 LOCK_FILE = "writer.lock"
+REWRITE_LOCK_FILE = "rewrite.lock"
 
 _TOKEN_CHUNK = 4096  # rows of one compressed chunk: small reads stay small, zstd still sees enough
 

@@ -1,4 +1,5 @@
-"""One writer at a time: an operating-system lock that dies with its process, and the name of who holds it.
+"""Operating-system locks, which die with their processes: one writer at a time, and the name of who it is; and no copy
+of a memory while what is sealed in it is rewritten.
 
 The process id stands in a file of its own, because a contender may empty the lock file itself; it is only ever used
 for the message. A lock file or id left behind by a dead process means nothing.
@@ -8,13 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
 
-from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageFullError
+from megacontext.errors import MegaContextError, MemoryLockedError, MemoryReadOnlyError, StorageFullError
 
-__all__ = ["WriterLock"]
+__all__ = ["RewriteLock", "WriterLock"]
 
 
 class WriterLock:
@@ -44,14 +47,7 @@ class WriterLock:
                 ) from error
             except OSError as error:
                 self._lock.release()
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageFullError(
-                        f"no space left in {self._path.parent}; nothing was changed, free some space and try again"
-                    ) from error
-                raise MemoryReadOnlyError(
-                    f"{self._path.parent} cannot be written ({error.strerror}); "
-                    "change its permissions, or only read from it"
-                ) from error
+                raise _fault(error, self._path.parent) from error
         self.held = True
 
     def release(self) -> None:
@@ -71,3 +67,92 @@ class WriterLock:
             return self._owner_path.read_text().strip() or "(unknown)"
         except OSError:
             return "(unknown)"
+
+
+class RewriteLock:
+    """Keeps rewriting apart from looking at everything.
+
+    What is sealed never changes, except when a source is erased or damage is repaired: these do so alone. Exports and
+    checks, which compare files with the catalog, share the lock. Neither waits for the other. path: the lock file,
+    made when it is first needed; None where no other process can reach the memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While files are rewritten; the caller is the one writer.
+
+        Raises: MemoryLockedError, MemoryReadOnlyError, StorageFullError.
+        """
+        if self._path is None:
+            yield
+            return
+        try:
+            descriptor = self._open(os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise _fault(error, self._path.parent) from error
+        try:
+            if not _is_locked(descriptor, shared=False):
+                raise MemoryLockedError(
+                    f"{self._path.parent} is being exported or checked; try again when that is done"
+                )
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """While all files are read. Also where nothing may be written: without a lock if nothing there was ever
+        rewritten, but not if somebody begins to meanwhile.
+
+        Raises: MemoryLockedError, at the end if need be.
+        """
+        descriptor = self._open_to_share()
+        try:
+            if descriptor is not None and not _is_locked(descriptor, shared=True):
+                raise MemoryLockedError(self._being_rewritten())
+            yield
+            if descriptor is None and self._path is not None and self._path.exists():
+                raise MemoryLockedError(self._being_rewritten())
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _open(self, flags: int) -> int:
+        assert self._path is not None
+        return os.open(self._path, flags, 0o666)
+
+    def _open_to_share(self) -> int | None:
+        if self._path is None:
+            return None
+        for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+            try:
+                return self._open(flags)
+            except OSError:  # a folder or a file that we may only read, or a disk without room for the file
+                continue
+        return None
+
+    def _being_rewritten(self) -> str:
+        assert self._path is not None
+        return f"{self._path.parent} is being erased from or repaired; try again when that is done"
+
+
+def _is_locked(descriptor: int, *, shared: bool) -> bool:
+    """Take the lock if nobody is in the way; closing the descriptor gives it back."""
+    import fcntl  # here, since not every system has it
+
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _fault(error: OSError, folder: Path) -> MegaContextError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFullError(f"no space left in {folder}; nothing was changed, free some space and try again")
+    return MemoryReadOnlyError(
+        f"{folder} cannot be written ({error.strerror}); change its permissions, or only read from it"
+    )

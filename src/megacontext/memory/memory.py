@@ -17,7 +17,8 @@ from megacontext.memory.drafting import IngestRequest
 from megacontext.memory.erase import Eraser, EraseReport
 from megacontext.memory.ingest import Ingestor
 from megacontext.memory.intake import given_paths
-from megacontext.memory.lock import WriterLock
+from megacontext.memory.layout import REWRITE_LOCK_FILE
+from megacontext.memory.lock import RewriteLock, WriterLock
 from megacontext.memory.parts import LazyGister, Parts
 from megacontext.memory.provenance import Quoter
 from megacontext.memory.reads import TreeReader
@@ -65,12 +66,13 @@ class Memory:
         )
         self._reader = TreeReader(self._parts)
         self._lock = WriterLock(lock_path)
+        self._rewrite_lock = RewriteLock(None if lock_path is None else lock_path.with_name(REWRITE_LOCK_FILE))
         self._writer = Writer(self._parts, self._reader, self._lock, read_only=read_only)
         self._keeper = GistKeeper(self._parts, self._reader)
         self._ingestor = Ingestor(self._parts, self._reader, self._writer, self._keeper)
         self._searcher = Searcher(self._parts, self._reader)
         self._quoter = Quoter(self._parts, self._reader)
-        self._caretaker = Caretaker(self._parts, self._reader, self._writer)
+        self._caretaker = Caretaker(self._parts, self._reader, self._writer, self._rewrite_lock)
         self._closed = False
 
     # --- what it is ---------------------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ class Memory:
 
         Raises: InvalidValueError if there is no such source, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        return Eraser(self._parts, self._open_reader(), self._writer).erase(source)
+        return Eraser(self._parts, self._open_reader(), self._writer, self._rewrite_lock).erase(source)
 
     def refresh(self) -> int:
         """See what other processes have committed since; the number of tokens."""

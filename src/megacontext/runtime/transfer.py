@@ -1,8 +1,9 @@
 """Moving a memory: everything that the last commit refers to, in one tar file with a digest for every file.
 
-An export needs no lock. The catalog is copied first; whatever it names (sealed shards, raw sources) was complete by
-then and never changes, so what a writer adds meanwhile is simply not part of the copy. An import unpacks beside its
-target, compares every digest, and renames the folder when all of them match: a memory appears whole or not at all.
+An export needs no writer's lock. The catalog is copied first; whatever it names (sealed shards, raw sources) was
+complete by then and never changes, so what a writer adds meanwhile is simply not part of the copy. Only erasing and
+repairing rewrite what is sealed; a lock of their own keeps them and exports apart. An import unpacks beside its target,
+compares every digest, and renames the folder when all of them match: a memory appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from megacontext.errors import (
     MemoryNotFoundError,
     SchemaVersionError,
 )
-from megacontext.memory.layout import sealed_arrays
+from megacontext.memory.layout import REWRITE_LOCK_FILE, sealed_arrays
+from megacontext.memory.lock import RewriteLock
+from megacontext.ports.catalog import CatalogState
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import BLOBS_FOLDER, FileBlobs
 from megacontext.storage.faults import os_faults
@@ -62,7 +65,8 @@ class TransferReport:
 def export_memory(folder: Path, archive: Path, *, progress: Progress | None = None) -> TransferReport:
     """Write the memory in ``folder`` to the new tar file ``archive``. ``progress(num_bytes, name)`` after each file.
 
-    Raises: MemoryNotFoundError, InvalidValueError (the archive exists), CorruptionError (a file is missing).
+    Raises: MemoryNotFoundError, InvalidValueError (the archive exists), MemoryLockedError (a source is being erased, or
+    the memory repaired), CorruptionError (a file is missing).
     """
     if archive.exists():
         raise InvalidValueError(f"{archive} exists already; choose another name, or remove it first")
@@ -75,15 +79,11 @@ def export_memory(folder: Path, archive: Path, *, progress: Progress | None = No
     ):
         SqliteCatalog.open(folder, read_only=True).close()
         snapshot = Path(temporary)
-        copy_catalog(folder, snapshot)
-        catalog = SqliteCatalog.open(snapshot, read_only=True)
         try:
-            names = list(_object_names(folder, catalog))
-            state = catalog.state()
-        finally:
-            catalog.close()
-        try:
-            digests = _write_archive(unfinished, folder, snapshot, names, state.num_tokens, progress)
+            with RewriteLock(folder / REWRITE_LOCK_FILE).shared():
+                copy_catalog(folder, snapshot)
+                state, names = _contents(folder, snapshot)
+                digests = _write_archive(unfinished, folder, snapshot, names, state.num_tokens, progress)
             unfinished.replace(archive)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -130,6 +130,15 @@ def import_memory(archive: Path, folder: Path, *, progress: Progress | None = No
 
 
 # --- what belongs to a memory -----------------------------------------------------------------------------------------
+
+
+def _contents(folder: Path, snapshot: Path) -> tuple[CatalogState, list[str]]:
+    """What the copied catalog says, and the files that belong to it."""
+    catalog = SqliteCatalog.open(snapshot, read_only=True)
+    try:
+        return catalog.state(), list(_object_names(folder, catalog))
+    finally:
+        catalog.close()
 
 
 def _object_names(folder: Path, catalog: SqliteCatalog) -> Iterator[str]:
