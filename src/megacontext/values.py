@@ -218,7 +218,9 @@ def path(name: str, value: object, *, example: str = "notes.mc") -> str:
     except UnicodeEncodeError:
         raw = b""
     if not raw or b"\0" in raw:
-        raise InvalidValueError(f"{name} is {shown(found) if found else 'empty'}; name a place, such as {example}")
+        raise InvalidValueError(
+            f"{name} is {shown(found) if found else 'empty'}; name a file or folder, such as {example}"
+        )
     return found
 
 

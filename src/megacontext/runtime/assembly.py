@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from os import PathLike, fspath
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from megacontext.bases.registry import BaseHandle
+from megacontext.bases.registry import BaseHandle, check_placement
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
 from megacontext.gisters.registry import gister_version, make_gister
@@ -23,8 +24,10 @@ from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import FileBlobs
 from megacontext.storage.faults import os_faults
 from megacontext.storage.locations import local_folder
-from megacontext.tree.geometry import TreeGeometry
+from megacontext.tree.geometry import MAX_BLOCK_TOKENS, TreeGeometry
 from megacontext.units import MIB
+from megacontext.values import flag, shown, whole_number
+from megacontext.values import path as valid_path
 
 __all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open", "open_session"]
 
@@ -36,7 +39,7 @@ DEFAULT_BLOCK_TOKENS = 32
 def open(
     path: str | PathLike[str],
     *,
-    base: str | Base | BaseSource | None = None,
+    base: str | PathLike[str] | Base | BaseSource | None = None,
     create: bool = False,
     gister: str | None = None,
     block_tokens: int | None = None,
@@ -67,13 +70,18 @@ def open(
     >>> memory = mc.open("notes.mc", create=True)  # doctest: +SKIP
     """
     folder = _folder(path)
-    if create and not read_only and not _has_catalog(folder):
-        catalog, source = _create(folder, base, gister, block_tokens, gist_width, dtype, device)
+    read_only = flag("read_only", read_only)
+    cache_bytes = whole_number("cache_bytes", cache_bytes, of="bytes", usual=64 * MIB)
+    shape = _Shape.of(gister, block_tokens, gist_width)
+    check_placement(dtype, device)
+    if flag("create", create) and not read_only and not _has_catalog(folder):
+        catalog, source = _create(folder, base, shape, dtype, device)
     else:
-        catalog = SqliteCatalog.open(folder, read_only=read_only)
+        with os_faults(f"opening {folder}"):
+            catalog = SqliteCatalog.open(folder, read_only=read_only)
         try:
             source = _recorded_base(base, catalog.info, folder, dtype, device)
-            _refuse_other_shape(catalog.info, folder, gister, block_tokens, gist_width)
+            _refuse_other_shape(catalog.info, folder, shape)
         except BaseException:
             catalog.close()
             raise
@@ -94,7 +102,7 @@ def open(
 def create(
     path: str | PathLike[str],
     *,
-    base: str | Base | BaseSource | None = None,
+    base: str | PathLike[str] | Base | BaseSource | None = None,
     gister: str | None = None,
     block_tokens: int | None = None,
     gist_width: int | None = None,
@@ -111,51 +119,77 @@ def open_session(memory: Memory, base: Base | BaseSource, **options: Any) -> Ses
 
     ``open(...).session(...)`` does this for memories in a folder.
     """
-    source = LoadedBase(base) if isinstance(base, Base) else base
-    return Session(memory, source, SessionConfig(**options))
+    return Session(memory, _source(base, "auto", "auto"), SessionConfig(**options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What is fixed when a memory is made, as far as somebody says; None: as it is, or the default."""
+
+    gister: str | None
+    block_tokens: int | None
+    gist_width: int | None
+
+    @classmethod
+    def of(cls, gister: str | None, block_tokens: int | None, gist_width: int | None) -> _Shape:
+        """InvalidValueError, UnknownNameError for what no memory could have."""
+        if gister is not None:
+            gister_version(gister)
+        if block_tokens is not None:
+            block_tokens = TreeGeometry(block_tokens).block_tokens
+        if gist_width is not None:
+            gist_width = whole_number("gist_width", gist_width, least=1, most=MAX_BLOCK_TOKENS - 1, of="vectors")
+        return cls(gister=gister, block_tokens=block_tokens, gist_width=gist_width)
 
 
 def _folder(path: str | PathLike[str]) -> Path:
-    location = fspath(path)
-    if not location:
-        raise InvalidValueError("the memory's path is empty; name a folder, such as notes.mc")
+    location = valid_path("path", path)
     folder = local_folder(location)
     if folder is None:
         raise InvalidValueError(
             f"{location} is not a local folder; memories live in local folders for now, because the catalog is SQLite: "
             "use a folder, and `megacontext export` to copy the memory elsewhere"
         )
-    return folder.expanduser()
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise InvalidValueError(f"{location} begins with a home folder that is not there; write it out") from error
 
 
 def _has_catalog(folder: Path) -> bool:
     try:
-        SqliteCatalog.open(folder, read_only=True).close()
+        with os_faults(f"opening {folder}"):
+            SqliteCatalog.open(folder, read_only=True).close()
     except MemoryNotFoundError:
         return False
     return True
 
 
-def _source(base: str | Base | BaseSource, dtype: str, device: str) -> BaseSource:
-    if isinstance(base, str):
-        return BaseHandle(base, dtype=dtype, device=device)
-    return LoadedBase(base) if isinstance(base, Base) else base
+def _source(base: str | PathLike[str] | Base | BaseSource, dtype: str, device: str) -> BaseSource:
+    if isinstance(base, str | PathLike):
+        return BaseHandle(valid_path("base", base, example="models/qwen"), dtype=dtype, device=device)
+    if isinstance(base, Base):
+        return LoadedBase(base)
+    if isinstance(base, type) or not isinstance(base, BaseSource):
+        raise InvalidValueError(
+            f"base is {shown(base)}; give {DEFAULT_BASE}, a model folder, a Hugging Face id, or a base in memory"
+        )
+    return base
 
 
 def _create(
     folder: Path,
-    base: str | Base | BaseSource | None,
-    gister: str | None,
-    block_tokens: int | None,
-    gist_width: int | None,
+    base: str | PathLike[str] | Base | BaseSource | None,
+    shape: _Shape,
     dtype: str,
     device: str,
 ) -> tuple[SqliteCatalog, BaseSource]:
     """Everything is checked before anything is written."""
     source = _source(base if base is not None else DEFAULT_BASE, dtype, device)
-    name = gister if gister is not None else DEFAULT_GISTER
-    tree = TreeGeometry(DEFAULT_BLOCK_TOKENS if block_tokens is None else block_tokens)
-    width = 1 if gist_width is None else gist_width
+    name = shape.gister or DEFAULT_GISTER
+    tree = TreeGeometry(shape.block_tokens or DEFAULT_BLOCK_TOKENS)
+    # gists as wide as their blocks would save nothing
+    width = whole_number("gist_width", shape.gist_width or 1, least=1, most=tree.block_tokens - 1, of="vectors")
     made = make_gister(name, source, block_tokens=tree.block_tokens, gist_width=width)
     info = MemoryInfo(
         block_tokens=tree.block_tokens,
@@ -186,7 +220,7 @@ def _create(
 
 
 def _recorded_base(
-    base: str | Base | BaseSource | None, info: MemoryInfo, folder: Path, dtype: str, device: str
+    base: str | PathLike[str] | Base | BaseSource | None, info: MemoryInfo, folder: Path, dtype: str, device: str
 ) -> CheckedBase:
     checked = CheckedBase(
         lambda: _source(info.base_name if base is None else base, dtype, device),
@@ -199,15 +233,11 @@ def _recorded_base(
     return checked
 
 
-def _refuse_other_shape(
-    info: MemoryInfo, folder: Path, gister: str | None, block_tokens: int | None, gist_width: int | None
-) -> None:
-    if gister is not None:
-        gister_version(gister)  # an unknown name is worth its own message
+def _refuse_other_shape(info: MemoryInfo, folder: Path, shape: _Shape) -> None:
     for name, given, made in (
-        ("gister", gister, info.gister_name),
-        ("block_tokens", block_tokens, info.block_tokens),
-        ("gist_width", gist_width, info.gist_width),
+        ("gister", shape.gister, info.gister_name),
+        ("block_tokens", shape.block_tokens, info.block_tokens),
+        ("gist_width", shape.gist_width, info.gist_width),
     ):
         if given is not None and given != made:
             raise BaseMismatchError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BaseSource", "CheckedBase", "LoadedBase"]
 
 
+@runtime_checkable
 class BaseSource(Protocol):
     """A base model of which only as much is read as somebody asks for. ``bases.BaseHandle`` is one."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from megacontext.errors import BudgetError, InvalidValueError, UnknownNameError
+from megacontext.errors import BudgetError
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.focusing import Hysteresis
-from megacontext.runtime.window import PositionMode
+from megacontext.runtime.window import POSITION_MODES, PositionMode
+from megacontext.values import choice, number, whole_number
+from megacontext.values import seed as valid_seed
 
-__all__ = ["KV_MODES", "SessionConfig"]
+__all__ = ["KV_MODES", "SessionConfig", "window_budget"]
 
 KV_MODES = ("exact",)
 
@@ -33,9 +35,20 @@ class SessionConfig:
     seed: int | None = None  # of sampling, where a call gives none
 
     def __post_init__(self) -> None:
-        if self.kv not in KV_MODES:
-            raise UnknownNameError.of("kv", self.kv, list(KV_MODES))
-        if self.refocus_interval < 0:
-            raise InvalidValueError(f"refocus_interval is {self.refocus_interval}; choose 0 (never) or more tokens")
-        if self.budget_entries < 1:
-            raise BudgetError(f"budget_entries is {self.budget_entries}; a window has at least 1 entry, 1024 is usual")
+        checked = {
+            "budget_entries": window_budget(self.budget_entries),
+            "kv": choice("kv", self.kv, KV_MODES),
+            "positions": choice("positions", self.positions, POSITION_MODES),
+            "refocus_interval": whole_number("refocus_interval", self.refocus_interval, of="tokens"),
+            "sink_tokens": whole_number("sink_tokens", self.sink_tokens, of="tokens"),
+            "recent_tokens": whole_number("recent_tokens", self.recent_tokens, of="tokens"),
+            "gist_value": number("gist_value", self.gist_value, least=0, below=1),
+            "seed": valid_seed(self.seed),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+def window_budget(budget_entries: int) -> int:
+    """A budget that a window could have; BudgetError if none could."""
+    return whole_number("budget_entries", budget_entries, least=1, of="entries", usual=1024, error=BudgetError)

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BudgetError
-from megacontext.focus.allocators.registry import make_allocator
+from megacontext.focus.allocators.registry import as_allocator
 from megacontext.focus.edits import Edits
-from megacontext.focus.lenses.registry import make_lens
+from megacontext.focus.lenses.registry import as_lens
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
 from megacontext.ports.base import SupportsAttentionMass
@@ -55,8 +55,7 @@ class Engine:
         self.detail = DetailRecord()
         self.turn = 0  # counts what was asked: a stream notices that it is no longer the latest
         self._check_positions(config.budget_entries)
-        lens = make_lens(config.lens) if isinstance(config.lens, str) else config.lens
-        allocator = make_allocator(config.allocator) if isinstance(config.allocator, str) else config.allocator
+        lens, allocator = as_lens(config.lens), as_allocator(config.allocator)
         working_context = WorkingContext(
             memory.tree,
             gist_width=memory.info.gist_width,

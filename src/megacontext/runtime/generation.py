@@ -14,6 +14,7 @@ from megacontext.runtime.engine import Engine, Query
 from megacontext.runtime.events import DoneEvent, GenerationEvent, RefocusEvent, TokenEvent
 from megacontext.runtime.sampling import Sampler, SamplingConfig
 from megacontext.runtime.stopping import StopTexts
+from megacontext.values import texts, whole_number
 
 __all__ = ["Prompt", "stream_answer"]
 
@@ -31,8 +32,9 @@ class Prompt:
     stop: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise InvalidValueError(f"max_new_tokens is {self.max_new_tokens}; ask for at least 1")
+        num_tokens = whole_number("max_new_tokens", self.max_new_tokens, least=1, of="tokens", usual=64)
+        object.__setattr__(self, "max_new_tokens", num_tokens)
+        object.__setattr__(self, "stop", texts("stop", self.stop))
 
     @property
     def reserve_entries(self) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megacontext.errors import InvalidValueError
+from megacontext.values import number
+from megacontext.values import seed as valid_seed
 
 if TYPE_CHECKING:
     import torch
@@ -23,10 +24,9 @@ class SamplingConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise InvalidValueError(f"temperature is {self.temperature}; choose 0 (greedy) or a positive number")
-        if not 0.0 < self.top_p <= 1.0:
-            raise InvalidValueError(f"top_p is {self.top_p}; choose a share above 0 and up to 1")
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, least=0))
+        object.__setattr__(self, "top_p", number("top_p", self.top_p, above=0, most=1))
+        object.__setattr__(self, "seed", valid_seed(self.seed))
 
 
 class Sampler:
@@ -48,8 +48,10 @@ class Sampler:
 
         if self._config.temperature == 0.0:
             return int(torch.argmax(logits_V).item())
-        # drawn on the CPU, so that a seed means the same on every device
-        probs_V = torch.softmax(logits_V.detach().cpu().double() / self._config.temperature, dim=-1)
+        # drawn on the CPU, so that a seed means the same on every device; the likeliest is moved to 0 before a
+        # temperature near 0 could make it infinite
+        logits_V = logits_V.detach().cpu().double()
+        probs_V = torch.softmax((logits_V - logits_V.max()) / self._config.temperature, dim=-1)
         if self._config.top_p < 1.0:
             probs_V = _nucleus(probs_V, self._config.top_p)
         return int(torch.multinomial(probs_V, 1, generator=self._generator).item())

@@ -15,11 +15,12 @@ from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
 from megacontext.runtime.base_source import BaseSource
-from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import NO_TOKENS, Engine, Query
 from megacontext.runtime.events import ExplainedSpan, GenerationEvent, RefocusReport
 from megacontext.runtime.generation import Prompt, stream_answer
 from megacontext.runtime.sampling import SamplingConfig
+from megacontext.values import text, whole_number
 
 __all__ = ["Session"]
 
@@ -63,8 +64,10 @@ class Session:
         reserve_entries: window positions to keep free for what will follow the history. ``generate`` and ``nll`` make
         room by themselves, but ``nll`` collapses for it what a refocus with the reserve would have chosen better.
         """
+        reserve_entries = whole_number("reserve_entries", reserve_entries, of="entries")
+        question = None if query is None else text("query", query)
         engine = self._begin()
-        target = _recent_query(engine.memory) if query is None else _question_query(engine, query)
+        target = _recent_query(engine.memory) if question is None else _question_query(engine, question)
         num_scratch = len(target.scratch) if engine.focus.lens.needs_attention else 0
         engine.reserve(max(reserve_entries, num_scratch), purpose="the question and what follows")
         return engine.refocus(target)
@@ -84,7 +87,7 @@ class Session:
     def resize(self, budget_entries: int) -> None:
         """Change the window; a smaller one collapses what is worth least."""
         self._check_open()
-        self._engine.resize(budget_entries)
+        self._engine.resize(window_budget(budget_entries))
 
     # --- the model ----------------------------------------------------------------------------------------------
 
@@ -102,11 +105,11 @@ class Session:
 
         Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
         """
-        if not prompt.strip():
+        if not text("prompt", prompt).strip():
             raise InvalidValueError("the question is empty; ask something, or use complete() to continue the history")
-        text = self._engine.base.info.question_template.format(question=prompt)
+        question = self._engine.base.info.question_template.format(question=prompt)
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
-        return self._stream(text, prompt, max_new_tokens, stop, sampling)
+        return self._stream(question, prompt, max_new_tokens, stop, sampling)
 
     def complete(
         self,
@@ -120,7 +123,7 @@ class Session:
     ) -> Iterator[GenerationEvent]:
         """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
-        return self._stream(prompt, prompt, max_new_tokens, stop, sampling)
+        return self._stream(text("prompt", prompt), prompt, max_new_tokens, stop, sampling)
 
     def nll(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Nats [len(token_ids)] of each token as a continuation of the window as it is now.
@@ -136,8 +139,7 @@ class Session:
     def explain(self, *, limit: int = 8) -> list[ExplainedSpan]:
         """The sources behind what the last answer's model saw in detail, most attended first, neighbours joined."""
         self._check_open()
-        if limit < 0:
-            raise InvalidValueError(f"limit is {limit}; ask for 0 or more sources")
+        limit = whole_number("limit", limit, of="sources", usual=8)
         return self._engine.detail.explain(self._engine.memory, limit=limit)
 
     def close(self) -> None:
@@ -166,12 +168,12 @@ class Session:
         return self._engine
 
     def _stream(
-        self, text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
+        self, prompt_text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
     ) -> Iterator[GenerationEvent]:
         engine = self._begin()
-        token_ids = engine.base.codec.encode(text).token_ids
+        token_ids = engine.base.codec.encode(prompt_text).token_ids
         prompt = Prompt(token_ids=token_ids, query=query, max_new_tokens=max_new_tokens, stop=stop)
-        purpose = f"a prompt of {len(token_ids)} tokens with an answer of up to {max_new_tokens}"
+        purpose = f"a prompt of {len(token_ids)} tokens with an answer of up to {prompt.max_new_tokens}"
         engine.reserve(prompt.reserve_entries, purpose=purpose)
         engine.turn += 1
         if sampling.seed is None:
@@ -189,5 +191,6 @@ def _recent_query(memory: Memory) -> Query:
     """The end of the history asks for itself."""
     start = max(0, memory.num_tokens - RECENT_QUERY_TOKENS)
     token_ids = memory.tokens(start, memory.num_tokens)
-    text = memory.text(start, memory.num_tokens)
-    return Query(text=text, token_ids=token_ids, scratch=NO_TOKENS, num_queries=len(token_ids))
+    return Query(
+        text=memory.text(start, memory.num_tokens), token_ids=token_ids, scratch=NO_TOKENS, num_queries=len(token_ids)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megacontext.errors import InvalidValueError
+from megacontext.values import texts
 
 __all__ = ["StopTexts"]
 
@@ -14,9 +14,7 @@ class StopTexts:
     new line. ``done`` turns True when one was met; what came after it is dropped."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        if isinstance(stops, str) or not all(stops):
-            raise InvalidValueError(f"stop is {stops!r}; give a list of non-empty texts")
-        self._stops = tuple(stops)
+        self._stops = texts("stop", stops)
         self._held = ""
         self._has_begun = False
         self.done = False

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvalidValueError, UnknownNameError
+from megacontext.errors import InvalidValueError
 from megacontext.memory.reads import TreeReader
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
+from megacontext.values import choice
 
 if TYPE_CHECKING:
     import torch
 
     from megacontext.ports.base import Base
 
-__all__ = ["PositionMode", "WindowReader", "WindowRows", "common_prefix"]
+__all__ = ["POSITION_MODES", "PositionMode", "WindowReader", "WindowRows", "common_prefix"]
 
 PositionMode = Literal["window", "global"]
 POSITION_MODES: tuple[PositionMode, ...] = ("window", "global")
@@ -77,8 +78,7 @@ class WindowReader:
     """Reads the vectors and positions of window rows. One batch of reads per call, however long the history is."""
 
     def __init__(self, tree: TreeGeometry, reader: TreeReader, base: Base, *, positions: PositionMode) -> None:
-        if positions not in POSITION_MODES:
-            raise UnknownNameError.of("positions", positions, list(POSITION_MODES))
+        choice("positions", positions, POSITION_MODES)
         self._tree = tree
         self._reader = reader
         self._base = base

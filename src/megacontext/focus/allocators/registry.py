@@ -9,8 +9,9 @@ from megacontext.errors import UnknownNameError
 from megacontext.focus.allocators.greedy import GreedyAllocator
 from megacontext.focus.allocators.optimal import OptimalAllocator
 from megacontext.ports.focus import Allocator
+from megacontext.values import part
 
-__all__ = ["ENTRY_POINT_GROUP", "known_allocators", "make_allocator"]
+__all__ = ["ENTRY_POINT_GROUP", "as_allocator", "known_allocators", "make_allocator"]
 
 ENTRY_POINT_GROUP = "megacontext.allocators"
 
@@ -23,6 +24,13 @@ ALLOCATORS: dict[str, Callable[..., Allocator]] = {
 def known_allocators() -> list[str]:
     """Names that ``make_allocator`` accepts, sorted."""
     return sorted({*ALLOCATORS, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def as_allocator(allocator: str | Allocator) -> Allocator:
+    """A fresh allocator of that name, or the one that is given. UnknownNameError, InvalidValueError list the known."""
+    if isinstance(allocator, str):
+        return make_allocator(allocator)
+    return part("allocator", allocator, Allocator, known_allocators())  # type: ignore[type-abstract]
 
 
 def make_allocator(name: str, **options: object) -> Allocator:

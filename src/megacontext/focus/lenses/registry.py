@@ -12,8 +12,9 @@ from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.focus.lenses.recency import RecencyLens
 from megacontext.ports.focus import Lens
+from megacontext.values import part
 
-__all__ = ["ENTRY_POINT_GROUP", "known_lenses", "make_lens"]
+__all__ = ["ENTRY_POINT_GROUP", "as_lens", "known_lenses", "make_lens"]
 
 ENTRY_POINT_GROUP = "megacontext.lenses"
 
@@ -29,6 +30,11 @@ LENSES: dict[str, Callable[..., Lens]] = {
 def known_lenses() -> list[str]:
     """Names that ``make_lens`` accepts, sorted."""
     return sorted({*LENSES, *entry_points(group=ENTRY_POINT_GROUP).names})
+
+
+def as_lens(lens: str | Lens) -> Lens:
+    """A fresh lens of that name, or the one that is given. UnknownNameError, InvalidValueError list the known names."""
+    return make_lens(lens) if isinstance(lens, str) else part("lens", lens, Lens, known_lenses())  # type: ignore[type-abstract]
 
 
 def make_lens(name: str, **options: object) -> Lens:
