@@ -1,4 +1,4 @@
-"""Reading a model folder into a ``HuggingFaceBase``: device, precision, and weights that are really all there."""
+"""Reading a model folder into a base: device, precision, and weights that are really all there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.huggingface import HuggingFaceBase
+from megacontext.bases.native import NativeBase
 from megacontext.errors import BaseModelError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
 
-__all__ = ["load_huggingface"]
+__all__ = ["load_core", "load_huggingface"]
 
 
 def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo) -> HuggingFaceBase:
@@ -43,6 +45,15 @@ def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo) -> HuggingF
         )
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
     return HuggingFaceBase(model.to(device), codec, info)
+
+
+def load_core(folder: Path, codec: TextCodec, info: BaseInfo) -> NativeBase:
+    """Read the native core of a folder, with what was taught together with it; errors as in ``read_core_folder``."""
+    device = _device(info.device)
+    dtype = _dtype(info.dtype, device)
+    nets = read_core_folder(folder, dtype=dtype, device=device)
+    info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
+    return NativeBase(nets.core, codec, info, gist_net=nets.gist_net)
 
 
 def _device(asked: str) -> torch.device:

@@ -52,7 +52,7 @@ class NativeBase:
         self.codec = codec
         self._core = core.eval()
         self._gist_net = gist_net.eval() if gist_net is not None else None
-        weight = core.embedding.weight
+        weight = core.embed_tokens.weight
         self._dtype, self._device = weight.dtype, weight.device
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:

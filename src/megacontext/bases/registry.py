@@ -18,7 +18,7 @@ from typing import Any
 
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.tokenizers_codec import TokenizersCodec
-from megacontext.bases.traits import check_config
+from megacontext.bases.traits import CORE_TYPE, check_config
 from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.values import shown
@@ -104,15 +104,17 @@ class BaseHandle:
             device=self._device,
             question_template=_question_template(self.folder),
             stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
+            gist_net=str(config.get("weights", {}).get("gist_net", "")) if _is_core(config) else "",
         )
 
     def load(self) -> Base:
         """The model itself, read on the first call; imports torch and transformers."""
         with self._loading:
             if self._loaded is None:
-                from megacontext.bases.loading import load_huggingface
+                from megacontext.bases.loading import load_core, load_huggingface
 
-                self._loaded = load_huggingface(self.folder, self.codec, self.info)
+                load = load_core if _is_core(self.config) else load_huggingface
+                self._loaded = load(self.folder, self.codec, self.info)
             return self._loaded
 
 
@@ -137,6 +139,10 @@ def base_info(id_or_path: str) -> BaseInfo:
 def load_codec(id_or_path: str) -> TokenizersCodec:
     """Only the tokenizer of a base model, without torch."""
     return BaseHandle(id_or_path).codec
+
+
+def _is_core(config: dict[str, Any]) -> bool:
+    return config.get("model_type") == CORE_TYPE
 
 
 @functools.lru_cache(maxsize=8)

@@ -6,7 +6,10 @@ from typing import Any
 
 from megacontext.errors import BaseModelError
 
-__all__ = ["check_config", "check_decoder"]
+__all__ = ["CORE_TYPE", "check_config", "check_decoder"]
+
+# The model_type of a folder that holds our own core instead of a transformers model.
+CORE_TYPE = "megacontext_core"
 
 # Frequencies of these depend on how long the window is: a key computed once would be wrong later.
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")

@@ -181,13 +181,13 @@ class Core(nn.Module):
     def __init__(self, config: CoreConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.shifts = nn.ModuleList(_silent_map(config.width) for _ in range(NUM_SHIFTS))
         self.layers = nn.ModuleList(CoreLayer(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.log_sigma_scale = nn.Parameter(torch.zeros(()), requires_grad=config.learns_sigma)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        nn.init.normal_(self.embed_tokens.weight, std=EMBEDDING_STD)
         nn.init.normal_(self.head.weight, std=0.01)
 
     def forward(
@@ -225,7 +225,7 @@ class Core(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Entries of raw tokens: int64 [...] to [..., D]."""
-        entries: Tensor = self.embedding(ids)
+        entries: Tensor = self.embed_tokens(ids)
         return entries
 
     def logits(self, hidden: Tensor) -> Tensor:

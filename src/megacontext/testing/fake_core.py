@@ -29,7 +29,7 @@ def tiny_core_base(*, dtype: DType = "float32", seed: int = 0) -> NativeBase:
         core, gist_net = Core(TINY_CORE), GistNet(TINY_GIST_NET)
         _speak(core)
         _speak(gist_net)
-    weights = core.embedding.weight.detach().numpy().tobytes()
+    weights = core.embed_tokens.weight.detach().numpy().tobytes()
     info = BaseInfo(
         name="tiny-core",
         revision=str(seed),
@@ -50,5 +50,5 @@ def tiny_core_base(*, dtype: DType = "float32", seed: int = 0) -> NativeBase:
 def _speak(net: nn.Module) -> None:
     with torch.no_grad():
         for name, weight in net.named_parameters():
-            if weight.ndim == 2 and "embedding" not in name:
+            if weight.ndim == 2 and "embed_tokens" not in name:
                 weight.normal_(std=1.5 * weight.shape[-1] ** -0.5)

@@ -1,0 +1,150 @@
+"""A native core on disk: one folder with configuration, tokenizer and the weights of up to three nets.
+
+    config.json             shape of each net, and the sha256 of each weights file
+    core.safetensors        the decoder
+    gist_net.safetensors    what makes gists for it, if it learned memory
+    lens_net.safetensors    what scores entries for it, likewise
+    tokenizer.json
+    megacontext.json        the question template
+
+Everything is checked before a weight is used, and a folder is written in one move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from megacontext.bases.traits import CORE_TYPE
+from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
+
+__all__ = ["CoreNets", "read_core_folder", "write_core_folder"]
+
+CONFIG_FILE = "config.json"
+CONFIGS: dict[str, type[Any]] = {"core": CoreConfig, "gist_net": GistNetConfig, "lens_net": LensNetConfig}
+NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net": LensNet}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreNets:
+    """A core and what was taught with it."""
+
+    core: Core
+    gist_net: GistNet | None = None
+    lens_net: LensNet | None = None
+
+
+def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path], *, eos_token_id: int) -> None:
+    """Write a folder beside the wanted place and move it there: a half-written one is never read. An existing folder is
+    replaced."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    config: dict[str, Any] = {
+        "model_type": CORE_TYPE,
+        "vocab_size": nets.core.config.vocab_size,
+        "max_position_embeddings": nets.core.config.max_positions,
+        "eos_token_id": eos_token_id,
+        "dtype": str(nets.core.embed_tokens.weight.dtype).removeprefix("torch."),
+        "weights": {},
+    }
+    for name in NETS:
+        net = getattr(nets, name)
+        if net is not None:
+            file = partial / f"{name}.safetensors"
+            save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
+            config[name] = dataclasses.asdict(net.config)
+            config["weights"][name] = _digest(file)
+    (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+    for source in tokenizer_files:
+        shutil.copyfile(source, partial / source.name)
+    before = folder.with_name(folder.name + ".before")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        folder.replace(before)
+    partial.replace(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> CoreNets:
+    """The nets of a folder in evaluation mode. BaseModelError names the file, what is wrong with it and what to do."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{folder / CONFIG_FILE}: not readable ({error}); copy the folder again") from error
+    if "core" not in config:
+        raise BaseModelError(f"{folder / CONFIG_FILE}: describes no core; copy the folder again")
+    nets: dict[str, Any] = {
+        name: _read_net(folder, name, config).to(device, dtype).eval() for name in NETS if name in config
+    }
+    width = config["core"]["width"]
+    for name in nets.keys() - {"core"}:
+        if config[name]["width"] != width:
+            raise BaseModelError(
+                f"{folder}: its {name} has width {config[name]['width']}, but its core {width}; "
+                "use the nets that were trained together"
+            )
+    return CoreNets(**nets)
+
+
+def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
+    file = folder / f"{name}.safetensors"
+    kind = CONFIGS[name]
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(config[name]) - set(known))
+    if unknown:
+        raise BaseModelError(
+            f"{folder / CONFIG_FILE}: {name} has an unknown key {unknown[0]!r}; known are {', '.join(known)}"
+        )
+    try:
+        shape = kind(**config[name])
+        with torch.device("meta"):
+            net = NETS[name](shape)
+    except (InvalidValueError, RuntimeError, TypeError, ValueError) as error:
+        raise BaseModelError(f"{folder / CONFIG_FILE}: {name} has an impossible shape: {error}") from error
+    if not file.is_file():
+        raise BaseModelError(f"{file}: is missing; copy the folder again")
+    if _digest(file) != config.get("weights", {}).get(name):
+        raise BaseModelError(f"{file}: is not the file that {CONFIG_FILE} names (its sha256 differs); copy it again")
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BaseModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+    _check_tensors(file, state, net.state_dict())
+    net.load_state_dict(state, assign=True)
+    return net
+
+
+def _check_tensors(file: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise BaseModelError(f"{file}: lacks the tensor {name}; use weights of this shape")
+        if found[name].shape != tensor.shape:
+            raise BaseModelError(
+                f"{file}: {name} has shape {tuple(found[name].shape)}, but {CONFIG_FILE} says {tuple(tensor.shape)}; "
+                "use weights of this shape"
+            )
+    surplus = sorted(found.keys() - wanted.keys())
+    if surplus:
+        raise BaseModelError(
+            f"{file}: has a tensor that the net does not know: {surplus[0]}; use weights of this shape"
+        )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

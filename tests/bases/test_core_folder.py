@@ -1,0 +1,160 @@
+"""A core on disk: what was written comes back, and whatever is wrong with a folder is said in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
+from megacontext.bases.registry import BaseHandle, load_base
+from megacontext.errors import BaseModelError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.ports.base import SupportsLearnedGists
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+
+BUNDLED_TOKENIZER = BaseHandle("reference").folder / "tokenizer.json"
+
+
+@pytest.fixture
+def nets() -> CoreNets:
+    torch.manual_seed(0)
+    core = Core(replace(TINY_CORE, vocab_size=4096))
+    return CoreNets(core=core, gist_net=GistNet(TINY_GIST_NET), lens_net=LensNet(LensNetConfig(width=32)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, nets: CoreNets) -> Path:
+    made = tmp_path / "core"
+    write_core_folder(made, nets, [BUNDLED_TOKENIZER], eos_token_id=1)
+    return made
+
+
+def test_every_net_comes_back_to_the_bit(folder: Path, nets: CoreNets) -> None:
+    found = read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+    for name in ("core", "gist_net", "lens_net"):
+        ours, theirs = getattr(nets, name).state_dict(), getattr(found, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert found.core.config == nets.core.config
+
+
+def test_a_folder_is_a_base_like_any_other(folder: Path, nets: CoreNets) -> None:
+    base = load_base(str(folder))
+    assert isinstance(base, SupportsLearnedGists)
+    assert (base.info.dim, base.info.vocab_size, base.info.max_positions) == (32, 4096, 4096)
+    assert base.info.stop_token_ids == (1,)
+    ids = np.arange(10, dtype=np.uint32)
+    ours = base.forward(base.embed(ids), np.arange(10.0), base.new_cache(10), num_logits=10)
+    with torch.no_grad():
+        entries = nets.core.embed(torch.arange(10)[None])
+        hidden = nets.core(entries, torch.arange(10).double()[None], torch.zeros(1, 10)).hidden_BTD
+    torch.testing.assert_close(ours, nets.core.logits(hidden)[0])
+
+
+def test_facts_are_known_without_reading_the_model(folder: Path, nets: CoreNets, tmp_path: Path) -> None:
+    info = BaseHandle(str(folder)).info
+    other = tmp_path / "other"
+    torch.manual_seed(1)
+    write_core_folder(other, replace(nets, gist_net=GistNet(TINY_GIST_NET)), [BUNDLED_TOKENIZER], eos_token_id=1)
+    retrained = BaseHandle(str(other)).info
+    assert len(info.gist_net) == 64
+    assert retrained.gist_net != info.gist_net  # so that gists of the two are never mixed
+    assert retrained.fingerprint == info.fingerprint
+
+
+def test_writing_again_replaces_the_folder_whole(folder: Path, nets: CoreNets) -> None:
+    write_core_folder(folder, CoreNets(core=nets.core), [BUNDLED_TOKENIZER], eos_token_id=1)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "core.safetensors", "tokenizer.json"]
+    assert [path.name for path in folder.parent.iterdir()] == ["core"]
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, dict[str, object]]], object]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "gist_net.safetensors").read_bytes())
+    data[-5] ^= 1
+    (folder / "gist_net.safetensors").write_bytes(data)
+
+
+def cut(folder: Path) -> None:
+    data = (folder / "core.safetensors").read_bytes()
+    (folder / "core.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def lose_a_tensor(folder: Path) -> None:
+    state = load_file(folder / "core.safetensors")
+    del state["norm.weight"]
+    save_file(state, folder / "core.safetensors")
+    adopt(folder)
+
+
+def other_vocabulary(folder: Path) -> None:
+    state = load_file(folder / "core.safetensors")
+    state["embed_tokens.weight"] = state["embed_tokens.weight"][:4000].clone()
+    save_file(state, folder / "core.safetensors")
+    adopt(folder)
+
+
+def adopt(folder: Path) -> None:
+    """Name the core's file as it is now, so that what is in it is looked at."""
+    import hashlib
+
+    digest = hashlib.sha256((folder / "core.safetensors").read_bytes()).hexdigest()
+    edit_config(folder, lambda config: config["weights"].update(core=digest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip, r"gist_net\.safetensors: is not the file that config\.json names"),
+        (cut, r"core\.safetensors: is not the file that config\.json names"),
+        (lose_a_tensor, r"core\.safetensors: lacks the tensor norm\.weight"),
+        (other_vocabulary, r"embed_tokens\.weight has shape \(4000, 32\), but config\.json says \(4096, 32\)"),
+        (lambda f: (f / "lens_net.safetensors").unlink(), r"lens_net\.safetensors: is missing"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: not readable"),
+        (
+            lambda f: edit_config(f, lambda c: c["core"].update(num_wings=2)),
+            r"core has an unknown key 'num_wings'; known",
+        ),
+        (lambda f: edit_config(f, lambda c: c["core"].update(num_heads=3)), r"core has an impossible shape: num_heads"),
+        (lambda f: edit_config(f, lambda c: c["core"].update(width="x")), r"core has an impossible shape"),
+        (lambda f: edit_config(f, lambda c: c.pop("core")), r"describes no core"),
+        (lambda f: edit_config(f, lambda c: c["gist_net"].update(width=64)), r"gist_net|shape"),
+    ],
+)
+def test_a_damaged_folder_is_refused_in_one_line(folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder)
+    with pytest.raises(BaseModelError, match=message) as error:
+        read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+    assert "\n" not in str(error.value)
+
+
+def test_nets_of_another_width_are_refused(folder: Path, nets: CoreNets, tmp_path: Path) -> None:
+    other = tmp_path / "wide"
+    wide = GistNet(replace(TINY_GIST_NET, width=64))
+    write_core_folder(other, replace(nets, gist_net=wide), [BUNDLED_TOKENIZER], eos_token_id=1)
+    with pytest.raises(BaseModelError, match="its gist_net has width 64, but its core 32"):
+        read_core_folder(other, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def test_a_half_written_folder_is_not_taken_for_one(folder: Path, nets: CoreNets) -> None:
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(FileNotFoundError):
+        write_core_folder(folder, CoreNets(core=nets.core), [folder / "nothing.json"], eos_token_id=1)
+    assert (folder / "config.json").read_bytes() == before
+    assert (folder / "gist_net.safetensors").exists()
+    shutil.rmtree(folder.with_name("core.partial"))
