@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import shutil
@@ -284,18 +285,67 @@ def test_a_full_disk_leaves_the_memory_as_it_was(memory, tmp_path, fingerprint):
     assert fingerprint(memory) == before
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root without setpriv writes everywhere")
+needs_permissions = pytest.mark.skipif(
+    os.geteuid() == 0 and not shutil.which("setpriv"), reason="root without setpriv reads and writes everywhere"
+)
+# root reads and writes everywhere, unless it gives that up
+UNPRIVILEGED = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+def run_unprivileged(*arguments):
+    done = subprocess.run([*UNPRIVILEGED, *command(*arguments)], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@needs_permissions
+def test_files_that_may_not_be_read_are_named_with_what_to_do(memory, tmp_path):
+    folder = tmp_path / "letters"
+    (folder / "closed").mkdir(parents=True)
+    (folder / "closed" / "inner.txt").write_text("Nobody reads this.")
+    (folder / "secret.txt").write_text("Nor this.")
+    (folder / "open.txt").write_text("But this.")
+    closed = [folder / "closed", folder / "secret.txt"]
+    for path in closed:
+        path.chmod(0)
+    try:
+        done = run_unprivileged("ingest", memory, folder, "--json")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["num_sources"]) == (0, 1)
+        assert {failure["uri"] for failure in report["failures"]} == {path.as_uri() for path in closed}
+        for path in (*closed, folder / "closed" / "inner.txt"):
+            done = run_unprivileged("ingest", memory, path)
+            assert done.returncode == 1
+            assert done.stderr.startswith(f"megacontext: {path} cannot be ")
+            assert "(Permission denied); check its" in done.stderr
+    finally:
+        for path in closed:
+            path.chmod(0o755)
+
+
+@needs_permissions
+@pytest.mark.parametrize("locked", ["", "catalog.sqlite", "raw"])
+def test_a_memory_that_may_not_be_read_is_named_with_what_to_do(memory, locked):
+    (memory / locked).chmod(0)
+    try:
+        done = run_unprivileged("provenance", memory, "0:9")
+    finally:
+        (memory / locked).chmod(0o755)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"{locked}" in done.stderr
+    assert "permissions of the folder" in done.stderr or "permissions of the memory's folder" in done.stderr
+
+
+@needs_permissions
 def test_a_folder_that_cannot_be_written(memory, documents, fingerprint):
     before = fingerprint(memory)
     for path in [memory, *memory.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    without_override = []
-    if os.geteuid() == 0:  # root writes everywhere, unless it gives that up
-        without_override = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     try:
         for arguments, code in ((["ingest", memory, "-"], 1), (["sources", memory], 0)):
             done = subprocess.run(
-                [*without_override, *command(*arguments)],
+                [*UNPRIVILEGED, *command(*arguments)],
                 input="Something new.",
                 capture_output=True,
                 text=True,

@@ -26,7 +26,7 @@ def copy_catalog(folder: Path, target_folder: Path) -> None:
     """
     target = target_folder / CATALOG_FILE
     with (
-        sqlite_faults(str(folder / CATALOG_FILE)),
+        sqlite_faults(str(folder / CATALOG_FILE), written=str(target)),
         closing(connect(folder / CATALOG_FILE, mode="ro")) as reader,
         closing(sqlite3.connect(target)) as copy,
     ):

@@ -17,10 +17,10 @@ from megacontext.catalog.faults import file_faults, sqlite_faults
 from megacontext.catalog.rows import Progress, info_row
 from megacontext.catalog.statements import insert_sql
 from megacontext.catalog.upgrades import empty_database
-from megacontext.errors import MemoryExistsError, MemoryNotFoundError
+from megacontext.errors import MemoryExistsError, MemoryNotFoundError, StorageError
 from megacontext.ports.catalog import MemoryInfo
 
-__all__ = ["create_database", "new_database", "no_memory", "sync_folder"]
+__all__ = ["create_database", "is_file", "new_database", "no_memory", "sync_folder"]
 
 Rows = Mapping[Table, Sequence[tuple[Any, ...]]]
 
@@ -33,6 +33,16 @@ def create_database(path: Path, info: MemoryInfo) -> None:
         rows = {schema.memory: [info_row(info)], schema.progress: [Progress().row()]}
         new_database(path, rows).rename(path)
         sync_folder(path.parent)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; StorageError where looking is not permitted."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be looked up ({error.strerror}); change the permissions of the folders above it"
+        ) from error
 
 
 def no_memory(folder: Path) -> MemoryNotFoundError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from megacontext.errors import (
     CorruptionError,
@@ -19,22 +21,26 @@ from megacontext.errors import (
     StorageError,
     StorageFullError,
 )
+from megacontext.units import KIB
 
 __all__ = ["file_faults", "sqlite_faults"]
 
 _PRIMARY_CODE = 0xFF
 _FULL = {sqlite3.SQLITE_FULL}
 _FULL_EXTENDED = {sqlite3.SQLITE_IOERR_SHMSIZE}  # the shared-memory file cannot grow
+_NOT_WRITTEN = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_TRUNCATE}
+_PROBE_BYTES = 64 * KIB
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 
 @contextmanager
-def sqlite_faults(name: str) -> Iterator[None]:
-    """Translate what SQLite raises in the block; ``name`` is the catalog's file, for the message."""
+def sqlite_faults(name: str, *, written: str = "") -> Iterator[None]:
+    """Translate what SQLite raises in the block; ``name`` is the catalog's file, ``written`` the one that is written,
+    if it is another."""
     try:
         yield
     except sqlite3.Error as error:
-        raise _fault(error, name) from error
+        raise _fault(error, name, written or name) from error
     except UnicodeDecodeError as error:
         raise CorruptionError(f"{name} holds text that is none; run 'megacontext check --repair'") from error
     except UnicodeEncodeError as error:
@@ -47,8 +53,8 @@ def file_faults(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFullError(f"no space left while writing {name}; free some space and try again") from error
+        if error.errno in StorageFullError.codes:
+            raise StorageFullError.of(error.errno, f"writing {name}") from error
         if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
             raise MemoryReadOnlyError(
                 f"{name} cannot be written ({error.strerror}); make its folder writable"
@@ -58,13 +64,17 @@ def file_faults(name: str) -> Iterator[None]:
         raise StorageError(f"{name} failed: {error.strerror}") from error
 
 
-def _fault(error: sqlite3.Error, name: str) -> MegaContextError:
+def _fault(error: sqlite3.Error, name: str, written: str) -> MegaContextError:
     extended = getattr(error, "sqlite_errorcode", None)
     code = extended & _PRIMARY_CODE if extended is not None else None
     if code in _FULL or extended in _FULL_EXTENDED:
-        return StorageFullError(f"no space left while writing {name}; nothing was changed, free some space")
+        return StorageFullError.of(errno.ENOSPC, f"writing {written}")
+    if extended in _NOT_WRITTEN and (limit := _limit_reached(Path(written))):
+        return StorageFullError.of(limit, f"writing {written}")
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
         return MemoryReadOnlyError(f"{name} cannot be written ({error}); make the memory's folder writable")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StorageError(f"{name} cannot be opened ({error}); change the permissions of the memory's folder")
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return MemoryLockedError(f"{name} is being written by another process; try again when it is done")
     if code in _DAMAGED:
@@ -77,3 +87,20 @@ def _fault(error: sqlite3.Error, name: str) -> MegaContextError:
         # a table or column that our own statements name is not there: the schema was damaged
         return CorruptionError(f"{name} has a damaged schema ({error}); run 'megacontext check --repair'")
     return StorageError(f"{name} failed: {error}")
+
+
+def _limit_reached(path: Path) -> int:
+    """Which of ``StorageFullError.codes`` keeps the files of a database from growing, 0 if none does.
+
+    SQLite tells a full disk from other troubles, but not a quota or a limit on file sizes; so a write of our own asks,
+    behind the end of its longest file.
+    """
+    try:
+        longest = max((file.stat().st_size for file in path.parent.glob(f"{path.name}*")), default=0)
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.seek(longest)
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        return error.errno if error.errno in StorageFullError.codes else 0
+    return 0

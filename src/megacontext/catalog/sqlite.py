@@ -16,8 +16,8 @@ from megacontext.catalog.backup import compact_database
 from megacontext.catalog.checking import broken_file, check_catalog
 from megacontext.catalog.checksums import row_crc
 from megacontext.catalog.connections import BrokenConnections, CatalogConnections
-from megacontext.catalog.creation import create_database, no_memory
-from megacontext.catalog.faults import sqlite_faults
+from megacontext.catalog.creation import create_database, is_file, no_memory
+from megacontext.catalog.faults import file_faults, sqlite_faults
 from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
 from megacontext.catalog.rebuilding import everything, rebuild_database
 from megacontext.catalog.rows import CATALOG_FILE, info_of
@@ -43,8 +43,8 @@ class SqliteCatalog:
         self._path = folder / CATALOG_FILE
         self._words = WordIndex()
         self._journal = Journal(folder / JOURNAL_FILE)
-        is_there = self._path.is_file()
-        if not is_there and not (folder / JOURNAL_FILE).is_file():
+        is_there = is_file(self._path)
+        if not is_there and not is_file(folder / JOURNAL_FILE):
             raise no_memory(folder)
         try:
             if not is_there:
@@ -130,7 +130,7 @@ class SqliteCatalog:
             yield from check_catalog(connection, self._path, self.info)
 
     def rebuild(self) -> None:
-        with suppress(CorruptionError), self._connections.writing() as connection:
+        with suppress(CorruptionError), file_faults(str(self._path)), self._connections.writing() as connection:
             problems = {damage.repairable for damage in check_catalog(connection, self._path, self.info)}
             if "catalog" in problems and "journal" not in problems:
                 self._journal.rewrite(queries.read_progress(connection).num_commits, everything(connection))
@@ -141,7 +141,7 @@ class SqliteCatalog:
         self._connect(read_only=False)
 
     def compact(self) -> None:
-        with self._connections.writing() as connection:  # refuses where nothing may be changed
+        with file_faults(str(self._path)), self._connections.writing() as connection:  # refuses if nothing may change
             self._journal.rewrite(queries.read_progress(connection).num_commits, everything(connection))
         self._connections.close()
         try:

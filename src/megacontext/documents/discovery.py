@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -47,7 +48,7 @@ def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
 
     Every path is looked up before the first file is returned, so that a misspelt one stops everything at once.
 
-    Raises: UnreadableSourceError if a given path does not exist, or is a memory.
+    Raises: UnreadableSourceError if a given path does not exist, is a memory, or is a folder that may not be read.
     """
     given = [Path(path) for path in paths]
     for path in given:
@@ -59,6 +60,8 @@ def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
             raise UnreadableSourceError(f"{path} does not exist; check its name")
         if _is_memory(path):
             raise UnreadableSourceError(f"{path} is a memory; ingest the files that it was made of")
+        if path.is_dir() and (problem := _folder_problem(path)) is not None:
+            raise problem
     return _discover(given)
 
 
@@ -90,7 +93,7 @@ class _Walk:
                 entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
                 rules = rules + _rules_of(folder)
             except OSError as error:
-                yield _unreadable(folder, error)
+                yield Found(path=folder, uri=folder.as_uri(), named=False, problem=_unreadable(folder, error))
                 continue
             inner = []
             for entry in entries:
@@ -132,7 +135,10 @@ def _rules_above(folder: Path) -> tuple[_Rules, ...]:
     for parent in (folder, *folder.parents):
         if parent != folder:
             chain.append(parent)
-        if (parent / ".git").exists():
+        is_top = False
+        with suppress(OSError):  # a folder that we may not look into is no repository of ours
+            is_top = (parent / ".git").exists()
+        if is_top:
             return tuple(rules for above in reversed(chain) for rules in _rules_of(above))
     return ()
 
@@ -155,6 +161,14 @@ def _is_memory(folder: Path) -> bool:
         return False
 
 
-def _unreadable(path: Path, error: OSError) -> Found:
-    problem = UnreadableSourceError(f"{path} cannot be read ({error.strerror}); check its permissions")
-    return Found(path=path, uri=path.as_uri(), named=False, problem=problem)
+def _folder_problem(folder: Path) -> UnreadableSourceError | None:
+    try:
+        os.scandir(folder).close()
+        _rules_above(Path(os.path.abspath(folder)))  # noqa: PTH100
+    except OSError as error:
+        return _unreadable(folder, error)
+    return None
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableSourceError:
+    return UnreadableSourceError(f"{path} cannot be read ({error.strerror}); check its permissions")

@@ -17,17 +17,17 @@ from megacontext.errors import (
 
 __all__ = ["os_faults", "storage_fault", "tensorstore_fault"]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OS_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 def storage_fault(code: int | None, doing: str, detail: str) -> MegaContextError:
     """The error for an operating-system error number."""
-    if code in _FULL:
-        return StorageFullError(f"no space left while {doing}; nothing was changed, free some space and try again")
+    if code in StorageFullError.codes:
+        return StorageFullError.of(code, doing)
     if code in _READ_ONLY:
-        return MemoryReadOnlyError(f"not permitted while {doing} ({detail}); make the memory's folder writable")
+        refused = StorageError if doing.startswith("reading") else MemoryReadOnlyError
+        return refused(f"not permitted while {doing} ({detail}); change the permissions of the folder")
     return StorageError(f"{doing} failed: {detail}")
 
 
