@@ -31,6 +31,10 @@ dependency: rooms translate at their border with ``raise ... from error``.
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import ClassVar, Self
+
 __all__ = [
     "BaseMismatchError",
     "BaseModelError",
@@ -148,7 +152,18 @@ class StorageError(MegaContextError):
 
 
 class StorageFullError(StorageError):
-    """No space is left; nothing was changed."""
+    """No space is left, within a quota and a limit on file sizes too; nothing was changed.
+
+    codes: what the operating system calls it.
+    """
+
+    codes: ClassVar[frozenset[int]] = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+    @classmethod
+    def of(cls, code: int, doing: str) -> Self:
+        """For one of ``codes``; ``doing`` completes "no space left while ..."."""
+        why = "" if code == errno.ENOSPC else f" ({os.strerror(code)})"
+        return cls(f"no space left while {doing}{why}; nothing was changed, free some space and try again")
 
 
 class CorruptionError(StorageError):

@@ -108,7 +108,7 @@ def test_a_read_only_memory_never_locks(kit, tmp_path, child):
 
 FILL = """
 import resource
-from megacontext.errors import StorageError
+from megacontext.errors import StorageFullError
 limit = int(sys.argv[2])
 memory = open_folder(folder)
 memory.append(np.arange(300) % 256)
@@ -117,12 +117,12 @@ failures = 0
 try:
     for number in range(10_000):
         memory.append_text(f"source {number}: " + "hay " * 200, source=f"s{number}")
-except StorageError:
+except StorageFullError:
     failures += 1
 before = memory.num_tokens, len(memory.sources())
 try:
     memory.append(np.arange(2000) % 256)
-except StorageError:
+except StorageFullError:
     failures += 1
 assert (memory.num_tokens, len(memory.sources())) == before
 assert memory.refresh() == before[0]
@@ -135,7 +135,7 @@ print(failures)
 """
 
 
-@pytest.mark.parametrize("limit", [150_000, 400_000])
+@pytest.mark.parametrize("limit", [0, 5_000, 150_000, 400_000])
 def test_a_full_disk_loses_nothing(kit, child, limit):
     """Every write beyond a size fails, as on a full disk; with room again, everything goes on."""
     filler = child(FILL, limit)
@@ -144,9 +144,10 @@ def test_a_full_disk_loses_nothing(kit, child, limit):
     assert output == "2\n"
 
 
-def test_a_lock_that_a_full_disk_has_no_room_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
+def test_a_lock_that_a_full_disk_has_no_room_for(tmp_path, monkeypatch, name):
     def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
     monkeypatch.setattr(Path, "write_text", full)
     lock = WriterLock(tmp_path / "writer.lock")

@@ -80,7 +80,13 @@ def test_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [("ENOSPC", StorageFullError), ("EROFS", MemoryReadOnlyError), ("EIO", StorageError)],
+    [
+        ("ENOSPC", StorageFullError),
+        ("EDQUOT", StorageFullError),
+        ("EFBIG", StorageFullError),
+        ("EROFS", MemoryReadOnlyError),
+        ("EIO", StorageError),
+    ],
 )
 @pytest.mark.parametrize("call", ["fsync", "open"])
 def test_a_failed_write_leaves_nothing(

@@ -7,7 +7,6 @@ for the message. A lock file or id left behind by a dead process means nothing.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,8 +150,8 @@ def _is_locked(descriptor: int, *, shared: bool) -> bool:
 
 
 def _fault(error: OSError, folder: Path) -> MegaContextError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFullError(f"no space left in {folder}; nothing was changed, free some space and try again")
+    if error.errno in StorageFullError.codes:
+        return StorageFullError.of(error.errno, f"locking {folder}")
     return MemoryReadOnlyError(
         f"{folder} cannot be written ({error.strerror}); change its permissions, or only read from it"
     )
