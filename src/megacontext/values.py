@@ -161,7 +161,7 @@ def text(name: str, value: object) -> str:
 
 def texts(name: str, value: object) -> tuple[str, ...]:
     """Some texts, none of them empty; () for none."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise InvalidValueError(f"{name} is {shown(value)}; give a list of non-empty texts, [] for none")
     given = tuple(text(f"a text in {name}", one) for one in value)
     if "" in given:
@@ -176,7 +176,7 @@ def text_labels(value: object) -> dict[str, str]:
     for key, said in value.items():
         if not isinstance(key, str) or not isinstance(said, str):
             raise InvalidValueError(
-                f"label {shown(key)}={shown(said)} is not text; give strings, for example {{'team': 'infra'}}"
+                f"labels has {shown(key)}={shown(said)}, which is not text; give strings, as in {{'team': 'infra'}}"
             )
         for part_of_it in (key, said):
             text(f"label {shown(key)}", part_of_it)

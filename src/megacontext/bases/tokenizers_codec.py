@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tokenizers import Tokenizer
 
 from megacontext.errors import BaseModelError, InvalidTokensError, InvalidValueError
 from megacontext.ports.text import Encoded
+from megacontext.values import shown
+from megacontext.values import text as valid_text
 
 __all__ = ["TokenizersCodec"]
 
@@ -82,6 +85,9 @@ class TokenizersCodec:
 
     def encode_batch(self, texts: list[str]) -> list[Encoded]:
         """Many texts at once, on all cores that the library is given."""
+        if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+            raise InvalidValueError(f"texts is {shown(texts)}; give a list of str")
+        texts = list(texts)
         bytes_of = [_utf8(text) for text in texts]
         if self._num_bytes is None:
             return [self._with_offsets(text) for text in texts]
@@ -97,9 +103,17 @@ class TokenizersCodec:
 
     def decode(self, token_ids: npt.NDArray[np.uint32]) -> str:
         """Text of ids. Control tokens and ids that no token has show nothing; a cut character shows U+FFFD."""
+        if not isinstance(token_ids, np.ndarray):
+            raise InvalidTokensError(
+                f"token_ids is {shown(token_ids)}; give a flat array of integers, such as tokens()"
+            )
         if token_ids.ndim != 1 or token_ids.dtype.kind not in "ui":
             raise InvalidTokensError(
                 f"token ids have shape {token_ids.shape} and dtype {token_ids.dtype}; expected a flat array of integers"
+            )
+        if token_ids.dtype != np.uint32 and token_ids.size and not 0 <= token_ids.min() <= token_ids.max() < 1 << 32:
+            raise InvalidTokensError(
+                f"token ids go from {token_ids.min()} to {token_ids.max()}; none is below 0 or above {(1 << 32) - 1}"
             )
         return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
 
@@ -151,12 +165,7 @@ class TokenizersCodec:
 
 
 def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidValueError(
-            f"text has a lone surrogate at character {error.start}; decode it with errors='replace' first"
-        ) from error
+    return valid_text("text", text).encode()
 
 
 def _byte_lengths(spec: dict[str, Any], tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64] | None:

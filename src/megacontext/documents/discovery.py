@@ -18,6 +18,7 @@ from pathlib import Path
 import pathspec
 
 from megacontext.errors import SourceError, UnreadableSourceError
+from megacontext.values import shown
 
 __all__ = ["Found", "discover"]
 
@@ -55,7 +56,9 @@ def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
         try:
             is_there = path.exists()
         except OSError as error:
-            raise UnreadableSourceError(f"{path} cannot be looked up ({error.strerror}); check its name") from error
+            raise UnreadableSourceError(
+                f"{shown(str(path))} cannot be looked up ({error.strerror}); check its name"
+            ) from error
         if not is_there:
             raise UnreadableSourceError(f"{path} does not exist; check its name")
         if _is_memory(path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 
 import numpy as np
@@ -20,11 +20,11 @@ def given_paths(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> l
     Raises: InvalidValueError naming what is no path.
     """
     if isinstance(paths, str | PathLike):
-        return [path("the path", paths, example="docs/")]
+        return [path("paths", paths, example="docs/")]
     several: object = paths
-    if isinstance(several, bytes) or not isinstance(several, Iterable):
+    if isinstance(several, bytes | Mapping) or not isinstance(several, Iterable):
         raise InvalidValueError(f"paths is {shown(several)}; give a str, a pathlib.Path, or a list of them")
-    return [path("a path", one, example="docs/") for one in several]
+    return [path(f"paths[{place}]", one, example="docs/") for place, one in enumerate(several)]
 
 
 def valid_token_ids(token_ids: npt.ArrayLike, vocab_size: int) -> npt.NDArray[np.uint32]:
