@@ -144,6 +144,72 @@ def test_a_full_disk_loses_nothing(kit, child, limit):
     assert output == "2\n"
 
 
+LIMITED_ERASE = """
+import resource
+from megacontext.errors import StorageFullError
+from doubles import contents
+def limit(num_bytes):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+memory = open_folder(folder)
+before = contents(memory)
+for num_bytes in range(0, 400_000, 4_000):
+    limit(num_bytes)
+    try:
+        memory.erase("s1")
+        print("erased")
+        break
+    except StorageFullError as error:
+        partly = "erase it again" in str(error)
+        assert partly != ("nothing was changed" in str(error)), error
+    limit(resource.RLIM_INFINITY)
+    if partly:
+        print("partly")
+        memory.erase("s1")
+        break
+    assert contents(memory) == before, num_bytes
+    assert memory.check(recompute_gists=True).ok, num_bytes
+limit(resource.RLIM_INFINITY)
+assert memory.check(recompute_gists=True).ok
+assert "s1" not in {source.uri for source in memory.sources()}
+memory.close()
+"""
+
+
+def test_erasing_on_a_full_disk_is_undone_or_can_be_finished(child, sources):
+    """Before the tokens are gone it is as if nobody had asked; afterwards the message says how to go on."""
+    eraser = child(LIMITED_ERASE)
+    output, _ = eraser.communicate()
+    assert eraser.returncode == 0
+    assert output in ("partly\n", "erased\n")
+
+
+def test_copies_and_new_memories_on_a_full_disk(kit, tmp_path, child, sources):
+    """Nothing is left of them, and the memory itself is as it was."""
+    script = """
+import resource
+from megacontext.errors import StorageFullError
+from megacontext.runtime.transfer import export_memory, import_memory
+archive = folder.parent / "copy.tar"
+export_memory(folder, archive)
+here = sorted(folder.parent.iterdir())
+for num_bytes in (0, 5_000, 60_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+    for attempt, target in ((export_memory, "new.tar"), (import_memory, "new")):
+        try:
+            attempt(folder if target == "new.tar" else archive, folder.parent / target)
+        except StorageFullError as error:
+            print(error)
+        assert sorted(folder.parent.iterdir()) == here, num_bytes
+"""
+    output, _ = (process := child(script)).communicate()
+    assert process.returncode == 0
+    lines = output.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("no space left while ") for line in lines), output
+    with kit.open_folder(tmp_path / "m") as memory:
+        assert memory.check(recompute_gists=True).ok
+
+
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
 def test_a_lock_that_a_full_disk_has_no_room_for(tmp_path, monkeypatch, name):
     def full(*_, **__):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import subprocess
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
@@ -237,6 +238,24 @@ def test_a_full_disk_is_named_and_what_was_written_stays(small_disk: Path) -> No
     )
     with pytest.raises(CorruptionError, match="missing"):
         store.read_shard(GISTS, shard)
+
+
+@pytest.mark.parametrize("limit", [0, 300, 1000])
+def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path, limit: int) -> None:
+    """Of the layout at first, then of the shard itself; with room again, the same shard can be written."""
+    store = TensorStoreArrays(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(StorageFullError, match=r"no space left .*File too large"):
+            store.write_shard(GISTS, 0, example_rows(GISTS, 0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(CorruptionError, match="missing"):
+        store.read_shard(GISTS, 0)
+    store.write_shard(GISTS, 0, example_rows(GISTS, 0))
+    np.testing.assert_array_equal(store.read(GISTS, 0, 64), example_rows(GISTS, 0))
+    assert store.remove_orphans() == 0
 
 
 def test_read_only_media_is_read_and_not_written(small_disk: Path) -> None:

@@ -2,12 +2,13 @@
 
 Positions stay, or every span that anybody wrote down would move: the tokens become line ends. Order matters, because a
 crash may come at any moment: the source keeps its name until everything else of it is gone, so that erasing it again
-finishes the work; and every step leaves a memory that reads and checks well.
+finishes the work. Every step leaves a memory that reads well; one that fails before the tokens are gone is undone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import InvalidValueError, MegaContextError, StorageError
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
 from megacontext.memory.lock import RewriteLock
 from megacontext.memory.parts import Parts
@@ -31,6 +32,7 @@ from megacontext.values import name_of_source
 __all__ = ["EraseReport", "Eraser"]
 
 NEUTRAL_TEXT = "\n"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Eraser:
 
     def __init__(self, parts: Parts, reader: TreeReader, writer: Writer, lock: RewriteLock) -> None:
         self._lock = lock
+        self._repairer = Repairer(parts, reader)
         self._parts = parts
         self._reader = reader
         self._writer = writer
@@ -64,7 +67,7 @@ class Eraser:
         self._writer.begin()
         sources = self._find(name)
         with self._lock.alone():
-            shared_with = self._forget(sources)
+            shared_with = self._forget(name, sources)
         return EraseReport(
             num_sources=len(sources),
             num_tokens=sum(source.token_stop - source.token_start for source in sources),
@@ -72,19 +75,27 @@ class Eraser:
             seconds=time.perf_counter() - began,
         )
 
-    def _forget(self, sources: Sequence[Source]) -> tuple[str, ...]:
+    def _forget(self, name: str, sources: Sequence[Source]) -> tuple[str, ...]:
         """The work itself; the uris of other sources that keep the same bytes."""
         doomed = {digest for source in sources for digest in (source.raw_digest, source.text_digest)}
         doomed |= self._rewrite_tokens(sources)
+        try:
+            return self._forget_what_came_of_it(doomed, sources)
+        except StorageError as error:
+            reason = str(error).partition(";")[0]
+            raise type(error)(f"{name} is erased only in part ({reason}); erase it again to finish") from error
+        finally:
+            self._writer.invalidate()
+
+    def _forget_what_came_of_it(self, doomed: set[str], sources: Sequence[Source]) -> tuple[str, ...]:
         for source in sources:
             self._recompute_gists(source.token_start, source.token_stop)
-        Repairer(self._parts, self._reader).rebuild_index()
+        self._repairer.rebuild_index()
         shared_with = self._delete_blobs(doomed, sources)
         with self._parts.catalog.write() as writer:
             for source in sources:
                 writer.erase_source(source.source_id)
         self._parts.catalog.compact()
-        self._writer.invalidate()
         self._reader.refresh()
         return shared_with
 
@@ -103,34 +114,55 @@ class Eraser:
         """Neutral tokens in shards and tail, in one transaction with the segments' digests; blobs nobody needs now."""
         size = self._parts.info.segment_tokens
         sealed = self._reader.state.sealed_tokens
-        neutral = int(self._parts.codec.encode(NEUTRAL_TEXT).token_ids[0])
         segments = {segment.segment: segment for segment in self._parts.catalog.segments()}
-        erased_ids = {source.source_id for source in sources}
+        touched = sorted({n for s in sources for n in range(s.token_start // size, -(-s.token_stop // size))})
         resealed: list[Segment] = []
-        for number in sorted({n for s in sources for n in range(s.token_start // size, -(-s.token_stop // size))}):
-            if (number + 1) * size > sealed:
-                break
-            first = number * size
-            tokens = self._reader.tokens(first, first + size).copy()
-            for source in sources:
-                tokens[max(0, source.token_start - first) : max(0, source.token_stop - first)] = neutral
-            self._parts.arrays.write_shard(token_spec(self._parts.info), number, tokens)
-            unsourced = [tokens[start - first : stop - first] for start, stop in self._unsourced(first, erased_ids)]
-            resealed.append(
-                Segment(segment=number, digest=_digest(tokens), raw_digest=self._parts.blobs.put(_bytes(unsourced)))
-            )
-        with self._parts.catalog.write() as writer:
-            for segment in resealed:
-                writer.reseal(segment)
-            for source in sources:
-                start = max(source.token_start, sealed)
-                if start < source.token_stop:
-                    writer.replace_tail(start, np.full(source.token_stop - start, neutral, dtype=np.uint32))
-            writer.drop_index()
-        self._writer.invalidate()
-        self._reader.refresh()
-        self._reader.forget()
+        try:
+            for number in touched:
+                if (number + 1) * size <= sealed:
+                    resealed.append(self._neutral_segment(number, sources))
+            with self._parts.catalog.write() as writer:
+                for segment in resealed:
+                    writer.reseal(segment)
+                for source in sources:
+                    start = max(source.token_start, sealed)
+                    if start < source.token_stop:
+                        neutral = np.full(source.token_stop - start, self._neutral, dtype=np.uint32)
+                        writer.replace_tail(start, neutral)
+                writer.drop_index()
+        except BaseException:
+            self._put_back(touched[: len(resealed) + 1])
+            raise
+        finally:
+            self._writer.invalidate()
+            self._reader.refresh()
+            self._reader.forget()
         return {segments[segment.segment].raw_digest for segment in resealed}
+
+    def _neutral_segment(self, number: int, sources: Sequence[Source]) -> Segment:
+        """Rewrite a sealed segment without the sources' tokens; what the catalog has to know of it."""
+        first = number * self._parts.info.segment_tokens
+        tokens = self._reader.tokens(first, first + self._parts.info.segment_tokens).copy()
+        for source in sources:
+            tokens[max(0, source.token_start - first) : max(0, source.token_stop - first)] = self._neutral
+        self._parts.arrays.write_shard(token_spec(self._parts.info), number, tokens)
+        erased_ids = {source.source_id for source in sources}
+        unsourced = [tokens[start - first : stop - first] for start, stop in self._unsourced(first, erased_ids)]
+        return Segment(segment=number, digest=_digest(tokens), raw_digest=self._parts.blobs.put(_bytes(unsourced)))
+
+    def _put_back(self, numbers: Sequence[int]) -> None:
+        """After a failure, the segments that were rewritten as the catalog still knows them."""
+        sealed = self._parts.catalog.state().sealed_tokens // self._parts.info.segment_tokens
+        for number in numbers:
+            if number < sealed:
+                try:
+                    self._repairer.rewrite_tokens(number)
+                except MegaContextError as error:
+                    _log.warning("tokens of segment %d are not put back (%s); run 'check --repair'", number, error)
+
+    @property
+    def _neutral(self) -> int:
+        return int(self._parts.codec.encode(NEUTRAL_TEXT).token_ids[0])
 
     def _unsourced(self, first: int, erased_ids: set[int]) -> Iterator[tuple[int, int]]:
         """Token ranges of a segment whose only raw source is the segment's own blob, the erased ones among them."""

@@ -85,13 +85,17 @@ class Repairer:
         self._parts.blobs.put(data)
 
     def _mend_tokens(self, finding: Finding) -> None:
+        self.rewrite_tokens(finding.shard)
+
+    def rewrite_tokens(self, segment: int) -> None:
+        """A sealed segment again, from its sources; CorruptionError if they do not give what its digest says."""
         size = self._parts.info.segment_tokens
-        tokens = self._rebuilder.tokens(finding.shard * size, (finding.shard + 1) * size)
+        tokens = self._rebuilder.tokens(segment * size, (segment + 1) * size)
         digest = hashlib.sha256(tokens.astype("<u4", copy=False).tobytes()).hexdigest()
-        wanted = next(s.digest for s in self._parts.catalog.segments() if s.segment == finding.shard)
+        wanted = next(s.digest for s in self._parts.catalog.segments() if s.segment == segment)
         if digest != wanted:
-            raise CorruptionError(f"{finding.damage.object_name}: its sources encode to other tokens; restore a backup")
-        self._parts.arrays.write_shard(token_spec(self._parts.info), finding.shard, tokens)
+            raise CorruptionError(f"tokens of segment {segment}: their sources encode to others; restore a backup")
+        self._parts.arrays.write_shard(token_spec(self._parts.info), segment, tokens)
 
     def _mend_tail(self, damage: Damage) -> None:
         """Tail rows from the sources, where the catalog had no second copy of them."""
