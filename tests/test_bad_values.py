@@ -119,7 +119,7 @@ CALLS = {
     "memory.close": NOTHING,
     "memory.gists": {"level": whole(1), "start": whole(0), "stop": whole(2)},
     "memory.ingest": {
-        "paths": argument(()),
+        "paths": argument((), word="a path"),
         "text": argument(lambda world: f"New words {world.count()}.", WORDS | {"surrogate"}, word="nothing to ingest"),
         "source": TEXT,
         "labels": LABELS,

@@ -18,7 +18,6 @@ from pathlib import Path
 import pathspec
 
 from megacontext.errors import SourceError, UnreadableSourceError
-from megacontext.values import shown
 
 __all__ = ["Found", "discover"]
 
@@ -57,7 +56,7 @@ def discover(paths: Iterable[str | PathLike[str]]) -> Iterator[Found]:
             is_there = path.exists()
         except OSError as error:
             raise UnreadableSourceError(
-                f"{shown(str(path))} cannot be looked up ({error.strerror}); check its name"
+                f"{path} cannot be looked up ({error.strerror}); check its name and permissions"
             ) from error
         if not is_there:
             raise UnreadableSourceError(f"{path} does not exist; check its name")
