@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import InvalidValueError, MemoryExistsError
+from megacontext.errors import MemoryExistsError
 from megacontext.evaluation.continuations import draw_continuations
 from megacontext.evaluation.cost import DecodeCost, decode_cost, disk_cost
 from megacontext.evaluation.demo_screen import DemoScreen
@@ -35,6 +35,7 @@ from megacontext.evaluation.scores import Comparison, MethodScore
 from megacontext.evaluation.short_histories import ShortConfig, compare_short_histories
 from megacontext.evaluation.stamp import stamp
 from megacontext.evaluation.trials import Answered, Question, Tally, ask_all, read_on
+from megacontext.values import whole_number
 
 __all__ = ["DemoConfig", "DemoResult", "run_demo"]
 
@@ -66,8 +67,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("num_tokens", 20_000), ("num_facts", 1), ("num_continuations", 0), ("num_short", 1)):
-            if getattr(self, name) < least:
-                raise InvalidValueError(f"{name} is {getattr(self, name)}; the demo needs at least {least:,}")
+            whole_number(name, getattr(self, name), least=least)
 
 
 @dataclass(frozen=True, kw_only=True)
