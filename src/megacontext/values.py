@@ -88,6 +88,7 @@ def number(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
+    error: type[InvalidValueError] = InvalidValueError,
 ) -> float:
     """A finite number of any library within limits, of which ``above`` and ``below`` are not reached themselves."""
     found = _real(value)
@@ -101,7 +102,7 @@ def number(
     if not fits:
         words = (("of at least", least), ("above", above), ("of at most", most), ("below", below))
         limits = " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None)
-        raise InvalidValueError(f"{name} is {shown(value)}; choose a finite number {limits}".rstrip())
+        raise error(f"{name} is {shown(value)}; choose a finite number {limits}".rstrip())
     return found
 
 

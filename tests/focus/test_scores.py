@@ -45,6 +45,9 @@ def test_utility_over_a_span_is_the_sum_over_its_tokens(utility, nominated, span
         (0, 8, float("nan"), "is nan"),
         (0, 8, float("inf"), "is inf"),
         (0, 8, -1.0, "is -1.0"),
+        (0, 8, "1", "is '1'"),
+        (0.5, 8, 1.0, r"start of a nomination is 0\.5; choose a whole number"),
+        (0, None, 1.0, "stop of a nomination is None; choose a whole number"),
     ],
 )
 def test_bad_nominations_are_named(start, stop, utility, message):
@@ -64,3 +67,8 @@ def test_bad_nominations_are_named(start, stop, utility, message):
 def test_scores_of_the_wrong_shape_or_kind_are_refused(utility, message):
     with pytest.raises(InvalidScoresError, match=message):
         validate_scores(WC.view(), FocusScores(utility=utility))
+
+
+def test_what_is_no_score_at_all_is_refused():
+    with pytest.raises(InvalidScoresError, match="a lens gives FocusScores"):
+        validate_scores(WC.view(), None)

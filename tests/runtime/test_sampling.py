@@ -22,3 +22,8 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
     sampler = Sampler(SamplingConfig(temperature=1.0, top_p=0.7, seed=0))
     assert {sampler.draw(LOGITS) for _ in range(200)} == {1, 2}
     assert Sampler(SamplingConfig(temperature=5.0, top_p=0.01, seed=0)).draw(LOGITS) == 1
+
+
+def test_the_smallest_temperature_is_as_good_as_greedy():
+    assert Sampler(SamplingConfig(temperature=5e-324, seed=0)).draw(LOGITS) == 1
+    assert Sampler(SamplingConfig(temperature=1e308, seed=0)).draw(LOGITS) in range(4)

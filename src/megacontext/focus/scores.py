@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidScoresError
 from megacontext.ports.focus import CutView, FocusScores
-from megacontext.values import shown
+from megacontext.values import number, shown, whole_number
 
 __all__ = ["UtilityField", "validate_scores"]
 
@@ -32,15 +32,15 @@ def validate_scores(cut: CutView, scores: FocusScores) -> None:
         raise InvalidScoresError(f"utility of entry {row} is {utility[row]}; every utility must be >= 0")
     num_tokens = int(cut.stops[-1]) if len(cut.stops) else 0
     for nomination in scores.nominations:
+        for name in ("start", "stop"):
+            value = getattr(nomination, name)
+            whole_number(f"{name} of a nomination", value, least=None, most=None, error=InvalidScoresError)
         if not 0 <= nomination.start < nomination.stop <= num_tokens:
             raise InvalidScoresError(
                 f"nomination [{nomination.start}, {nomination.stop}) is not a span of the {num_tokens} tokens there are"
             )
-        if not 0 <= nomination.utility < float("inf"):
-            raise InvalidScoresError(
-                f"utility of nomination [{nomination.start}, {nomination.stop}) is {nomination.utility}; "
-                "it must be finite and >= 0"
-            )
+        what = f"utility of nomination [{nomination.start}, {nomination.stop})"
+        number(what, nomination.utility, least=0, error=InvalidScoresError)
 
 
 class UtilityField:
