@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megacontext.documents.document import Section
-from megacontext.errors import EmptySourceError, InvalidValueError, NotTextError, UnreadableSourceError
+from megacontext.documents.document import Section, name_of
+from megacontext.errors import EmptySourceError, InvalidValueError, NotTextError, SourceError, UnreadableSourceError
 from megacontext.memory.encoding import PIECE_CHARS, byte_offsets, encode_sections, piece_bounds
 
 
@@ -174,3 +175,54 @@ def test_pieces_tile_and_anchors_find_every_block(kit, words, cut):
 def test_byte_offsets():
     assert byte_offsets("").tolist() == [0]
     assert byte_offsets("aö€🏳").tolist() == [0, 1, 3, 6, 10]
+
+
+SPOILT = {
+    "no utf-8.txt": b"caf\xe9",
+    "zero.md": b"a" * 20_000 + b"\0",
+    "blank ü.txt": b"   \n",
+    "nothing.txt": b"",
+    "line.jsonl": b'{"role": "user", "content": "a"}\n{"role": "user", \n',
+    "array.json": b'[{"role": "user", "content": "a"}, 7]',
+    "time.jsonl": b'{"role": "user", "content": "a", "time": "noon"}\n',
+    "damaged.pdf": b"%PDF-1.7 and no more",
+    "latin.html": b"<p>caf\xe9</p>",
+    "scripts.html": b"<script>x</script>",
+}
+
+
+def test_failures_name_plain_paths(kit, tmp_path):
+    """As people type and click them, whether the file is named or lies in a folder that is; never as a uri."""
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    for name, content in SPOILT.items():
+        (folder / name).write_bytes(content)
+    memory = kit.make_memory()
+    report = memory.ingest(folder)
+    assert report.num_sources == 0
+    reasons = {failure.uri: failure.reason for failure in report.failures}
+    assert sorted(reasons) == sorted((folder / name).as_uri() for name in SPOILT)
+    for name in SPOILT:
+        path = folder / name
+        assert reasons[path.as_uri()].startswith(str(path))
+        with pytest.raises(SourceError) as named:
+            memory.ingest(path)
+        assert str(named.value) == reasons[path.as_uri()]
+
+
+def test_a_file_name_that_is_no_text_can_be_reported(kit, tmp_path):
+    """Bytes that are no UTF-8 become a mark that every encoding can carry."""
+    path = tmp_path / os.fsdecode(b"odd \xff.txt")
+    path.write_bytes(b"caf\xe9")
+    (failure,) = kit.make_memory().ingest(tmp_path).failures
+    assert "odd \ufffd.txt is not UTF-8" in failure.reason.encode().decode()
+
+
+def test_plain_names_of_sources():
+    assert name_of("file:///home/ada/to%20do%3F.md") == "/home/ada/to do?.md"
+    assert [name_of(name) for name in ("chat", "s3://a%20b/c", "file:x", "file://[")] == [
+        "chat",
+        "s3://a%20b/c",
+        "file:x",
+        "file://[",
+    ]

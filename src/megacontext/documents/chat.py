@@ -43,28 +43,30 @@ def _is_message(item: Any) -> bool:
     return isinstance(item, dict) and "role" in item and "content" in item
 
 
-def parse(raw: bytes, uri: str) -> Parsed:
+def parse(raw: bytes, name: str) -> Parsed:
     """Raises: NotTextError naming the line (or message) that is broken."""
     sections = []
     texts = []
     position = 0
-    for place, message in _messages(decode_text(raw, uri), uri):
-        role, name, content, time = _fields(message, f"{uri}, {place}")
+    for place, message in _messages(decode_text(raw, name), name):
+        role, speaker, content, time = _fields(message, f"{name}, {place}")
         if not content.strip():
             continue  # a call of a tool, a picture: nothing to read
-        text = without_surrogates(f"{name or role}: {content}\n\n")
-        sections.append(Section(char_start=position, char_stop=position + len(text), title=name, role=role, time=time))
+        text = without_surrogates(f"{speaker or role}: {content}\n\n")
+        sections.append(
+            Section(char_start=position, char_stop=position + len(text), title=speaker, role=role, time=time)
+        )
         texts.append(text)
         position += len(text)
     return Parsed(text="".join(texts), sections=tuple(sections))
 
 
-def _messages(text: str, uri: str) -> Iterator[tuple[str, Any]]:
+def _messages(text: str, name: str) -> Iterator[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             items = json.loads(text)
         except ValueError as error:
-            raise NotTextError(f"{uri} is no JSON array ({error}); repair it") from error
+            raise NotTextError(f"{name} is no JSON array ({error}); repair it") from error
         yield from ((f"message {number}", item) for number, item in enumerate(items, start=1))
         return
     for number, line in enumerate(text.split("\n"), start=1):
@@ -72,7 +74,7 @@ def _messages(text: str, uri: str) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"line {number}", json.loads(line)
             except ValueError as error:
-                raise NotTextError(f"{uri}, line {number} is no JSON ({error}); repair or remove it") from error
+                raise NotTextError(f"{name}, line {number} is no JSON ({error}); repair or remove it") from error
 
 
 def _fields(message: Any, place: str) -> tuple[str, str, str, float]:

@@ -37,22 +37,22 @@ def is_binary(raw: bytes) -> bool:
     return b"\0" in head or len(head.translate(None, _CONTROLS)) < 0.9 * len(head)
 
 
-def decode_text(raw: bytes, uri: str) -> str:
+def decode_text(raw: bytes, name: str) -> str:
     """The text of ``raw``, without its byte-order mark.
 
     Raises: NotTextError naming the first byte that does not fit.
     """
-    encoding, mark = next(((name, mark) for mark, name in _MARKS if raw.startswith(mark)), ("utf-8", b""))
+    encoding, mark = next(((code, mark) for mark, code in _MARKS if raw.startswith(mark)), ("utf-8", b""))
     try:
         text = raw[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:
         place = len(mark) + error.start
         raise NotTextError(
-            f"{uri} is not {encoding.upper()}: byte 0x{raw[place]:02x} at {place}; "
+            f"{name} is not {encoding.upper()}: byte 0x{raw[place]:02x} at {place}; "
             "convert it first, for example with `iconv -f ISO-8859-1 -t UTF-8`"
         ) from error
     if "\0" in text:
-        raise NotTextError(f"{uri} has a zero character at {text.index(chr(0))}; it is no text file")
+        raise NotTextError(f"{name} has a zero character at {text.index(chr(0))}; it is no text file")
     return text
 
 

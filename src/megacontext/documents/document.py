@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
-__all__ = ["Document", "Parsed", "Section", "one_section"]
+__all__ = ["Document", "Parsed", "Section", "name_of", "one_section"]
+
+_FILE = "file://"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +48,12 @@ class Document:
 def one_section(text: str, *, title: str = "", role: str = "", time: float = 0.0) -> Parsed:
     """A text that is one piece."""
     return Parsed(text=text, sections=(Section(char_start=0, char_stop=len(text), title=title, role=role, time=time),))
+
+
+def name_of(uri: str) -> str:
+    """What people call a source: the path of a file, or the name that a text was given.
+
+    >>> name_of("file:///home/ada/to%20do.md")
+    '/home/ada/to do.md'
+    """
+    return unquote(uri.removeprefix(_FILE)) if uri.startswith(f"{_FILE}/") else uri

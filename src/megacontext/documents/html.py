@@ -24,20 +24,20 @@ _BLOCKS = frozenset(_BLOCK_NAMES.split())
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 
 
-def parse(raw: bytes, uri: str) -> Parsed:
+def parse(raw: bytes, name: str) -> Parsed:
     """Raises: NotTextError if the bytes are in no encoding that the page or a byte-order mark names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the parser's hints are for its programmer, not for the reader of a page
-        soup = BeautifulSoup(_decode(raw, uri), "lxml")
+        soup = BeautifulSoup(_decode(raw, name), "lxml")
     title = _SPACE.sub(" ", soup.title.get_text()).strip() if soup.title else ""
     author = soup.find("meta", attrs={"name": "author"})
     text = without_surrogates(_visible_text(soup))
     parsed = one_section(text, title=title)
-    name = str(author.get("content", "")) if isinstance(author, Tag) else ""
-    return Parsed(text=parsed.text, sections=parsed.sections, author=name)
+    author_name = str(author.get("content", "")) if isinstance(author, Tag) else ""
+    return Parsed(text=parsed.text, sections=parsed.sections, author=author_name)
 
 
-def _decode(raw: bytes, uri: str) -> str:
+def _decode(raw: bytes, name: str) -> str:
     """A page may name its encoding itself; otherwise it is text like any other."""
     try:
         declared = EncodingDetector.find_declared_encoding(raw, is_html=True)
@@ -46,7 +46,7 @@ def _decode(raw: bytes, uri: str) -> str:
     except (LookupError, UnicodeDecodeError):
         pass  # a wrong claim: the page must then be plain UTF-8
     try:
-        return decode_text(raw, uri)
+        return decode_text(raw, name)
     except NotTextError as error:
         raise NotTextError(f"{error}, or name its encoding in a <meta charset>") from error
 

@@ -48,9 +48,9 @@ def load(path: Path, uri: str, raw: bytes) -> Document:
     Raises: NotTextError, EmptySourceError.
     """
     kind = kind_of(path, raw)
-    parsed = PARSERS[kind](raw, uri)
+    parsed = PARSERS[kind](raw, str(path))
     if not parsed.text.strip():
-        raise EmptySourceError(f"{uri} has no text in its {len(raw)} bytes; leave it out")
+        raise EmptySourceError(f"{path} has no text in its {len(raw)} bytes; leave it out")
     return Document(
         uri=uri,
         kind=kind,

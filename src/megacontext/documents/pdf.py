@@ -19,26 +19,26 @@ __all__ = ["SIGNATURE", "parse"]
 SIGNATURE = b"%PDF-"
 
 
-def parse(raw: bytes, uri: str) -> Parsed:
+def parse(raw: bytes, name: str) -> Parsed:
     """Raises: NotTextError if the file is damaged, encrypted, or has only pictures of text."""
     with _quiet_library():
         try:
             reader = pypdf.PdfReader(BytesIO(raw))
             if reader.is_encrypted and not reader.decrypt(""):
-                raise NotTextError(f"{uri} is encrypted; remove its password first, for example with `qpdf --decrypt`")
+                raise NotTextError(f"{name} is encrypted; remove its password first, for example with `qpdf --decrypt`")
             pages = [without_surrogates(page.extract_text().replace("\0", "")).strip() for page in reader.pages]
             author = str((reader.metadata or {}).get("/Author", "") or "")
         except pypdf.errors.DependencyError as error:
-            raise NotTextError(f"{uri} is encrypted; decrypt it first, for example with `qpdf --decrypt`") from error
+            raise NotTextError(f"{name} is encrypted; decrypt it first, for example with `qpdf --decrypt`") from error
         except SourceError:
             raise
         except Exception as error:  # the library raises whatever a damaged file leads it to
             problem = " ".join(f"{type(error).__name__}: {error}".split())
             raise NotTextError(
-                f"{uri} is a damaged PDF ({problem}); repair it, for example with `mutool clean`"
+                f"{name} is a damaged PDF ({problem}); repair it, for example with `mutool clean`"
             ) from error
     if not any(pages):
-        raise NotTextError(f"{uri} has no text on its {len(pages)} pages (a scan?); run text recognition on it first")
+        raise NotTextError(f"{name} has no text on its {len(pages)} pages (a scan?); run text recognition on it first")
     return _paged(pages, without_surrogates(author))
 
 

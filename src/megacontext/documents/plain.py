@@ -8,6 +8,6 @@ from megacontext.documents.document import Parsed, one_section
 __all__ = ["parse"]
 
 
-def parse(raw: bytes, uri: str) -> Parsed:
+def parse(raw: bytes, name: str) -> Parsed:
     """Raises: NotTextError."""
-    return one_section(decode_text(raw, uri))
+    return one_section(decode_text(raw, name))

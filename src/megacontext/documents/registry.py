@@ -11,7 +11,7 @@ from megacontext.documents.document import Parsed
 
 __all__ = ["PARSERS", "SUFFIXES", "Parser", "is_document", "kind_of"]
 
-Parser = Callable[[bytes, str], Parsed]
+Parser = Callable[[bytes, str], Parsed]  # of the bytes of a file, and of its name for messages
 
 PARSERS: Mapping[str, Parser] = {
     "chat": chat.parse,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.documents.decoding import without_surrogates
-from megacontext.documents.document import Document, one_section
+from megacontext.documents.document import Document, name_of, one_section
 from megacontext.errors import EmptySourceError, InvalidValueError
 from megacontext.memory.encoding import encode_sections
 from megacontext.memory.parts import Parts
@@ -70,7 +70,7 @@ class Drafter:
         """
         token_ids, extents = encode_sections(document.text, document.sections, self._parts.codec)
         if not len(token_ids):
-            raise EmptySourceError(f"{document.uri} has no text (0 tokens); leave it out")
+            raise EmptySourceError(f"{name_of(document.uri)} has no text (0 tokens); leave it out")
         text = document.text.encode("utf-8")
         raw_digest, text_digest = (hashlib.sha256(data).hexdigest() for data in (document.raw, text))
         source = Source(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megacontext.documents.document import name_of
 from megacontext.errors import InvalidValueError, MegaContextError, StorageError
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
 from megacontext.memory.lock import RewriteLock
@@ -83,7 +84,7 @@ class Eraser:
             return self._forget_what_came_of_it(doomed, sources)
         except StorageError as error:
             reason = str(error).partition(";")[0]
-            raise type(error)(f"{name} is erased only in part ({reason}); erase it again to finish") from error
+            raise type(error)(f"{name_of(name)} is erased only in part ({reason}); erase it again to finish") from error
         finally:
             self._writer.invalidate()
 

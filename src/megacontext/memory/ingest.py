@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy.typing as npt
 
+from megacontext.documents.decoding import without_surrogates
 from megacontext.documents.discovery import Found, discover
 from megacontext.documents.document import Document
 from megacontext.documents.loading import load, read_bytes
@@ -156,7 +157,7 @@ class Ingestor:
             except SourceError as error:
                 if file.named:
                     raise
-                tally.failures.append(IngestFailure(uri=file.uri, reason=str(error)))
+                tally.failures.append(IngestFailure(uri=file.uri, reason=without_surrogates(str(error))))
                 continue
             if document is not None:
                 yield document

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.documents.decoding import encodings_of
-from megacontext.documents.document import Section
+from megacontext.documents.document import Section, name_of
 from megacontext.documents.registry import PARSERS
 from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.memory.encoding import encode_sections
@@ -55,7 +55,7 @@ class Rebuilder:
         part = text[extent.byte_start : extent.byte_stop].decode("utf-8")
         tokens, _ = encode_sections(part, [Section(char_start=0, char_stop=len(part))], self._parts.codec)
         if len(tokens) != extent.token_stop - extent.token_start:
-            raise CorruptionError(f"{source.uri} encodes to other tokens than it did; restore a backup")
+            raise CorruptionError(f"{name_of(source.uri)} encodes to other tokens than it did; restore a backup")
         return tokens
 
     def _kept_raw(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
@@ -93,8 +93,9 @@ class Rebuilder:
         except CorruptionError:
             if source.text_digest == source.raw_digest:
                 raise
-        text = PARSERS[source.kind](self._parts.blobs.get(source.raw_digest), source.uri).text.encode("utf-8")
-        return _proven(text, source.text_digest, source.uri)
+        name = name_of(source.uri)
+        text = PARSERS[source.kind](self._parts.blobs.get(source.raw_digest), name).text.encode("utf-8")
+        return _proven(text, source.text_digest, name)
 
     def blob(self, digest: str) -> bytes:
         """The bytes of a damaged blob, made anew from whatever still has them.
