@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from megacontext.runtime import assembly
 
 
 def command(*arguments):
@@ -42,7 +46,16 @@ def test_verbs_that_run_no_model_import_no_torch(filled_memory, arguments):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["sources"], ["sources", "--json"], ["ask", "Kolibri?", "--max-new-tokens", 2]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sources"],
+        ["sources", "--json"],
+        ["search", "bread"],
+        ["search", "bread", "--json"],
+        ["ask", "Kolibri?", "--max-new-tokens", 2],
+    ],
+)
 def test_a_reader_that_goes_away_is_no_error(filled_memory, arguments):
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -77,6 +90,43 @@ def test_ctrl_c_ends_quietly_with_130(filled_memory):
         process.kill()
     assert process.returncode == 130
     assert errors.strip() == b""
+
+
+def test_ctrl_c_amid_an_answer_keeps_the_turns_so_far(filled_memory, tmp_path):
+    memory = shutil.copytree(filled_memory, tmp_path / "memory")
+    process = subprocess.Popen(
+        command("chat", memory, "--max-new-tokens", 600, "--budget", 2000),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    try:
+        process.stdin.write(b"The first turn?\n")
+        with assembly.open(memory, read_only=True) as opened:
+            while len(opened.sources()) < 4:  # the turn, its answer and the two files
+                os.set_blocking(process.stdout.fileno(), False)
+                process.stdout.read(4096)
+                assert process.poll() is None
+                time.sleep(0.05)
+                opened.refresh()
+        os.set_blocking(process.stdout.fileno(), True)
+        process.stdin.write(b"The second turn?\n")
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert errors.strip() == b""
+    with assembly.open(memory, read_only=True) as opened:
+        turns = [source for source in opened.sources() if source.uri.startswith("chat/")]
+        assert [turn.role for turn in turns] == ["user", "assistant"]
+        assert "The first turn?" in opened.text(turns[0].token_start, turns[0].token_stop)
+        assert opened.check().ok
 
 
 def test_an_answer_in_a_pipe_has_no_colours(filled_memory):

@@ -51,5 +51,23 @@ def test_nothing_is_cut(width):
 
 
 def test_numbers_in_the_last_column_are_not_wrapped():
-    lines = lines_of(24, [("megacontext", "1,024", "3.141")], ["method", "window", "nats per token"], right=["window"])
-    assert lines == ["megacontext", "  window 1,024", "  3.141"]
+    lines = lines_of(
+        24,
+        [("megacontext", "1,024", "3.141")],
+        ["method", "window", "nats per token"],
+        right=["window", "nats per token"],
+    )
+    assert lines == ["megacontext", "  window 1,024", "  nats per token 3.141"]
+
+
+def test_a_short_last_column_stands_with_the_facts_and_an_empty_one_nowhere():
+    columns = ["source", "size", "role, labels"]
+    rows = [(PATH, "45 B", "user"), (PATH, "46 B", "")]
+    lines = lines_of(40, rows, columns, right=["size"])
+    assert lines == [PATH, "  size 45 B  role, labels user", PATH, "  size 46 B"]
+
+
+def test_only_the_names_of_facts_are_dim():
+    out = Console(file=io.StringIO(), width=30, force_terminal=True, color_system="truecolor")
+    print_table(out, COLUMNS, [ROW], title="source")
+    assert "\x1b[2mscore \x1b[0m1.5" in out.file.getvalue()

@@ -18,6 +18,7 @@ from megacontext.cli.visible import visible_line
 __all__ = ["print_table"]
 
 GAP = 2
+LONGEST_FACT = 40  # more is text, with lines of its own
 NARROWEST_TEXT = 24  # a last column of text with less room than this is no column
 
 
@@ -62,8 +63,9 @@ def _print_paragraph(out: Console, columns: Sequence[str], row: Sequence[Text], 
     """The title alone, so that it can be copied whole; the rest by name below it, a last column of text at the end."""
     out.print(row[at], soft_wrap=True)
     rest = [number for number in range(len(columns)) if number != at and row[number].plain]
-    text = [rest.pop()] if rest and rest[-1] == len(columns) - 1 and columns[-1] not in right else []
-    facts = [Text(f"{columns[number]} ".lstrip(), style="dim").append_text(row[number]) for number in rest]
+    is_long = columns[-1] not in right and row[-1].cell_len > LONGEST_FACT
+    text = [rest.pop()] if rest and rest[-1] == len(columns) - 1 and is_long else []
+    facts = [Text().append(f"{columns[number]} ".lstrip(), style="dim").append_text(row[number]) for number in rest]
     width = out.width - GAP
     lines = [*_filled(facts, width), *(line for number in text for line in row[number].wrap(out, width))]
     for line in lines:
