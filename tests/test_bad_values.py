@@ -79,7 +79,7 @@ ROLE = argument("user", WORDS)
 FLAG = argument(False, {"True"})
 LABELS = argument({"team": "infra"}, {"None"})
 QUESTION = argument("What is it?", WORDS - {"long"})  # which does not fit the window
-TOKENS = argument([1, 2, 3], {"array"}, word="token id")
+TOKENS = argument([1, 2, 3], {"array"}, word="no token ids")
 SAMPLING = {
     "max_new_tokens": whole(2),
     "temperature": argument(0.5, {"fraction", "huge"}),

@@ -68,7 +68,7 @@ def test_a_span_lies_within_what_there_is():
             values.span(start, stop, limit=5, of="tokens")
     with pytest.raises(InvalidValueError, match="start < stop <= 5"):
         values.span(2, 2, limit=5, of="tokens", is_empty_fine=False)
-    with pytest.raises(InvalidValueError, match=r"stop is 1\.5; choose a whole number of tokens"):
+    with pytest.raises(InvalidValueError, match=r"stop is 1\.5; choose a whole number from 0 to 5, the tokens"):
         values.span(0, 1.5, limit=5, of="tokens")
 
 
@@ -135,7 +135,7 @@ def test_a_part_keeps_to_its_protocol_and_is_an_object_not_its_class():
     lens = Blind()
     assert values.part("lens", lens, Lens, ["auto"]) is lens
     for value in (None, 5, "auto", Blind):
-        with pytest.raises(InvalidValueError, match=r"^lens is .*; give a name \(auto\) or a Lens object$"):
+        with pytest.raises(InvalidValueError, match=r"^lens is .*; give a name \(auto\) or your own Lens$"):
             values.part("lens", value, Lens, ["auto"])
 
 

@@ -113,8 +113,12 @@ def seed(value: object) -> int | None:
 
 def span(start: object, stop: object, *, limit: int, of: str, is_empty_fine: bool = True) -> tuple[int, int]:
     """A range ``[start, stop)`` of the ``limit`` things that there are."""
-    first = whole_number("start", start, least=None, most=None, of=of)
-    last = whole_number("stop", stop, least=None, most=None, of=of)
+    first, last = _index(start), _index(stop)
+    if first is None or last is None:
+        name, value = ("start", start) if first is None else ("stop", stop)
+        raise InvalidValueError(
+            f"{name} is {shown(value)}; choose a whole number from 0 to {limit}, the {of} there are"
+        )
     if not 0 <= first <= last <= limit or (first == last and not is_empty_fine):
         relation = "<=" if is_empty_fine else "<"
         raise InvalidValueError(
@@ -229,6 +233,6 @@ def part(name: str, value: object, protocol: type[T], known: Iterable[str]) -> T
     """An object that keeps to a protocol, which is one with ``runtime_checkable``."""
     if isinstance(value, type) or not isinstance(value, protocol):
         raise InvalidValueError(
-            f"{name} is {shown(value)}; give a name ({', '.join(known)}) or a {protocol.__name__} object"
+            f"{name} is {shown(value)}; give a name ({', '.join(known)}) or your own {protocol.__name__}"
         )
     return value

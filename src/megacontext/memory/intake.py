@@ -36,6 +36,8 @@ def valid_token_ids(token_ids: npt.ArrayLike, vocab_size: int) -> npt.NDArray[np
         given = np.asarray(token_ids)
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidTokensError(f"token ids are no array ({error}); give one flat list of integers") from error
+    if given.ndim == 0:
+        raise InvalidTokensError(f"token ids are {shown(token_ids)}; give one flat list of integers, shape (n,)")
     if given.ndim != 1:
         raise InvalidTokensError(f"token ids have shape {given.shape}; give one flat list, shape (n,)")
     if given.size == 0:
