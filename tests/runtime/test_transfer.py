@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from megacontext.errors import CorruptionError, InvalidValueError, MemoryExistsError, SchemaVersionError
+from megacontext.memory.erase import Eraser
 from megacontext.runtime import assembly
 from megacontext.runtime.transfer import export_memory, import_memory
 
@@ -109,6 +110,27 @@ def test_a_missing_file_ends_the_export_without_an_archive(folder, tmp_path):
     with pytest.raises(CorruptionError, match="--repair"):
         export_memory(folder, tmp_path / "memory.tar")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["memory"]
+
+
+@pytest.mark.parametrize("name", ["arrays/zarr.json", "arrays/lod1/zarr.json"])
+def test_arrays_that_no_reader_could_open_are_not_exported(folder, tmp_path, name):
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    with pytest.raises(CorruptionError, match=rf"{name} .*--repair"):
+        export_memory(folder, tmp_path / "memory.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["memory"]
+
+
+def test_half_an_erasure_is_not_exported(folder, tmp_path, base, monkeypatch):
+    """Its process died: nobody holds a lock any more."""
+    with assembly.open(folder, base=base) as memory, monkeypatch.context() as crash:
+        crash.setattr(Eraser, "_recompute_gists", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            memory.erase("note")
+    with pytest.raises(CorruptionError, match="erase again"):
+        export_memory(folder, tmp_path / "memory.tar")
+    with assembly.open(folder, base=base) as memory:
+        memory.erase("note")
+    export_memory(folder, tmp_path / "memory.tar")
 
 
 def test_nothing_is_overwritten(folder, archive, tmp_path):

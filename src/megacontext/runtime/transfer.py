@@ -33,7 +33,8 @@ from megacontext.errors import (
 )
 from megacontext.memory.layout import REWRITE_LOCK_FILE, sealed_arrays
 from megacontext.memory.lock import RewriteLock
-from megacontext.ports.catalog import CatalogState
+from megacontext.memory.passages import indexed_stop
+from megacontext.ports.catalog import CatalogState, MemoryInfo
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import BLOBS_FOLDER, FileBlobs
 from megacontext.storage.faults import os_faults
@@ -66,7 +67,7 @@ def export_memory(folder: Path, archive: Path, *, progress: Progress | None = No
     """Write the memory in ``folder`` to the new tar file ``archive``. ``progress(num_bytes, name)`` after each file.
 
     Raises: MemoryNotFoundError, InvalidValueError (the archive exists), MemoryLockedError (a source is being erased, or
-    the memory repaired), CorruptionError (a file is missing).
+    the memory repaired), CorruptionError (a file is missing, or the copy would lack what a repair can make again).
     """
     if archive.exists():
         raise InvalidValueError(f"{archive} exists already; choose another name, or remove it first")
@@ -136,9 +137,25 @@ def _contents(folder: Path, snapshot: Path) -> tuple[CatalogState, list[str]]:
     """What the copied catalog says, and the files that belong to it."""
     catalog = SqliteCatalog.open(snapshot, read_only=True)
     try:
-        return catalog.state(), list(_object_names(folder, catalog))
+        state = catalog.state()
+        _refuse_unfinished(folder, catalog.info, state)
+        return state, list(_object_names(folder, catalog))
     finally:
         catalog.close()
+
+
+def _refuse_unfinished(folder: Path, info: MemoryInfo, state: CatalogState) -> None:
+    """What is quickly seen and can always be made good: half an erasure, and arrays that no reader could open."""
+    specs = [array.spec for array in sealed_arrays(info, state)]
+    for damage in TensorStoreArrays(folder).damaged_layout(specs):
+        raise CorruptionError(
+            f"{damage.object_name} {damage.problem}; run `megacontext check {folder} --repair`, then export"
+        )
+    if state.indexed_tokens != indexed_stop(state.num_tokens, info.block_tokens):
+        raise CorruptionError(
+            f"{folder} lacks its word index, as after an erasure that was interrupted; erase again, "
+            f"or run `megacontext check {folder} --repair`, then export"
+        )
 
 
 def _object_names(folder: Path, catalog: SqliteCatalog) -> Iterator[str]:
