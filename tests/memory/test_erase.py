@@ -106,6 +106,20 @@ def test_a_twin_keeps_the_bytes_and_is_named(memory):
     assert memory.check().ok
 
 
+def test_of_a_file_and_a_link_to_it_the_named_one_is_erased(memory, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "note.txt").write_text("A note, ingested under two names.")
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    file, link = tmp_path / "here" / "note.txt", tmp_path / "there" / "note.txt"
+    memory.ingest([file, link])
+    assert memory.erase(str(link)).shared_with == (file.as_uri(),)
+    left = {source.uri for source in memory.sources()}
+    assert file.as_uri() in left
+    assert link.as_uri() not in left
+    with pytest.raises(InvalidValueError, match="no source"):  # erasing again does not erase what it leads to
+        memory.erase(str(link))
+
+
 def test_an_unknown_source_is_refused(memory):
     with pytest.raises(InvalidValueError, match="no source 'nobody'"):
         memory.erase("nobody")

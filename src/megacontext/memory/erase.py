@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -104,7 +105,8 @@ class Eraser:
         sources = self._parts.catalog.sources(uri=name)
         if not sources and "://" not in name:
             with suppress(OSError, RuntimeError, ValueError):  # a name that could not be a file's
-                sources = self._parts.catalog.sources(uri=Path(name).expanduser().resolve().as_uri())
+                as_ingested = Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100  links stay in it, as they do in an ingest
+                sources = self._parts.catalog.sources(uri=as_ingested.as_uri())
         if not sources:
             raise InvalidValueError(f"there is no source {name!r}; `megacontext sources` lists them")
         return sources
