@@ -105,7 +105,8 @@ class Eraser:
         sources = self._parts.catalog.sources(uri=name)
         if not sources and "://" not in name:
             with suppress(OSError, RuntimeError, ValueError):  # a name that could not be a file's
-                as_ingested = Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100  links stay in it, as they do in an ingest
+                # as an ingest names it, with the links in it
+                as_ingested = Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100
                 sources = self._parts.catalog.sources(uri=as_ingested.as_uri())
         if not sources:
             raise InvalidValueError(f"there is no source {name!r}; `megacontext sources` lists them")
