@@ -1,25 +1,50 @@
-"""Train the native core on raw tokens: `python recipes/core/train.py --data FOLDER --out FOLDER`."""
+"""Train the native core, then teach it memory.
+
+`python recipes/core/train.py --data FOLDER --out BASE`
+`python recipes/core/train.py --data FOLDER --out MEMORY --config recipes/core/memory.toml --start BASE/checkpoint.pt`
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from megacontext.errors import MegaContextError
+import torch
+
+from megacontext.errors import InvalidValueError, MegaContextError
 from megacontext.nets.core import CoreConfig
+from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.training.core_model import build_core, compile_core, window_loss
-from megacontext.training.recipe import Learner, parse_arguments, train
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner, load_core_masters
+from megacontext.training.recipe import Learner, recipe_parser, train
 
 
-def build(table: dict[str, Any], seed: int) -> Learner:
-    """A core that reads windows of raw tokens: the base that learns memory later."""
-    core = build_core(CoreConfig(**table), seed=seed)
-    compile_core(core)
-    return Learner(core.named_parameters(), lambda *batch: window_loss(core, *batch))
+def build(settings: dict[str, Any], seed: int, start: Path | None) -> Learner:
+    """A core that reads raw tokens; with a `[gist_net]` table, one that learns to read gists, too."""
+    core = build_core(CoreConfig(**settings["model"]), seed=seed)
+    if start is not None:
+        if not start.is_file():
+            raise InvalidValueError(f"--start {start} is no file; give the checkpoint.pt of an earlier run")
+        load_core_masters(core, torch.load(start, weights_only=True))
+    if "gist_net" not in settings:
+        compile_core(core)
+        return Learner(core.named_parameters(), lambda batch: window_loss(core, *batch.tensors))
+    gist_net = GistNet(GistNetConfig(**settings["gist_net"])).to(torch.bfloat16)
+    learner = MemoryLearner(core, gist_net, MemoryConfig(**settings["memory"]))
+    learner.compile_parts()
+    return Learner(learner.learned_parameters(), learner.loss)
+
+
+def main() -> None:
+    """Train or resume what the configuration describes."""
+    parser = recipe_parser(__doc__, config=Path(__file__).with_name("base.toml"))
+    parser.add_argument("--start", type=Path, help="checkpoint whose core to go on from")
+    args = parser.parse_args()
+    train(args, lambda settings, seed: build(settings, seed, args.start))
 
 
 if __name__ == "__main__":
     try:
-        train(parse_arguments(__doc__, config=Path(__file__).with_name("config.toml")), build)
+        main()
     except MegaContextError as error:
         raise SystemExit(str(error)) from error

@@ -49,7 +49,7 @@ def test_the_loss_is_weighted_cross_entropy() -> None:
 def test_a_short_run_learns(source: TextSource, tmp_path: Path) -> None:
     core = build_core(TINY, seed=0)
     loop = TrainingLoop(
-        loss=lambda ids, targets, weights: window_loss(core, ids, targets, weights, compiled=False),
+        loss=lambda batch: window_loss(core, *batch.tensors, compiled=False),
         optimizer=MasterOptimizer(core.named_parameters(), OptimConfig()),
         source=source,
         stages=STAGES,

@@ -40,7 +40,7 @@ def make_loop(source: TextSource, out: Path, *, num_steps: int = 30) -> Training
     """A loop over a tiny model, not compiled."""
     model = build_reference(TINY, seed=0)
     return TrainingLoop(
-        loss=lambda ids, targets, weights: window_loss(model, ids, targets, weights, compiled=False),
+        loss=lambda batch: window_loss(model, *batch.tensors, compiled=False),
         optimizer=MasterOptimizer(model.named_parameters(), OptimConfig()),
         source=source,
         stages=STAGES,

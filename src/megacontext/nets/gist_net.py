@@ -65,7 +65,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x_NKD: Tensor) -> Tensor:
         num_spans, num_vectors, width = x_NKD.shape
         qkv = self.qkv(functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON))
-        q, k, v = qkv.view(num_spans, num_vectors, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.view(num_spans, num_vectors, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k = (functional.rms_norm(part, (part.shape[-1],), eps=NORM_EPSILON) for part in (q, k))
         y = functional.scaled_dot_product_attention(q, k, v)
         x_NKD = x_NKD + self.out(y.transpose(1, 2).flatten(2))
@@ -123,9 +123,17 @@ class GistNet(nn.Module):
         centers_r = slot_centers(num_children, gist_width)
         reach = torch.full((gist_width, 1), math.log2(num_children / gist_width)).to(like)
         asks_rF = torch.cat([self._features(centers_r, like), reach], dim=-1)
-        q = self.slot_query(asks_rF).view(gist_width, config.num_pool_heads, -1).transpose(0, 1)
-        k = self.pool_key(x_NKD).view(num_spans, num_vectors, config.num_pool_heads, -1).transpose(1, 2)
-        v = self.pool_value(x_NKD).view(num_spans, num_vectors, config.num_pool_heads, -1).transpose(1, 2)
+        q = self.slot_query(asks_rF).view(gist_width, config.num_pool_heads, config.pool_head_dim).transpose(0, 1)
+        k = (
+            self.pool_key(x_NKD)
+            .view(num_spans, num_vectors, config.num_pool_heads, config.pool_head_dim)
+            .transpose(1, 2)
+        )
+        v = (
+            self.pool_value(x_NKD)
+            .view(num_spans, num_vectors, config.num_pool_heads, config.pool_head_dim)
+            .transpose(1, 2)
+        )
         y = functional.scaled_dot_product_attention(q.expand(num_spans, -1, -1, -1), k, v)
         y_NrD = self.pool_out(y.transpose(1, 2).flatten(2))
         hidden = functional.gelu(self.up(functional.rms_norm(y_NrD, (width,), eps=NORM_EPSILON)), approximate="tanh")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from megacontext.training.cuts import cut_row
+from megacontext.training.mixed import GistCut, MixedWindows, choose_open, mixed_windows, predicted
 from megacontext.training.recall import Asking
-from megacontext.training.windows import TextSource, Window, dense_row, plain_row, recall_row
+from megacontext.training.windows import TextSource, Window, aligned_row, dense_row, plain_row, recall_row
 
 RowMaker = Callable[[TextSource, Random, int], Window]
 
@@ -20,6 +21,8 @@ ROWS: dict[str, RowMaker] = {
     "plain": plain_row,
     "dense": dense_row,
     "dense_code": lambda source, random, length: dense_row(source, random, length, Asking(key="code")),
+    "aligned": aligned_row,
+    "aligned_code": lambda source, random, length: aligned_row(source, random, length, Asking(key="code")),
     "recall": recall_row,
     "cut_recall": cut_row,
     "cut_plain": lambda source, random, length: cut_row(source, random, length, recall=False),
@@ -30,7 +33,8 @@ ROWS: dict[str, RowMaker] = {
 class BatchKind:
     """A batch shape and which rows fill it.
 
-    `share` of the stage's steps, `rows` x `length` positions, `mix` row kind -> probability.
+    `share` of the stage's steps, `rows` x `length` positions, `mix` row kind -> probability; `gists`: which blocks of
+    the rows show as gists, none of them if it is left out.
     """
 
     name: str
@@ -38,6 +42,7 @@ class BatchKind:
     rows: int
     length: int
     mix: Mapping[str, float]
+    gists: GistCut | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +72,22 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Rows of one shape: ids and targets int64 [B, T], weights float32 [B, T], and what each row is."""
+    """Rows of one shape: ids and targets int64 [B, T], weights float32 [B, T], and what each row is.
+
+    `mixed`: the windows that show them, if they show gists; weights are zero where those predict nothing.
+    """
 
     kind: BatchKind
     row_kinds: tuple[str, ...]
     ids_BT: Tensor  # noqa: N815 - shape suffix
     targets_BT: Tensor  # noqa: N815 - shape suffix
     weights_BT: Tensor  # noqa: N815 - shape suffix
+    mixed: MixedWindows | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, targets and weights."""
+        return self.ids_BT, self.targets_BT, self.weights_BT
 
 
 def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int) -> Batch:
@@ -82,10 +96,18 @@ def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int) -> Bat
     kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
     row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.rows))
     rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
+    weights_BT = np.stack([row.weights_T for row in rows])
+    mixed = None
+    if kind.gists is not None:
+        block_tokens, gist_width = random.choice(list(kind.gists.shapes))
+        is_open_BN = np.stack([choose_open(row, kind.gists, block_tokens=block_tokens, random=random) for row in rows])
+        weights_BT = weights_BT * predicted(is_open_BN, block_tokens=block_tokens)
+        mixed = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width)
     return Batch(
         kind=kind,
         row_kinds=row_kinds,
         ids_BT=torch.from_numpy(np.stack([row.tokens_T for row in rows])),
         targets_BT=torch.from_numpy(np.stack([row.targets_T for row in rows])),
-        weights_BT=torch.from_numpy(np.stack([row.weights_T for row in rows])),
+        weights_BT=torch.from_numpy(weights_BT),
+        mixed=mixed,
     )

@@ -20,7 +20,8 @@ from megacontext.training.curriculum import Batch, Stage, draw_batch
 from megacontext.training.optim import MasterOptimizer, schedule
 from megacontext.training.windows import TextSource
 
-LossFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
+"""The weighted mean to differentiate, and the loss of every position [B, T]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ class TrainingLoop:
         began = time.monotonic()
         state, stage = self.state, self.stages[self.state.stage]
         batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step)
-        loss, losses_BT = self.loss(batch.ids_BT, batch.targets_BT, batch.weights_BT)
+        loss, losses_BT = self.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         factor = schedule(
             self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
@@ -128,12 +129,16 @@ class TrainingLoop:
     def _measure(self, batch: Batch, losses_BT: Tensor, stage: Stage) -> None:
         """Note text and answer losses by batch and row kind; feed the stage's gate."""
         answers_BT, text_BT = batch.weights_BT > 1, batch.weights_BT == 1
-        self.recent["nll"].append(float(losses_BT[text_BT].mean()))
+        if text_BT.any():
+            self.recent["nll"].append(float(losses_BT[text_BT].mean()))
         for row, row_kind in enumerate(batch.row_kinds):
             by_kind = self.state.tokens_by_row_kind
             label = f"{row_kind}_{batch.kind.length}"
+            if batch.mixed is not None:
+                label = f"{label}_gists_{batch.mixed.block_tokens}_{batch.mixed.gist_width}"
             by_kind[label] = by_kind.get(label, 0) + batch.kind.length
-            self.recent[f"text/{label}"].append(float(losses_BT[row][text_BT[row]].mean()))
+            if text_BT[row].any():
+                self.recent[f"text/{label}"].append(float(losses_BT[row][text_BT[row]].mean()))
             if answers_BT[row].any():
                 self.recent[f"answer/{label}"].append(float(losses_BT[row][answers_BT[row]].mean()))
         if batch.kind.name == stage.gate and answers_BT.any():

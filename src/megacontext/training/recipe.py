@@ -17,11 +17,12 @@ from torch import nn
 from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.loop import LoopConfig, LossFunction, TrainingLoop
+from megacontext.training.mixed import GistCut
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.windows import TextSource
 
-__all__ = ["Learner", "parse_arguments", "read_stages", "train"]
+__all__ = ["Learner", "read_stages", "recipe_parser", "train"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Learner:
     loss: LossFunction
 
 
-def parse_arguments(description: str | None, *, config: Path) -> argparse.Namespace:
-    """The arguments of a training recipe; ``config`` is its own configuration file."""
+def recipe_parser(description: str | None, *, config: Path) -> argparse.ArgumentParser:
+    """The arguments that all training recipes take; ``config`` is the recipe's own configuration file."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="folder with books/ and knowledge/")
     parser.add_argument(
@@ -47,21 +48,29 @@ def parse_arguments(description: str | None, *, config: Path) -> argparse.Namesp
     parser.add_argument("--config", type=Path, default=config)
     parser.add_argument("--minutes", type=float, help="end after this many minutes; rates then follow the clock")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    return parser.parse_args()
+    return parser
 
 
 def read_stages(tables: list[dict[str, Any]]) -> tuple[Stage, ...]:
     """Stages from their TOML tables."""
     stages = []
     for table in tables:
-        batches = tuple(BatchKind(**batch) for batch in table["batches"])
+        batches = tuple(_read_batch(batch) for batch in table["batches"])
         stages.append(Stage(**{**table, "batches": batches}))
     return tuple(stages)
 
 
+def _read_batch(table: dict[str, Any]) -> BatchKind:
+    if "gists" not in table:
+        return BatchKind(**table)
+    gists = table["gists"]
+    shapes = tuple((block_tokens, gist_width) for block_tokens, gist_width in gists["shapes"])
+    return BatchKind(**{**table, "gists": GistCut(**{**gists, "shapes": shapes})})
+
+
 def train(args: argparse.Namespace, build: Callable[[dict[str, Any], int], Learner]) -> None:
-    """Prepare token arrays (once), then train or resume. ``build`` makes the learner from the ``[model]`` table and the
-    seed. Raises InvalidValueError if ``--out`` holds a run that ``--resume`` does not ask for."""
+    """Prepare token arrays (once), then train or resume. ``build`` makes the learner from the settings and the seed.
+    Raises InvalidValueError if ``--out`` holds a run that ``--resume`` does not ask for."""
     if not args.resume and (args.out / "checkpoint.pt").exists():
         raise InvalidValueError(f"{args.out} holds a run already; add --resume, or give another --out")
     settings = tomllib.loads(args.config.read_text())
@@ -69,7 +78,7 @@ def train(args: argparse.Namespace, build: Callable[[dict[str, Any], int], Learn
     prepare(args.data, args.packages, args.out / "data", vocab_size=settings["model"]["vocab_size"])
     tokenizer = Tokenizer.from_file(str(args.out / "data" / "tokenizer" / "tokenizer.json"))
     config = LoopConfig(**settings["loop"], max_minutes=args.minutes)
-    learner = build(settings["model"], config.seed)
+    learner = build(settings, config.seed)
     loop = TrainingLoop(
         loss=learner.loss,
         optimizer=MasterOptimizer(learner.weights, OptimConfig(**settings["optim"])),

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.recall import TRAINING, Asking, Fact, draw_facts
 from megacontext.training.tokens import TokenStore
 
@@ -157,6 +158,8 @@ class TextSource:
 
 
 ANSWER_WEIGHT = 6.0
+ALIGNED_FACTS = 4
+ALIGNED_BLOCK = 32
 
 
 def plain_row(source: TextSource, random: Random, length: int) -> Window:
@@ -180,6 +183,40 @@ def dense_row(source: TextSource, random: Random, length: int, asking: Asking = 
         for fact in random.sample(facts, len(facts)):
             strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
     return strip.window(length)
+
+
+def aligned_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
+    """One fact to a block of 32 tokens, four blocks, then nothing but questions: where gists become readable.
+
+    Each block is filled up with real text before and after its statement, so that no statement crosses a border.
+    """
+    domain = source.domain(random)
+    stated = _short_statements(source, random, domain, asking)
+    strip = Strip()
+    for fact, statement in stated.items():
+        text = source.stretch(random, domain, ALIGNED_BLOCK).tolist()
+        before = random.randint(0, ALIGNED_BLOCK - len(statement))
+        strip.add_text(text[:before], joined=False)
+        strip.add_fact(statement, fact, joined=before > 0)
+        strip.add_text(text[before : ALIGNED_BLOCK - len(statement)])
+    facts = list(stated)
+    while len(strip.tokens) <= length:
+        for fact in random.sample(facts, len(facts)):
+            strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def _short_statements(source: TextSource, random: Random, domain: str, asking: Asking) -> dict[Fact, Ids]:
+    """Four facts with statements that fit into a block."""
+    for _ in range(100):
+        facts = draw_facts(random, 2 * ALIGNED_FACTS, asking, distractors=0.25)
+        drawn = {fact: source.statement(random, fact, domain, new_line=random.random() < 0.5) for fact in facts}
+        short = {fact: ids for fact, ids in drawn.items() if len(ids) <= ALIGNED_BLOCK}
+        if len(short) >= ALIGNED_FACTS:
+            return dict(list(short.items())[:ALIGNED_FACTS])
+    raise InvalidValueError(
+        f"statements of facts hardly ever fit into {ALIGNED_BLOCK} tokens; use a tokenizer with a larger vocabulary"
+    )
 
 
 def recall_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:

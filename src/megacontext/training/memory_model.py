@@ -1,0 +1,114 @@
+"""A core that learns to read gists, together with the net that makes them.
+
+B rows, T positions, C closed blocks, r gist width, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.reconstruction import Reconstructor
+from megacontext.training.core_model import compile_core, window_loss
+from megacontext.training.curriculum import Batch
+from megacontext.training.mixed import mixed_loss
+from megacontext.training.objective import CHUNK_ROWS, cross_entropy
+
+__all__ = ["MemoryConfig", "MemoryLearner", "load_core_masters"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """How memory is learned. reconstruction: weight of the loss that asks for a span's tokens from its gist alone;
+    reconstructed_tokens: how many tokens of a batch it asks for; frozen_core: teach GistNet alone."""
+
+    reconstruction: float = 0.5
+    reconstructed_tokens: int = 1024
+    reconstructor_width: int = 512
+    frozen_core: bool = False
+
+
+class MemoryLearner(nn.Module):
+    """Core, GistNet and the reconstructor that keeps gists honest, as one trainable whole."""
+
+    def __init__(self, core: Core, gist_net: GistNet, config: MemoryConfig) -> None:
+        super().__init__()
+        if gist_net.config.width != core.config.width:
+            raise InvalidValueError(
+                f"gist_net has width {gist_net.config.width}, but the core {core.config.width}; give both the same"
+            )
+        self.config = config
+        self.core = core
+        self.gist_net = gist_net
+        self.reconstructor = Reconstructor(core.config.width, mlp_width=config.reconstructor_width).to(
+            core.embed_tokens.weight.dtype
+        )
+        if config.frozen_core:
+            core.requires_grad_(False)
+
+    def learned_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and weights that training moves."""
+        return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
+
+    def compile_parts(self) -> None:
+        """Compile what runs often in few shapes."""
+        compile_core(self.core)
+
+    def loss(self, batch: Batch, *, compiled: bool = True) -> tuple[Tensor, Tensor]:
+        """The loss to differentiate, and that of every position [B, T]."""
+        if batch.mixed is None:
+            return window_loss(self.core, *batch.tensors, compiled=compiled)
+        loss, losses_BT, gists_BCrD = mixed_loss(
+            self.core, self.gist_net, batch.mixed, batch.tensors, compiled=compiled
+        )
+        if self.config.reconstruction:
+            block_tokens = batch.mixed.block_tokens
+            blocks_BNK = batch.ids_BT.view(len(batch.ids_BT), -1, block_tokens)
+            spans_NK = blocks_BNK[torch.arange(len(batch.ids_BT))[:, None], batch.mixed.closed_BC].flatten(0, 1)
+            loss = loss + self.config.reconstruction * self._reconstruction(
+                gists_BCrD.flatten(0, 1), spans_NK, compiled=compiled
+            )
+        return loss, losses_BT
+
+    def _reconstruction(self, gists_NrD: Tensor, spans_NK: Tensor, *, compiled: bool) -> Tensor:
+        """Nats per token of some spans, evenly spread over the batch, from their gists alone."""
+        num_spans, span_tokens = spans_NK.shape
+        wanted = min(num_spans, max(1, self.config.reconstructed_tokens // span_tokens))
+        rows = torch.arange(wanted) * num_spans // wanted
+        hidden_ND = self.reconstructor(gists_NrD[rows], span_tokens=span_tokens).flatten(0, 1)
+        targets_N = spans_NK[rows].flatten()
+        spare = -len(targets_N) % CHUNK_ROWS
+        weights_N = nn.functional.pad(torch.ones(len(targets_N)), (0, spare))
+        loss, _ = cross_entropy(
+            nn.functional.pad(hidden_ND, (0, 0, 0, spare)),
+            self.core.head.weight,
+            nn.functional.pad(targets_N, (0, spare)),
+            weights_N,
+            compiled=compiled,
+        )
+        return loss
+
+
+def load_core_masters(core: Core, checkpoint: dict[str, Any]) -> None:
+    """Take over the core of a training checkpoint, from a run of the core alone or from one that learned memory."""
+    masters = checkpoint["optimizer"]["masters"]
+    wanted = core.state_dict()
+    prefix = "core." if any(name.startswith("core.") for name in masters) else ""
+    missing = sorted(name for name in wanted if prefix + name not in masters and name != "log_sigma_scale")
+    if missing:
+        raise InvalidValueError(f"the checkpoint lacks {missing[0]} of the core; start from a run of the same shape")
+    for name, weight in wanted.items():
+        master = masters.get(prefix + name, weight)
+        if master.shape != weight.shape:
+            raise InvalidValueError(
+                f"{name} of the checkpoint has shape {tuple(master.shape)}, but the configuration says "
+                f"{tuple(weight.shape)}; start from a run of the same shape"
+            )
+        weight.copy_(master)

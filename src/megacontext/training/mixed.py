@@ -1,0 +1,190 @@
+"""Windows that mix raw blocks and gists, made from rows of raw tokens.
+
+A row of T tokens is cut into blocks. Its last blocks and a few others stay open; of the rest the window shows gists,
+made by GistNet on the way. Loss falls only where a shown entry is followed by a shown token: an open block's tokens,
+and the last vector of a gist before an open block.
+
+Shape legend: B rows, T tokens of a row, K block_tokens, N = T / K blocks, r gist_width, C closed blocks of a row,
+S entries of a window, P predicted positions of the batch, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.training.objective import CHUNK_ROWS, cross_entropy
+from megacontext.training.windows import Answer, Window
+from megacontext.tree.timeline import GIST_EXTENT, timeline
+
+__all__ = ["GistCut", "MixedWindows", "choose_open", "mixed_loss", "mixed_windows", "predicted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GistCut:
+    """Which blocks of a row stay open.
+
+    shapes: (block_tokens, gist_width) pairs, one drawn per batch; num_tail: blocks open at the end; num_open: blocks
+    open elsewhere, among them, with probability ``open_answers`` for each asked fact, the blocks that state it.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    num_tail: int
+    num_open: int = 0
+    open_answers: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.shapes or self.num_tail < 1 or self.num_open < 0 or not 0 <= self.open_answers <= 1:
+            raise InvalidValueError(
+                f"a cut with shapes {list(self.shapes)}, {self.num_tail} tail and {self.num_open} open blocks and "
+                f"open_answers {self.open_answers} cannot be made: give at least one shape and one tail block, no "
+                "negative count, and a probability"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedWindows:
+    """A batch of windows of S entries each.
+
+    closed_BC: blocks that show as gists; sources_BS: where an entry comes from in the row's T tokens followed by its
+    C * r gist vectors; mu_BS, sigma_BS: places on the timeline; positions_P: flat positions b * T + t whose next token
+    is predicted, from the flat entries entries_P.
+    """
+
+    block_tokens: int
+    gist_width: int
+    closed_BC: Tensor  # noqa: N815 - shape suffix
+    sources_BS: Tensor  # noqa: N815 - shape suffix
+    mu_BS: Tensor  # noqa: N815 - shape suffix
+    sigma_BS: Tensor  # noqa: N815 - shape suffix
+    positions_P: Tensor  # noqa: N815 - shape suffix
+    entries_P: Tensor  # noqa: N815 - shape suffix
+
+
+def choose_open(row: Window, cut: GistCut, *, block_tokens: int, random: Random) -> npt.NDArray[np.bool_]:
+    """Which of the row's N blocks stay open: always ``num_tail + num_open`` of them."""
+    num_blocks = len(row.tokens_T) // block_tokens
+    num_before = num_blocks - cut.num_tail
+    if len(row.tokens_T) % block_tokens or num_before < cut.num_open:
+        raise InvalidValueError(
+            f"a row of {len(row.tokens_T)} tokens cannot be cut into blocks of {block_tokens} with {cut.num_tail} tail "
+            f"and {cut.num_open} open ones; use a length that is a multiple of the block and has room for them"
+        )
+    wanted = [
+        block
+        for answer in row.answers
+        if random.random() < cut.open_answers
+        for block in _stated_in(answer, block_tokens)
+        if block < num_before
+    ]
+    others = random.sample(range(num_before), num_before)
+    chosen = list(dict.fromkeys([*wanted, *others]))[: cut.num_open]
+    is_open_N = np.zeros(num_blocks, dtype=np.bool_)
+    is_open_N[[*chosen, *range(num_before, num_blocks)]] = True
+    return is_open_N
+
+
+def _stated_in(answer: Answer, block_tokens: int) -> range:
+    """The blocks that a fact's statement touches; statements are about two dozen tokens long."""
+    stop = answer.start - answer.distance
+    return range(max(0, stop - 24) // block_tokens, (stop - 1) // block_tokens + 1)
+
+
+def predicted(is_open_BN: npt.NDArray[np.bool_], *, block_tokens: int) -> npt.NDArray[np.bool_]:
+    """Positions [B, T] whose next token is predicted: those in open blocks, and the last one before an open block."""
+    is_open_BT = np.repeat(is_open_BN, block_tokens, axis=1)
+    is_open_BT[:, block_tokens - 1 : -1 : block_tokens] |= is_open_BN[:, 1:]
+    return is_open_BT
+
+
+def mixed_windows(
+    is_open_BN: npt.NDArray[np.bool_], *, block_tokens: int, gist_width: int, gist_extent: float = GIST_EXTENT
+) -> MixedWindows:
+    """Lay out windows; every row must have as many open blocks as the others."""
+    num_rows, num_blocks = is_open_BN.shape
+    num_tokens, num_open = num_blocks * block_tokens, int(is_open_BN[0].sum())
+    assert (is_open_BN.sum(1) == num_open).all(), "rows of one batch have equally many open blocks"
+    num_closed = num_blocks - num_open
+    closed_BC = np.nonzero(~is_open_BN)[1].reshape(num_rows, num_closed)
+    num_entries = num_open * block_tokens + num_closed * gist_width
+    sources_BS = np.empty((num_rows, num_entries), dtype=np.int64)
+    mu_BS = np.empty((num_rows, num_entries))
+    sigma_BS = np.zeros((num_rows, num_entries), dtype=np.float32)
+    entry_of_BT = np.zeros((num_rows, num_tokens), dtype=np.int64)
+    for row in range(num_rows):
+        counts_N = np.where(is_open_BN[row], block_tokens, gist_width)
+        firsts_N = np.cumsum(counts_N) - counts_N
+        blocks_S = np.repeat(np.arange(num_blocks), counts_N)
+        slots_S = np.arange(num_entries) - firsts_N[blocks_S]
+        is_raw_S = is_open_BN[row][blocks_S]
+        closed_before_S = np.cumsum(~is_open_BN[row])[blocks_S] - 1
+        sources_BS[row] = np.where(
+            is_raw_S, blocks_S * block_tokens + slots_S, num_tokens + closed_before_S * gist_width + slots_S
+        )
+        mu_BS[row], extents_S = timeline(np.where(is_raw_S, 1, block_tokens / gist_width), gist_extent=gist_extent)
+        sigma_BS[row] = np.where(is_raw_S, 0.0, extents_S * 12**-0.5)
+        last_slot_N = np.where(is_open_BN[row], 0, gist_width - 1)
+        within_T = np.where(np.repeat(is_open_BN[row], block_tokens), np.tile(np.arange(block_tokens), num_blocks), 0)
+        entry_of_BT[row] = np.repeat(firsts_N + last_slot_N, block_tokens) + within_T
+    predicted_BT = predicted(is_open_BN, block_tokens=block_tokens)
+    entry_of_BT += np.arange(num_rows)[:, None] * num_entries
+    return MixedWindows(
+        block_tokens=block_tokens,
+        gist_width=gist_width,
+        closed_BC=torch.from_numpy(closed_BC),
+        sources_BS=torch.from_numpy(sources_BS),
+        mu_BS=torch.from_numpy(mu_BS),
+        sigma_BS=torch.from_numpy(sigma_BS),
+        positions_P=torch.from_numpy(np.flatnonzero(predicted_BT)),
+        entries_P=torch.from_numpy(entry_of_BT[predicted_BT]),
+    )
+
+
+def mixed_loss(
+    core: Core,
+    gist_net: GistNet,
+    windows: MixedWindows,
+    rows: tuple[Tensor, Tensor, Tensor],
+    *,
+    compiled: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of a batch of mixed windows.
+
+    rows: ids, targets (int64) and weights (float32), each [B, T].
+
+    Returns:
+        The weighted mean over predicted positions, the loss of every position [B, T] (0 where none is predicted), and
+        the gist vectors [B, C, r, D].
+    """
+    ids_BT, targets_BT, weights_BT = rows
+    num_rows, num_tokens = ids_BT.shape
+    entries_BTD = core.embed(ids_BT)
+    width = entries_BTD.shape[-1]
+    rows_B1 = torch.arange(num_rows)[:, None]
+    spans_BCKD = entries_BTD.view(num_rows, -1, windows.block_tokens, width)[rows_B1, windows.closed_BC]
+    gists_nrD = gist_net(
+        spans_BCKD.flatten(0, 1), level=1, num_children=windows.block_tokens, gist_width=windows.gist_width
+    )
+    gists_BCrD = gists_nrD.view(num_rows, -1, windows.gist_width, width)
+    sources_BSD = torch.cat([entries_BTD, gists_BCrD.flatten(1, 2)], dim=1)
+    hidden_BSD = core(sources_BSD[rows_B1, windows.sources_BS], windows.mu_BS, windows.sigma_BS).hidden_BTD
+    num_predicted = len(windows.positions_P)
+    spare = -num_predicted % CHUNK_ROWS  # the loss is compiled for whole chunks
+    hidden_PD = torch.nn.functional.pad(hidden_BSD.flatten(0, 1)[windows.entries_P], (0, 0, 0, spare))
+    targets_P, weights_P = (
+        torch.nn.functional.pad(part_BT.flatten()[windows.positions_P], (0, spare))
+        for part_BT in (targets_BT, weights_BT)
+    )
+    loss, losses_P = cross_entropy(hidden_PD, core.head.weight, targets_P, weights_P, compiled=compiled)
+    losses_N = torch.zeros(num_rows * num_tokens)
+    losses_N[windows.positions_P] = losses_P[:num_predicted]
+    return loss, losses_N.view(num_rows, num_tokens), gists_BCrD

@@ -1,0 +1,132 @@
+"""Learning memory: what the loss is made of, what moves, and that a short run makes gists readable."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.core_model import window_loss
+from megacontext.training.curriculum import BatchKind, Stage, draw_batch
+from megacontext.training.loop import LoopConfig, TrainingLoop
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner, load_core_masters
+from megacontext.training.mixed import GistCut, mixed_loss
+from megacontext.training.optim import MasterOptimizer, OptimConfig
+from megacontext.training.windows import ALIGNED_BLOCK, TextSource, aligned_row
+
+CUT = GistCut(shapes=((32, 1),), num_tail=2)
+STAGE = Stage(
+    name="gists",
+    batches=(
+        BatchKind(name="aligned", share=0.7, rows=4, length=192, mix={"aligned": 1.0}, gists=CUT),
+        BatchKind(name="short", share=0.3, rows=4, length=64, mix={"plain": 1.0}),
+    ),
+)
+SMALL = MemoryConfig(reconstructed_tokens=128, reconstructor_width=32)
+
+
+def make_learner(config: MemoryConfig = SMALL) -> MemoryLearner:
+    torch.manual_seed(0)
+    return MemoryLearner(Core(replace(TINY_CORE, vocab_size=512)), GistNet(TINY_GIST_NET), config)
+
+
+def test_a_plain_batch_teaches_the_core_alone(source: TextSource) -> None:
+    learner = make_learner()
+    batch = draw_batch(source, replace(STAGE, batches=STAGE.batches[1:]), seed=0, step=0)
+    loss, losses_BT = learner.loss(batch, compiled=False)
+    expected = window_loss(learner.core, *batch.tensors, compiled=False)
+    torch.testing.assert_close(loss, expected[0])
+    torch.testing.assert_close(losses_BT, expected[1])
+
+
+def test_a_mixed_batch_adds_what_gists_forget_of_their_spans(source: TextSource) -> None:
+    learner = make_learner()
+    batch = draw_batch(source, replace(STAGE, batches=STAGE.batches[:1]), seed=0, step=0)
+    assert batch.mixed is not None
+    with torch.no_grad():
+        loss, _ = learner.loss(batch, compiled=False)
+        read, _, gists = mixed_loss(learner.core, learner.gist_net, batch.mixed, batch.tensors, compiled=False)
+        # the four closed blocks of the first row are the spans in order; 128 tokens are four spans of the batch of 16
+        closed = batch.ids_BT[:, :128].reshape(16, 32)[::4]
+        hidden = learner.reconstructor(gists.flatten(0, 1)[::4], span_tokens=32)
+        nats = torch.nn.functional.cross_entropy(learner.core.logits(hidden).flatten(0, 1), closed.flatten())
+    torch.testing.assert_close(loss, read + 0.5 * nats, atol=1e-4, rtol=1e-4)
+
+
+def test_aligned_rows_keep_each_fact_inside_its_block(source: TextSource) -> None:
+    for seed in range(20):
+        row = aligned_row(source, Random(seed), 192)
+        text = source.tokenizer.decode(row.tokens_T.tolist())
+        assert len(row.answers) >= 1
+        for answer in row.answers:
+            stop = answer.start - answer.distance
+            block = (stop - 1) // ALIGNED_BLOCK
+            assert block < 4
+            inside = source.tokenizer.decode(row.tokens_T[block * ALIGNED_BLOCK : stop].tolist())
+            assert answer.fact.value in inside, text
+
+
+def test_a_frozen_core_stays_and_a_free_one_moves(source: TextSource) -> None:
+    for frozen in (True, False):
+        learner = make_learner(replace(SMALL, frozen_core=frozen))
+        before = {name: weight.clone() for name, weight in learner.state_dict().items()}
+        optimizer = MasterOptimizer(learner.learned_parameters(), OptimConfig())
+        for step in range(3):  # what starts at zero opens the way for the rest
+            batch = draw_batch(source, replace(STAGE, batches=STAGE.batches[:1]), seed=0, step=step)
+            learner.loss(batch, compiled=False)[0].backward()
+            optimizer.step(1.0)
+        moved = {name for name, weight in learner.state_dict().items() if not torch.equal(weight, before[name])}
+        assert any(name.startswith("gist_net.layers") for name in moved)
+        assert any(name.startswith("core.") for name in moved) is not frozen
+
+
+def test_a_short_run_learns_to_hold_tokens(source: TextSource, tmp_path: Path) -> None:
+    learner = make_learner()
+    loop = TrainingLoop(
+        loss=lambda batch: learner.loss(batch, compiled=False),
+        optimizer=MasterOptimizer(learner.learned_parameters(), OptimConfig()),
+        source=source,
+        stages=(STAGE,),
+        config=LoopConfig(num_steps=40, seed=5, warmup_steps=4, log_every=5, checkpoint_every=1_000),
+        out=tmp_path,
+    )
+    batch = draw_batch(source, replace(STAGE, batches=STAGE.batches[:1]), seed=9, step=0)
+    with torch.no_grad():
+        before = learner.loss(batch, compiled=False)[0].item()
+    state = loop.run()
+    with torch.no_grad():
+        after = learner.loss(batch, compiled=False)[0].item()
+    assert after < before - 1.0
+    assert "aligned_192_gists_32_1" in state.tokens_by_row_kind
+
+
+def test_a_core_is_taken_over_from_either_kind_of_run(tmp_path: Path) -> None:
+    learner = make_learner()
+    alone = MasterOptimizer(learner.core.named_parameters(), OptimConfig()).state_dict()
+    together = MasterOptimizer(learner.learned_parameters(), OptimConfig()).state_dict()
+    for saved in (alone, together):
+        torch.manual_seed(7)
+        other = Core(learner.core.config)
+        load_core_masters(other, {"optimizer": saved})
+        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), learner.core.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_another_shape_is_refused() -> None:
+    saved = {"optimizer": MasterOptimizer(make_learner().core.named_parameters(), OptimConfig()).state_dict()}
+    with pytest.raises(InvalidValueError, match=r"has shape \(512, 32\), but the configuration says \(256, 32\)"):
+        load_core_masters(Core(TINY_CORE), saved)
+    del saved["optimizer"]["masters"]["norm.weight"]
+    with pytest.raises(InvalidValueError, match=r"lacks norm\.weight of the core"):
+        load_core_masters(Core(TINY_CORE), saved)
+
+
+def test_nets_of_two_widths_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="gist_net has width 64, but the core 32"):
+        MemoryLearner(Core(TINY_CORE), GistNet(replace(TINY_GIST_NET, width=64)), SMALL)
