@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from megacontext.catalog import connections
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import InvalidValueError, MemoryLockedError, MemoryReadOnlyError, StorageFullError
-from megacontext.ports.catalog import Source
+from megacontext.ports.catalog import Passage, Source
 from megacontext.testing.catalog_suite import EXAMPLE_INFO, CatalogSuite, SearchSuite, add_example_source
 
 
@@ -192,6 +193,29 @@ def test_a_full_disk_changes_nothing_and_can_be_read(small_disk: Path) -> None:
     again = SqliteCatalog.open(small_disk, read_only=True)
     assert again.state().num_tokens == num_tokens
     again.close()
+
+
+def test_a_word_index_that_a_limit_on_file_sizes_has_no_room_for(catalog: SqliteCatalog) -> None:
+    """It outgrows its cache amid a transaction, where SQLite says less than when it commits."""
+    words = [f"{number * 7919 % 10_000_019:x}" for number in range(400_000)]
+    passages = [
+        Passage(
+            token_start=24 * index, token_stop=24 * index + 32, text=" ".join(words[100 * index : 100 * index + 100])
+        )
+        for index in range(len(words) // 100)
+    ]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with pytest.raises(StorageFullError, match=r"no space left .*File too large"), catalog.write() as writer:
+            writer.add_passages(passages)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert catalog.state().indexed_tokens == 0
+    assert list(catalog.check()) == []
+    with catalog.write() as writer:
+        writer.add_passages(passages)
+    assert catalog.search(words[-1], limit=1)
 
 
 def test_a_full_disk_cannot_hold_a_new_catalog(small_disk: Path) -> None:

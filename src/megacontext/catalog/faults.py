@@ -28,7 +28,12 @@ __all__ = ["file_faults", "sqlite_faults"]
 _PRIMARY_CODE = 0xFF
 _FULL = {sqlite3.SQLITE_FULL}
 _FULL_EXTENDED = {sqlite3.SQLITE_IOERR_SHMSIZE}  # the shared-memory file cannot grow
-_NOT_WRITTEN = {sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_TRUNCATE}
+_NOT_WRITTEN = {  # the last one is what its full-text index makes of any of them
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR,
+}
 _PROBE_BYTES = 64 * KIB
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
