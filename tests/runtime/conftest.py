@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ class PlainReader:
         self._token_ids = np.asarray(token_ids, dtype=np.uint32)
         self._dim, self._gist_width = dim, gist_width
         self.num_reads = 0
+        self.gister = SimpleNamespace(gist_width=gist_width, spread=12**-0.5 / gist_width)
 
     @property
     def num_tokens(self):

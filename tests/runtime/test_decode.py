@@ -10,6 +10,7 @@ from megacontext.errors import InvariantError
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.window import WindowReader, WindowRows
 from megacontext.testing.fake_base import tiny_base
+from megacontext.testing.fake_core import tiny_core_base
 from megacontext.tree.cuts import Cut
 from megacontext.tree.geometry import TreeGeometry
 
@@ -26,7 +27,7 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 0.15}
 @pytest.fixture
 def make_window(plain_reader):
     def make(dtype="float32", positions="window", capacity=128):
-        base = tiny_base(dtype=dtype)
+        base = tiny_core_base(dtype=dtype) if positions == "timeline" else tiny_base(dtype=dtype)
         reader = plain_reader(np.random.default_rng(1).integers(0, 256, NUM_TOKENS), dim=32)
         return ModelWindow(
             base, WindowReader(TREE, reader, base, positions=positions), capacity_entries=capacity
@@ -39,7 +40,7 @@ def rows_of(cut, scratch=()):
     return WindowRows.of_cut(cut, 1).then(WindowRows.of_scratch(np.array(scratch, np.uint32)))
 
 
-@pytest.mark.parametrize("positions", ["window", "global"])
+@pytest.mark.parametrize("positions", ["window", "global", "timeline"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_edits_give_the_logits_of_a_fresh_forward(make_window, dtype, positions):
     edited, _ = make_window(dtype, positions)

@@ -241,7 +241,7 @@ def test_positions_global_are_a_choice_within_the_bases_range(tmp_path, base):
         ({"lens": "telescope"}, "auto, lexical|attention, auto"),
         ({"allocator": "thrifty"}, "greedy, optimal"),
         ({"kv": "patch"}, "exact"),
-        ({"positions": "sideways"}, "global, window"),
+        ({"positions": "sideways"}, "auto, global, timeline, window"),
     ],
 )
 def test_unknown_names_list_the_known_ones(memory, options, names):

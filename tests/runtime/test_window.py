@@ -6,6 +6,7 @@ import pytest
 from megacontext.errors import UnknownNameError
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
 from megacontext.testing.fake_base import tiny_base
+from megacontext.testing.fake_core import tiny_core_base
 from megacontext.tree.cuts import Cut
 from megacontext.tree.geometry import TreeGeometry
 
@@ -33,22 +34,41 @@ def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first, p
     base = tiny_base()
     reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
-    inputs, positions = WindowReader(TREE, reader, base, positions="window").read(rows, first, num_tokens=131)
+    inputs = WindowReader(TREE, reader, base, positions="window").read(rows, first, num_tokens=131)
 
     gists = reader.gist_batch(np.array([1, 2]), np.array([0, 1])).vectors.astype(np.float32)
     raw = base.embed(np.array([*range(8, 16), 128, 129, 130, 7, 9], np.uint32)).numpy()
     expected = np.concatenate([gists[0], raw[:8], gists[1], raw[8:]])
-    np.testing.assert_allclose(inputs.numpy(), expected[first:], atol=1e-6)
-    np.testing.assert_array_equal(positions, np.arange(first, 17))
+    np.testing.assert_allclose(inputs.vectors.numpy(), expected[first:], atol=1e-6)
+    np.testing.assert_array_equal(inputs.positions, np.arange(first, 17))
+    spreads = np.array([12**-0.5] * 2 + [0.0] * 8 + [12**-0.5] * 2 + [0.0] * 5)
+    if first <= 11:
+        np.testing.assert_allclose(inputs.spreads, spreads[first:], atol=1e-6)
+    assert inputs.next_position == 17
 
 
 def test_global_positions_are_those_of_the_history_and_scratch_follows_it(plain_reader):
     reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
-    _, positions = WindowReader(TREE, reader, tiny_base(), positions="global").read(rows, 0, num_tokens=131)
-    assert positions.tolist() == [0.5, 1.5, *range(8, 16), 64.5, 65.5, 128, 129, 130, 131, 132]
+    inputs = WindowReader(TREE, reader, tiny_base(), positions="global").read(rows, 0, num_tokens=131)
+    assert inputs.positions.tolist() == [0.5, 1.5, *range(8, 16), 64.5, 65.5, 128, 129, 130, 131, 132]
+    np.testing.assert_allclose(inputs.spreads[[0, 2, 10]], [4 * 12**-0.5, 0.0, 32 * 12**-0.5], rtol=1e-6)
+    assert inputs.next_position == 133
+
+
+def test_a_base_that_learned_on_the_timeline_is_given_it(plain_reader):
+    reader = plain_reader(np.arange(200), dim=32, gist_width=2)
+    rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
+    window = WindowReader(TREE, reader, tiny_core_base(), positions="auto")
+    inputs = window.read(rows, 0, num_tokens=131)
+    assert inputs.positions.tolist() == [1.5, 5.5, *range(8, 16), 17.5, 21.5, 24, 25, 26, 27, 28]
+    np.testing.assert_allclose(inputs.spreads[[0, 2, 10]], [4 * 12**-0.5, 0.0, 4 * 12**-0.5], rtol=1e-6)
+    assert inputs.next_position == 29
+    assert window.read(rows, 11, num_tokens=131).positions.tolist() == inputs.positions[11:].tolist()
+    plain = WindowReader(TREE, reader, tiny_base(), positions="auto").read(rows, 0, num_tokens=131)
+    assert plain.positions.tolist() == list(range(17))
 
 
 def test_unknown_position_mode_lists_the_known_ones(plain_reader):
-    with pytest.raises(UnknownNameError, match="global, window"):
+    with pytest.raises(UnknownNameError, match="auto, global, timeline, window"):
         WindowReader(TREE, plain_reader([], dim=32), tiny_base(), positions="sideways")

@@ -104,6 +104,7 @@ class BaseHandle:
             device=self._device,
             question_template=_question_template(self.folder),
             stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
+            positions="timeline" if _is_core(config) else "window",
             gist_net=str(config.get("weights", {}).get("gist_net", "")) if _is_core(config) else "",
         )
 

@@ -18,7 +18,7 @@ from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_s
 from megacontext.memory.parts import Parts
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import CatalogState
-from megacontext.ports.gister import GistBatch
+from megacontext.ports.gister import GistBatch, Gister
 from megacontext.values import shown, span, whole_number
 
 __all__ = ["TreeReader"]
@@ -56,6 +56,11 @@ class TreeReader:
     @property
     def num_tokens(self) -> int:
         return self.state.num_tokens
+
+    @property
+    def gister(self) -> Gister:
+        """What made the gists; BaseMismatchError as ``LazyGister``."""
+        return self._parts.gister()
 
     @property
     def num_levels(self) -> int:

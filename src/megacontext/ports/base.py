@@ -8,7 +8,7 @@ Tensors are torch; this module is importable without it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,7 @@ class BaseInfo:
     device: str
     question_template: str  # str.format with {question}
     stop_token_ids: tuple[int, ...]
+    positions: Literal["window", "timeline"] = "window"  # how the rows of a window were numbered in training
     gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
 
 

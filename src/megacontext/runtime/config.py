@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from megacontext.errors import BudgetError
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.focusing import Hysteresis
-from megacontext.runtime.window import POSITION_MODES, PositionMode
+from megacontext.runtime.placement import POSITION_MODES, PositionMode
 from megacontext.values import choice, number, whole_number
 from megacontext.values import seed as valid_seed
 
@@ -24,7 +24,9 @@ class SessionConfig:
     lens: str | Lens = "auto"
     allocator: str | Allocator = "greedy"
     kv: str = "exact"  # a refocus recomputes from the earliest edit
-    positions: PositionMode = "window"  # or "global": true token positions, for bases made for them
+    positions: PositionMode = (
+        "auto"  # how rows are numbered: "window", "timeline", "global", or as the base was trained
+    )
     refocus_interval: int = 32  # generated tokens between refocuses; 0 keeps the focus that the question found
     sink_tokens: int = 4  # first tokens of the history that stay raw
     recent_tokens: int = 64  # last tokens of the history that stay raw

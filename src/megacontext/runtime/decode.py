@@ -63,8 +63,9 @@ class ModelWindow:
         first = max(0, min(shared, len(rows) - 1))
         self._truncate(first)
         if len(rows):
-            inputs_TD, positions_T = self._reader.read(rows, first, num_tokens=num_tokens)
-            self._forward(inputs_TD, positions_T, rows.keys[first:])
+            inputs = self._reader.read(rows, first, num_tokens=num_tokens)
+            self._forward(inputs.vectors, inputs.positions, rows.keys[first:], spreads_T=inputs.spreads)
+            self._next_position = inputs.next_position
 
     def append(self, token_ids: npt.NDArray[np.uint32]) -> None:
         """Run tokens that are no part of the memory after what is shown: one decode step for one token."""
@@ -97,13 +98,14 @@ class ModelWindow:
         positions_T: npt.NDArray[np.float64],
         keys: npt.NDArray[np.int64],
         *,
+        spreads_T: npt.NDArray[np.float32] | None = None,
         num_logits: int = 1,
     ) -> torch.Tensor:
         stop = self._num_rows + len(keys)
         if stop > self._capacity_entries:
             raise InvariantError(f"{stop} entries in a window of {self._capacity_entries}")
         self._logits_V = None
-        logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, num_logits=num_logits)
+        logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, spreads_T=spreads_T, num_logits=num_logits)
         self._keys[self._num_rows : stop] = keys
         self._num_rows = stop
         self._next_position = float(positions_T[-1]) + 1.0

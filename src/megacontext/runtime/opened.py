@@ -8,8 +8,8 @@ from megacontext.memory.memory import Memory
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.placement import PositionMode
 from megacontext.runtime.session import Session
-from megacontext.runtime.window import PositionMode
 
 __all__ = ["OpenedMemory"]
 
@@ -33,7 +33,7 @@ class OpenedMemory(Memory):
         lens: str | Lens = "auto",
         allocator: str | Allocator = "greedy",
         kv: str = "exact",
-        positions: PositionMode = "window",
+        positions: PositionMode = "auto",
         refocus_interval: int = 32,
         sink_tokens: int = 4,
         recent_tokens: int = 64,

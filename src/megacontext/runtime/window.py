@@ -6,13 +6,14 @@ Shape legend: W window positions, n entries of the cut, D embedding width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.memory.reads import TreeReader
+from megacontext.runtime.placement import POSITION_MODES, SCRATCH, PositionMode, RowNumbering, place_rows
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
 from megacontext.values import choice
@@ -22,11 +23,7 @@ if TYPE_CHECKING:
 
     from megacontext.ports.base import Base
 
-__all__ = ["POSITION_MODES", "PositionMode", "WindowReader", "WindowRows", "common_prefix"]
-
-PositionMode = Literal["window", "global"]
-POSITION_MODES: tuple[PositionMode, ...] = ("window", "global")
-SCRATCH = -1
+__all__ = ["WindowInputs", "WindowReader", "WindowRows", "common_prefix"]
 
 
 @dataclass(frozen=True)
@@ -74,40 +71,69 @@ def common_prefix(left: WindowRows, right: WindowRows) -> int:
     return int(differs[0]) if len(differs) else length
 
 
+@dataclass(frozen=True)
+class WindowInputs:
+    """What the model is given for rows of a window: vectors [R, D], positions and their standard deviations [R] (None
+    where every row stands at one place), and where the next token will stand."""
+
+    vectors: torch.Tensor
+    positions: npt.NDArray[np.float64]
+    spreads: npt.NDArray[np.float32] | None
+    next_position: float
+
+
 class WindowReader:
-    """Reads the vectors and positions of window rows. One batch of reads per call, however long the history is."""
+    """Reads the vectors and positions of window rows. One batch of reads per call, however long the history is.
+
+    positions: how rows are numbered; ``auto`` as the base was trained.
+    """
 
     def __init__(self, tree: TreeGeometry, reader: TreeReader, base: Base, *, positions: PositionMode) -> None:
         choice("positions", positions, POSITION_MODES)
         self._tree = tree
         self._reader = reader
         self._base = base
-        self._global = positions == "global"
+        self._numbering: RowNumbering = base.info.positions if positions == "auto" else positions
 
-    def read(self, rows: WindowRows, first: int, *, num_tokens: int) -> tuple[torch.Tensor, npt.NDArray[np.float64]]:
-        """Embeddings [W - first, D] and positions [W - first] of the rows from ``first`` on. ``num_tokens``: where the
-        scratch begins when positions are global."""
+    def read(self, rows: WindowRows, first: int, *, num_tokens: int) -> WindowInputs:
+        """Inputs of the rows from ``first`` on. ``num_tokens``: where the scratch begins when positions are global."""
         keys = rows.keys[first:]
-        positions = np.arange(first, len(rows), dtype=np.float64)
         token_rows = np.flatnonzero(keys[:, 0] <= 0)
         token_ids = keys[token_rows, 1]
         raw = keys[token_rows, 0] == 0
         token_ids[raw] = self._tokens_at(token_ids[raw])
-        if self._global:
-            scratch = keys[:, 0] == SCRATCH
-            positions = keys[:, 1].astype(np.float64)
-            positions[scratch] = num_tokens + np.arange(np.count_nonzero(scratch))
-            self._check_range(float(positions.max(initial=0.0)))
+        gist_width = self._reader.gister.gist_width
+        place = place_rows(
+            rows.keys,
+            first,
+            numbering=self._numbering,
+            block_tokens=self._tree.block_tokens,
+            gist_width=gist_width,
+            num_tokens=num_tokens,
+        )
         inputs = self._base.embed(token_ids.astype(np.uint32))
         if len(token_rows) == len(keys):
-            return inputs, positions
-        return self._with_gists(keys, token_rows, inputs, positions), positions
+            self._check_range(place.positions_R)
+            return WindowInputs(inputs, place.positions_R, None, place.next_position)
+        gist_rows = np.flatnonzero(keys[:, 0] > 0)
+        vectors, offsets = self._gists(keys, gist_rows, inputs)
+        positions = place.positions_R.copy()
+        if self._numbering == "global":
+            positions[gist_rows] += offsets
+        self._check_range(positions)
+        spreads = np.zeros(len(keys), dtype=np.float32)
+        spreads[gist_rows] = self._reader.gister.spread * gist_width * place.extents_R[gist_rows]
+        merged = inputs.new_empty((len(keys), inputs.shape[1]))
+        merged[_index(token_rows, merged)] = inputs
+        merged[_index(gist_rows, merged)] = vectors
+        return WindowInputs(merged, positions, spreads, place.next_position)
 
-    def _check_range(self, position: float) -> None:
+    def _check_range(self, positions: npt.NDArray[np.float64]) -> None:
         info = self._base.info
-        if position >= info.max_positions:
+        furthest = float(positions.max(initial=0.0))
+        if self._numbering == "global" and furthest >= info.max_positions:
             raise InvalidValueError(
-                f"positions='global' reaches {position:.0f}, but {info.name} knows positions below "
+                f"positions='global' reaches {furthest:.0f}, but {info.name} knows positions below "
                 f"{info.max_positions}: use positions='window'"
             )
 
@@ -117,30 +143,20 @@ class WindowReader:
             return np.zeros(0, dtype=np.int64)
         return np.concatenate(self._reader.token_batch(spans)).astype(np.int64)
 
-    def _with_gists(
-        self,
-        keys: npt.NDArray[np.int64],
-        token_rows: npt.NDArray[np.int64],
-        token_inputs: torch.Tensor,
-        positions: npt.NDArray[np.float64],
-    ) -> torch.Tensor:
-        """Token embeddings and gist vectors in window order; global positions get the gists' offsets."""
+    def _gists(
+        self, keys: npt.NDArray[np.int64], gist_rows: npt.NDArray[np.int64], like: torch.Tensor
+    ) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
+        """Vectors of gist rows in the base's precision, and their offsets in tokens from the start of their node."""
         import torch
 
-        gist_rows = np.flatnonzero(keys[:, 0] > 0)
         slots = keys[gist_rows, 2]
         firsts = np.flatnonzero((slots == 0) | (np.arange(len(slots)) == 0))
         nodes = gist_rows[firsts]
         widths = np.power(self._tree.block_tokens, keys[nodes, 0])
         gists = self._reader.gist_batch(keys[nodes, 0], keys[nodes, 1] // widths)
         node_of_row = np.repeat(np.arange(len(firsts)), np.diff(np.append(firsts, len(slots))))
-        if self._global:
-            positions[gist_rows] += gists.offsets[node_of_row, slots]
         vectors = torch.from_numpy(gists.vectors[node_of_row, slots])
-        inputs = token_inputs.new_empty((len(keys), token_inputs.shape[1]))
-        inputs[_index(token_rows, inputs)] = token_inputs
-        inputs[_index(gist_rows, inputs)] = vectors.to(device=inputs.device, dtype=inputs.dtype)
-        return inputs
+        return vectors.to(device=like.device, dtype=like.dtype), gists.offsets[node_of_row, slots]
 
 
 def _index(rows: npt.NDArray[np.int64], like: torch.Tensor) -> torch.Tensor:

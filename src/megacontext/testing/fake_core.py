@@ -41,6 +41,7 @@ def tiny_core_base(*, dtype: DType = "float32", seed: int = 0) -> NativeBase:
         device="cpu",
         question_template="\nQuestion: {question}\nAnswer:",
         stop_token_ids=(),
+        positions="timeline",
         gist_net=f"tiny{seed}",
     )
     kind = getattr(torch, dtype)
