@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from megacontext.training.corpus import read_standard_library
 from megacontext.training.cuts import cut_row
 from megacontext.training.recall import Asking
+from megacontext.training.rows import recall_row
 from megacontext.training.scoring import right_answers
 from megacontext.training.tokens import encode_documents
-from megacontext.training.windows import TextSource, recall_row
+from megacontext.training.windows import TextSource
 
 FOLDER = Path(str(files("megacontext.bases"))) / "bundled" / "reference-plain"
 LARGEST_BYTES = 20_000_000

@@ -19,7 +19,8 @@ from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner, load_core_masters
 from megacontext.training.mixed import GistCut, mixed_loss
 from megacontext.training.optim import MasterOptimizer, OptimConfig
-from megacontext.training.windows import ALIGNED_BLOCK, TextSource, aligned_row
+from megacontext.training.rows import ALIGNED_BLOCK, aligned_row
+from megacontext.training.windows import TextSource
 
 CUT = GistCut(shapes=((32, 1),), num_tail=2)
 STAGE = Stage(

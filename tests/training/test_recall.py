@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from megacontext.training.cuts import cut_row
 from megacontext.training.names import any_name, is_test, similar_name
 from megacontext.training.recall import SPLIT_BY_VALUE, Asking, Fact, draw_facts
-from megacontext.training.windows import ANSWER_WEIGHT, TextSource, dense_row, recall_row
+from megacontext.training.rows import dense_row, recall_row
+from megacontext.training.windows import ANSWER_WEIGHT, TextSource
 
 ROWS = {"dense": (dense_row, 256), "recall": (recall_row, 1024), "cut": (cut_row, 1024)}
 

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from megacontext.training.recall import Asking
+from megacontext.training.rows import recall_row
 from megacontext.training.scoring import bits_per_byte, far_copy, far_tokens, right_answers, share, token_nlls
 from megacontext.training.tokens import TokenStore, token_bytes
-from megacontext.training.windows import TextSource, recall_row
+from megacontext.training.windows import TextSource
 
 VOCABULARY = 512
 

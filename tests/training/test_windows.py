@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 
 from megacontext.training.corpus import Document
 from megacontext.training.cuts import cut_row
+from megacontext.training.rows import dense_row, plain_row, recall_row
 from megacontext.training.tokens import TokenStore, encode_documents
-from megacontext.training.windows import Strip, TextSource, dense_row, plain_row, recall_row
+from megacontext.training.windows import Strip, TextSource
 
 COUNTERS = 500
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from megacontext.training.cuts import cut_row
 from megacontext.training.mixed import GistCut, MixedWindows, choose_open, mixed_windows, predicted
 from megacontext.training.recall import Asking
-from megacontext.training.windows import TextSource, Window, aligned_row, dense_row, plain_row, recall_row
+from megacontext.training.rows import aligned_row, dense_puzzle_row, dense_row, plain_row, puzzle_row, recall_row
+from megacontext.training.windows import TextSource, Window
 
 RowMaker = Callable[[TextSource, Random, int], Window]
 
@@ -24,6 +25,8 @@ ROWS: dict[str, RowMaker] = {
     "aligned": aligned_row,
     "aligned_code": lambda source, random, length: aligned_row(source, random, length, Asking(key="code")),
     "recall": recall_row,
+    "dense_puzzles": dense_puzzle_row,
+    "puzzles": puzzle_row,
     "cut_recall": cut_row,
     "cut_plain": lambda source, random, length: cut_row(source, random, length, recall=False),
 }

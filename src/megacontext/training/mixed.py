@@ -93,10 +93,13 @@ def choose_open(row: Window, cut: GistCut, *, block_tokens: int, random: Random)
     return is_open_N
 
 
-def _stated_in(answer: Answer, block_tokens: int) -> range:
-    """The blocks that a fact's statement touches; statements are about two dozen tokens long."""
-    stop = answer.start - answer.distance
-    return range(max(0, stop - 24) // block_tokens, (stop - 1) // block_tokens + 1)
+def _stated_in(answer: Answer, block_tokens: int) -> list[int]:
+    """The blocks that the answer's statements touch."""
+    return [
+        block
+        for start, stop in answer.evidence
+        for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)
+    ]
 
 
 def predicted(is_open_BN: npt.NDArray[np.bool_], *, block_tokens: int) -> npt.NDArray[np.bool_]:

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from megacontext.training.cuts import cut_row
 from megacontext.training.recall import Asking
+from megacontext.training.rows import recall_row
 from megacontext.training.tokens import TokenStore
-from megacontext.training.windows import TextSource, Window, recall_row
+from megacontext.training.windows import TextSource, Window
 
 WINDOW = 2048
 SHORT_WINDOW = 512

@@ -1,0 +1,170 @@
+"""Rows by kind: what a training window is filled with.
+
+Every kind is one function of a source of text, a random state and a length.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+
+from megacontext.errors import InvalidValueError
+from megacontext.training.puzzles import draw_puzzles
+from megacontext.training.recall import TRAINING, Asking, Fact, draw_facts
+from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, Window
+
+ALIGNED_FACTS = 4
+ALIGNED_BLOCK = 32
+
+
+def plain_row(source: TextSource, random: Random, length: int) -> Window:
+    """`length` consecutive tokens of real text: whole projects and books, nothing cut out."""
+    ids = source.stretch(random, source.domain(random), length + 1).astype(np.int64)
+    return Window(tokens_T=ids[:-1], targets_T=ids[1:], weights_T=np.ones(length, np.float32))
+
+
+def dense_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
+    """A few facts with little between them, then nothing but questions: where the recall circuit forms."""
+    facts = draw_facts(random, random.randint(2, 4 if length <= 128 else 6), asking, distractors=0.25)
+    strip = Strip()
+    domain = source.domain(random)
+    gap = random.choice((0, 0, 8, 24))
+    for fact in facts:
+        if gap:
+            strip.add_text(source.stretch(random, domain, random.randint(1, gap)).tolist(), joined=False)
+        strip.add_fact(source.statement(random, fact, domain, new_line=random.random() < 0.5), fact)
+    strip.add_text(source.encode("\n"))
+    while len(strip.tokens) <= length:
+        for fact in random.sample(facts, len(facts)):
+            strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def aligned_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
+    """One fact to a block of 32 tokens, four blocks, then nothing but questions: where gists become readable.
+
+    Each block is filled up with real text before and after its statement, so that no statement crosses a border.
+    """
+    domain = source.domain(random)
+    stated = _short_statements(source, random, domain, asking)
+    strip = Strip()
+    for fact, statement in stated.items():
+        text = source.stretch(random, domain, ALIGNED_BLOCK).tolist()
+        before = random.randint(0, ALIGNED_BLOCK - len(statement))
+        strip.add_text(text[:before], joined=False)
+        strip.add_fact(statement, fact, joined=before > 0)
+        strip.add_text(text[before : ALIGNED_BLOCK - len(statement)])
+    facts = list(stated)
+    while len(strip.tokens) <= length:
+        for fact in random.sample(facts, len(facts)):
+            strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def _short_statements(source: TextSource, random: Random, domain: str, asking: Asking) -> dict[Fact, Ids]:
+    """Four facts with statements that fit into a block."""
+    for _ in range(100):
+        facts = draw_facts(random, 2 * ALIGNED_FACTS, asking, distractors=0.25)
+        drawn = {fact: source.statement(random, fact, domain, new_line=random.random() < 0.5) for fact in facts}
+        short = {fact: ids for fact, ids in drawn.items() if len(ids) <= ALIGNED_BLOCK}
+        if len(short) >= ALIGNED_FACTS:
+            return dict(list(short.items())[:ALIGNED_FACTS])
+    raise InvalidValueError(
+        f"statements of facts hardly ever fit into {ALIGNED_BLOCK} tokens; use a tokenizer with a larger vocabulary"
+    )
+
+
+def recall_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
+    """Real text of one domain with facts slipped in anywhere, asked for later: some midway, the rest at the end."""
+    domain = source.domain(random)
+    facts = draw_facts(random, random.randint(2, max(3, length // 80)), asking)
+    asked_last = random.sample(facts, min(len(facts), random.randint(2, 8)))
+    text = source.stretch(random, domain, length + 1)
+    openings = source.openings(text, domain)
+    strip = Strip()
+    closing = [source.question(random, fact, asking) for fact in asked_last]
+    filler = length + 1 - sum(len(ask) + len(answer) for ask, answer, _ in closing) - 24 * len(facts)
+    events: list[tuple[int, int, Fact, bool]] = []
+    for order, fact in enumerate(facts):
+        place = (
+            random.randrange(max(1, filler)) if random.random() < 0.8 else filler - random.randrange(min(filler, 128))
+        )
+        events.append((place, order, fact, False))
+        if random.random() < 0.4:
+            events.append((random.randint(place, max(place, filler)), order + len(facts), fact, True))
+    at = 0
+    for place, _, fact, is_question in sorted(events, key=lambda event: event[:2]):
+        index = int(np.searchsorted(openings, max(place, at)))
+        stop = int(openings[index]) if index < len(openings) else max(place, at)
+        strip.add_text(text[at:stop].tolist())
+        if is_question:
+            strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+        else:
+            new_line = stop < len(text) and bool(source.opens_line_V[text[stop]]) and random.random() < 0.7
+            new_line = new_line or domain == "code"
+            strip.add_fact(source.statement(random, fact, domain, new_line=new_line), fact)
+        at = max(at, stop)
+    need = length + 1 - len(strip.tokens) - sum(len(ask) + len(answer) for ask, answer, _ in closing)
+    if need > 0:
+        strip.add_text(text[at : at + need].tolist())
+    for (ask, answer, value), fact in zip(closing, asked_last, strict=True):
+        strip.add_question(ask, answer, value, fact, ANSWER_WEIGHT)
+    while len(strip.tokens) < length:
+        fact = random.choice(facts)
+        strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def dense_puzzle_row(source: TextSource, random: Random, length: int, *, test: bool = False) -> Window:
+    """A few puzzles with little between their statements, then nothing but questions."""
+    puzzles = draw_puzzles(random, random.randint(2, 4), test=test)
+    strip = Strip()
+    domain = source.domain(random)
+    gap = random.choice((0, 0, 8, 24))
+    waiting = [list(puzzle.statements) for puzzle in puzzles]
+    while any(waiting):
+        index = random.choice([index for index, left in enumerate(waiting) if left])
+        if gap:
+            strip.add_text(source.stretch(random, domain, random.randint(1, gap)).tolist(), joined=False)
+        strip.add_fact(source.encode(random.choice((" ", "\n")) + waiting[index].pop(0)), puzzles[index])
+    while len(strip.tokens) <= length:
+        for puzzle in random.sample(puzzles, len(puzzles)):
+            strip.add_question(*source.question(random, puzzle, TRAINING), puzzle, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def puzzle_row(source: TextSource, random: Random, length: int, *, test: bool = False) -> Window:
+    """Real text of one domain with the statements of puzzles slipped in anywhere, in order; asked for at the end."""
+    domain = source.domain(random)
+    puzzles = draw_puzzles(random, random.randint(2, max(3, length // 200)), test=test)
+    asked = random.sample(puzzles, min(len(puzzles), 6))
+    closing = [(source.question(random, puzzle, TRAINING), puzzle) for puzzle in asked]
+    statements = [
+        (source.encode((" " if domain != "code" else "\n# ") + text), puzzle)
+        for puzzle in puzzles
+        for text in puzzle.statements
+    ]
+    spent = sum(len(ids) for ids, _ in statements) + sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
+    room = length + 1 - spent
+    if room < 0:
+        raise InvalidValueError(f"puzzles of {spent} tokens do not fit into a row of {length}; use longer rows")
+    text = source.stretch(random, domain, room)
+    openings = source.openings(text, domain)
+    places = {puzzle: sorted(random.randint(0, room) for _ in puzzle.statements) for puzzle in puzzles}
+    events = sorted(
+        ((places[puzzle].pop(0), order) for order, (_, puzzle) in enumerate(statements)), key=lambda event: event[0]
+    )
+    strip, at = Strip(), 0
+    for place, order in events:
+        index = int(np.searchsorted(openings, max(place, at)))
+        stop = int(openings[index]) if index < len(openings) else max(place, at)
+        strip.add_text(text[at:stop].tolist())
+        strip.add_fact(*statements[order])
+        at = stop
+    strip.add_text(text[at:].tolist())
+    for question, puzzle in closing:
+        strip.add_question(*question, puzzle, ANSWER_WEIGHT)
+    while len(strip.tokens) < length:
+        strip.add_text(source.stretch(random, domain, length - len(strip.tokens)).tolist(), joined=False)
+    return strip.window(length)
