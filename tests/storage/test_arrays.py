@@ -22,8 +22,9 @@ class Objects(MutableMapping[str, bytes]):
     """What lies in a store, past the store itself."""
 
     def __init__(self, store: TensorStoreArrays) -> None:
-        spec = store._kvstore if store._folder is None else {**store._kvstore, "file_io_sync": False}
-        self._kvstore = ts.KvStore.open(spec, context=store._context).result()
+        handles = store._handles
+        spec = handles._kvstore if store._folder is None else {**handles._kvstore, "file_io_sync": False}
+        self._kvstore = ts.KvStore.open(spec, context=handles._context).result()
 
     def __getitem__(self, name: str) -> bytes:
         return bytes(self._kvstore[name.removeprefix("arrays/")])

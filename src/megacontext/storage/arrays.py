@@ -14,7 +14,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,9 @@ import tensorstore as ts
 from megacontext.errors import InvariantError
 from megacontext.ports.arrays import ArraySpec, LayoutDamage
 from megacontext.storage.faults import os_faults, tensorstore_fault
-from megacontext.storage.locations import kvstore_spec, local_folder
-from megacontext.storage.zarr_layout import ARRAYS_FOLDER, ZarrLayout, metadata_name, zarr_metadata
+from megacontext.storage.handles import ArrayHandles
+from megacontext.storage.locations import local_folder
+from megacontext.storage.zarr_layout import ARRAYS_FOLDER, ZarrLayout
 from megacontext.units import MIB
 
 __all__ = ["TensorStoreArrays"]
@@ -36,18 +36,13 @@ _LOCK_SUFFIX = ".__lock"
 class TensorStoreArrays:
     """ArrayStore over a folder or any URL of ``locations``.
 
-    cache_bytes bounds the pool of decoded chunks and shard indices; 0 keeps nothing. Arrays are opened at first use,
-    so that opening a memory costs nothing here.
+    cache_bytes bounds the pool of decoded chunks and shard indices; 0 keeps nothing.
     """
 
     def __init__(self, location: str | Path, *, cache_bytes: int = 64 * MIB) -> None:
-        self._location = location
         self._folder = local_folder(location)
-        self._kvstore = kvstore_spec(location, ARRAYS_FOLDER)
-        self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
-        self._uncached = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
-        self._arrays: dict[str, Any] = {}
-        self._layout = ZarrLayout(self._open_kvstore)
+        self._handles = ArrayHandles(location, cache_bytes=cache_bytes)
+        self._layout = ZarrLayout(self._handles.kvstore)
         self._described: set[str] = set()  # arrays whose layout was looked at before a write
         self._faulty: set[str] = set()  # arrays of which a read failed
         self._lock = Lock()
@@ -57,11 +52,11 @@ class TensorStoreArrays:
             raise InvariantError(f"shard {shard} of {spec.name} got rows {rows.dtype}{list(rows.shape)}")
         name = self.object_name(spec, shard)
         self._describe(spec)
-        array = self._array(spec)
+        array = self._handles.cached(spec)
         start = shard * spec.shard_rows
         try:
-            if self._is_new(spec, name):  # past the cache, or a bulk ingest would fill it with what nobody reads
-                array = ts.open(self._spec(spec), open=True, context=self._uncached).result()
+            if self._is_new(spec, name):
+                array = self._handles.uncached(spec)
             array[start : start + spec.shard_rows].write(np.ascontiguousarray(rows)).result()
         except (ValueError, OSError) as error:
             raise tensorstore_fault(error, doing=f"writing {name}", object_name=name) from error
@@ -71,15 +66,15 @@ class TensorStoreArrays:
 
     def read_many(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic]]:
         if not any(start < stop for start, stop in spans):
-            return [self._no_rows(spec) for _ in spans]
-        array = self._array(spec)
+            return [_no_rows(spec) for _ in spans]
+        array = self._handles.cached(spec)
         # a batch coalesces reads of one shard; an index-array gather would be slower
         with ts.Batch() as batch:
             futures = [array[start:stop].read(batch=batch) if start < stop else None for start, stop in spans]
         results: list[npt.NDArray[np.generic]] = []
         for (start, stop), future in zip(spans, futures, strict=True):
             if future is None:
-                results.append(self._no_rows(spec))
+                results.append(_no_rows(spec))
                 continue
             try:
                 results.append(future.result())
@@ -91,11 +86,7 @@ class TensorStoreArrays:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
         name = self.object_name(spec, shard)
         try:
-            # a context of its own: what another reader holds in memory says nothing about the disk; and the layout is
-            # known: damage of the file that describes it is no damage of this shard
-            fresh = ts.Context({"cache_pool": {"total_bytes_limit": 0}}, self._context)
-            array = ts.open(self._spec(spec), open=True, assume_metadata=True, context=fresh).result()
-            rows: npt.NDArray[np.generic] = array[start:stop].read().result()
+            rows: npt.NDArray[np.generic] = self._handles.fresh(spec)[start:stop].read().result()
         except (ValueError, OSError) as error:
             raise self._read_fault(spec, start, stop, error) from error
         if rows.shape != (spec.shard_rows, *spec.row_shape):
@@ -114,7 +105,7 @@ class TensorStoreArrays:
 
     def num_bytes(self) -> int:
         if self._folder is None:
-            kvstore = self._open_kvstore()
+            kvstore = self._handles.kvstore()
             return sum(len(kvstore.read(key).result().value) for key in kvstore.list().result())
         return sum(path.stat().st_size for path in (self._folder / ARRAYS_FOLDER).rglob("*") if path.is_file())
 
@@ -135,38 +126,9 @@ class TensorStoreArrays:
                 self._layout.mend([spec])
                 self._described.add(spec.name)
 
-    def _array(self, spec: ArraySpec) -> Any:
-        """The open array; a reader may come before the writer made it, so a failure is not remembered."""
-        with self._lock:
-            array = self._arrays.get(spec.name)
-            if array is None:
-                array = self._arrays[spec.name] = self._open(spec)
-            return array
-
-    def _open(self, spec: ArraySpec) -> Any:
-        try:
-            return ts.open(self._spec(spec), open=True, context=self._context).result()
-        except (ValueError, OSError) as error:
-            name = metadata_name(spec.name)
-            raise tensorstore_fault(error, doing=f"opening {spec.name}", object_name=name) from error
-
     def _is_new(self, spec: ArraySpec, name: str) -> bool:
         """Whether nobody can have read this shard, not even as missing: then no cache has to learn of it."""
         return self._folder is not None and spec.name not in self._faulty and not (self._folder / name).exists()
-
-    def _spec(self, spec: ArraySpec) -> dict[str, Any]:
-        return {
-            "driver": "zarr3",
-            "kvstore": {**self._kvstore, "path": f"{self._kvstore['path']}{spec.name}/"},
-            "metadata": zarr_metadata(spec),
-            "fill_missing_data_reads": False,
-            "store_data_equal_to_fill_value": True,
-            "recheck_cached_data": False,  # sealed rows never change
-            "recheck_cached_metadata": "open",
-        }
-
-    def _open_kvstore(self) -> Any:
-        return ts.KvStore.open(self._kvstore, context=self._context).result()
 
     def _read_fault(self, spec: ArraySpec, start: int, stop: int, error: Exception) -> Exception:
         self._faulty.add(spec.name)
@@ -175,5 +137,6 @@ class TensorStoreArrays:
         rows = f"reading rows [{start}, {stop}) of {spec.name}"
         return tensorstore_fault(error, doing=rows, object_name=self.object_name(spec, shard))
 
-    def _no_rows(self, spec: ArraySpec) -> npt.NDArray[np.generic]:
-        return np.empty((0, *spec.row_shape), dtype=spec.dtype)
+
+def _no_rows(spec: ArraySpec) -> npt.NDArray[np.generic]:
+    return np.empty((0, *spec.row_shape), dtype=spec.dtype)

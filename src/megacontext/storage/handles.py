@@ -1,0 +1,73 @@
+"""Open TensorStore handles of a memory's arrays: with the shared cache, past it, or with no memory of what was read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import tensorstore as ts
+
+from megacontext.ports.arrays import ArraySpec
+from megacontext.storage.faults import tensorstore_fault
+from megacontext.storage.locations import kvstore_spec
+from megacontext.storage.zarr_layout import ARRAYS_FOLDER, metadata_name, zarr_metadata
+
+__all__ = ["ArrayHandles"]
+
+_NO_CACHE = {"cache_pool": {"total_bytes_limit": 0}}
+
+
+class ArrayHandles:
+    """Opens at first use, so that opening a memory costs nothing here. cache_bytes: as ``TensorStoreArrays``.
+
+    ``uncached`` and ``fresh`` raise what TensorStore does: they are part of a write or a read, which says what failed.
+    """
+
+    def __init__(self, location: str | Path, *, cache_bytes: int) -> None:
+        self._kvstore = kvstore_spec(location, ARRAYS_FOLDER)
+        self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+        self._uncached = ts.Context(_NO_CACHE, self._context)
+        self._cached: dict[str, Any] = {}
+        self._lock = Lock()
+
+    def kvstore(self) -> Any:
+        """The folder of all arrays."""
+        return ts.KvStore.open(self._kvstore, context=self._context).result()
+
+    def cached(self, spec: ArraySpec) -> Any:
+        """The array that everybody shares; a reader may come before the writer made it, so a failure is not
+        remembered."""
+        with self._lock:
+            array = self._cached.get(spec.name)
+            if array is None:
+                array = self._cached[spec.name] = self._open(spec)
+            return array
+
+    def uncached(self, spec: ArraySpec) -> Any:
+        """For writing what nobody has read: past the cache, or a bulk ingest would fill it with what nobody reads."""
+        return ts.open(self._spec(spec), open=True, context=self._uncached).result()
+
+    def fresh(self, spec: ArraySpec) -> Any:
+        """For reading what lies there: a context of its own, because what another reader holds in memory says nothing
+        about the disk; and the layout is known: damage of the file that describes it is no damage of a shard."""
+        context = ts.Context(_NO_CACHE, self._context)
+        return ts.open(self._spec(spec), open=True, assume_metadata=True, context=context).result()
+
+    def _open(self, spec: ArraySpec) -> Any:
+        try:
+            return ts.open(self._spec(spec), open=True, context=self._context).result()
+        except (ValueError, OSError) as error:
+            name = metadata_name(spec.name)
+            raise tensorstore_fault(error, doing=f"opening {spec.name}", object_name=name) from error
+
+    def _spec(self, spec: ArraySpec) -> dict[str, Any]:
+        return {
+            "driver": "zarr3",
+            "kvstore": {**self._kvstore, "path": f"{self._kvstore['path']}{spec.name}/"},
+            "metadata": zarr_metadata(spec),
+            "fill_missing_data_reads": False,
+            "store_data_equal_to_fill_value": True,
+            "recheck_cached_data": False,  # sealed rows never change
+            "recheck_cached_metadata": "open",
+        }
