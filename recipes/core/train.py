@@ -14,8 +14,9 @@ import torch
 from megacontext.errors import InvalidValueError, MegaContextError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.training.core_export import core_prefix, load_masters
 from megacontext.training.core_model import build_core, compile_core, window_loss
-from megacontext.training.memory_model import MemoryConfig, MemoryLearner, load_core_masters
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner, recipe_parser, train
 
 
@@ -25,7 +26,8 @@ def build(settings: dict[str, Any], seed: int, start: Path | None) -> Learner:
     if start is not None:
         if not start.is_file():
             raise InvalidValueError(f"--start {start} is no file; give the checkpoint.pt of an earlier run")
-        load_core_masters(core, torch.load(start, weights_only=True))
+        masters = torch.load(start, weights_only=True)["optimizer"]["masters"]
+        load_masters(core, masters, prefix=core_prefix(masters))
     if "gist_net" not in settings:
         compile_core(core)
         return Learner(core.named_parameters(), lambda batch: window_loss(core, *batch.tensors))

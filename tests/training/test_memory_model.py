@@ -16,7 +16,7 @@ from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.core_model import window_loss
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
 from megacontext.training.loop import LoopConfig, TrainingLoop
-from megacontext.training.memory_model import MemoryConfig, MemoryLearner, load_core_masters
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.mixed import GistCut, mixed_loss
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.rows import ALIGNED_BLOCK, aligned_row
@@ -106,26 +106,6 @@ def test_a_short_run_learns_to_hold_tokens(source: TextSource, tmp_path: Path) -
         after = learner.loss(batch, compiled=False)[0].item()
     assert after < before - 1.0
     assert "aligned_192_gists_32_1" in state.tokens_by_row_kind
-
-
-def test_a_core_is_taken_over_from_either_kind_of_run(tmp_path: Path) -> None:
-    learner = make_learner()
-    alone = MasterOptimizer(learner.core.named_parameters(), OptimConfig()).state_dict()
-    together = MasterOptimizer(learner.learned_parameters(), OptimConfig()).state_dict()
-    for saved in (alone, together):
-        torch.manual_seed(7)
-        other = Core(learner.core.config)
-        load_core_masters(other, {"optimizer": saved})
-        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), learner.core.parameters(), strict=True))
-
-
-def test_a_checkpoint_of_another_shape_is_refused() -> None:
-    saved = {"optimizer": MasterOptimizer(make_learner().core.named_parameters(), OptimConfig()).state_dict()}
-    with pytest.raises(InvalidValueError, match=r"has shape \(512, 32\), but the configuration says \(256, 32\)"):
-        load_core_masters(Core(TINY_CORE), saved)
-    del saved["optimizer"]["masters"]["norm.weight"]
-    with pytest.raises(InvalidValueError, match=r"lacks norm\.weight of the core"):
-        load_core_masters(Core(TINY_CORE), saved)
 
 
 def test_nets_of_two_widths_are_refused() -> None:

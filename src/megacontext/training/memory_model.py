@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from megacontext.training.curriculum import Batch
 from megacontext.training.mixed import mixed_loss
 from megacontext.training.objective import CHUNK_ROWS, cross_entropy
 
-__all__ = ["MemoryConfig", "MemoryLearner", "load_core_masters"]
+__all__ = ["MemoryConfig", "MemoryLearner"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +93,3 @@ class MemoryLearner(nn.Module):
             compiled=compiled,
         )
         return loss
-
-
-def load_core_masters(core: Core, checkpoint: dict[str, Any]) -> None:
-    """Take over the core of a training checkpoint, from a run of the core alone or from one that learned memory."""
-    masters = checkpoint["optimizer"]["masters"]
-    wanted = core.state_dict()
-    prefix = "core." if any(name.startswith("core.") for name in masters) else ""
-    missing = sorted(name for name in wanted if prefix + name not in masters and name != "log_sigma_scale")
-    if missing:
-        raise InvalidValueError(f"the checkpoint lacks {missing[0]} of the core; start from a run of the same shape")
-    for name, weight in wanted.items():
-        master = masters.get(prefix + name, weight)
-        if master.shape != weight.shape:
-            raise InvalidValueError(
-                f"{name} of the checkpoint has shape {tuple(master.shape)}, but the configuration says "
-                f"{tuple(weight.shape)}; start from a run of the same shape"
-            )
-        weight.copy_(master)

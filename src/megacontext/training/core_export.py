@@ -1,0 +1,67 @@
+"""From a training checkpoint to nets, and to a folder that opens as a base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.training.export import TOKENIZER_FILES
+
+__all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters"]
+
+END_OF_TEXT_ID = 1
+
+
+def load_masters(net: nn.Module, masters: Mapping[str, Tensor], *, prefix: str) -> None:
+    """Give a net the weights that a checkpoint holds under a prefix. What was never trained stays as it is.
+
+    Raises InvalidValueError naming the first tensor that is missing or has another shape.
+    """
+    trained = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
+    for name, weight in trained.items():
+        master = masters.get(prefix + name)
+        if master is None:
+            raise InvalidValueError(f"the checkpoint lacks {prefix}{name}; start from a run of the same shape")
+        if master.shape != weight.shape:
+            raise InvalidValueError(
+                f"{prefix}{name} of the checkpoint has shape {tuple(master.shape)}, but the configuration says "
+                f"{tuple(weight.shape)}; start from a run of the same shape"
+            )
+    with torch.no_grad():
+        for name, weight in trained.items():
+            weight.copy_(masters[prefix + name])
+
+
+def core_prefix(masters: Mapping[str, Tensor]) -> str:
+    """What stands before the core's names: nothing in a run of the core alone."""
+    return "core." if any(name.startswith("core.") for name in masters) else ""
+
+
+def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> CoreNets:
+    """The nets of a checkpoint in bfloat16: the core, and the GistNet if the settings describe one."""
+    masters = checkpoint["optimizer"]["masters"]
+    core = Core(CoreConfig(**settings["model"]))
+    load_masters(core, masters, prefix=core_prefix(masters))
+    if "gist_net" not in settings:
+        return CoreNets(core=core.to(torch.bfloat16).eval())
+    gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
+    load_masters(gist_net, masters, prefix="gist_net.")
+    return CoreNets(core=core.to(torch.bfloat16).eval(), gist_net=gist_net.to(torch.bfloat16).eval())
+
+
+def export_checkpoint(run: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the model folder of a run's checkpoint; what the run was at by then."""
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    nets = load_checkpoint_nets(checkpoint, settings)
+    files = [run / "data" / "tokenizer" / name for name in TOKENIZER_FILES]
+    write_core_folder(folder, nets, files, eos_token_id=END_OF_TEXT_ID)
+    state: dict[str, Any] = checkpoint["state"]
+    return state

@@ -1,0 +1,199 @@
+"""What gists carry and what opening blocks brings: the same rows through windows of equal budget, with controls.
+
+A closure without its controls says nothing: a flattering number is reached by calibration alone. So every window is
+also run with the gists of another row (``shuffled``) and without any (``none``), against recency at the same budget and
+against full context.
+
+Shape legend: B rows, T tokens, N blocks of K tokens, C closed blocks, r gist width, S entries, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.training.mixed import mixed_windows
+from megacontext.training.objective import CHUNK_ROWS
+from megacontext.training.scoring import Share, share
+from megacontext.training.windows import Answer, Window
+
+__all__ = ["CONTROLS", "Control", "Policy", "RowScores", "blocks_within", "recall_in_windows", "score_windows"]
+
+Control = Literal["real", "shuffled", "none"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+Policy = Callable[[Window, int, int], npt.NDArray[np.bool_]]
+"""From a row, the number of blocks that may be open and the block size to which blocks are open [N]."""
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """nats_BT: float32, NaN where nothing is predicted; hits_BT: whether the likeliest token is the right one."""
+
+    nats_BT: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
+    hits_BT: npt.NDArray[np.bool_]  # noqa: N815 - shape suffix
+
+
+def blocks_within(budget_entries: int, *, num_blocks: int, block_tokens: int, gist_width: int) -> int:
+    """How many blocks can be open in a window that shows all others as gists."""
+    return (budget_entries - num_blocks * gist_width) // (block_tokens - gist_width)
+
+
+@torch.no_grad()
+def score_windows(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[Window],
+    is_open_BN: npt.NDArray[np.bool_],
+    *,
+    block_tokens: int,
+    gist_width: int,
+    control: Control = "real",
+) -> RowScores:
+    """Run rows through windows that show the closed blocks as gists. ``shuffled`` needs at least two rows."""
+    ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
+    targets_BT = torch.from_numpy(np.stack([row.targets_T for row in rows]))
+    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width)
+    num_rows, num_tokens = ids_BT.shape
+    rows_B1 = torch.arange(num_rows)[:, None]
+    entries_BTD = core.embed(ids_BT)
+    width = entries_BTD.shape[-1]
+    spans_BCKD = entries_BTD.view(num_rows, -1, block_tokens, width)[rows_B1, windows.closed_BC]
+    gists = gist_net(spans_BCKD.flatten(0, 1), level=1, num_children=block_tokens, gist_width=gist_width)
+    gists_BSD = gists.view(num_rows, -1, width)
+    if control == "shuffled":
+        assert num_rows > 1, "there is no other row to take gists from"
+        gists_BSD = gists_BSD.roll(1, 0)
+    all_BSD = torch.cat([entries_BTD, gists_BSD], dim=1)
+    inputs_BSD = all_BSD[rows_B1, windows.sources_BS]
+    mu_BS, sigma_BS, entries_P = windows.mu_BS, windows.sigma_BS, windows.entries_P
+    predicted_P = torch.ones(len(entries_P), dtype=torch.bool)
+    if control == "none":  # the entries that are left keep their places
+        shown_BS = windows.sources_BS < num_tokens
+        num_shown = int(shown_BS[0].sum())
+        inputs_BSD = inputs_BSD[shown_BS].view(num_rows, num_shown, width)
+        mu_BS, sigma_BS = mu_BS[shown_BS].view(num_rows, -1), sigma_BS[shown_BS].view(num_rows, -1)
+        predicted_P = shown_BS.flatten()[entries_P]
+        entries_P = (shown_BS.flatten().cumsum(0) - 1)[entries_P]
+    hidden_SD = core(inputs_BSD, mu_BS, sigma_BS).hidden_BTD.flatten(0, 1)
+    nats_N = torch.full((num_rows * num_tokens,), math.nan)
+    hits_N = torch.zeros(num_rows * num_tokens, dtype=torch.bool)
+    chosen_P = predicted_P.nonzero()[:, 0]
+    for start in range(0, len(chosen_P), CHUNK_ROWS):
+        chunk_P = chosen_P[start : start + CHUNK_ROWS]
+        positions = windows.positions_P[chunk_P]
+        logits = core.logits(hidden_SD[entries_P[chunk_P]]).float()
+        targets = targets_BT.flatten()[positions]
+        nats_N[positions] = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        hits_N[positions] = logits.argmax(-1) == targets
+    return RowScores(nats_N.view(num_rows, -1).numpy(), hits_N.view(num_rows, -1).numpy())
+
+
+def _open_tail(row: Window, num_open: int, block_tokens: int) -> npt.NDArray[np.bool_]:
+    """Recency: the last blocks."""
+    is_open_N = np.zeros(len(row.tokens_T) // block_tokens, dtype=np.bool_)
+    is_open_N[-num_open:] = True
+    return is_open_N
+
+
+def _open_evidence(tail_blocks: int) -> Policy:
+    """Oracle: the tail, and before it the blocks that state what the tail asks for, the latest question's first."""
+
+    def choose(row: Window, num_open: int, block_tokens: int) -> npt.NDArray[np.bool_]:
+        is_open_N = _open_tail(row, min(tail_blocks, num_open), block_tokens)
+        random = Random(int(row.tokens_T[:64].sum()))
+        wanted = [
+            block
+            for answer in sorted(row.answers, key=lambda answer: -answer.start)
+            for start, stop in answer.evidence
+            for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)
+        ]
+        spare = random.sample(range(len(is_open_N)), len(is_open_N))
+        for block in [*wanted, *spare]:
+            if is_open_N.sum() == num_open:
+                break
+            is_open_N[block] = True
+        return is_open_N
+
+    return choose
+
+
+def recall_in_windows(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[Window],
+    *,
+    budgets: Sequence[int],
+    tail_blocks: int = 2,
+    block_tokens: int = 32,
+    gist_width: int = 1,
+    batch_rows: int = 4,
+) -> dict[str, dict[str, object]]:
+    """Exact recall and answer nats of the questions in every row's tail whose evidence lies before it.
+
+    By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists),
+    ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open). ``closure`` is the share of
+    what full context gains over recency on answer tokens.
+    """
+    num_blocks = len(rows[0].tokens_T) // block_tokens
+
+    def run(choose: Policy, num_open: int, control: Control) -> tuple[Share, float]:
+        hits, nats = [], []
+        for first in range(0, len(rows), batch_rows):
+            part = rows[first : first + batch_rows]
+            is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
+            scores = score_windows(
+                core, gist_net, part, is_open_BN, block_tokens=block_tokens, gist_width=gist_width, control=control
+            )
+            for index, row in enumerate(part):
+                for answer in _asked_in_tail(row, tail_blocks * block_tokens):
+                    span = slice(answer.start, answer.stop)
+                    hits.append(bool(scores.hits_BT[index, span].all()))
+                    nats.append(float(scores.nats_BT[index, span].mean()))
+        return share(hits), float(np.mean(nats)) if nats else math.nan
+
+    full, full_nats = run(_open_tail, num_blocks, "real")
+    report: dict[str, dict[str, object]] = {"full": {"exact": full, "answer_nats": round(full_nats, 4)}}
+    for budget in budgets:
+        at_budget = blocks_within(budget, num_blocks=num_blocks, block_tokens=block_tokens, gist_width=gist_width)
+        if not tail_blocks <= at_budget < num_blocks:
+            raise InvalidValueError(
+                f"a budget of {budget} entries opens {at_budget} of {num_blocks} blocks; give one that opens at least "
+                f"the {tail_blocks} of the tail and not all"
+            )
+        recency, recency_nats = run(_open_tail, budget // block_tokens, "none")
+        report[f"{budget}/recency"] = {"exact": recency, "answer_nats": round(recency_nats, 4)}
+        ways = {"gists": (_open_tail, at_budget), "oracle": (_open_evidence(tail_blocks), at_budget)}
+        for name, (choose, num_open) in ways.items():
+            for control in CONTROLS:
+                exact, nats = run(choose, num_open, control)
+                gap = recency_nats - full_nats
+                closure = (recency_nats - nats) / gap if gap >= 0.1 else math.nan
+                report[f"{budget}/{name}/{control}"] = {
+                    "exact": exact,
+                    "answer_nats": round(nats, 4),
+                    "closure": round(closure, 4),
+                }
+    return report
+
+
+def _asked_in_tail(row: Window, tail_tokens: int) -> list[Answer]:
+    """The first answers to facts that are asked for in the tail and were stated before it."""
+    first = len(row.tokens_T) - tail_tokens
+    found: dict[object, Answer] = {}
+    for answer in sorted(row.answers, key=lambda answer: answer.start):
+        found.setdefault(answer.fact, answer)
+    return [
+        answer
+        for answer in found.values()
+        if answer.start >= first and all(stop <= first for _, stop in answer.evidence)
+    ]

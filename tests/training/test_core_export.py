@@ -1,0 +1,83 @@
+"""From checkpoints of either kind of run to nets and to a base."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from megacontext.bases.registry import load_base
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.ports.base import SupportsLearnedGists
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.core_export import core_prefix, export_checkpoint, load_checkpoint_nets, load_masters
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
+from megacontext.training.optim import MasterOptimizer, OptimConfig
+from megacontext.training.preparation import save_tokenizer
+
+SHAPE = dataclasses.replace(TINY_CORE, vocab_size=512)
+SETTINGS = {"model": dataclasses.asdict(SHAPE), "gist_net": dataclasses.asdict(TINY_GIST_NET)}
+
+
+@pytest.fixture
+def learner() -> MemoryLearner:
+    torch.manual_seed(0)
+    return MemoryLearner(Core(SHAPE), GistNet(TINY_GIST_NET), MemoryConfig(reconstructor_width=32))
+
+
+def checkpoint_of(net: torch.nn.Module) -> dict[str, dict[str, object]]:
+    return {
+        "optimizer": MasterOptimizer(net.named_parameters(), OptimConfig()).state_dict(),
+        "state": {"step": 7, "tokens": 70, "seconds": 60.0},
+    }
+
+
+def test_a_core_is_taken_over_from_either_kind_of_run(learner: MemoryLearner) -> None:
+    for saved in (checkpoint_of(learner.core), checkpoint_of(learner)):
+        masters = saved["optimizer"]["masters"]
+        torch.manual_seed(7)
+        other = Core(SHAPE)
+        load_masters(other, masters, prefix=core_prefix(masters))
+        assert all(torch.equal(a, b) for a, b in zip(other.parameters(), learner.core.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_another_shape_is_refused_and_changes_nothing(learner: MemoryLearner) -> None:
+    masters = checkpoint_of(learner.core)["optimizer"]["masters"]
+    smaller = Core(TINY_CORE)
+    before = smaller.norm.weight.clone()
+    with pytest.raises(InvalidValueError, match=r"has shape \(512, 32\), but the configuration says \(256, 32\)"):
+        load_masters(smaller, masters, prefix="")
+    del masters["norm.weight"]
+    with pytest.raises(InvalidValueError, match=r"lacks norm\.weight"):
+        load_masters(Core(SHAPE), masters, prefix="")
+    assert torch.equal(smaller.norm.weight, before)
+
+
+def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save(checkpoint_of(learner), run / "checkpoint.pt")
+    save_tokenizer(tokenizer, run / "data" / "tokenizer")
+    state = export_checkpoint(run, SETTINGS, tmp_path / "model")
+    assert state["step"] == 7
+    base = load_base(str(tmp_path / "model"))
+    assert isinstance(base, SupportsLearnedGists)
+    assert base.info.dtype == "bfloat16"
+    ids = torch.arange(64).view(2, 32).numpy().astype("uint32")
+    with torch.no_grad():
+        net = learner.gist_net.to(torch.bfloat16)
+        vectors = learner.core.to(torch.bfloat16).embed(torch.arange(64).view(2, 32))
+        expected = net(vectors, level=1, num_children=32, gist_width=1)
+    ours = torch.from_numpy(base.gists_of_tokens(ids, gist_width=1))
+    torch.testing.assert_close(ours.float(), expected.float(), atol=0.02, rtol=0.02)
+
+
+def test_settings_without_a_gist_net_give_the_core_alone(learner: MemoryLearner) -> None:
+    nets = load_checkpoint_nets(checkpoint_of(learner.core), {"model": SETTINGS["model"]})
+    assert nets.gist_net is None
+    assert nets.core.embed_tokens.weight.dtype == torch.bfloat16

@@ -1,0 +1,102 @@
+"""Scores of mixed windows and their controls, against windows built by hand."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.memory_scoring import blocks_within, recall_in_windows, score_windows
+from megacontext.training.rows import puzzle_row, recall_row
+from megacontext.training.windows import TextSource, Window
+
+
+@pytest.fixture(scope="module")
+def nets() -> tuple[Core, GistNet]:
+    torch.manual_seed(0)
+    core, gist_net = Core(TINY_CORE.__class__(**{**vars(TINY_CORE), "vocab_size": 512})), GistNet(TINY_GIST_NET)
+    with torch.no_grad():
+        for weight in [*core.parameters(), *gist_net.parameters()]:
+            if weight.ndim == 2:
+                weight.normal_(std=weight.shape[-1] ** -0.5)
+    return core.eval(), gist_net.eval()
+
+
+def plain_rows(num_rows: int, num_tokens: int) -> list[Window]:
+    ids = np.random.default_rng(0).integers(0, 512, (num_rows, num_tokens + 1))
+    return [Window(tokens_T=row[:-1], targets_T=row[1:], weights_T=np.ones(num_tokens, np.float32)) for row in ids]
+
+
+def test_open_windows_score_as_the_plain_core(nets: tuple[Core, GistNet]) -> None:
+    rows = plain_rows(2, 64)
+    scores = score_windows(*nets, rows, np.ones((2, 8), dtype=np.bool_), block_tokens=8, gist_width=1)
+    ids = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
+    with torch.no_grad():
+        logits = nets[0].logits(
+            nets[0](nets[0].embed(ids), torch.arange(64.0).double()[None], torch.zeros(1, 64)).hidden_BTD
+        )
+    targets = torch.from_numpy(np.stack([row.targets_T for row in rows]))
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 64)
+    np.testing.assert_allclose(scores.nats_BT, expected.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(scores.hits_BT, (logits.argmax(-1) == targets).numpy())
+
+
+def test_controls_change_the_gists_and_nothing_else(nets: tuple[Core, GistNet]) -> None:
+    core, gist_net = nets
+    rows = plain_rows(2, 32)
+    is_open = np.array([[False, False, False, True]] * 2)
+    by_control = {
+        control: score_windows(core, gist_net, rows, is_open, block_tokens=8, gist_width=2, control=control)
+        for control in ("real", "shuffled", "none")
+    }
+    for row in range(2):
+        for control, scores in by_control.items():
+            taken = rows[row if control == "real" else 1 - row]
+            with torch.no_grad():
+                spans = core.embed(torch.from_numpy(taken.tokens_T[:24])).view(3, 8, -1)
+                gists = gist_net(spans, level=1, num_children=8, gist_width=2).flatten(0, 1)
+                tail = core.embed(torch.from_numpy(rows[row].tokens_T[24:]))
+                entries = tail if control == "none" else torch.cat([gists, tail])
+                mu = torch.cat([torch.arange(6) * 4 + 1.5, torch.arange(24, 32)]).double()[-len(entries) :]
+                sigma = torch.cat([torch.full((6,), 4 * 12**-0.5), torch.zeros(8)])[-len(entries) :]
+                logits = core.logits(core(entries[None], mu[None], sigma[None]).hidden_BTD)[0, -8:]
+            expected = torch.nn.functional.cross_entropy(
+                logits, torch.from_numpy(rows[row].targets_T[24:]), reduction="none"
+            )
+            np.testing.assert_allclose(scores.nats_BT[row, 24:], expected.numpy(), atol=1e-4)
+            assert np.isnan(scores.nats_BT[row, :23]).all()
+            assert np.isnan(scores.nats_BT[row, 23]) == (control == "none")  # said by the last gist
+
+
+def test_a_budget_says_how_many_blocks_can_be_open() -> None:
+    assert blocks_within(512, num_blocks=64, block_tokens=32, gist_width=1) == 14
+    assert blocks_within(256, num_blocks=64, block_tokens=32, gist_width=1) == 6
+    assert blocks_within(128, num_blocks=64, block_tokens=32, gist_width=1) == 2
+    for budget in (128, 200, 512):
+        num_open = blocks_within(budget, num_blocks=64, block_tokens=32, gist_width=1)
+        assert num_open * 32 + (64 - num_open) <= budget < (num_open + 1) * 32 + (63 - num_open)
+
+
+@pytest.mark.parametrize("make", [recall_row, puzzle_row])
+def test_the_report_has_every_way_and_every_control(
+    make: object, nets: tuple[Core, GistNet], source: TextSource
+) -> None:
+    rows = [make(source, Random(seed), 1024) for seed in range(4)]  # type: ignore[operator]
+    report = recall_in_windows(*nets, rows, budgets=(256,), tail_blocks=4)
+    assert set(report) == {"full", "256/recency"} | {
+        f"256/{way}/{control}" for way in ("gists", "oracle") for control in ("real", "shuffled", "none")
+    }
+    counts = {entry["exact"]["n"] for entry in report.values()}  # type: ignore[index]
+    assert len(counts) == 1  # the same questions everywhere
+    assert counts.pop() > 0
+
+
+def test_a_budget_without_room_is_refused(nets: tuple[Core, GistNet]) -> None:
+    with pytest.raises(InvalidValueError, match="a budget of 40 entries"):
+        recall_in_windows(*nets, plain_rows(2, 1024), budgets=(40,))
