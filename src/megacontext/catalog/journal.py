@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """A row put in place, or (row None) tail rows that begin in [start, stop) dropped."""
+    """A row put in place, or (row None) the rows of a table dropped whose (first) key lies in [start, stop)."""
 
     table: str
     row: Row | None = None

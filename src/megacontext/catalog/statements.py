@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BindParameter, Column, Table, bindparam, insert, select, update
+from sqlalchemy import BindParameter, Column, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
-__all__ = ["compiled", "insert_sql", "replace_sql", "select_sql", "update_sql"]
+__all__ = ["compiled", "delete_sql", "insert_sql", "replace_sql", "select_sql", "update_sql"]
 
 
 def compiled(statement: ClauseElement) -> str:
@@ -45,6 +45,15 @@ def update_sql(table: Table, names: tuple[str, ...]) -> str:
     ]
     key = next(iter(table.primary_key.columns))
     statement = update(table).where(key == bindparam("key")).ordered_values(*values)
+    return str(statement.compile(dialect=dialect))
+
+
+@cache
+def delete_sql(table: Table) -> str:
+    """Delete the rows whose (first) key lies in [start, stop); parameters by position."""
+    dialect = sqlite.dialect(paramstyle="qmark")
+    key = next(iter(table.primary_key.columns))
+    statement = delete(table).where(key >= bindparam("start"), key < bindparam("stop"))
     return str(statement.compile(dialect=dialect))
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import bindparam, delete
 
 from megacontext.catalog import schema
-from megacontext.catalog.journal import Change
+from megacontext.catalog.noted_rows import NotedRows
 from megacontext.catalog.queries import read_tail_rows
 from megacontext.catalog.rows import Progress, blob_row, tokens_of
-from megacontext.catalog.statements import compiled, replace_sql
 from megacontext.errors import InvariantError
 
 __all__ = ["TAIL_ROW_TOKENS", "TailRows"]
@@ -24,19 +21,13 @@ _MERGED_ROW_TOKENS = 128  # short appends are gathered in one row, so that token
 Tokens = npt.NDArray[np.uint32]
 
 
-@cache
-def _delete() -> str:
-    start = schema.tail.c.start
-    return compiled(delete(schema.tail).where(start >= bindparam("start"), start < bindparam("stop")))
-
-
 class TailRows:
-    """Edits the tail within one transaction; moves ``progress`` and notes every changed row in ``changes``."""
+    """Edits the tail within one transaction, and moves ``progress``."""
 
-    def __init__(self, connection: sqlite3.Connection, progress: Progress, changes: list[Change]) -> None:
+    def __init__(self, connection: sqlite3.Connection, progress: Progress, rows: NotedRows) -> None:
         self._connection = connection
         self._progress = progress
-        self._changes = changes
+        self._rows = rows
 
     def append(self, start: int, token_ids: Tokens) -> None:
         if start != self._progress.num_tokens:
@@ -57,13 +48,13 @@ class TailRows:
         if not sealed <= start <= stop <= num_tokens:
             raise InvariantError(f"[{start}, {stop}) is not within the tail [{sealed}, {num_tokens})")
         before, after = self._kept_around(start, stop)
-        self._drop(start - len(before), stop)
+        self._rows.drop(schema.tail, start - len(before), stop)
         self._write(start - len(before), np.concatenate([before, token_ids, after]))
 
     def drop_below(self, stop: int) -> None:
         """Cut off what is sealed; a row that crosses ``stop`` keeps its rest."""
         _, after = self._kept_around(self._progress.sealed_tokens, min(stop, self._progress.num_tokens))
-        self._drop(0, stop)
+        self._rows.drop(schema.tail, 0, stop)
         if len(after):
             self._write(stop, after)
 
@@ -74,12 +65,7 @@ class TailRows:
             for first in range(0, len(data), TAIL_ROW_TOKENS)
             for piece in [data[first : first + TAIL_ROW_TOKENS]]
         ]
-        self._connection.executemany(replace_sql(schema.tail), rows)
-        self._changes.extend(Change(schema.tail.name, row) for row in rows)
-
-    def _drop(self, start: int, stop: int) -> None:
-        self._connection.execute(_delete(), {"start": start, "stop": stop})
-        self._changes.append(Change(schema.tail.name, None, start, stop))
+        self._rows.replace(schema.tail, rows)
 
     def _kept_around(self, start: int, stop: int) -> tuple[Tokens, Tokens]:
         """Tokens of rows that cross ``start`` or ``stop`` and lie outside; only such rows must be intact."""

@@ -9,10 +9,11 @@ from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Table, bindparam, delete
+from sqlalchemy import bindparam, delete
 
 from megacontext.catalog import schema
 from megacontext.catalog.journal import Change
+from megacontext.catalog.noted_rows import NotedRows
 from megacontext.catalog.queries import (
     extent_by_id,
     read_progress,
@@ -27,7 +28,7 @@ from megacontext.catalog.rows import (
     source_row,
     with_crc,
 )
-from megacontext.catalog.statements import compiled, insert_sql, replace_sql, update_sql
+from megacontext.catalog.statements import compiled, replace_sql
 from megacontext.catalog.tail_rows import TailRows
 from megacontext.catalog.word_index import add_passages, clear_index
 from megacontext.errors import CorruptionError, InvariantError
@@ -44,25 +45,22 @@ def _delete_gists() -> str:
 
 
 class SqliteWriter:
-    """CatalogWriter on an open transaction; ``finish`` writes how far everything is.
-
-    What cannot be computed again is noted for the journal as it is written.
-    """
+    """CatalogWriter on an open transaction; ``finish`` writes how far everything is."""
 
     def __init__(self, connection: sqlite3.Connection, info: MemoryInfo) -> None:
         self._connection = connection
         self._info = info
         self._progress = read_progress(connection)
         self.num_commits = self._progress.num_commits
-        self._changes: list[Change] = []
-        self._tail = TailRows(connection, self._progress, self._changes)
+        self._rows = NotedRows(connection)
+        self._tail = TailRows(connection, self._progress, self._rows)
 
     def add_source(self, source: Source) -> int:
         self._progress.num_sources += 1
         source_id = self._progress.num_sources
-        self._insert(schema.sources, source_row(replace(source, source_id=source_id)))
+        self._rows.insert(schema.sources, source_row(replace(source, source_id=source_id)))
         for key, value in source.labels.items():
-            self._insert(schema.labels, with_crc((source_id, key, value)))
+            self._rows.insert(schema.labels, with_crc((source_id, key, value)))
         return source_id
 
     def extend_source(self, source_id: int, *, token_stop: int, num_bytes: int) -> None:
@@ -75,14 +73,14 @@ class SqliteWriter:
         if token_stop < source.token_stop:
             raise InvariantError(f"source {source_id} ends at {source.token_stop} and cannot shrink to {token_stop}")
         larger = replace(source, token_stop=token_stop, num_bytes=num_bytes)
-        self._update(schema.sources, source_row(larger), "token_stop", "num_bytes")
+        self._rows.update(schema.sources, source_row(larger), "token_stop", "num_bytes")
         byte_stop = extent.byte_stop + num_bytes - source.num_bytes
         grown = replace(extent, token_stop=token_stop, byte_stop=byte_stop)
-        self._update(schema.extents, extent_row(self._progress.num_extents, grown), "token_stop", "byte_stop")
+        self._rows.update(schema.extents, extent_row(self._progress.num_extents, grown), "token_stop", "byte_stop")
 
     def add_extent(self, extent: Extent) -> None:
         self._progress.num_extents += 1
-        self._insert(schema.extents, extent_row(self._progress.num_extents, extent))
+        self._rows.insert(schema.extents, extent_row(self._progress.num_extents, extent))
 
     def append_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
         self._tail.append(start, token_ids)
@@ -94,7 +92,7 @@ class SqliteWriter:
         size = self._info.segment_tokens
         if segment.segment * size != self._progress.sealed_tokens:
             raise InvariantError(f"segment {segment.segment} is not next: {self._progress.sealed_tokens} are sealed")
-        self._insert(schema.segments, segment_row(segment))
+        self._rows.insert(schema.segments, segment_row(segment))
         stop = self._progress.sealed_tokens + size
         self._tail.drop_below(stop)
         self._progress.sealed_tokens = stop
@@ -113,7 +111,7 @@ class SqliteWriter:
         sealed = read_sealed_nodes(self._connection).get(level, 0)
         if stop_node < sealed:
             raise InvariantError(f"level {level} is sealed to node {sealed} and cannot go back to {stop_node}")
-        self._replace(schema.sealed_nodes, with_crc((level, stop_node)))
+        self._rows.replace(schema.sealed_nodes, [with_crc((level, stop_node))])
         self._connection.execute(_delete_gists(), {"level": level, "stop": stop_node})
 
     def add_passages(self, passages: Sequence[Passage]) -> None:
@@ -131,47 +129,33 @@ class SqliteWriter:
         progress.indexed_tokens = progress.num_passages = progress.num_terms = progress.index_sum = 0
 
     def set_label(self, source_id: int, key: str, value: str) -> None:
-        self._replace(schema.labels, with_crc((source_id, key, value)))
+        self._rows.replace(schema.labels, [with_crc((source_id, key, value))])
 
     def reseal(self, segment: Segment) -> None:
         if not 0 <= segment.segment * self._info.segment_tokens < self._progress.sealed_tokens:
             raise InvariantError(f"segment {segment.segment} is not sealed")
-        self._update(schema.segments, segment_row(segment), "digest", "raw_digest")
+        self._rows.update(schema.segments, segment_row(segment), "digest", "raw_digest")
 
     def erase_source(self, source_id: int) -> None:
         source = source_by_id(self._connection, source_id)
         if source is None:
             raise InvariantError(f"there is no source {source_id}")
-        self._update(schema.sources, source_row(source.erased()), *schema.sources.c.keys()[1:-1])
-        self._connection.execute("DELETE FROM labels WHERE source_id = ?", (source_id,))
-        self._changes.append(Change(schema.labels.name, None, source_id, source_id + 1))
+        self._rows.update(schema.sources, source_row(source.erased()), *schema.sources.c.keys()[1:-1])
+        self._rows.drop(schema.labels, source_id, source_id + 1)
         ids = self._connection.execute("SELECT extent_id FROM extents WHERE source_id = ?", (source_id,)).fetchall()
         for (extent_id,) in ids:
             extent = extent_by_id(self._connection, extent_id)
             if extent is not None:
-                self._update(schema.extents, extent_row(extent_id, extent.erased()), *schema.extents.c.keys()[1:-1])
+                self._rows.update(
+                    schema.extents, extent_row(extent_id, extent.erased()), *schema.extents.c.keys()[1:-1]
+                )
 
     def finish(self) -> list[Change]:
         """Write the progress row, before the commit; what changed, for the journal."""
         self._progress.num_commits += 1
         self.num_commits = self._progress.num_commits
-        self._update(schema.progress, self._progress.row(), *schema.progress.c.keys()[1:-1])
-        return self._changes
-
-    def _insert(self, table: Table, row: tuple[object, ...]) -> None:
-        self._connection.execute(insert_sql(table), row)
-        self._changes.append(Change(table.name, row))
-
-    def _update(self, table: Table, row: tuple[object, ...], *names: str) -> None:
-        """Change named columns and the crc in place: to replace a row, or to set a column of an index, costs more."""
-        columns = table.c.keys()
-        values = [row[columns.index(name)] for name in (*names, "crc")]
-        self._connection.execute(update_sql(table, names), (*values, row[0]))
-        self._changes.append(Change(table.name, row))
-
-    def _replace(self, table: Table, row: tuple[object, ...]) -> None:
-        self._connection.execute(replace_sql(table), row)
-        self._changes.append(Change(table.name, row))
+        self._rows.update(schema.progress, self._progress.row(), *schema.progress.c.keys()[1:-1])
+        return self._rows.changes
 
 
 def _wrapped(value: int) -> int:
