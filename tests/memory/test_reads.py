@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from megacontext.errors import CorruptionError, InvalidValueError
-from megacontext.memory.gist_rows import RowCache, runs_of
+from megacontext.memory.gist_rows import RowCache
 from megacontext.memory.layout import token_spec
 
 
@@ -127,12 +127,6 @@ def test_another_gister_is_refused(kit):
     memory.append(np.arange(100))
     with pytest.raises(kit.BaseMismatchError, match="'2'"):
         memory.gists(1, 0, 1)
-
-
-def test_runs():
-    assert runs_of(np.array([], np.int64)) == []
-    assert runs_of(np.array([4])) == [(4, 5)]
-    assert runs_of(np.array([0, 1, 2, 5, 7, 8])) == [(0, 3), (5, 6), (7, 9)]
 
 
 def test_the_row_cache_is_bounded(kit):

@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
-from megacontext.memory.gist_rows import RowCache, empty_batch, join, runs_of
+from megacontext.memory.gist_rows import RowCache, empty_batch, join
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
 from megacontext.memory.parts import Parts
 from megacontext.memory.scans import ReadSpans, Span, scanned
 from megacontext.memory.snapshot import Snapshot
 from megacontext.ports.gister import GistBatch
+from megacontext.tree.runs import runs_of
 from megacontext.values import shown, span, whole_number
 
 __all__ = ["GistReader"]

@@ -1,4 +1,4 @@
-"""Gist batches as rows: joining, picking, and a small bounded cache of those that no shard holds yet."""
+"""Gist batches as rows: joining, and a small bounded cache of those that no shard holds yet."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from megacontext.ports.gister import GistBatch
 from megacontext.units import MIB
 
-__all__ = ["RowCache", "empty_batch", "join", "runs_of"]
+__all__ = ["RowCache", "empty_batch", "join"]
 
 
 def empty_batch(num_rows: int, gist_width: int, dim: int) -> GistBatch:
@@ -32,16 +31,6 @@ def join(batches: Sequence[GistBatch]) -> GistBatch:
         offsets=np.concatenate([batch.offsets for batch in batches]),
         weights=np.concatenate([batch.weights for batch in batches]),
     )
-
-
-def runs_of(indices: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Ascending, distinct indices as maximal runs ``[start, stop)``."""
-    if not len(indices):
-        return []
-    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-    starts = indices[np.concatenate([[0], breaks])]
-    stops = indices[np.concatenate([breaks - 1, [len(indices) - 1]])] + 1
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 class RowCache:

@@ -16,6 +16,7 @@ from megacontext.memory.reads import TreeReader
 from megacontext.runtime.placement import POSITION_MODES, SCRATCH, PositionMode, RowNumbering, place_rows
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
+from megacontext.tree.runs import runs_of
 from megacontext.values import choice
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class WindowReader:
             )
 
     def _tokens_at(self, token_positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        spans = _runs(token_positions)
+        spans = runs_of(token_positions)
         if not spans:
             return np.zeros(0, dtype=np.int64)
         return np.concatenate(self._reader.token_batch(spans)).astype(np.int64)
@@ -163,13 +164,3 @@ def _index(rows: npt.NDArray[np.int64], like: torch.Tensor) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(rows).to(like.device)
-
-
-def _runs(ascending: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """``[3, 4, 5, 9]`` -> ``[(3, 6), (9, 10)]``."""
-    if not len(ascending):
-        return []
-    breaks = np.flatnonzero(np.diff(ascending) != 1) + 1
-    firsts = ascending[np.concatenate([[0], breaks])]
-    lasts = ascending[np.concatenate([breaks - 1, [len(ascending) - 1]])]
-    return [(int(first), int(last) + 1) for first, last in zip(firsts, lasts, strict=True)]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from megacontext.catalog.words import words_of
 from megacontext.errors import InvariantError, MemoryClosedError, MemoryReadOnlyError, StorageFullError
+from megacontext.memory.gist_rows import join
 from megacontext.ports.catalog import (
     CatalogState,
     Damage,
@@ -210,7 +211,7 @@ class MemoryCatalog:
                 runs[-1].append(node)
             else:
                 runs.append([node])
-        return [(run[0], _joined([held[level, node] for node in run])) for run in runs]
+        return [(run[0], join([held[level, node] for node in run])) for run in runs]
 
     def sources(self, *, uri: str | None = None) -> list[Source]:
         return [source for source in self._open_contents().sources if uri is None or source.uri == uri]
@@ -269,11 +270,3 @@ class MemoryCatalog:
         if self._closed:
             raise MemoryClosedError("the catalog was closed; open the memory again")
         return self._contents
-
-
-def _joined(batches: list[GistBatch]) -> GistBatch:
-    return GistBatch(
-        vectors=np.concatenate([batch.vectors for batch in batches]),
-        offsets=np.concatenate([batch.offsets for batch in batches]),
-        weights=np.concatenate([batch.weights for batch in batches]),
-    )
