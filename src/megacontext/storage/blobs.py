@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import zstandard
 
 from megacontext.errors import CorruptionError
 from megacontext.storage.faults import os_faults
+from megacontext.storage.syncing import sync
 
 __all__ = ["BLOBS_FOLDER", "FileBlobs"]
 
@@ -45,13 +45,13 @@ class FileBlobs:
                     temporaries[digest] = self._temporary(digest)
                     temporaries[digest].write_bytes(zstandard.ZstdCompressor(level=_LEVEL).compress(data))
                 for path in temporaries.values():
-                    _sync(path)
+                    sync(path)
                 for digest in list(temporaries):
                     temporaries.pop(digest).replace(self._path(digest))
                 for folder in {self._path(digest).parent for digest in missing}:
-                    _sync(folder)
+                    sync(folder)
                 for folder in {parent for parents in new_folders for parent in parents}:
-                    _sync(folder)
+                    sync(folder)
             finally:
                 for path in temporaries.values():
                     path.unlink(missing_ok=True)
@@ -120,11 +120,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError as error:
         raise CorruptionError(f"{BLOBS_FOLDER}/{path.parent.name}/{path.name} is missing; ingest it again") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
