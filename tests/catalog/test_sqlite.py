@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.small_disk import mounted, small_file_system
 
 from megacontext.catalog import connections
 from megacontext.catalog.sqlite import SqliteCatalog
@@ -31,17 +31,9 @@ def catalog(tmp_path: Path) -> Iterator[SqliteCatalog]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one mebibyte, where the machine lets us mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or not mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)):
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def mounted(*arguments: str) -> bool:
-    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+    """A file system of one mebibyte."""
+    with small_file_system(tmp_path / "disk", size="1m") as folder:
+        yield folder
 
 
 def tokens(start: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:

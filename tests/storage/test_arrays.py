@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
-import subprocess
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorstore as ts
+from tests.small_disk import mounted, small_file_system
 
 from megacontext.errors import CorruptionError, InvariantError, MemoryReadOnlyError, StorageFullError
 from megacontext.storage.arrays import TensorStoreArrays
@@ -78,17 +77,9 @@ def filled(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where the machine lets us mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or not mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)):
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def mounted(*arguments: str) -> bool:
-    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+    """A file system of 64 KiB."""
+    with small_file_system(tmp_path / "disk", size="64k") as folder:
+        yield folder
 
 
 def test_another_zarr_implementation_reads_a_memory(filled: Path) -> None:
