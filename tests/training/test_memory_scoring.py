@@ -12,7 +12,8 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
-from megacontext.training.memory_scoring import blocks_within, recall_in_windows, score_windows
+from megacontext.training.memory_scoring import blocks_within, recall_in_windows
+from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
 

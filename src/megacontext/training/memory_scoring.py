@@ -1,101 +1,35 @@
-"""What gists carry and what opening blocks brings: the same rows through windows of equal budget, with controls.
+"""What gists carry and what opening blocks brings: the same questions through windows of equal budget, with controls.
 
 A closure without its controls says nothing: a flattering number is reached by calibration alone. So every window is
 also run with the gists of another row (``shuffled``) and without any (``none``), against recency at the same budget and
 against full context.
-
-Shape legend: B rows, T tokens, N blocks of K tokens, C closed blocks, r gist width, S entries, D width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.training.mixed import mixed_windows
-from megacontext.training.objective import CHUNK_ROWS
+from megacontext.training.memory_windows import CONTROLS, Control, score_windows
 from megacontext.training.scoring import Share, share
 from megacontext.training.windows import Answer, Window
 
-__all__ = ["CONTROLS", "Control", "Policy", "RowScores", "blocks_within", "recall_in_windows", "score_windows"]
+__all__ = ["Policy", "blocks_within", "recall_in_windows"]
 
-Control = Literal["real", "shuffled", "none"]
-CONTROLS: tuple[Control, ...] = get_args(Control)
 Policy = Callable[[Window, int, int], npt.NDArray[np.bool_]]
 """From a row, the number of blocks that may be open and the block size to which blocks are open [N]."""
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """nats_BT: float32, NaN where nothing is predicted; hits_BT: whether the likeliest token is the right one."""
-
-    nats_BT: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
-    hits_BT: npt.NDArray[np.bool_]  # noqa: N815 - shape suffix
 
 
 def blocks_within(budget_entries: int, *, num_blocks: int, block_tokens: int, gist_width: int) -> int:
     """How many blocks can be open in a window that shows all others as gists."""
     return (budget_entries - num_blocks * gist_width) // (block_tokens - gist_width)
-
-
-@torch.no_grad()
-def score_windows(
-    core: Core,
-    gist_net: GistNet,
-    rows: Sequence[Window],
-    is_open_BN: npt.NDArray[np.bool_],
-    *,
-    block_tokens: int,
-    gist_width: int,
-    control: Control = "real",
-) -> RowScores:
-    """Run rows through windows that show the closed blocks as gists. ``shuffled`` needs at least two rows."""
-    ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
-    targets_BT = torch.from_numpy(np.stack([row.targets_T for row in rows]))
-    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width)
-    num_rows, num_tokens = ids_BT.shape
-    rows_B1 = torch.arange(num_rows)[:, None]
-    entries_BTD = core.embed(ids_BT)
-    width = entries_BTD.shape[-1]
-    spans_BCKD = entries_BTD.view(num_rows, -1, block_tokens, width)[rows_B1, windows.closed_BC]
-    gists = gist_net(spans_BCKD.flatten(0, 1), level=1, num_children=block_tokens, gist_width=gist_width)
-    gists_BSD = gists.view(num_rows, -1, width)
-    if control == "shuffled":
-        assert num_rows > 1, "there is no other row to take gists from"
-        gists_BSD = gists_BSD.roll(1, 0)
-    all_BSD = torch.cat([entries_BTD, gists_BSD], dim=1)
-    inputs_BSD = all_BSD[rows_B1, windows.sources_BS]
-    mu_BS, sigma_BS, entries_P = windows.mu_BS, windows.sigma_BS, windows.entries_P
-    predicted_P = torch.ones(len(entries_P), dtype=torch.bool)
-    if control == "none":  # the entries that are left keep their places
-        shown_BS = windows.sources_BS < num_tokens
-        num_shown = int(shown_BS[0].sum())
-        inputs_BSD = inputs_BSD[shown_BS].view(num_rows, num_shown, width)
-        mu_BS, sigma_BS = mu_BS[shown_BS].view(num_rows, -1), sigma_BS[shown_BS].view(num_rows, -1)
-        predicted_P = shown_BS.flatten()[entries_P]
-        entries_P = (shown_BS.flatten().cumsum(0) - 1)[entries_P]
-    hidden_SD = core(inputs_BSD, mu_BS, sigma_BS).hidden_BTD.flatten(0, 1)
-    nats_N = torch.full((num_rows * num_tokens,), math.nan)
-    hits_N = torch.zeros(num_rows * num_tokens, dtype=torch.bool)
-    chosen_P = predicted_P.nonzero()[:, 0]
-    for start in range(0, len(chosen_P), CHUNK_ROWS):
-        chunk_P = chosen_P[start : start + CHUNK_ROWS]
-        positions = windows.positions_P[chunk_P]
-        logits = core.logits(hidden_SD[entries_P[chunk_P]]).float()
-        targets = targets_BT.flatten()[positions]
-        nats_N[positions] = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        hits_N[positions] = logits.argmax(-1) == targets
-    return RowScores(nats_N.view(num_rows, -1).numpy(), hits_N.view(num_rows, -1).numpy())
 
 
 def _open_tail(row: Window, num_open: int, block_tokens: int) -> npt.NDArray[np.bool_]:

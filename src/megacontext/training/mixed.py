@@ -26,7 +26,16 @@ from megacontext.training.objective import CHUNK_ROWS, cross_entropy
 from megacontext.training.windows import Answer, Window
 from megacontext.tree.timeline import GIST_EXTENT, timeline
 
-__all__ = ["GistCut", "MixedWindows", "choose_open", "mixed_loss", "mixed_windows", "predicted"]
+__all__ = [
+    "GistCut",
+    "MixedWindows",
+    "choose_open",
+    "closed_gists",
+    "mixed_loss",
+    "mixed_windows",
+    "predicted",
+    "window_entries",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +161,23 @@ def mixed_windows(
     )
 
 
+def closed_gists(gist_net: GistNet, windows: MixedWindows, entries_BTD: Tensor) -> Tensor:
+    """Gists [B, C, r, D] of the closed blocks of rows of token embeddings."""
+    num_rows, _, width = entries_BTD.shape
+    blocks_BNKD = entries_BTD.view(num_rows, -1, windows.block_tokens, width)
+    spans_BCKD = blocks_BNKD[torch.arange(num_rows)[:, None], windows.closed_BC]
+    gists_nrD: Tensor = gist_net(
+        spans_BCKD.flatten(0, 1), level=1, num_children=windows.block_tokens, gist_width=windows.gist_width
+    )
+    return gists_nrD.view(num_rows, -1, windows.gist_width, width)
+
+
+def window_entries(windows: MixedWindows, entries_BTD: Tensor, gists_BCrD: Tensor) -> Tensor:
+    """Entries [B, S, D] in window order, from the rows' token embeddings and the gists of their closed blocks."""
+    sources_BSD = torch.cat([entries_BTD, gists_BCrD.flatten(1, 2)], dim=1)
+    return sources_BSD[torch.arange(len(entries_BTD))[:, None], windows.sources_BS]
+
+
 def mixed_loss(
     core: Core,
     gist_net: GistNet,
@@ -171,15 +197,9 @@ def mixed_loss(
     ids_BT, targets_BT, weights_BT = rows
     num_rows, num_tokens = ids_BT.shape
     entries_BTD = core.embed(ids_BT)
-    width = entries_BTD.shape[-1]
-    rows_B1 = torch.arange(num_rows)[:, None]
-    spans_BCKD = entries_BTD.view(num_rows, -1, windows.block_tokens, width)[rows_B1, windows.closed_BC]
-    gists_nrD = gist_net(
-        spans_BCKD.flatten(0, 1), level=1, num_children=windows.block_tokens, gist_width=windows.gist_width
-    )
-    gists_BCrD = gists_nrD.view(num_rows, -1, windows.gist_width, width)
-    sources_BSD = torch.cat([entries_BTD, gists_BCrD.flatten(1, 2)], dim=1)
-    hidden_BSD = core(sources_BSD[rows_B1, windows.sources_BS], windows.mu_BS, windows.sigma_BS).hidden_BTD
+    gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
+    inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD)
+    hidden_BSD = core(inputs_BSD, windows.mu_BS, windows.sigma_BS).hidden_BTD
     num_predicted = len(windows.positions_P)
     spare = -num_predicted % CHUNK_ROWS  # the loss is compiled for whole chunks
     hidden_PD = torch.nn.functional.pad(hidden_BSD.flatten(0, 1)[windows.entries_P], (0, 0, 0, spare))

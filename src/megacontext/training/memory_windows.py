@@ -1,0 +1,117 @@
+"""Mixed windows after training: run, scored, and run again with their controls.
+
+Shape legend: B rows, T tokens, N blocks of K tokens, C closed blocks, r gist width, S entries, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.training.mixed import MixedWindows, closed_gists, mixed_windows, window_entries
+from megacontext.training.objective import CHUNK_ROWS
+from megacontext.training.windows import Window
+
+__all__ = ["CONTROLS", "Control", "RowScores", "WindowRun", "run_windows", "score_windows", "scores_of"]
+
+Control = Literal["real", "shuffled", "none"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """nats_BT: float32, NaN where nothing is predicted; hits_BT: whether the likeliest token is the right one."""
+
+    nats_BT: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
+    hits_BT: npt.NDArray[np.bool_]  # noqa: N815 - shape suffix
+
+
+@dataclass(frozen=True)
+class WindowRun:
+    """A batch of mixed windows after a forward: the layout, the last hidden states [B, S, D], those of the tapped
+    layer, and the gist vectors [B, C, r, D] that were shown."""
+
+    windows: MixedWindows
+    hidden_BSD: torch.Tensor  # noqa: N815 - shape suffix
+    tapped_BSD: torch.Tensor | None  # noqa: N815 - shape suffix
+    gists_BCrD: torch.Tensor  # noqa: N815 - shape suffix
+
+
+@torch.no_grad()
+def run_windows(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[Window],
+    is_open_BN: npt.NDArray[np.bool_],
+    *,
+    block_tokens: int,
+    gist_width: int,
+    control: Control = "real",
+    tap_layer: int | None = None,
+) -> WindowRun:
+    """Run rows through windows that show the closed blocks as gists. ``shuffled`` needs at least two rows; ``none``
+    leaves the entries that remain at their places."""
+    ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
+    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width)
+    num_rows, num_tokens = ids_BT.shape
+    entries_BTD = core.embed(ids_BT)
+    gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
+    if control == "shuffled":
+        assert num_rows > 1, "there is no other row to take gists from"
+        gists_BCrD = gists_BCrD.roll(1, 0)
+    inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD)
+    if control == "none":
+        shown_BS = windows.sources_BS < num_tokens
+        is_said_P = shown_BS.flatten()[windows.entries_P]
+        windows = dataclasses.replace(
+            windows,
+            mu_BS=windows.mu_BS[shown_BS].view(num_rows, -1),
+            sigma_BS=windows.sigma_BS[shown_BS].view(num_rows, -1),
+            positions_P=windows.positions_P[is_said_P],
+            entries_P=(shown_BS.flatten().cumsum(0) - 1)[windows.entries_P][is_said_P],
+        )
+        inputs_BSD = inputs_BSD[shown_BS].view(num_rows, -1, inputs_BSD.shape[-1])
+    output = core(inputs_BSD, windows.mu_BS, windows.sigma_BS, tap_layer=tap_layer)
+    return WindowRun(windows, output.hidden_BTD, output.tapped_BTD, gists_BCrD)
+
+
+@torch.no_grad()
+def scores_of(core: Core, run: WindowRun, rows: Sequence[Window]) -> RowScores:
+    """What a run says of every next token that it predicts."""
+    targets_N = torch.from_numpy(np.stack([row.targets_T for row in rows])).flatten()
+    hidden_SD = run.hidden_BSD.flatten(0, 1)
+    nats_N = torch.full((len(targets_N),), math.nan)
+    hits_N = torch.zeros(len(targets_N), dtype=torch.bool)
+    for start in range(0, len(run.windows.positions_P), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        positions = run.windows.positions_P[chunk]
+        logits = core.logits(hidden_SD[run.windows.entries_P[chunk]]).float()
+        nats_N[positions] = torch.nn.functional.cross_entropy(logits, targets_N[positions], reduction="none")
+        hits_N[positions] = logits.argmax(-1) == targets_N[positions]
+    return RowScores(nats_N.view(len(rows), -1).numpy(), hits_N.view(len(rows), -1).numpy())
+
+
+def score_windows(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[Window],
+    is_open_BN: npt.NDArray[np.bool_],
+    *,
+    block_tokens: int,
+    gist_width: int,
+    control: Control = "real",
+) -> RowScores:
+    """``run_windows``, then ``scores_of``."""
+    run = run_windows(
+        core, gist_net, rows, is_open_BN, block_tokens=block_tokens, gist_width=gist_width, control=control
+    )
+    return scores_of(core, run, rows)
