@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,11 +15,11 @@ from megacontext.catalog.checking import broken_file, check_catalog
 from megacontext.catalog.checksums import row_crc
 from megacontext.catalog.connections import BrokenConnections, CatalogConnections
 from megacontext.catalog.creation import create_database, is_file, no_memory
-from megacontext.catalog.faults import file_faults, sqlite_faults
-from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
+from megacontext.catalog.faults import file_faults
+from megacontext.catalog.journal import JOURNAL_FILE, Journal
+from megacontext.catalog.opening import journaled_info, open_connections
 from megacontext.catalog.rebuilding import everything, rebuild_database
-from megacontext.catalog.rows import CATALOG_FILE, info_of
-from megacontext.catalog.upgrades import require_schema, schema_revision, upgrade_schema
+from megacontext.catalog.rows import CATALOG_FILE
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
 from megacontext.errors import CorruptionError
@@ -29,8 +27,6 @@ from megacontext.ports.catalog import CatalogState, Damage, Extent, MemoryInfo, 
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["SqliteCatalog"]
-
-log = logging.getLogger(__name__)
 
 
 class SqliteCatalog:
@@ -49,9 +45,9 @@ class SqliteCatalog:
         try:
             if not is_there:
                 raise CorruptionError(f"{self._path} is missing; run 'megacontext check --repair'")
-            self._connect(read_only=read_only)
+            self._connections, self.info = open_connections(self._path, self._journal, read_only=read_only)
         except CorruptionError as error:
-            self.info = self._journaled_info(error)
+            self.info = journaled_info(self._path, error)
             self._connections = BrokenConnections(self._path, error, read_only=read_only)
 
     @classmethod
@@ -138,7 +134,7 @@ class SqliteCatalog:
         self._connections.close()
         rebuild_database(self._path.parent)
         self._journal = Journal(self._path.with_name(JOURNAL_FILE))
-        self._connect(read_only=False)
+        self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
 
     def compact(self) -> None:
         with file_faults(str(self._path)), self._connections.writing() as connection:  # refuses if nothing may change
@@ -147,44 +143,10 @@ class SqliteCatalog:
         try:
             compact_database(self._path)
         finally:
-            self._connect(read_only=False)
+            self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
 
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._path.parent.glob("catalog.*"))
 
     def close(self) -> None:
         self._connections.close()
-
-    def _connect(self, *, read_only: bool) -> None:
-        """Open the file, bring the schema up to date and read what the memory is made of."""
-        name = str(self._path)
-        with sqlite_faults(name):
-            opened = CatalogConnections(self._path, read_only=read_only)
-        try:
-            with opened.reading(transaction=False) as connection:
-                revision = schema_revision(connection, name)
-                if require_schema(revision, name, may_upgrade=not read_only):
-                    upgrade_schema(opened.writer())
-                self._warn_of_losses(connection)
-                try:
-                    self.info = queries.read_info(connection)
-                except CorruptionError as error:
-                    self.info = self._journaled_info(error)
-        except BaseException:
-            opened.close()
-            raise
-        self._connections = opened
-
-    def _warn_of_losses(self, connection: sqlite3.Connection) -> None:
-        journaled = self._journal.last_commit()  # read first: a writer may commit between the two
-        with suppress(CorruptionError):  # a damaged row is reported by whoever needs it, and by check
-            if journaled > queries.read_progress(connection).num_commits:
-                log.warning("%s lost its last commits; run 'megacontext check --repair'", self._path)
-
-    def _journaled_info(self, error: CorruptionError) -> MemoryInfo:
-        """What the memory is made of, from the second copy; the error itself if that is gone too."""
-        row = read_journal(self._path.with_name(JOURNAL_FILE)).tables["memory"].get((1,))
-        if row is None:
-            raise error
-        log.warning("%s; what the memory is made of comes from %s", error, JOURNAL_FILE)
-        return info_of(row)
