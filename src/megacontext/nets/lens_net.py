@@ -37,6 +37,9 @@ class LensNetConfig:
     mlp_width: int = 64
 
 
+FIRST_GUESS = -6.0  # softplus of it, and of the matches around 2 that are added to it: a few hundredths of a nat
+
+
 class LensNet(nn.Module):
     """Scores entries against a query."""
 
@@ -50,6 +53,7 @@ class LensNet(nn.Module):
         self.sharpness = nn.Parameter(torch.full((config.num_heads,), 4.0))
         self.up = nn.Linear(config.num_heads + len(FEATURES), config.mlp_width)
         self.down = nn.Linear(config.mlp_width, 1)
+        nn.init.constant_(self.down.bias, FIRST_GUESS)
         self.match_weight = nn.Parameter(torch.full((config.num_heads,), 1.0 / config.num_heads))
 
     def queries(self, hidden_QD: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,160 @@
+"""What a lens should have said: measured by opening blocks and looking at the next tokens.
+
+Each sample is one row in a window that shows its tail and gists of everything before. The label of a block is what
+opening it alone saves, in nats over the horizon per extra entry of budget: a counterfactual, taken from two real
+forwards of the nets that the lens will serve. Facts have blocks that state the answer as well.
+
+Shape legend: C closed blocks, M of them measured, Q query tokens, D width, F features.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import FEATURES
+from megacontext.training.memory_windows import run_windows, scores_of
+from megacontext.training.windows import Window
+
+__all__ = ["LensSample", "Moment", "lexical_scores", "measure", "moment_of"]
+
+MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """When a row's lens is asked. query: positions [start, stop) of the last tokens; horizon: positions whose next
+    tokens count; evidence: the blocks that state what is asked, none for plain text."""
+
+    query: tuple[int, int]
+    horizon: tuple[int, int]
+    evidence: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensSample:
+    """What a lens sees and what it should have said.
+
+    query_QD, hidden_CD: the tapped layer's states of the query tokens and of the gists; gists_CD: gist vectors as
+    stored; features_CF; measured_M: indices among the closed blocks; utility_M: nats per entry; is_evidence_C.
+    """
+
+    query_QD: Tensor  # noqa: N815 - shape suffix
+    hidden_CD: Tensor  # noqa: N815 - shape suffix
+    gists_CD: Tensor  # noqa: N815 - shape suffix
+    features_CF: Tensor  # noqa: N815 - shape suffix
+    measured_M: Tensor  # noqa: N815 - shape suffix
+    utility_M: Tensor  # noqa: N815 - shape suffix
+    is_evidence_C: Tensor  # noqa: N815 - shape suffix
+
+
+def moment_of(
+    row: Window, *, tail_tokens: int, block_tokens: int, query_tokens: int = 32, horizon_tokens: int = 64
+) -> Moment | None:
+    """The last question of a row whose evidence lies before the tail; for a row without facts its last tokens; None if
+    a row asks only for what its tail shows."""
+    num_tokens = len(row.tokens_T)
+    first = num_tokens - tail_tokens
+    if not row.answers:
+        start = num_tokens - horizon_tokens
+        return Moment(query=(start + 1 - query_tokens, start + 1), horizon=(start, num_tokens))
+    for answer in sorted(row.answers, key=lambda answer: -answer.start):
+        is_first_time = not any(other.fact == answer.fact and other.start < answer.start for other in row.answers)
+        query = (answer.start + 1 - query_tokens, answer.start + 1)
+        if query[0] >= first and is_first_time and all(stop <= first for _, stop in answer.evidence):
+            blocks = {
+                block
+                for start, stop in answer.evidence
+                for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)
+            }
+            return Moment(query=query, horizon=(answer.start, answer.stop), evidence=tuple(sorted(blocks)))
+    return None
+
+
+def lexical_scores(blocks_CK: npt.NDArray[np.int64], query_Q: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """BM25 [C] of blocks as documents, over token ids (Robertson and Zaragoza 2009; k1 = 1.2, b = 0: equal lengths)."""
+    num_blocks = len(blocks_CK)
+    scores_C = np.zeros(num_blocks)
+    for token_id in Counter(query_Q.tolist()):
+        frequency_C = (blocks_CK == token_id).sum(1)
+        num_with = np.count_nonzero(frequency_C)
+        weight = np.log1p((num_blocks - num_with + 0.5) / (num_with + 0.5))
+        scores_C += weight * frequency_C * 2.2 / (frequency_C + 1.2)
+    return scores_C
+
+
+def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
+    """Features [C, F] of the closed blocks before the tail, in the order of ``FEATURES``."""
+    starts_C = np.arange(num_closed) * block_tokens
+    blocks_CK = row.tokens_T[: num_closed * block_tokens].reshape(num_closed, block_tokens)
+    lexical_C = lexical_scores(blocks_CK, row.tokens_T[slice(*moment.query)])
+    columns = {
+        "level": np.full(num_closed, 1 / MAX_LEVEL),
+        "log2_width": np.full(num_closed, np.log2(block_tokens) / MAX_LOG2),
+        "log2_distance": np.log2(np.maximum(1, moment.query[1] - starts_C - block_tokens)) / MAX_LOG2,
+        "lexical": lexical_C / max(1e-9, lexical_C.max()),
+        "residency": np.zeros(num_closed),
+    }
+    return torch.from_numpy(np.stack([columns[name] for name in FEATURES], axis=1)).float()
+
+
+def measure(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[tuple[Window, Moment]],
+    *,
+    tail_tokens: int,
+    num_measured: int,
+    block_tokens: int = 32,
+    random: Random,
+) -> list[LensSample]:
+    """Labels of some blocks of each row: all evidence, the lexically best, and others at random. Gists of width 1."""
+    windows = [row for row, _ in rows]
+    num_blocks = len(windows[0].tokens_T) // block_tokens
+    num_closed = num_blocks - tail_tokens // block_tokens
+    tap_layer = core.config.num_layers // 2
+    is_open_BN = np.zeros((len(rows), num_blocks), dtype=np.bool_)
+    is_open_BN[:, num_closed:] = True
+    closed = run_windows(
+        core, gist_net, windows, is_open_BN, block_tokens=block_tokens, gist_width=1, tap_layer=tap_layer
+    )
+    before_BT = scores_of(core, closed, windows).nats_BT
+    assert closed.tapped_BSD is not None
+    samples = []
+    for index, (row, moment) in enumerate(rows):
+        features_CF = features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens)
+        lexical_C = features_CF[:, FEATURES.index("lexical")]
+        best = lexical_C.argsort(descending=True)[: num_measured // 3].tolist()
+        others = random.sample(range(num_closed), num_closed)
+        chosen = list(dict.fromkeys([*moment.evidence, *best, *others]))[:num_measured]
+        opened_MN = np.repeat(is_open_BN[index : index + 1], len(chosen), axis=0)
+        opened_MN[np.arange(len(chosen)), chosen] = True
+        opened = run_windows(core, gist_net, [row] * len(chosen), opened_MN, block_tokens=block_tokens, gist_width=1)
+        after_MT = scores_of(core, opened, [row] * len(chosen)).nats_BT
+        horizon = slice(*moment.horizon)
+        saved_M = before_BT[index, horizon].sum() - after_MT[:, horizon].sum(1)
+        is_evidence_C = torch.zeros(num_closed, dtype=torch.bool)
+        is_evidence_C[list(moment.evidence)] = True
+        shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
+        query = slice(moment.query[0] + shift, moment.query[1] + shift)
+        samples.append(
+            LensSample(
+                query_QD=closed.tapped_BSD[index, query].clone(),
+                hidden_CD=closed.tapped_BSD[index, :num_closed].clone(),
+                gists_CD=closed.gists_BCrD[index, :, 0].clone(),
+                features_CF=features_CF,
+                measured_M=torch.tensor(chosen),
+                utility_M=torch.from_numpy(saved_M / (block_tokens - 1)).float(),
+                is_evidence_C=is_evidence_C,
+            )
+        )
+    return samples
