@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from megacontext.memory.parts import Parts
 from megacontext.memory.passages import indexed_stop
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.sealing import meta_rows
+from megacontext.memory.segments import token_digest
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import Damage, Source
 
@@ -92,7 +92,7 @@ class Checker:
                 for start, stop in self._bad_chunks(spec, shard):
                     yield self._shard_finding("tokens", spec, shard, start, stop, _short(error))
                 continue
-            digest = hashlib.sha256(np.asarray(rows).astype("<u4", copy=False).tobytes()).hexdigest()
+            digest = token_digest(rows)
             if digest != digests.get(shard):
                 problem = f"sha256 {digest[:12]} is not the {str(digests.get(shard))[:12]} of the catalog"
                 yield self._shard_finding("tokens", spec, shard, shard * size, (shard + 1) * size, problem)

@@ -7,17 +7,15 @@ finishes the work. Every step leaves a memory that reads well; one that fails be
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from megacontext.documents.document import name_of
 from megacontext.errors import InvalidValueError, MegaContextError, StorageError
@@ -27,6 +25,7 @@ from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.repair import Repairer
 from megacontext.memory.sealing import meta_rows
+from megacontext.memory.segments import token_bytes, token_digest, unsourced
 from megacontext.memory.writing import Writer
 from megacontext.ports.catalog import Segment, Source
 from megacontext.values import name_of_source
@@ -145,14 +144,16 @@ class Eraser:
 
     def _neutral_segment(self, number: int, sources: Sequence[Source]) -> Segment:
         """Rewrite a sealed segment without the sources' tokens; what the catalog has to know of it."""
-        first = number * self._parts.info.segment_tokens
-        tokens = self._reader.tokens(first, first + self._parts.info.segment_tokens).copy()
+        size = self._parts.info.segment_tokens
+        first, last = number * size, (number + 1) * size
+        tokens = self._reader.tokens(first, last).copy()
         for source in sources:
             tokens[max(0, source.token_start - first) : max(0, source.token_stop - first)] = self._neutral
         self._parts.arrays.write_shard(token_spec(self._parts.info), number, tokens)
         erased_ids = {source.source_id for source in sources}
-        unsourced = [tokens[start - first : stop - first] for start, stop in self._unsourced(first, erased_ids)]
-        return Segment(segment=number, digest=_digest(tokens), raw_digest=self._parts.blobs.put(_bytes(unsourced)))
+        spans = unsourced(self._parts.catalog, first, last, erased_ids=erased_ids)
+        raw = token_bytes([tokens[start - first : stop - first] for start, stop in spans])
+        return Segment(segment=number, digest=token_digest(tokens), raw_digest=self._parts.blobs.put(raw))
 
     def _put_back(self, numbers: Sequence[int]) -> None:
         """After a failure, the segments that were rewritten as the catalog still knows them."""
@@ -167,13 +168,6 @@ class Eraser:
     @property
     def _neutral(self) -> int:
         return int(self._parts.codec.encode(NEUTRAL_TEXT).token_ids[0])
-
-    def _unsourced(self, first: int, erased_ids: set[int]) -> Iterator[tuple[int, int]]:
-        """Token ranges of a segment whose only raw source is the segment's own blob, the erased ones among them."""
-        last = first + self._parts.info.segment_tokens
-        for source, extent in self._parts.catalog.extents(first, last):
-            if not source.raw_digest or source.source_id in erased_ids:
-                yield max(first, extent.token_start), min(last, extent.token_stop)
 
     # --- what came from the tokens --------------------------------------------------------------------------------
 
@@ -214,11 +208,3 @@ class Eraser:
             self._parts.blobs.delete(digest)
         shared = doomed & kept - {""}
         return tuple(sorted({s.uri for s in others if shared & {s.raw_digest, s.text_digest}}))
-
-
-def _bytes(pieces: Sequence[npt.NDArray[np.uint32]]) -> bytes:
-    return np.concatenate([np.empty(0, np.uint32), *pieces]).astype("<u4", copy=False).tobytes()
-
-
-def _digest(tokens: npt.NDArray[np.uint32]) -> str:
-    return hashlib.sha256(_bytes([tokens])).hexdigest()

@@ -1,4 +1,4 @@
-"""What may come in: token ids are checked before anything is touched."""
+"""What may come in: paths and token ids are checked before anything is touched."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Quoter:
 
 
 def _anchor(extent: Extent, number: int) -> int:
-    """Where the extent's token ``32 * number`` begins in the source's text; its end behind the last."""
+    """Where the extent's token ``ANCHOR_TOKENS * number`` begins in the source's text; its end behind the last."""
     if number >= len(extent.anchors):
         return extent.byte_stop
     return extent.byte_start + int(extent.anchors[number])

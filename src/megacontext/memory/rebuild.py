@@ -17,6 +17,7 @@ from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.memory.encoding import encode_sections
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
+from megacontext.memory.segments import bytes_tokens, token_bytes, unsourced
 from megacontext.ports.catalog import Extent, Segment, Source
 
 __all__ = ["Rebuilder"]
@@ -67,7 +68,7 @@ class Rebuilder:
             segment = segments.get(number)
             if segment is None or not segment.raw_digest:
                 raise CorruptionError(f"tokens [{start}, {stop}) were appended without a source; restore a backup")
-            kept = np.frombuffer(self._parts.blobs.get(segment.raw_digest), "<u4")
+            kept = bytes_tokens(self._parts.blobs.get(segment.raw_digest))
             position = 0
             for begin, end in self._unsourced(number):
                 first, last = max(start, begin), min(stop, end)
@@ -77,12 +78,8 @@ class Rebuilder:
         return np.concatenate(pieces)
 
     def _unsourced(self, number: int) -> Iterator[tuple[int, int]]:
-        """Token ranges of a segment that have no raw source but the segment's own blob."""
-        first = number * self._parts.info.segment_tokens
-        last = first + self._parts.info.segment_tokens
-        for source, extent in self._parts.catalog.extents(first, last):
-            if not source.raw_digest:
-                yield max(first, extent.token_start), min(last, extent.token_stop)
+        size = self._parts.info.segment_tokens
+        return unsourced(self._parts.catalog, number * size, (number + 1) * size)
 
     # --- texts --------------------------------------------------------------------------------------------------
 
@@ -139,7 +136,7 @@ class Rebuilder:
             pieces = [self._reader.tokens(start, stop) for start, stop in self._unsourced(segment.segment)]
         except MegaContextError:
             return
-        yield np.concatenate([np.empty(0, np.uint32), *pieces]).astype("<u4", copy=False).tobytes()
+        yield token_bytes(pieces)
 
 
 def _proven(data: bytes, digest: str, name: str) -> bytes:

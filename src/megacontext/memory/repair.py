@@ -1,13 +1,12 @@
 """Repair, on explicit command only: what is damaged is made again from what is intact, in the order of dependence.
 
 What describes the arrays first (from the memory's settings), then originals and texts, tokens (from texts), the index
-and the gists (from tokens). Nothing is written that
-its digest does not prove, except gists and index, which are defined by the tokens.
+and the gists (from tokens). Nothing is written that its digest does not prove, except gists and index, which are
+defined by the tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,7 @@ from megacontext.memory.passages import STRIDE_BLOCKS, passages_from
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.rebuild import Rebuilder
 from megacontext.memory.sealing import meta_rows
+from megacontext.memory.segments import token_digest
 from megacontext.ports.catalog import Damage
 
 __all__ = ["Repairer"]
@@ -91,9 +91,8 @@ class Repairer:
         """A sealed segment again, from its sources; CorruptionError if they do not give what its digest says."""
         size = self._parts.info.segment_tokens
         tokens = self._rebuilder.tokens(segment * size, (segment + 1) * size)
-        digest = hashlib.sha256(tokens.astype("<u4", copy=False).tobytes()).hexdigest()
         wanted = next(s.digest for s in self._parts.catalog.segments() if s.segment == segment)
-        if digest != wanted:
+        if token_digest(tokens) != wanted:
             raise CorruptionError(f"tokens of segment {segment}: their sources encode to others; restore a backup")
         self._parts.arrays.write_shard(token_spec(self._parts.info), segment, tokens)
 

@@ -8,7 +8,6 @@ whole segment, a large source never passes through it, and a failure anywhere le
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import STRIDE_BLOCKS, next_passage_start, passages_from
 from megacontext.memory.reads import TreeReader
+from megacontext.memory.segments import token_bytes, token_digest, unsourced
 from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
 from megacontext.ports.catalog import CatalogState, Extent, Passage, Segment, Source
 
@@ -190,16 +190,15 @@ class Writer:
             return []
         spec = token_spec(self._parts.info)
         tail = self._reader.tokens(sealed, start)
-        unsourced = self._unsourced_spans(drafts, sealed, start)
+        unsourced_spans = self._unsourced_spans(drafts, sealed, start)
         segments: list[Segment] = []
         shards: list[ShardRows] = []
         for first in range(sealed, stop - size + 1, size):
             last = first + size
             head = tail[first - sealed : min(last, start) - sealed] if first < start else tail[:0]
             tokens = np.concatenate([head, _tokens_between(drafts, start, max(first, start), last)])
-            digest = hashlib.sha256(tokens.astype("<u4", copy=False).tobytes()).hexdigest()
-            raw_digest = self._put_raw(tokens, first, unsourced)
-            segments.append(Segment(segment=first // size, digest=digest, raw_digest=raw_digest))
+            raw_digest = self._put_raw(tokens, first, unsourced_spans)
+            segments.append(Segment(segment=first // size, digest=token_digest(tokens), raw_digest=raw_digest))
             shards.append((spec, first // size, tokens))
             if len(shards) == WRITE_AHEAD or last + size > stop:
                 write_shards(self._parts.arrays, shards)
@@ -208,22 +207,21 @@ class Writer:
 
     def _unsourced_spans(self, drafts: Sequence[Draft], sealed: int, start: int) -> list[tuple[int, int]]:
         """Token ranges from ``sealed`` on that have no raw source but themselves."""
-        extents = self._parts.catalog.extents(sealed, start) if sealed < start else []
-        spans = [(extent.token_start, extent.token_stop) for source, extent in extents if not source.raw_digest]
+        spans = list(unsourced(self._parts.catalog, sealed, start)) if sealed < start else []
         for draft in drafts:
             if not draft.source.raw_digest:
                 spans.append((start, start + len(draft.token_ids)))
             start += len(draft.token_ids)
         return spans
 
-    def _put_raw(self, tokens: npt.NDArray[np.uint32], first: int, unsourced: Sequence[tuple[int, int]]) -> str:
+    def _put_raw(self, tokens: npt.NDArray[np.uint32], first: int, spans: Sequence[tuple[int, int]]) -> str:
         """Keep tokens that have no other raw source as a blob; its digest, '' if there are none."""
         size = len(tokens)
-        spans = [(max(a, first) - first, min(b, first + size) - first) for a, b in unsourced]
-        pieces = [tokens[a:b] for a, b in spans if a < b]
+        within = [(max(start, first) - first, min(stop, first + size) - first) for start, stop in spans]
+        pieces = [tokens[start:stop] for start, stop in within if start < stop]
         if not pieces:
             return ""
-        return self._parts.blobs.put(np.concatenate(pieces).astype("<u4", copy=False).tobytes())
+        return self._parts.blobs.put(token_bytes(pieces))
 
 
 def _tokens_between(drafts: Sequence[Draft], origin: int, start: int, stop: int) -> npt.NDArray[np.uint32]:
