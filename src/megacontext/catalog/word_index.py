@@ -20,7 +20,7 @@ from megacontext.catalog.statements import insert_sql
 from megacontext.catalog.words import words_of
 from megacontext.ports.catalog import Passage, SearchHit
 
-__all__ = ["MAX_POSTINGS", "MAX_QUERY_WORDS", "WordIndex", "add_passages", "clear_index", "index_sum"]
+__all__ = ["MAX_POSTINGS", "MAX_QUERY_WORDS", "WordIndex", "add_passages", "as_int64", "clear_index", "index_sum"]
 
 MAX_QUERY_WORDS = 32
 MAX_POSTINGS = 4096  # passages that one query may rank, about a microsecond each
@@ -47,8 +47,8 @@ _MATCH = f"""
 """  # noqa: S608
 
 
-def _signed(value: int) -> int:
-    """As SQLite keeps 64 bits."""
+def as_int64(value: int) -> int:
+    """Modulo 2^64, signed: as SQLite keeps it."""
     value &= _BITS_64
     return value - (1 << 64) if value >> 63 else value
 
@@ -105,7 +105,7 @@ def add_passages(connection: sqlite3.Connection, new: Sequence[Passage]) -> tupl
         all_words = [word for words in words_per_passage for word in words]
         total += _words_sum(all_words, starts_W, places_W, np.ones_like(starts_W))
         num_words += len(all_words)
-    return num_words, _signed(total)
+    return num_words, as_int64(total)
 
 
 def clear_index(connection: sqlite3.Connection) -> None:
@@ -121,7 +121,7 @@ def index_sum(connection: sqlite3.Connection) -> int:
         words = [row[0] for row in rows]
         counts_W, starts_W, places_W = np.array([row[1:] for row in rows], dtype=np.int64).T
         total += _words_sum(words, starts_W, places_W, counts_W)
-    return _signed(total)
+    return as_int64(total)
 
 
 class WordIndex:

@@ -30,7 +30,7 @@ from megacontext.catalog.rows import (
 )
 from megacontext.catalog.statements import compiled, replace_sql
 from megacontext.catalog.tail_rows import TailRows
-from megacontext.catalog.word_index import add_passages, clear_index
+from megacontext.catalog.word_index import add_passages, as_int64, clear_index
 from megacontext.errors import CorruptionError, InvariantError
 from megacontext.ports.catalog import Extent, MemoryInfo, Passage, Segment, Source
 from megacontext.ports.gister import GistBatch
@@ -120,7 +120,7 @@ class SqliteWriter:
         num_terms, added = add_passages(self._connection, passages)
         self._progress.num_passages += len(passages)
         self._progress.num_terms += num_terms
-        self._progress.index_sum = _wrapped(self._progress.index_sum + added)
+        self._progress.index_sum = as_int64(self._progress.index_sum + added)
         self._progress.indexed_tokens = passages[-1].token_stop
 
     def drop_index(self) -> None:
@@ -156,8 +156,3 @@ class SqliteWriter:
         self.num_commits = self._progress.num_commits
         self._rows.update(schema.progress, self._progress.row(), *schema.progress.c.keys()[1:-1])
         return self._rows.changes
-
-
-def _wrapped(value: int) -> int:
-    """Modulo 2^64, as SQLite keeps it."""
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
