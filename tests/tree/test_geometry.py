@@ -21,7 +21,6 @@ def test_levels_hold_the_complete_nodes_of_the_plain_tree(plain_tree, block_toke
         for index, tokens in enumerate(nodes):
             node = Node(level, index)
             assert tree.span(node) == (tokens[0], tokens[-1] + 1)
-            assert tree.node_at(level, tokens[len(tokens) // 2]) == node
             if level:
                 children = [plain_tree.levels(num_tokens, block_tokens)[level - 1][at] for at in tree.children(node)]
                 assert [token for child in children for token in child] == tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -14,24 +14,24 @@ from megacontext.cli.tables import print_table
 from megacontext.cli.visible import visible_text
 
 if TYPE_CHECKING:
-    from megacontext.runtime.events import DoneEvent, ExplainedSpan, GenerationEvent, RefocusReport
+    from rich.status import Status
+
+    from megacontext.runtime.events import ExplainedSpan, GenerationEvent
 
 __all__ = ["Answer", "print_explained", "stream_answer"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Answer:
-    """What was generated. refocuses: the first is the question's."""
+    """What was generated, and why it ended."""
 
     text: str = ""
     reason: str = ""
-    num_tokens: int = 0
-    refocuses: list[RefocusReport] = field(default_factory=list)
 
 
 def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool) -> Answer:
     """Consume the events of one answer. show: print its text as it comes; strip: without the space it begins with."""
-    from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
+    from megacontext.runtime.events import DoneEvent, TokenEvent
 
     answer = Answer()
     is_first = True
@@ -45,10 +45,8 @@ def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool)
                     if show and text:
                         sys.stdout.write(visible_text(text))
                         sys.stdout.flush()
-                case RefocusEvent(report=report):
-                    answer.refocuses.append(report)
-                case DoneEvent() as done:
-                    _finish(answer, done, strip)
+                case DoneEvent(text=text, reason=reason):
+                    answer = Answer(text.strip() if strip else text, reason)
     if show:
         sys.stdout.write("\n")
         sys.stdout.flush()
@@ -74,11 +72,5 @@ def print_explained(spans: list[ExplainedSpan], *, question: str) -> None:
     print_table(out, ["source", "tokens", "because", "says"], rows, right=["tokens"])
 
 
-def _finish(answer: Answer, done: DoneEvent, strip: bool) -> None:
-    answer.text = done.text.strip() if strip else done.text
-    answer.reason = done.reason
-    answer.num_tokens = len(done.token_ids)
-
-
-def _waiting(what: str):  # type: ignore[no-untyped-def]
+def _waiting(what: str) -> Status:
     return error_console().status(f"[dim]{what}[/dim]", spinner="dots")

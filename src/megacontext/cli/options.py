@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
@@ -97,4 +96,3 @@ SeedOption = Annotated[
     int | None, typer.Option("--seed", metavar="N", help="Makes sampling repeatable.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-OutputFile = Annotated[Path, typer.Argument(metavar="FILE", show_default=False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,8 +96,6 @@ def _methods(opened: OpenedMemory, budget: int, lens: str, *, num_tokens: int) -
 
 
 def _result(method: Method, token_ids: TokenIds, num_bytes: int) -> dict[str, str | int | float]:
-    from math import log
-
     total_nats = float(method.nll(token_ids).sum())
     method.close()
     is_full = method.name == "full"

@@ -40,8 +40,6 @@ class RowCache:
     """
 
     def __init__(self, gist_width: int, dim: int, cache_bytes: int = 16 * MIB) -> None:
-        self._gist_width = gist_width
-        self._dim = dim
         self._capacity = max(64, cache_bytes // (gist_width * (2 * dim + 8)))
         self._rows: OrderedDict[tuple[int, int], GistBatch] = OrderedDict()
 
@@ -51,7 +49,7 @@ class RowCache:
     def put(self, level: int, start: int, batch: GistBatch) -> None:
         """Remember rows from node ``start`` on (the last ones, if they are more than fit)."""
         for row in range(max(0, len(batch) - self._capacity), len(batch)):
-            piece = batch[slice(row, row + 1)]
+            piece = batch[row : row + 1]
             self._rows[level, start + row] = GistBatch(  # copies: a view would keep the whole batch alive
                 vectors=piece.vectors.copy(), offsets=piece.offsets.copy(), weights=piece.weights.copy()
             )

@@ -37,7 +37,7 @@ class GistBatch:
 
 @runtime_checkable
 class Gister(Protocol):
-    """Turns 32 tokens, or 32 gists, into one gist.
+    """Turns the K tokens of a block, or K gists, into one gist.
 
     A token's context must be a function of its position alone, or appending in pieces would not equal building at
     once: the gist of a block may depend on the tokens from ``context_start(block start)`` on, where

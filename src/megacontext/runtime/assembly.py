@@ -6,20 +6,16 @@ import time
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from megacontext.bases.registry import BaseHandle, check_placement
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
 from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
-from megacontext.memory.memory import Memory
 from megacontext.ports.base import Base
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
-from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.opened import OpenedMemory
-from megacontext.runtime.session import Session
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import FileBlobs
 from megacontext.storage.faults import os_faults
@@ -29,7 +25,7 @@ from megacontext.units import MIB
 from megacontext.values import flag, shown, whole_number
 from megacontext.values import path as valid_path
 
-__all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open", "open_session"]
+__all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open"]
 
 DEFAULT_BASE = "reference"
 DEFAULT_GISTER = "extractive"
@@ -56,7 +52,7 @@ def open(
         base: the bundled ``reference``, a model folder, a Hugging Face id, or a base in memory; None: the one that the
             memory was made with, ``reference`` for a new one. It is loaded when it is first needed.
         create: make the memory if it is not there.
-        gister: makes the gists: ``extractive`` (the default of new memories) or ``mean``.
+        gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made, or ``extractive``.
         block_tokens: children of a node (K), 8 to 128; 32 by default. Fixed when a memory is made.
         gist_width: vectors of a gist (r); 1 by default. Fixed when a memory is made.
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
@@ -112,14 +108,6 @@ def create(
     if _has_catalog(folder):
         raise MemoryExistsError(f"there is a memory at {folder} already; use it, or choose another place")
     return open(folder, base=base, create=True, gister=gister, block_tokens=block_tokens, gist_width=gist_width)
-
-
-def open_session(memory: Memory, base: Base | BaseSource, **options: Any) -> Session:
-    """A session over any memory with a base that is at hand; ``options`` are those of ``SessionConfig``.
-
-    ``open(...).session(...)`` does this for memories in a folder.
-    """
-    return Session(memory, _source(base, "auto", "auto"), SessionConfig(**options))
 
 
 @dataclass(frozen=True, kw_only=True)

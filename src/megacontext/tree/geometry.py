@@ -82,7 +82,3 @@ class TreeGeometry:
         while self.width(level) <= num_tokens:
             level += 1
         return level
-
-    def node_at(self, level: int, token: int) -> Node:
-        """The node of ``level`` that contains position ``token``."""
-        return Node(level, token // self.width(level))
