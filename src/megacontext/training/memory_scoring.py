@@ -23,6 +23,8 @@ from megacontext.training.windows import Answer, Window
 
 __all__ = ["Policy", "blocks_within", "recall_in_windows"]
 
+SMALLEST_GAP = 0.1  # nats that full context must gain over recency for a share of it to mean something
+
 Policy = Callable[[Window, int, int], npt.NDArray[np.bool_]]
 """From a row, the number of blocks that may be open and the block size to which blocks are open [N]."""
 
@@ -76,7 +78,7 @@ def recall_in_windows(
 
     By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists),
     ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open). ``closure`` is the share of
-    what full context gains over recency on answer tokens.
+    what full context gains over recency on answer tokens, None where that is too little to share.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
 
@@ -111,11 +113,11 @@ def recall_in_windows(
             for control in CONTROLS:
                 exact, nats = run(choose, num_open, control)
                 gap = recency_nats - full_nats
-                closure = (recency_nats - nats) / gap if gap >= 0.1 else math.nan
+                closure = round((recency_nats - nats) / gap, 4) if gap >= SMALLEST_GAP else None
                 report[f"{budget}/{name}/{control}"] = {
                     "exact": exact,
                     "answer_nats": round(nats, 4),
-                    "closure": round(closure, 4),
+                    "closure": closure,
                 }
     return report
 
