@@ -26,6 +26,7 @@ from megacontext.ports.base import Base
 from megacontext.ports.focus import Lens
 from megacontext.runtime.events import DoneEvent
 from megacontext.runtime.opened import OpenedMemory
+from megacontext.runtime.session import RECENT_QUERY_TOKENS
 
 __all__ = [
     "ANSWER_TOKENS",
@@ -42,7 +43,6 @@ __all__ = [
 
 ANSWER_TOKENS = 12
 SEARCH_LIMIT = 32
-RECENT_QUERY_TOKENS = 64  # what a continuation searches with, as a session does
 
 TokenIds = npt.NDArray[np.uint32]
 Span = tuple[int, int]

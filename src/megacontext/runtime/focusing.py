@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from megacontext.errors import BudgetError
 from megacontext.focus.edits import Edits
+from megacontext.focus.refocusing import refocus
 from megacontext.focus.scores import UtilityField
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.memory import Memory
 from megacontext.ports.catalog import SearchHit
 from megacontext.ports.focus import Allocator, AllocatorConfig, FocusRequest, Lens, MemoryView
-from megacontext.tree.cuts import Cut, entry_costs
 
 __all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 
@@ -106,7 +106,6 @@ class FocusDriver:
                 attention_mass=attention_mass,
             )
         )
-        field = UtilityField(cut, scores)
         config = AllocatorConfig(
             budget_entries=self.working_context.config.budget_entries,
             gist_value=self._gist_value,
@@ -115,18 +114,16 @@ class FocusDriver:
             swap_margin=hysteresis.swap_margin,
             edit_cost=hysteresis.edit_cost,
         )
-        target = Cut(*self._allocator.allocate(cut, scores, config))
-        self.utility = field.over(target.starts, target.stops)
-        return self.working_context.apply(target, scores=scores)
+        edits = refocus(self.working_context, scores, self._allocator, config)
+        self.utility = UtilityField(cut, scores).over(self.working_context.starts, self.working_context.stops)
+        return edits
 
     def mass_per_entry(self, mass_W: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Attention of window positions, summed over those of each entry; what stands after the cut is left out."""
         wc = self.working_context
         if not wc.num_entries:
             return np.zeros(0, dtype=np.float32)
-        costs = entry_costs(wc.cut, wc.gist_width)
-        firsts = np.cumsum(costs) - costs
-        return np.add.reduceat(mass_W[: wc.cost], firsts).astype(np.float32)
+        return np.add.reduceat(mass_W[: wc.cost], wc.window_offsets()).astype(np.float32)
 
     def allot(self, budget_entries: int, *, reserved_entries: int, purpose: str) -> None:
         """Leave ``reserved_entries`` of the window to ``purpose``; BudgetError names the smallest budget that works."""

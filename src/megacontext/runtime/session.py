@@ -22,7 +22,7 @@ from megacontext.runtime.generation import Prompt, stream_answer
 from megacontext.runtime.sampling import SamplingConfig
 from megacontext.values import text, whole_number
 
-__all__ = ["Session"]
+__all__ = ["RECENT_QUERY_TOKENS", "Session"]
 
 # tokens at the end of the history that stand for the query where none is given
 RECENT_QUERY_TOKENS = 64
