@@ -53,7 +53,7 @@ def load_core(folder: Path, codec: TextCodec, info: BaseInfo) -> NativeBase:
     dtype = _dtype(info.dtype, device)
     nets = read_core_folder(folder, dtype=dtype, device=device)
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
-    return NativeBase(nets.core, codec, info, gist_net=nets.gist_net)
+    return NativeBase(nets.core, codec, info, gist_net=nets.gist_net, lens_net=nets.lens_net)
 
 
 def _device(asked: str) -> torch.device:

@@ -16,6 +16,7 @@ from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import NUM_SHIFTS, Core
 from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import FEATURES, KeyKind, LensNet
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
@@ -26,11 +27,13 @@ SLICE_SPANS = 16
 
 
 class NativeCache(KVCache):
-    """Keys and values, and the entries themselves: token shift looks two entries back."""
+    """Keys and values, the entries themselves (token shift looks two back), and their states after the tapped layer
+    (a learned lens looks at them)."""
 
     def __init__(self, *, num_layers: int, capacity_entries: int) -> None:
         super().__init__(num_layers=num_layers, capacity_entries=capacity_entries, tap_layer=num_layers // 2)
         self._entries: torch.Tensor | None = None
+        self._states: torch.Tensor | None = None
 
     def entries_before(self, entries_TD: torch.Tensor) -> torch.Tensor:
         """Keep the new entries; the two before them [2, D], zeros where there are none."""
@@ -40,6 +43,18 @@ class NativeCache(KVCache):
         before = buffer[0, 0, max(0, self.num_entries - NUM_SHIFTS) : self.num_entries]
         return torch.nn.functional.pad(before, (0, 0, NUM_SHIFTS - len(before), 0))
 
+    def record_states(self, states_TD: torch.Tensor) -> None:
+        """Keep the tapped states of the new entries."""
+        new = states_TD[None, None]
+        buffer = self._states = self._room(self._states, new)
+        buffer[:, :, self.num_entries : self.num_entries + len(states_TD)] = new
+
+    @property
+    def states_SD(self) -> torch.Tensor:  # noqa: N802 - shape suffix
+        """Tapped states [S, D] of all entries."""
+        assert self._states is not None
+        return self._states[0, 0, : self.num_entries]
+
 
 class NativeBase:
     """A core that runs entries at uncertain positions; with a GistNet it also makes gists.
@@ -47,11 +62,22 @@ class NativeBase:
     core, gist_net: taken over, in evaluation mode, same dtype and device; info: what a memory must know.
     """
 
-    def __init__(self, core: Core, codec: TextCodec, info: BaseInfo, *, gist_net: GistNet | None = None) -> None:
+    lens_features = FEATURES
+
+    def __init__(
+        self,
+        core: Core,
+        codec: TextCodec,
+        info: BaseInfo,
+        *,
+        gist_net: GistNet | None = None,
+        lens_net: LensNet | None = None,
+    ) -> None:
         self.info = info
         self.codec = codec
         self._core = core.eval()
         self._gist_net = gist_net.eval() if gist_net is not None else None
+        self._lens_net = lens_net.float().eval() if lens_net is not None else None
         weight = core.embed_tokens.weight
         self._dtype, self._device = weight.dtype, weight.device
 
@@ -100,7 +126,10 @@ class NativeBase:
                 before_BTD=cache.entries_before(inputs_TD)[None],
                 mask=mask,
                 cache=cache,
+                tap_layer=cache.tap_layer,
             )
+            assert output.tapped_BTD is not None
+            cache.record_states(output.tapped_BTD[0])
             logits = self._core.logits(output.hidden_BTD[0, -num_logits:]).float()
         cache.advance(num_new)
         return logits
@@ -134,6 +163,58 @@ class NativeBase:
         vectors = torch.from_numpy(vectors_NKRD).to(self._device, self._dtype)
         num_children, gist_width = vectors.shape[1:3]
         return self._encode(vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width)
+
+    def utilities_of_entries(
+        self,
+        cache: ModelCache,
+        rows_n: npt.NDArray[np.int64],
+        features_nF: npt.NDArray[np.float32],
+        *,
+        num_queries: int,
+    ) -> npt.NDArray[np.float32]:
+        """Expected nats [n] per entry of budget of opening what stands at these positions of the window."""
+        assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
+        states_nD = cache.states_SD[torch.from_numpy(rows_n).to(self._device)]
+        return self._utilities(cache, states_nD, features_nF, kind="hidden", num_queries=num_queries)
+
+    def utilities_of_gists(
+        self,
+        cache: ModelCache,
+        vectors_nD: npt.NDArray[np.float16],
+        features_nF: npt.NDArray[np.float32],
+        *,
+        num_queries: int,
+    ) -> npt.NDArray[np.float32]:
+        """The same [n] for gists anywhere in the memory, from their vectors as stored."""
+        vectors = torch.from_numpy(vectors_nD).to(self._device)
+        return self._utilities(cache, vectors, features_nF, kind="gist", num_queries=num_queries)
+
+    def _utilities(
+        self,
+        cache: ModelCache,
+        vectors_nD: torch.Tensor,
+        features_nF: npt.NDArray[np.float32],
+        *,
+        kind: KeyKind,
+        num_queries: int,
+    ) -> npt.NDArray[np.float32]:
+        assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
+        if self._lens_net is None:
+            raise BaseModelError(
+                f"{self.info.name}: has no LensNet; use a base that was trained with one, or lens 'auto'"
+            )
+        if not 1 <= num_queries <= cache.num_entries:
+            raise InvalidValueError(
+                f"num_queries is {num_queries}; it must be between 1 and the {cache.num_entries} entries of the cache"
+            )
+        with torch.no_grad():
+            lens = self._lens_net
+            queries = lens.queries(cache.states_SD[-num_queries:].float())
+            matches_nH = lens.matches(*queries, lens.keys(vectors_nD.float(), kind=kind))
+            utilities: npt.NDArray[np.float32] = (
+                lens(matches_nH, torch.from_numpy(features_nF).to(self._device)).cpu().numpy()
+            )
+        return utilities
 
     def _encode(
         self, vectors_NKD: torch.Tensor, *, level: int, num_children: int, gist_width: int

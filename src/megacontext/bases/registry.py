@@ -106,6 +106,7 @@ class BaseHandle:
             stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
             positions="timeline" if _is_core(config) else "window",
             gist_net=str(config.get("weights", {}).get("gist_net", "")) if _is_core(config) else "",
+            has_lens=_is_core(config) and "lens_net" in config,
         )
 
     def load(self) -> Base:

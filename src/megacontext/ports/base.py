@@ -18,7 +18,15 @@ from megacontext.ports.text import TextCodec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Base", "BaseInfo", "ModelCache", "SupportsAttentionMass", "SupportsLearnedGists", "SupportsSurprise"]
+__all__ = [
+    "Base",
+    "BaseInfo",
+    "ModelCache",
+    "SupportsAttentionMass",
+    "SupportsLearnedGists",
+    "SupportsLearnedLens",
+    "SupportsSurprise",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +49,7 @@ class BaseInfo:
     stop_token_ids: tuple[int, ...]
     positions: Literal["window", "timeline"] = "window"  # how the rows of a window were numbered in training
     gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
+    has_lens: bool = False  # whether a learned lens comes with it
 
 
 class ModelCache(Protocol):
@@ -112,4 +121,36 @@ class SupportsLearnedGists(Protocol):
 
     def gists_of_gists(self, vectors_NKRD: npt.NDArray[np.float16], *, level: int) -> npt.NDArray[np.float16]:
         """Gists [N, r, D] of ``level`` (>= 2) from those of the level below."""
+        ...
+
+
+@runtime_checkable
+class SupportsLearnedLens(Protocol):
+    """What opening a span would be worth, by a net that was taught together with the model.
+
+    F features of each span, as the net names them. The query are the last ``num_queries`` entries of the cache.
+    """
+
+    lens_features: tuple[str, ...]
+
+    def utilities_of_entries(
+        self,
+        cache: ModelCache,
+        rows_n: npt.NDArray[np.int64],
+        features_nF: npt.NDArray[np.float32],
+        *,
+        num_queries: int,
+    ) -> npt.NDArray[np.float32]:
+        """Expected nats [n] per entry of budget of opening what stands at these positions of the window."""
+        ...
+
+    def utilities_of_gists(
+        self,
+        cache: ModelCache,
+        vectors_nD: npt.NDArray[np.float16],
+        features_nF: npt.NDArray[np.float32],
+        *,
+        num_queries: int,
+    ) -> npt.NDArray[np.float32]:
+        """The same [n] for gists anywhere in the memory, from their vectors as stored."""
         ...

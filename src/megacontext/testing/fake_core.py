@@ -1,4 +1,4 @@
-"""A tiny native core with fixed random weights behind the ``Base`` port, with a tiny GistNet."""
+"""A tiny native core with fixed random weights behind the ``Base`` port, with a tiny GistNet and LensNet."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from torch import nn
 from megacontext.bases.native import NativeBase
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.ports.base import BaseInfo
 from megacontext.testing.fake_base import DType, byte_codec
 
-__all__ = ["TINY_CORE", "TINY_GIST_NET", "tiny_core_base"]
+__all__ = ["TINY_CORE", "TINY_GIST_NET", "TINY_LENS_NET", "tiny_core_base"]
 
 TINY_CORE = CoreConfig(
     vocab_size=256, width=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_width=64, rotary_dims=8
 )
 TINY_GIST_NET = GistNetConfig(width=32, num_layers=1, num_heads=2, mlp_width=32, num_pool_heads=4, pool_head_dim=8)
+
+TINY_LENS_NET = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 
 
 def tiny_core_base(*, dtype: DType = "float32", seed: int = 0) -> NativeBase:
@@ -26,7 +29,7 @@ def tiny_core_base(*, dtype: DType = "float32", seed: int = 0) -> NativeBase:
     start, so that logits depend on everything they should."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        core, gist_net = Core(TINY_CORE), GistNet(TINY_GIST_NET)
+        core, gist_net, lens_net = Core(TINY_CORE), GistNet(TINY_GIST_NET), LensNet(TINY_LENS_NET)
         _speak(core)
         _speak(gist_net)
     weights = core.embed_tokens.weight.detach().numpy().tobytes()
@@ -43,9 +46,10 @@ def tiny_core_base(*, dtype: DType = "float32", seed: int = 0) -> NativeBase:
         stop_token_ids=(),
         positions="timeline",
         gist_net=f"tiny{seed}",
+        has_lens=True,
     )
     kind = getattr(torch, dtype)
-    return NativeBase(core.to(kind), byte_codec(), info, gist_net=gist_net.to(kind))
+    return NativeBase(core.to(kind), byte_codec(), info, gist_net=gist_net.to(kind), lens_net=lens_net)
 
 
 def _speak(net: nn.Module) -> None:

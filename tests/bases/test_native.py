@@ -1,0 +1,78 @@
+"""What the native base does beyond the port: the lens, and what it refuses. Its gists are tested with their gister."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from megacontext.bases.native import NativeBase
+from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.ports.base import SupportsLearnedLens
+from megacontext.testing.fake_base import byte_codec
+from megacontext.testing.fake_core import TINY_CORE, tiny_core_base
+
+
+def shown(base: NativeBase, num_entries: int = 40, *, pieces: tuple[int, ...] = (0, 40)) -> object:
+    """A cache of some tokens and gists, filled in pieces."""
+    rng = np.random.default_rng(0)
+    inputs = base.embed(rng.integers(0, 256, num_entries).astype(np.uint32))
+    positions = np.arange(num_entries, dtype=np.float64)
+    spreads = np.where(positions % 5 == 2, 1.2, 0.0).astype(np.float32)
+    cache = base.new_cache(num_entries)
+    for start, stop in itertools.pairwise(pieces):
+        part = slice(start, stop)
+        base.forward(inputs[part], positions[part], cache, spreads_T=spreads[part])
+    return cache
+
+
+def test_utilities_are_the_lens_nets_own() -> None:
+    base = tiny_core_base()
+    assert isinstance(base, SupportsLearnedLens)
+    cache = shown(base)
+    rows = np.array([2, 7, 12])
+    features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
+    said = base.utilities_of_entries(cache, rows, features, num_queries=6)
+    lens, states = base._lens_net, cache.states_SD
+    with torch.no_grad():
+        queries = lens.queries(states[-6:])
+        expected = lens(lens.matches(*queries, lens.keys(states[rows], kind="hidden")), torch.from_numpy(features))
+        vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)).half()
+        of_gists = lens(lens.matches(*queries, lens.keys(vectors.float(), kind="gist")), torch.from_numpy(features))
+    np.testing.assert_allclose(said, expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        base.utilities_of_gists(cache, vectors.numpy(), features, num_queries=6), of_gists.numpy(), atol=1e-6
+    )
+
+
+def test_states_are_the_same_however_the_window_was_filled() -> None:
+    base = tiny_core_base()
+    whole, parts = shown(base), shown(base, pieces=(0, 17, 18, 40))
+    torch.testing.assert_close(whole.states_SD, parts.states_SD, atol=1e-4, rtol=1e-4)
+    parts.truncate(20)
+    assert len(parts.states_SD) == 20
+
+
+def test_what_is_missing_is_named() -> None:
+    plain = tiny_core_base()
+    bare = NativeBase(Core(TINY_CORE), byte_codec(), plain.info)
+    cache = shown(bare)
+    features = np.zeros((1, len(bare.lens_features)), dtype=np.float32)
+    with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
+        bare.utilities_of_entries(cache, np.array([0]), features, num_queries=1)
+    with pytest.raises(BaseModelError, match="has no GistNet; use a base"):
+        bare.gists_of_tokens(np.zeros((1, 8), dtype=np.uint32), gist_width=1)
+    with pytest.raises(InvalidValueError, match="num_queries is 41; it must be between 1 and the 40"):
+        plain.utilities_of_entries(shown(plain), np.array([0]), features, num_queries=41)
+    with pytest.raises(InvalidValueError, match="give one per entry"):
+        plain.forward(plain.embed(np.zeros(3, np.uint32)), np.arange(2.0), plain.new_cache(3))
+    with pytest.raises(InvalidValueError, match="give finite numbers"):
+        plain.forward(
+            plain.embed(np.zeros(1, np.uint32)),
+            np.arange(1.0),
+            plain.new_cache(3),
+            spreads_T=np.array([-1.0], dtype=np.float32),
+        )
