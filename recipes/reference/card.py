@@ -29,14 +29,16 @@ def percent(share: dict[str, Any]) -> str:
 def figures(report: dict[str, Any]) -> str:
     """All tables of the card."""
     run, recall = report["run"], report["recall"]
-    full = run["tokens_by_row_kind"].get("plain_2048", 0)
+    plain = run["tokens_by_row_kind"].get("plain_2048", 0)
+    full = plain + run["tokens_by_row_kind"].get("recall_2048", 0)
     cut = sum(tokens for kind, tokens in run["tokens_by_row_kind"].items() if kind.startswith("cut_"))
     stage_ends = ", ".join(f"{end['minutes']:.0f}" for end in run["stage_ends"])
     facts = table(
         ("training", ""),
         [
             ("tokens seen", f"{run['tokens']:,}"),
-            ("of these in uncut text of 2,048 tokens", f"{100 * full / run['tokens']:.0f} %"),
+            ("of these in uncut sequences of 2,048 tokens", f"{100 * full / run['tokens']:.0f} %"),
+            ("of these without any recall text in them", f"{100 * plain / run['tokens']:.0f} %"),
             ("of these in cut windows", f"{100 * cut / run['tokens']:.0f} %"),
             ("steps", f"{run['steps']:,}"),
             ("minutes", f"{run['minutes']} (stages ended after {stage_ends})"),
