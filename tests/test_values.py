@@ -11,7 +11,15 @@ from megacontext import values
 from megacontext.errors import BudgetError, InvalidValueError, UnknownNameError
 from megacontext.ports.focus import Lens
 
-NO_NUMBERS = [None, "1", "x", True, np.True_, [], [1], {}, object(), b"1", 1j, int, np.array([1, 2])]
+
+class Thing:
+    """Some object; its name holds no address, because test names must be the same in every process."""
+
+    def __repr__(self):
+        return "<a thing>"
+
+
+NO_NUMBERS = [None, "1", "x", True, np.True_, [], [1], {}, Thing(), b"1", 1j, int, np.array([1, 2])]
 
 
 @pytest.mark.parametrize("kind", [int, np.int8, np.int64, np.uint32, np.uint64, np.asarray])
