@@ -45,6 +45,18 @@ def test_results_name_their_sources(kit):
     assert len(memory.search("hay words here", limit=2)) == 2
 
 
+def test_a_passage_of_several_sources_is_shown_source_by_source(kit):
+    memory = kit.make_memory()
+    for name in ("ada", "bob", "eve"):
+        memory.ingest(text=f"{name} likes {'tea' if name != 'bob' else 'water'}. ", source=name)
+    results = memory.search("tea")
+    assert {result.uri for result in results} == {"ada", "eve"}
+    for result in results:
+        (source,) = [source for source in memory.sources() if source.uri == result.uri]
+        assert (result.token_start, result.token_stop) == (source.token_start, source.token_stop)
+        assert result.text == f"{result.uri} likes tea. "
+
+
 def test_results_share_no_tokens_and_lose_no_words(kit):
     memory = kit.make_memory()
     text = "".join(f"bread{number:03} " + "x" * (number % 7) + " bread " for number in range(300))

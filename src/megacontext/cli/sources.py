@@ -56,7 +56,8 @@ def provenance(memory: MemoryArgument, span: SpanArgument, json: JsonOption = Fa
         place = Text(place_of(quotation.uri, quotation.line_start, quotation.line_stop), style="bold cyan")
         place.append(
             f"  tokens {quotation.token_start:,}:{quotation.token_stop:,}"
-            f"  bytes {quotation.byte_start:,}:{quotation.byte_stop:,}  version {quotation.version}",
+            f"  bytes {quotation.byte_start:,}:{quotation.byte_stop:,}{'' if quotation.line_start else ' of its text'}"
+            f"  version {quotation.version}",
             style="dim",
         )
         details = [quotation.title, quotation.role, quotation.author, quotation.licence]

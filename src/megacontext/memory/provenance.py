@@ -50,8 +50,10 @@ class Quoter:
     def _text_quotation(self, source: Source, extent: Extent, start: int, stop: int, text: bytes) -> Quotation:
         byte_start, exact_start = self._byte_of(extent, start, text, up=False)
         byte_stop, exact_stop = self._byte_of(extent, stop, text, up=True)
-        first = text.count(b"\n", 0, byte_start) + 1
-        last = first + text.count(b"\n", byte_start, max(byte_start, byte_stop - 1))
+        first, last = 0, 0
+        if source.text_digest == source.raw_digest:  # else they would be lines of a text that nobody has as a file
+            first = text.count(b"\n", 0, byte_start) + 1
+            last = first + text.count(b"\n", byte_start, max(byte_start, byte_stop - 1))
         quote = text[byte_start:byte_stop].decode("utf-8", "replace")
         exact = exact_start and exact_stop
         return _quotation(source, extent, (start, stop), (byte_start, byte_stop), (first, last), quote, exact=exact)

@@ -45,8 +45,9 @@ class IngestReport:
 class Quotation:
     """A stretch of one source, exactly as it stands there.
 
-    byte_start, byte_stop: range in the source's extracted UTF-8 text; line_start, line_stop: first and last line
-    (1-based) of it; 0 for sources of kind ``tokens``, which have no text of their own. exact: False if the tokenizer
+    byte_start, byte_stop: range in the source's extracted UTF-8 text, 0 for sources of kind ``tokens``, which have no
+    text of their own; line_start, line_stop: first and last line (1-based) of the file, 0 where the text was extracted
+    from another format (HTML, PDF, chat logs) and lines of it are no lines of the file. exact: False if the tokenizer
     does not let the range be cut at the token, so that the quotation is a little wider than the tokens.
     """
 

@@ -39,7 +39,8 @@ class Searcher:
         return sorted(hits, key=lambda hit: (-hit.score, hit.token_start))[:limit]
 
     def results(self, text: str, limit: int) -> list[SearchResult]:
-        """Hits with their text and their source; of several sources, the one with most of the words.
+        """Hits with their text and their source. A passage that several short sources share counts for each of them
+        that has words of the question, and only with its own text.
 
         Passages overlap, so that a fact lies whole in one of them; of what a better one says already, the next says
         only the rest, if there are words of the question in that.
@@ -51,22 +52,22 @@ class Searcher:
             hit = self._rest(found, results, words)
             if hit is None:
                 continue
-            source, extent = self._best_extent(hit, words)
-            results.append(
+            results += [
                 SearchResult(
-                    token_start=hit.token_start,
-                    token_stop=hit.token_stop,
+                    token_start=start,
+                    token_stop=stop,
                     score=hit.score,
                     uri=source.uri,
                     version=source.version,
                     title=extent.title,
                     role=extent.role or source.role,
-                    text=self._text(hit.token_start, hit.token_stop),
+                    text=self._text(start, stop),
                 )
-            )
-            if len(results) == limit:
+                for source, extent, start, stop in self._by_source(hit, words)
+            ]
+            if len(results) >= limit:
                 break
-        return results
+        return results[:limit]
 
     def _rest(self, hit: SearchHit, shown: list[SearchResult], words: set[str]) -> SearchHit | None:
         """What of a hit is not shown yet, or None if it would not have been found for that."""
@@ -84,14 +85,14 @@ class Searcher:
                 return None
         return replace(hit, token_start=start, token_stop=stop)
 
-    def _best_extent(self, hit: SearchHit, words: set[str]) -> tuple[Source, Extent]:
-        found = self._parts.catalog.extents(hit.token_start, hit.token_stop)
-
-        def num_words(pair: tuple[Source, Extent]) -> int:
-            start, stop = max(hit.token_start, pair[1].token_start), min(hit.token_stop, pair[1].token_stop)
-            return len(_found(words, _folded(self._text(start, stop))))
-
-        return found[0] if len(found) == 1 else max(found, key=num_words)
+    def _by_source(self, hit: SearchHit, words: set[str]) -> list[tuple[Source, Extent, int, int]]:
+        """What each extent has of a hit, those with most words first; only the first if none has a whole word."""
+        shares = []
+        for source, extent in self._parts.catalog.extents(hit.token_start, hit.token_stop):
+            start, stop = max(hit.token_start, extent.token_start), min(hit.token_stop, extent.token_stop)
+            shares.append((len(_found(words, _folded(self._text(start, stop)))), (source, extent, start, stop)))
+        shares.sort(key=lambda share: -share[0])
+        return [place for num_words, place in shares if num_words] or [shares[0][1]]
 
     @property
     def _num_tokens(self) -> int:

@@ -55,7 +55,7 @@ class ExplainedSpan:
 
     shown_because: ``focus`` (the lens brought it), ``pinned``, ``recent`` (the tail is always there) or ``sink`` (so is
     the beginning). score: what the lens and the model's attention gave to it, 0 for what is always there.
-    byte_start, byte_stop, line_start, line_stop: place in the source's text (lines from 1, inclusive; 0 if unknown).
+    byte_start, byte_stop, line_start, line_stop: place in the source (lines from 1, inclusive; 0 where it has none).
     """
 
     uri: str
