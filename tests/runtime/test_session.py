@@ -315,3 +315,32 @@ def test_closed_sessions_and_memories_say_so(memory):
         survivor.nll([1])
     with pytest.raises(MemoryClosedError):
         memory.session()
+
+
+def test_a_pin_is_measured_against_the_whole_budget(memory):
+    """Not against what an earlier question left of it: the budget that the message asks for must work."""
+    with memory.session(budget_entries=400) as session:
+        session.refocus("What is the code?")
+        with pytest.raises(BudgetError, match=r"budget_entries is 400; .* raise the budget to (\d+)") as error:
+            session.pin(1000, 1600)
+        needed = int(str(error.value).split("raise the budget to ")[1].split(",")[0])
+    with memory.session(budget_entries=needed) as session:
+        session.refocus()
+        session.pin(1000, 1600)
+        assert session.working_context.cost <= needed
+        with memory.session(budget_entries=needed - 1) as smaller, pytest.raises(BudgetError):
+            smaller.pin(1000, 1600)
+
+
+def test_what_no_window_can_hold_is_not_asked_for(memory, base):
+    limit = base.info.max_positions
+    with memory.session(budget_entries=400) as session:
+        for ask in (
+            lambda: session.generate("Why?", max_new_tokens=10**9),
+            lambda: session.refocus("Why?", reserve_entries=2 * limit),
+            lambda: session.nll(np.zeros(limit + 5, dtype=np.uint32)),
+        ):
+            with pytest.raises(BudgetError, match=rf"have at most {limit}: shorten it"):
+                ask()
+        with pytest.raises(BudgetError, match=r"but the history needs at least \d+: use a budget of at least \d+"):
+            session.resize(1)

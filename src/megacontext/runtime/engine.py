@@ -102,7 +102,17 @@ class Engine:
 
     def reserve(self, num_entries: int, purpose: str) -> None:
         """Leave room in the window for what follows the history."""
+        smallest, limit = self.working_context.smallest_budget, self.base.info.max_positions
+        if smallest + num_entries > limit:
+            raise BudgetError(
+                f"{purpose} needs {num_entries} entries and the history at least {smallest}, but windows of "
+                f"{self.base.info.name} have at most {limit}: shorten it"
+            )
         self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
+
+    def take_whole_window(self) -> None:
+        """Give the history what was reserved for an earlier question, so that its limit is the session's budget."""
+        self.focus.allot(self._budget_entries, reserved_entries=0, purpose="the window")
 
     def make_room(self, num_entries: int, purpose: str) -> None:
         """The same, but only if there is not enough room already."""

@@ -128,6 +128,11 @@ class FocusDriver:
     def allot(self, budget_entries: int, *, reserved_entries: int, purpose: str) -> None:
         """Leave ``reserved_entries`` of the window to ``purpose``; BudgetError names the smallest budget that works."""
         smallest = self.working_context.smallest_budget + reserved_entries
+        if budget_entries < smallest and not reserved_entries:
+            raise BudgetError(
+                f"budget_entries is {budget_entries}, but the history needs at least {smallest}: use a budget of at "
+                f"least {smallest}"
+            )
         if budget_entries < smallest:
             raise BudgetError(
                 f"budget_entries is {budget_entries}, but {purpose} needs {reserved_entries} entries and the history "

@@ -74,11 +74,11 @@ class Session:
 
     def reveal(self, start: int, stop: int) -> None:
         """Show the tokens of a span; a later refocus may collapse them again."""
-        self._begin().working_context.reveal(start, stop)
+        self._begin_in_whole_window().working_context.reveal(start, stop)
 
     def pin(self, start: int, stop: int) -> None:
         """Show the tokens of a span until it is unpinned."""
-        self._begin().working_context.pin(start, stop)
+        self._begin_in_whole_window().working_context.pin(start, stop)
 
     def unpin(self, start: int, stop: int) -> None:
         """Let a span collapse again."""
@@ -106,7 +106,7 @@ class Session:
         Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
         """
         if not text("prompt", prompt).strip():
-            raise InvalidValueError("the question is empty; ask something, or use complete() to continue the history")
+            raise InvalidValueError("the question is empty; ask something, or let complete continue the history")
         question = self._engine.base.info.question_template.format(question=prompt)
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         return self._stream(question, prompt, max_new_tokens, stop, sampling)
@@ -166,6 +166,13 @@ class Session:
         self._check_open()
         self._engine.focus.follow_growth()
         return self._engine
+
+    def _begin_in_whole_window(self) -> Engine:
+        """The same, for changes that stay: they are measured against the session's budget, not against what an earlier
+        question left of it."""
+        engine = self._begin()
+        engine.take_whole_window()
+        return engine
 
     def _stream(
         self, prompt_text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
