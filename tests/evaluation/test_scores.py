@@ -37,7 +37,7 @@ def test_a_lead_that_may_be_chance_is_called_so() -> None:
         _comparison(_score("recency", 0, 2.0), _score("rag", 57, 2.0), _score("megacontext", 58, 2.0))
     )
     assert facts.startswith("On hidden facts MEGACONTEXT and RAG cannot be told apart, and are better than the rest")
-    assert "RECENCY and RAG and MEGACONTEXT cannot be told apart (" in text
+    assert "RECENCY, RAG and MEGACONTEXT cannot be told apart (" in text
 
 
 def test_the_gap_to_perfect_focus_is_stated() -> None:
@@ -48,6 +48,19 @@ def test_the_gap_to_perfect_focus_is_stated() -> None:
         _score("oracle", 54, 2),
     ]
     assert "Perfect focus would find +5.0 points more" in " ".join(verdicts(_comparison(*scores)))
+
+
+def test_no_gap_to_perfect_focus_is_said_plainly() -> None:
+    scores = [_score("recency", 0, 2.0), _score("rag", 9, 2.0), _score("megacontext", 50, 2.0), _score("oracle", 50, 2)]
+    assert "Perfect focus would find no more than the lens did." in verdicts(_comparison(*scores))
+
+
+def test_what_full_context_gains_is_said_where_it_fits() -> None:
+    scores = [_score("recency", 9, 2.0), _score("rag", 9, 2.0), _score("megacontext", 9, 2.0), _score("full", 9, 1.5)]
+    said = verdicts(_comparison(*scores))[-1]
+    assert said.startswith("FULL".capitalize())
+    assert "predicts held-out text -0.5" in said
+    assert said.endswith("nats against RECENCY.")
 
 
 def test_the_oracle_is_a_limit_and_no_rival() -> None:

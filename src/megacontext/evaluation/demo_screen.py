@@ -94,6 +94,9 @@ class DemoScreen:
         self.console.print()
         for sentence in verdicts(comparison):
             self.console.print(f"[bold]{escape(sentence)}[/]")
+        for sentence in verdicts(short):
+            self.console.print(f"Short histories: {escape(sentence)}")
+        self.console.print("± is one standard error; differences are paired.", style="dim")
         self.console.print(f"\n{seconds:.0f} s in all; look at {' and '.join(map(str, files))}")
         if samples:
             memory = files[0].parent / MEMORY_NAME

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megacontext.evaluation.focus_trace import FocusStep, showcase
 from megacontext.evaluation.page import fan_svg, legend_html, page_html, time_svg
 from megacontext.evaluation.report import comparison_grid, comparison_json, cost_grid, html_table
-from megacontext.evaluation.scores import verdicts
+from megacontext.evaluation.scores import Comparison, verdicts
 from megacontext.units import format_count
 
 if TYPE_CHECKING:
@@ -47,11 +47,14 @@ def _content(result: DemoResult, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _sentences(comparison: Comparison) -> str:
+    return "".join(f"<p class='verdict'>{escape(sentence)}</p>" for sentence in verdicts(comparison))
+
+
 def _page(result: DemoResult) -> str:
     step = showcase(result.trace)
-    verdict = "".join(f"<p class='verdict'>{escape(sentence)}</p>" for sentence in verdicts(result.comparison))
     sections = [
-        verdict,
+        _sentences(result.comparison),
         html_table(comparison_grid(result.comparison)),
         "<h2>What one question shows the model</h2>" + _caption(step),
         legend_html(result.trace.num_levels) + f"<figure>{fan_svg(step)}</figure>",
@@ -60,7 +63,9 @@ def _page(result: DemoResult) -> str:
         "in it. A circle marks where the answer stands; it is filled where the answer was right.</p>",
         f"<figure>{time_svg(result.trace)}</figure>",
         "<h2>Some answers, and what they rest on</h2>" + _samples(result.samples),
-        "<h2>Where the whole text would fit</h2>" + html_table(comparison_grid(result.short)),
+        "<h2>Where the whole text would fit</h2>"
+        + _sentences(result.short)
+        + html_table(comparison_grid(result.short)),
         "<h2>What it costs</h2>" + html_table(cost_grid(result.costs)),
     ]
     machine = result.stamp["machine"]

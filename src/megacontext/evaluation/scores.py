@@ -56,7 +56,7 @@ def verdicts(comparison: Comparison) -> list[str]:
         sentences += _gap_to_oracle(comparison)
     if rivals and all(len(score.nats) for score in rivals):
         sentences.append(_ranking(rivals, "predicts held-out text best", "held-out text", higher_is_better=False))
-    return sentences
+    return sentences + _gap_to_full(comparison)
 
 
 def _ranking(rivals: Sequence[MethodScore], praise: str, subject: str, *, higher_is_better: bool) -> str:
@@ -69,7 +69,7 @@ def _ranking(rivals: Sequence[MethodScore], praise: str, subject: str, *, higher
     figures = ", ".join(f"{score.label} {_figure(score, higher_is_better)}" for score in ranked)
     if not tied:
         return f"{best.label} {praise} ({figures}); its lead is more than chance (95 %)."
-    names = " and ".join(score.label for score in [best, *tied])
+    names = _listed([score.label for score in [best, *tied]])
     rest = "" if len(tied) == len(others) else ", and are better than the rest"
     return f"On {subject} {names} cannot be told apart{rest} ({figures}; {len(values[best.name])} trials, 95 %)."
 
@@ -80,7 +80,27 @@ def _gap_to_oracle(comparison: Comparison) -> list[str]:
         return []
     auto, oracle = comparison.score("megacontext"), comparison.score("oracle")
     gap = paired_difference(_values(oracle, True), _values(auto, True))
+    if not gap.value:
+        return ["Perfect focus would find no more than the lens did."]
     return [f"Perfect focus would find {100 * gap.value:+.1f} points more than the lens did."]
+
+
+def _gap_to_full(comparison: Comparison) -> list[str]:
+    """What there is to win at all, where everything fits."""
+    found = [score for score in comparison.scores if score.name == "full" and len(score.nats)]
+    first = comparison.scores[0]
+    if not found or not len(first.nats):
+        return []
+    gap = paired_difference(found[0].nats, first.nats)
+    return [
+        f"{found[0].label.capitalize()}, which fits here, predicts held-out text {gap.value:+.3f} ± {gap.error:.3f} "
+        f"nats against {first.label}."
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``A, B and C``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 2 else names)
 
 
 def _values(score: MethodScore, higher_is_better: bool) -> list[float]:
