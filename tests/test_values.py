@@ -44,7 +44,7 @@ def test_a_whole_number_outside_its_limits_names_them(value):
 
 def test_no_whole_number_is_larger_than_the_libraries_below_can_count():
     assert values.whole_number("limit", values.LARGEST) == values.LARGEST
-    with pytest.raises(InvalidValueError, match="at least 0"):
+    with pytest.raises(InvalidValueError, match=r"from 0 to 2\*\*63 - 1"):
         values.whole_number("limit", values.LARGEST + 1)
 
 
@@ -152,3 +152,8 @@ def test_a_value_is_shown_on_one_short_line(value):
     line = values.shown(value)
     assert "\n" not in line
     assert 0 < len(line) <= 60
+
+
+def test_too_large_a_number_is_told_the_upper_limit():
+    with pytest.raises(InvalidValueError, match=r"choose a whole number from 0 to 2\*\*63 - 1$"):
+        values.seed(2**70)

@@ -74,6 +74,8 @@ def whole_number(
         limits = "" if least is None else f" of at least {least}"
         if least is not None and most not in (None, LARGEST):
             limits = f" from {least} to {most}"
+        elif least is not None and found is not None and found >= least:
+            limits = f" from {least} to 2**63 - 1"
         what = f"a whole number of {of}" if of else "a whole number"
         hint = "" if usual is None else f"; {usual} is usual"
         raise error(f"{name} is {shown(value)}; choose {what}{limits}{hint}")
@@ -122,7 +124,7 @@ def span(start: object, stop: object, *, limit: int, of: str, is_empty_fine: boo
     if not 0 <= first <= last <= limit or (first == last and not is_empty_fine):
         relation = "<=" if is_empty_fine else "<"
         raise InvalidValueError(
-            f"span [{shown(start)}, {shown(stop)}) is not within the {limit} {of} there are; "
+            f"span [{shown(start)}, {shown(stop)}) is not within the {limit} {of}; "
             f"choose 0 <= start {relation} stop <= {limit}"
         )
     return first, last

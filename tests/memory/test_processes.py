@@ -65,7 +65,7 @@ def test_a_second_writer_is_told_who_holds_the_lock(kit, tmp_path, child):
     holder = child(HOLD)
     assert holder.stdout.readline() == "held\n"
     second = kit.open_folder(tmp_path / "m")
-    with pytest.raises(MemoryLockedError, match=rf"process {holder.pid}; close it there"):
+    with pytest.raises(MemoryLockedError, match=rf"process {holder.pid}; close it there or wait"):
         second.append([4])
     with pytest.raises(MemoryLockedError):
         second.check(repair=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shlex
@@ -40,6 +41,8 @@ def is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError(f"{path} is too long a name for this file system; use a shorter one") from error
         raise StorageError(
             f"{path} cannot be looked up ({error.strerror}); change the permissions of the folders above it"
         ) from error

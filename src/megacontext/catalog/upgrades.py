@@ -61,8 +61,9 @@ def schema_revision(connection: sqlite3.Connection, name: str) -> int:
     revision = int(connection.execute("PRAGMA user_version").fetchone()[0])
     recorded = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
     if recorded != [f"{revision:04d}"]:
+        inside = recorded[0] if len(recorded) == 1 else f"{len(recorded)} entries"
         raise CorruptionError(
-            f"{name} says schema {revision} in its header and {recorded} inside; run 'megacontext check --repair'"
+            f"{name} says schema {revision} in its header and {inside} inside; run 'megacontext check --repair'"
         )
     return revision
 

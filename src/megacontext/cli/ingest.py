@@ -55,7 +55,7 @@ def ingest(
     labels = parse_labels(label or [])
     if STANDARD_INPUT in paths and len(paths) > 1:
         raise typer.BadParameter("- reads standard input and stands alone; ingest the files with a second command")
-    with open_memory(memory, read_only=False) as opened:
+    with open_memory(memory, read_only=False) as opened, _says_what_is_in():
         add = partial(opened.ingest, labels=labels, role=role, author=author, licence=licence)
         if paths == [STANDARD_INPUT]:
             text = _read_input()
@@ -68,6 +68,16 @@ def ingest(
         print_json(report)
     else:
         _print(report)
+
+
+@contextmanager
+def _says_what_is_in() -> Iterator[None]:
+    """Ctrl-C leaves a question: what is in the memory now?"""
+    try:
+        yield
+    except KeyboardInterrupt:
+        error_console().print("interrupted: sources that were finished are in, the one in progress is not")
+        raise
 
 
 @contextmanager

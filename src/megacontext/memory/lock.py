@@ -42,7 +42,7 @@ class WriterLock:
             except filelock.Timeout as error:
                 raise MemoryLockedError(
                     f"{self._path.parent} is being written by process {self._owner()}; "
-                    "close it there, or open the memory for reading only"
+                    "close it there or wait; meanwhile it can be read (read_only=True)"
                 ) from error
             except OSError as error:
                 self._lock.release()
