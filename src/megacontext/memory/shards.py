@@ -12,7 +12,7 @@ from megacontext.ports.arrays import ArraySpec, ArrayStore
 
 __all__ = ["WRITE_AHEAD", "ShardRows", "write_shards"]
 
-WRITE_AHEAD = 4  # shards in flight; each holds its rows in memory
+WRITE_AHEAD = 8  # shards in flight; each holds its rows in memory
 
 ShardRows = tuple[ArraySpec, int, npt.NDArray[np.generic]]
 

@@ -42,7 +42,7 @@ class TensorStoreArrays:
     def __init__(self, location: str | Path, *, cache_bytes: int = 64 * MIB) -> None:
         self._folder = local_folder(location)
         self._handles = ArrayHandles(location, cache_bytes=cache_bytes)
-        self._layout = ZarrLayout(self._handles.kvstore)
+        self._layout = ZarrLayout(self._handles.kvstore, self._folder)
         self._described: set[str] = set()  # arrays whose layout was looked at before a write
         self._faulty: set[str] = set()  # arrays of which a read failed
         self._lock = Lock()

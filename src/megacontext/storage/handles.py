@@ -29,6 +29,7 @@ class ArrayHandles:
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
         self._uncached = ts.Context(_NO_CACHE, self._context)
         self._cached: dict[str, Any] = {}
+        self._past_cache: dict[str, Any] = {}
         self._lock = Lock()
 
     def kvstore(self) -> Any:
@@ -46,7 +47,12 @@ class ArrayHandles:
 
     def uncached(self, spec: ArraySpec) -> Any:
         """For writing what nobody has read: past the cache, or a bulk ingest would fill it with what nobody reads."""
-        return ts.open(self._spec(spec), open=True, context=self._uncached).result()
+        with self._lock:
+            array = self._past_cache.get(spec.name)
+            if array is None:
+                opened = ts.open(self._spec(spec), open=True, context=self._uncached)
+                array = self._past_cache[spec.name] = opened.result()
+            return array
 
     def fresh(self, spec: ArraySpec) -> Any:
         """For reading what lies there: a context of its own, because what another reader holds in memory says nothing

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from megacontext.ports.arrays import ArraySpec, LayoutDamage
-from megacontext.storage.faults import tensorstore_fault
+from megacontext.storage.faults import os_faults, tensorstore_fault
 
 __all__ = ["ARRAYS_FOLDER", "DECLARED_ROWS", "ZarrLayout", "metadata_name", "zarr_metadata"]
 
@@ -54,10 +56,15 @@ def metadata_name(array: str) -> str:
 
 
 class ZarrLayout:
-    """Compares these files with what they must be, and writes them. open_kvstore: opens the folder of all arrays."""
+    """Compares these files with what they must be, and writes them.
 
-    def __init__(self, open_kvstore: Callable[[], Any]) -> None:
+    open_kvstore: opens the folder of all arrays; folder: of the memory, if it is a local one: there plain reads serve,
+    because every write of a shard looks at these files.
+    """
+
+    def __init__(self, open_kvstore: Callable[[], Any], folder: Path | None) -> None:
         self._open = open_kvstore
+        self._folder = folder
 
     def damages(self, specs: Sequence[ArraySpec]) -> list[LayoutDamage]:
         """Those that are missing or not as they must be; without any array there may be no group either."""
@@ -86,6 +93,10 @@ class ZarrLayout:
 
     def _read(self, array: str) -> bytes | None:
         name = metadata_name(array)
+        if self._folder is not None:
+            with os_faults(f"reading {name}"), suppress(FileNotFoundError, NotADirectoryError):
+                return (self._folder / name).read_bytes()
+            return None
         try:
             read = self._open().read(_key(array)).result()
         except (ValueError, OSError) as error:
