@@ -47,7 +47,7 @@ def test_the_gap_to_perfect_focus_is_stated() -> None:
         _score("megacontext", 51, 2.0),
         _score("oracle", 54, 2),
     ]
-    assert "Perfect focus would find +5.0 points more" in " ".join(verdicts(_comparison(*scores)))
+    assert "Perfect focus would find 5.0 points more" in " ".join(verdicts(_comparison(*scores)))
 
 
 def test_no_gap_to_perfect_focus_is_said_plainly() -> None:

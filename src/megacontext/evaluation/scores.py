@@ -82,7 +82,8 @@ def _gap_to_oracle(comparison: Comparison) -> list[str]:
     gap = paired_difference(_values(oracle, True), _values(auto, True))
     if not gap.value:
         return ["Perfect focus would find no more than the lens did."]
-    return [f"Perfect focus would find {100 * gap.value:+.1f} points more than the lens did."]
+    more = "more" if gap.value > 0 else "less"
+    return [f"Perfect focus would find {100 * abs(gap.value):.1f} points {more} than the lens did."]
 
 
 def _gap_to_full(comparison: Comparison) -> list[str]:
