@@ -7,6 +7,8 @@ and the attention it gives to each entry moves the cut once more.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -110,9 +112,17 @@ class Engine:
             )
         self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
 
-    def take_whole_window(self) -> None:
-        """Give the history what was reserved for an earlier question, so that its limit is the session's budget."""
+    @contextmanager
+    def whole_window(self) -> Iterator[None]:
+        """Give the history what was reserved for an earlier question, so that its limit is the session's budget; if the
+        block fails, everything is as before."""
+        budget_before = self.working_context.config.budget_entries
         self.focus.allot(self._budget_entries, reserved_entries=0, purpose="the window")
+        try:
+            yield
+        except BaseException:
+            self.working_context.resize(budget_before)
+            raise
 
     def make_room(self, num_entries: int, purpose: str) -> None:
         """The same, but only if there is not enough room already."""

@@ -74,11 +74,15 @@ class Session:
 
     def reveal(self, start: int, stop: int) -> None:
         """Show the tokens of a span; a later refocus may collapse them again."""
-        self._begin_in_whole_window().working_context.reveal(start, stop)
+        engine = self._begin()
+        with engine.whole_window():
+            engine.working_context.reveal(start, stop)
 
     def pin(self, start: int, stop: int) -> None:
         """Show the tokens of a span until it is unpinned."""
-        self._begin_in_whole_window().working_context.pin(start, stop)
+        engine = self._begin()
+        with engine.whole_window():  # pins stay: they are measured against the session's budget
+            engine.working_context.pin(start, stop)
 
     def unpin(self, start: int, stop: int) -> None:
         """Let a span collapse again."""
@@ -166,13 +170,6 @@ class Session:
         self._check_open()
         self._engine.focus.follow_growth()
         return self._engine
-
-    def _begin_in_whole_window(self) -> Engine:
-        """The same, for changes that stay: they are measured against the session's budget, not against what an earlier
-        question left of it."""
-        engine = self._begin()
-        engine.take_whole_window()
-        return engine
 
     def _stream(
         self, prompt_text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
