@@ -92,10 +92,36 @@ def test_ctrl_c_ends_quietly_with_130(filled_memory):
     assert errors.strip() == b""
 
 
+# The model's answers may be a few tokens long; one that lasts, and says how far it is, can be interrupted for sure.
+SLOW_CHAT = """
+import sys, time
+from megacontext.cli.main import run
+from megacontext.runtime.decode import ModelWindow
+steps, append = open(sys.argv.pop(1), "ab", buffering=0), ModelWindow.append
+def slow_append(window, token_ids):
+    steps.write(b".")
+    time.sleep(0.5)
+    append(window, token_ids)
+ModelWindow.append = slow_append
+sys.exit(run(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_amid_an_answer_keeps_the_turns_so_far(filled_memory, tmp_path):
     memory = shutil.copytree(filled_memory, tmp_path / "memory")
     process = subprocess.Popen(
-        command("chat", memory, "--max-new-tokens", 600, "--budget", 2000),
+        [
+            sys.executable,
+            "-c",
+            SLOW_CHAT,
+            str(tmp_path / "steps"),
+            "chat",
+            str(memory),
+            "--max-new-tokens",
+            "8",
+            "--budget",
+            "2000",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -112,9 +138,13 @@ def test_ctrl_c_amid_an_answer_keeps_the_turns_so_far(filled_memory, tmp_path):
                 assert process.poll() is None
                 time.sleep(0.05)
                 opened.refresh()
-        os.set_blocking(process.stdout.fileno(), True)
+        first_answer = (tmp_path / "steps").stat().st_size
         process.stdin.write(b"The second turn?\n")
-        process.stdout.read(1)
+        while (tmp_path / "steps").stat().st_size == first_answer:
+            process.stdout.read(4096)
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.set_blocking(process.stdout.fileno(), True)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     finally:
