@@ -129,6 +129,37 @@ def test_a_flipped_bit_is_found_or_does_not_matter(intact: Path, folder: Path, n
     assert num_found >= NUM_FLIPS // 5
 
 
+def first_rows(folder: Path, table: str, count: int) -> list[int]:
+    """Where the first rows of a table that fits one page begin in the file: SQLite's cell pointers."""
+    connection = sqlite3.connect(folder / "catalog.sqlite")
+    [(page,)] = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchall()
+    [(page_bytes,)] = connection.execute("PRAGMA page_size").fetchall()
+    connection.close()
+    start = (page - 1) * page_bytes
+    data = (folder / "catalog.sqlite").read_bytes()[start : start + page_bytes]
+    assert data[0] in (0x0A, 0x0D), "a leaf"
+    return [start + int.from_bytes(data[8 + 2 * row : 10 + 2 * row]) for row in range(count)]
+
+
+@pytest.mark.parametrize("table", ["gists", "tail", "segments", "extents"])
+def test_every_flip_in_a_rows_header_is_found_or_does_not_matter(intact: Path, folder: Path, table: str) -> None:
+    """The header of a row holds the types of its values: a flip there makes a key NULL, or a number a text."""
+    expected = contents(intact)
+    file = folder / "catalog.sqlite"
+    data = file.read_bytes()
+    [row] = first_rows(folder, table, 1)
+    num_found = 0
+    for bit in range(8 * 8):
+        flipped = bytearray(data)
+        flipped[row + bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        if findings(folder):
+            num_found += 1
+        else:
+            assert contents(folder) == expected, f"{table}: bit {bit}"
+    assert num_found >= 60
+
+
 @pytest.mark.parametrize(
     ("statement", "name", "tokens", "repairable"),
     [

@@ -146,6 +146,8 @@ def _tokens_of_key(table: Table, row: Row, info: MemoryInfo) -> tuple[int, int]:
     if table is schema.segments:
         return row[0] * info.segment_tokens, (row[0] + 1) * info.segment_tokens
     level, node = row[:2]
+    if type(level) is not int or type(node) is not int:
+        return 0, 0
     width = info.block_tokens**level if 0 < level < _MAX_LEVEL else 0
     return node * width, (node + 1) * width
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def checked_blob(table: str, row: Row) -> Row:
     first, second, blob, crc = row
     try:
         matches = blob_crc(first, second, blob) == crc
-    except (TypeError, ValueError):  # damage may turn a value into one of another type
+    except (TypeError, ValueError, struct.error):  # damage may turn a value into one of another type
         matches = False
     if not matches:
         raise CorruptionError(_message(table, f"{first}/{second}" if table == "gists" else first))

@@ -29,7 +29,7 @@ def check(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Verify every byte at rest; exit code 1 if damage remains."""
+    """Verify every byte that holds something; exit code 1 if damage remains."""
     with open_memory(memory, read_only=not repair) as opened, error_console().status("[dim]checking[/dim]"):
         report = opened.check(repair=repair, recompute_gists=recompute_gists)
     if json:
