@@ -15,7 +15,7 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.core_model import window_loss
-from megacontext.training.curriculum import ROWS
+from megacontext.training.curriculum import ROWS, BatchKind, Stage, draw_batch
 from megacontext.training.mixed import GistCut, choose_open, mixed_loss, mixed_windows, predicted
 from megacontext.training.windows import TextSource
 
@@ -37,11 +37,33 @@ def batch(num_rows: int, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def slow_losses(
-    core: Core, gist_net: GistNet, ids_T: Tensor, is_open_N: npt.NDArray[np.bool_], block: int, r: int
+    core: Core,
+    gist_net: GistNet,
+    ids_T: Tensor,
+    is_open_N: npt.NDArray[np.bool_],
+    block: int,
+    r: int,
+    joined: tuple[int, int] = (0, 1),
 ) -> dict[int, Tensor]:
     """Loss of every predicted position of one row: the window is listed entry by entry."""
     entries, mu, sigma, says, at = [], [], [], {}, 0.0
+    num_groups, size = joined
+    for group in range(num_groups):
+        spans = ids_T[group * size * block : (group + 1) * size * block].view(size, block)
+        children = torch.cat(
+            [gist_net(core.embed(span)[None], level=1, num_children=block, gist_width=r)[0] for span in spans]
+        )
+        extent = min(4.0, size * block / r)
+        for vector in gist_net(children[None], level=2, num_children=size, gist_width=r)[0]:
+            entries.append(vector)
+            mu.append(at + extent / 2 - 0.5)
+            sigma.append(extent / 12**0.5)
+            at += extent
+    if num_groups and is_open_N[num_groups * size]:
+        says[num_groups * size * block - 1] = len(entries) - 1
     for index, is_open in enumerate(is_open_N):
+        if index < num_groups * size:
+            continue
         span_T = ids_T[index * block : (index + 1) * block]
         if is_open:
             for t, token_id in enumerate(span_T):
@@ -66,16 +88,21 @@ def slow_losses(
     return {t: torch.nn.functional.cross_entropy(logits[entry], targets_T[t]) for t, entry in says.items()}
 
 
-@pytest.mark.parametrize(("block", "r"), [(8, 1), (8, 4), (16, 2)])
-def test_losses_equal_a_slow_reference(block: int, r: int) -> None:
+@pytest.mark.parametrize(
+    ("block", "r", "joined"),
+    [(8, 1, (0, 1)), (8, 4, (0, 1)), (16, 2, (0, 1)), (8, 1, (1, 4)), (8, 2, (2, 2)), (16, 1, (2, 1))],
+)
+def test_losses_equal_a_slow_reference(block: int, r: int, joined: tuple[int, int]) -> None:
     core, gist_net = nets()
     ids_BT, targets_BT, weights_BT = batch(2, 64)
     is_open_BN = np.zeros((2, 64 // block), dtype=np.bool_)
-    is_open_BN[0, [1, -1]] = is_open_BN[1, [-2, -1]] = True
-    windows = mixed_windows(is_open_BN, block_tokens=block, gist_width=r)
+    is_open_BN[0, [1 + joined[0] * joined[1] if joined[0] else 1, -1]] = is_open_BN[1, [-2, -1]] = True
+    if block == 16 and joined[0]:
+        is_open_BN[0, 2] = True
+    windows = mixed_windows(is_open_BN, block_tokens=block, gist_width=r, joined=joined)
     with torch.no_grad():
         loss, losses_BT, gists = mixed_loss(core, gist_net, windows, (ids_BT, targets_BT, weights_BT), compiled=False)
-        expected = [slow_losses(core, gist_net, ids_BT[row], is_open_BN[row], block, r) for row in range(2)]
+        expected = [slow_losses(core, gist_net, ids_BT[row], is_open_BN[row], block, r, joined) for row in range(2)]
     total = weight = torch.zeros(())
     for row, says in enumerate(expected):
         assert np.flatnonzero(predicted(is_open_BN, block_tokens=block)[row]).tolist() == sorted(says)
@@ -123,7 +150,26 @@ def test_the_blocks_that_state_what_is_asked_can_be_opened(source: TextSource) -
     assert np.mean(hits) > 0.6  # three places, and often more facts than that are asked for
 
 
-@pytest.mark.parametrize("change", [{"shapes": ()}, {"num_tail": 0}, {"num_open": -1}, {"open_answers": 1.5}])
+def test_joined_blocks_stay_closed_and_learn(source: TextSource) -> None:
+    cut = GistCut(shapes=((32, 1),), num_tail=2, num_open=3, open_answers=1.0, joins=((2, 4),))
+    gists = {"name": "mixed", "share": 1.0, "rows": 2, "length": 512, "mix": {"recall": 1.0}}
+    stage = Stage(name="natural", batches=(BatchKind(**gists, gists=cut),))  # type: ignore[arg-type]
+    for step in range(6):
+        mixed = draw_batch(source, stage, seed=0, step=step).mixed
+        assert mixed is not None
+        assert mixed.closed_BC[:, :8].tolist() == [[*range(8)]] * 2
+        assert mixed.sources_BS.shape[1] == 2 + (16 - 8 - 5) + 5 * 32
+    core, gist_net = nets()
+    windows = mixed_windows(np.array([[False] * 4 + [True] * 4]), block_tokens=8, gist_width=1, joined=(1, 4))
+    mixed_loss(core, gist_net, windows, batch(1, 64), compiled=False)[0].backward()
+    assert gist_net.level_scale.grad is not None
+    assert (gist_net.level_scale.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shapes": ()}, {"num_tail": 0}, {"num_open": -1}, {"open_answers": 1.5}, {"joins": ()}, {"joins": ((1, 0),)}],
+)
 def test_an_impossible_cut_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InvalidValueError, match="cannot be made"):
         GistCut(**{"shapes": ((32, 1),), "num_tail": 2, **change})  # type: ignore[arg-type]

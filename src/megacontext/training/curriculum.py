@@ -103,9 +103,12 @@ def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int) -> Bat
     mixed = None
     if kind.gists is not None:
         block_tokens, gist_width = random.choice(list(kind.gists.shapes))
-        is_open_BN = np.stack([choose_open(row, kind.gists, block_tokens=block_tokens, random=random) for row in rows])
+        joined = random.choice(list(kind.gists.joins))
+        is_open_BN = np.stack(
+            [choose_open(row, kind.gists, block_tokens=block_tokens, random=random, joined=joined) for row in rows]
+        )
         weights_BT = weights_BT * predicted(is_open_BN, block_tokens=block_tokens)
-        mixed = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width)
+        mixed = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined)
     return Batch(
         kind=kind,
         row_kinds=row_kinds,

@@ -17,7 +17,15 @@ import torch
 
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.training.mixed import MixedWindows, closed_gists, mixed_windows, window_entries
+from megacontext.training.mixed import (
+    UNJOINED,
+    Joined,
+    MixedWindows,
+    closed_gists,
+    joined_gists,
+    mixed_windows,
+    window_entries,
+)
 from megacontext.training.objective import CHUNK_ROWS
 from megacontext.training.windows import Window
 
@@ -56,19 +64,20 @@ def run_windows(
     block_tokens: int,
     gist_width: int,
     control: Control = "real",
+    joined: Joined = UNJOINED,
     tap_layer: int | None = None,
 ) -> WindowRun:
     """Run rows through windows that show the closed blocks as gists. ``shuffled`` needs at least two rows; ``none``
     leaves the entries that remain at their places."""
     ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
-    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width)
+    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined)
     num_rows, num_tokens = ids_BT.shape
     entries_BTD = core.embed(ids_BT)
     gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
     if control == "shuffled":
         assert num_rows > 1, "there is no other row to take gists from"
         gists_BCrD = gists_BCrD.roll(1, 0)
-    inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD)
+    inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD, joined_gists(gist_net, windows, gists_BCrD))
     if control == "none":
         shown_BS = windows.sources_BS < num_tokens
         is_said_P = shown_BS.flatten()[windows.entries_P]
@@ -109,9 +118,17 @@ def score_windows(
     block_tokens: int,
     gist_width: int,
     control: Control = "real",
+    joined: Joined = UNJOINED,
 ) -> RowScores:
     """``run_windows``, then ``scores_of``."""
     run = run_windows(
-        core, gist_net, rows, is_open_BN, block_tokens=block_tokens, gist_width=gist_width, control=control
+        core,
+        gist_net,
+        rows,
+        is_open_BN,
+        block_tokens=block_tokens,
+        gist_width=gist_width,
+        control=control,
+        joined=joined,
     )
     return scores_of(core, run, rows)

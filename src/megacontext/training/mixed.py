@@ -1,11 +1,12 @@
 """Windows that mix raw blocks and gists, made from rows of raw tokens.
 
 A row of T tokens is cut into blocks. Its last blocks and a few others stay open; of the rest the window shows gists,
-made by GistNet on the way. Loss falls only where a shown entry is followed by a shown token: an open block's tokens,
-and the last vector of a gist before an open block.
+made by GistNet on the way; its first blocks may be joined, several to one gist of level 2, as the far past of a long
+history is. Loss falls only where a shown entry is followed by a shown token: an open block's tokens, and the last
+vector of a gist before an open block.
 
 Shape legend: B rows, T tokens of a row, K block_tokens, N = T / K blocks, r gist_width, C closed blocks of a row,
-S entries of a window, P predicted positions of the batch, D width.
+G gists of level 2, S entries of a window, P predicted positions of the batch, D width.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from megacontext.training.windows import Answer, Window
 from megacontext.tree.timeline import GIST_EXTENT, timeline
 
 __all__ = [
+    "UNJOINED",
     "GistCut",
+    "Joined",
     "MixedWindows",
     "choose_open",
     "closed_gists",
+    "joined_gists",
     "mixed_loss",
     "mixed_windows",
     "predicted",
@@ -38,18 +42,26 @@ __all__ = [
 ]
 
 
+Joined = tuple[int, int]
+"""How many gists of level 2 a window begins with, and of how many blocks each is made."""
+
+UNJOINED: Joined = (0, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GistCut:
     """Which blocks of a row stay open.
 
     shapes: (block_tokens, gist_width) pairs, one drawn per batch; num_tail: blocks open at the end; num_open: blocks
-    open elsewhere, among them, with probability ``open_answers`` for each asked fact, the blocks that state it.
+    open elsewhere, among them, with probability ``open_answers`` for each asked fact, the blocks that state it;
+    joins: (number of level-2 gists, blocks in each) pairs, one drawn per batch; joined blocks are never open.
     """
 
     shapes: Sequence[tuple[int, int]]
     num_tail: int
     num_open: int = 0
     open_answers: float = 0.0
+    joins: Sequence[Joined] = (UNJOINED,)
 
     def __post_init__(self) -> None:
         if not self.shapes or self.num_tail < 1 or self.num_open < 0 or not 0 <= self.open_answers <= 1:
@@ -58,19 +70,25 @@ class GistCut:
                 f"open_answers {self.open_answers} cannot be made: give at least one shape and one tail block, no "
                 "negative count, and a probability"
             )
+        if not self.joins or any(number < 0 or size < 1 for number, size in self.joins):
+            raise InvalidValueError(
+                f"joins {list(self.joins)} cannot be made: give pairs of a number of gists (0 for none) and of how "
+                "many blocks each is made, at least 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixedWindows:
     """A batch of windows of S entries each.
 
-    closed_BC: blocks that show as gists; sources_BS: where an entry comes from in the row's T tokens followed by its
-    C * r gist vectors; mu_BS, sigma_BS: places on the timeline; positions_P: flat positions b * T + t whose next token
-    is predicted, from the flat entries entries_P.
+    closed_BC: blocks that show as gists, the joined ones first; sources_BS: where an entry comes from in the row's T
+    tokens followed by its C * r gist vectors and the G * r of level 2; mu_BS, sigma_BS: places on the timeline;
+    positions_P: flat positions b * T + t whose next token is predicted, from the flat entries entries_P.
     """
 
     block_tokens: int
     gist_width: int
+    joined: Joined
     closed_BC: Tensor  # noqa: N815 - shape suffix
     sources_BS: Tensor  # noqa: N815 - shape suffix
     mu_BS: Tensor  # noqa: N815 - shape suffix
@@ -79,23 +97,26 @@ class MixedWindows:
     entries_P: Tensor  # noqa: N815 - shape suffix
 
 
-def choose_open(row: Window, cut: GistCut, *, block_tokens: int, random: Random) -> npt.NDArray[np.bool_]:
-    """Which of the row's N blocks stay open: always ``num_tail + num_open`` of them."""
+def choose_open(
+    row: Window, cut: GistCut, *, block_tokens: int, random: Random, joined: Joined = UNJOINED
+) -> npt.NDArray[np.bool_]:
+    """Which of the row's N blocks stay open: always ``num_tail + num_open`` of them, none of those that are joined."""
     num_blocks = len(row.tokens_T) // block_tokens
-    num_before = num_blocks - cut.num_tail
-    if len(row.tokens_T) % block_tokens or num_before < cut.num_open:
+    num_before, num_joined = num_blocks - cut.num_tail, joined[0] * joined[1]
+    if len(row.tokens_T) % block_tokens or num_before < cut.num_open + num_joined:
         raise InvalidValueError(
-            f"a row of {len(row.tokens_T)} tokens cannot be cut into blocks of {block_tokens} with {cut.num_tail} tail "
-            f"and {cut.num_open} open ones; use a length that is a multiple of the block and has room for them"
+            f"a row of {len(row.tokens_T)} tokens cannot be cut into blocks of {block_tokens} with {cut.num_tail} "
+            f"tail, {cut.num_open} open and {num_joined} joined ones; use a length that is a multiple of the block and "
+            "has room for them"
         )
     wanted = [
         block
         for answer in row.answers
         if random.random() < cut.open_answers
         for block in _stated_in(answer, block_tokens)
-        if block < num_before
+        if num_joined <= block < num_before
     ]
-    others = random.sample(range(num_before), num_before)
+    others = random.sample(range(num_joined, num_before), num_before - num_joined)
     chosen = list(dict.fromkeys([*wanted, *others]))[: cut.num_open]
     is_open_N = np.zeros(num_blocks, dtype=np.bool_)
     is_open_N[[*chosen, *range(num_before, num_blocks)]] = True
@@ -119,45 +140,73 @@ def predicted(is_open_BN: npt.NDArray[np.bool_], *, block_tokens: int) -> npt.ND
 
 
 def mixed_windows(
-    is_open_BN: npt.NDArray[np.bool_], *, block_tokens: int, gist_width: int, gist_extent: float = GIST_EXTENT
+    is_open_BN: npt.NDArray[np.bool_],
+    *,
+    block_tokens: int,
+    gist_width: int,
+    joined: Joined = UNJOINED,
+    gist_extent: float = GIST_EXTENT,
 ) -> MixedWindows:
-    """Lay out windows; every row must have as many open blocks as the others."""
+    """Lay out windows; every row must have as many open blocks as the others, and none among the joined ones."""
     num_rows, num_blocks = is_open_BN.shape
     num_tokens, num_open = num_blocks * block_tokens, int(is_open_BN[0].sum())
+    num_joined = joined[0] * joined[1]
     assert (is_open_BN.sum(1) == num_open).all(), "rows of one batch have equally many open blocks"
-    num_closed = num_blocks - num_open
-    closed_BC = np.nonzero(~is_open_BN)[1].reshape(num_rows, num_closed)
-    num_entries = num_open * block_tokens + num_closed * gist_width
-    sources_BS = np.empty((num_rows, num_entries), dtype=np.int64)
-    mu_BS = np.empty((num_rows, num_entries))
-    sigma_BS = np.zeros((num_rows, num_entries), dtype=np.float32)
-    entry_of_BT = np.zeros((num_rows, num_tokens), dtype=np.int64)
-    for row in range(num_rows):
-        counts_N = np.where(is_open_BN[row], block_tokens, gist_width)
-        firsts_N = np.cumsum(counts_N) - counts_N
-        blocks_S = np.repeat(np.arange(num_blocks), counts_N)
-        slots_S = np.arange(num_entries) - firsts_N[blocks_S]
-        is_raw_S = is_open_BN[row][blocks_S]
-        closed_before_S = np.cumsum(~is_open_BN[row])[blocks_S] - 1
-        sources_BS[row] = np.where(
-            is_raw_S, blocks_S * block_tokens + slots_S, num_tokens + closed_before_S * gist_width + slots_S
-        )
-        mu_BS[row], extents_S = timeline(np.where(is_raw_S, 1, block_tokens / gist_width), gist_extent=gist_extent)
-        sigma_BS[row] = np.where(is_raw_S, 0.0, extents_S * 12**-0.5)
-        last_slot_N = np.where(is_open_BN[row], 0, gist_width - 1)
-        within_T = np.where(np.repeat(is_open_BN[row], block_tokens), np.tile(np.arange(block_tokens), num_blocks), 0)
-        entry_of_BT[row] = np.repeat(firsts_N + last_slot_N, block_tokens) + within_T
+    assert not is_open_BN[:, :num_joined].any(), "joined blocks are closed"
+    closed_BC = np.nonzero(~is_open_BN)[1].reshape(num_rows, num_blocks - num_open)
+    rows = [
+        _lay_out(is_open_N, block_tokens=block_tokens, gist_width=gist_width, joined=joined) for is_open_N in is_open_BN
+    ]
+    sources_BS = np.stack([sources_S for sources_S, _, _ in rows])
+    widths_BS = np.stack([widths_S for _, widths_S, _ in rows])
+    entry_of_BT = np.stack([entry_of_T for _, _, entry_of_T in rows])
+    places = [timeline(widths_S, gist_extent=gist_extent) for widths_S in widths_BS]
+    is_raw_BS = sources_BS < num_tokens
     predicted_BT = predicted(is_open_BN, block_tokens=block_tokens)
-    entry_of_BT += np.arange(num_rows)[:, None] * num_entries
+    entry_of_BT += np.arange(num_rows)[:, None] * sources_BS.shape[1]
     return MixedWindows(
         block_tokens=block_tokens,
         gist_width=gist_width,
+        joined=joined,
         closed_BC=torch.from_numpy(closed_BC),
         sources_BS=torch.from_numpy(sources_BS),
-        mu_BS=torch.from_numpy(mu_BS),
-        sigma_BS=torch.from_numpy(sigma_BS),
+        mu_BS=torch.from_numpy(np.stack([mu_S for mu_S, _ in places])),
+        sigma_BS=torch.from_numpy(
+            np.where(is_raw_BS, 0.0, np.stack([extents_S for _, extents_S in places]) * 12**-0.5).astype(np.float32)
+        ),
         positions_P=torch.from_numpy(np.flatnonzero(predicted_BT)),
         entries_P=torch.from_numpy(entry_of_BT[predicted_BT]),
+    )
+
+
+def _lay_out(
+    is_open_N: npt.NDArray[np.bool_], *, block_tokens: int, gist_width: int, joined: Joined
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Of one window: sources [S], widths in tokens [S] and the entry [T] that speaks for each token."""
+    num_blocks, (num_groups, group_blocks) = len(is_open_N), joined
+    num_tokens, num_joined = num_blocks * block_tokens, num_groups * group_blocks
+    num_closed = num_blocks - int(is_open_N.sum())
+    counts_N = np.where(is_open_N, block_tokens, gist_width)
+    counts_N[:num_joined] = 0
+    num_first = num_groups * gist_width
+    firsts_N = num_first + np.cumsum(counts_N) - counts_N
+    blocks_S = np.repeat(np.arange(num_blocks), counts_N)
+    slots_S = num_first + np.arange(len(blocks_S)) - firsts_N[blocks_S]
+    is_raw_S = is_open_N[blocks_S]
+    closed_before_S = np.cumsum(~is_open_N)[blocks_S] - 1
+    sources_S = np.where(
+        is_raw_S, blocks_S * block_tokens + slots_S, num_tokens + closed_before_S * gist_width + slots_S
+    )
+    of_groups_S = num_tokens + num_closed * gist_width + np.arange(num_first)
+    widths_S = np.where(is_raw_S, 1.0, block_tokens / gist_width)
+    group_widths_S = np.full(num_first, group_blocks * block_tokens / gist_width)
+    last_slot_N = firsts_N + np.where(is_open_N, 0, gist_width - 1)
+    last_slot_N[:num_joined] = np.arange(num_joined) // group_blocks * gist_width + gist_width - 1
+    within_T = np.where(np.repeat(is_open_N, block_tokens), np.tile(np.arange(block_tokens), num_blocks), 0)
+    return (
+        np.concatenate([of_groups_S, sources_S]),
+        np.concatenate([group_widths_S, widths_S]),
+        np.repeat(last_slot_N, block_tokens) + within_T,
     )
 
 
@@ -172,9 +221,21 @@ def closed_gists(gist_net: GistNet, windows: MixedWindows, entries_BTD: Tensor) 
     return gists_nrD.view(num_rows, -1, windows.gist_width, width)
 
 
-def window_entries(windows: MixedWindows, entries_BTD: Tensor, gists_BCrD: Tensor) -> Tensor:
-    """Entries [B, S, D] in window order, from the rows' token embeddings and the gists of their closed blocks."""
-    sources_BSD = torch.cat([entries_BTD, gists_BCrD.flatten(1, 2)], dim=1)
+def joined_gists(gist_net: GistNet, windows: MixedWindows, gists_BCrD: Tensor) -> Tensor:
+    """Gists of level 2 [B, G, r, D] that the windows begin with, from those of their blocks."""
+    num_groups, group_blocks = windows.joined
+    num_rows, _, gist_width, width = gists_BCrD.shape
+    if not num_groups:
+        return gists_BCrD[:, :0]
+    children_NKD = gists_BCrD[:, : num_groups * group_blocks].reshape(-1, group_blocks * gist_width, width)
+    gists_NrD: Tensor = gist_net(children_NKD, level=2, num_children=group_blocks, gist_width=gist_width)
+    return gists_NrD.view(num_rows, num_groups, gist_width, width)
+
+
+def window_entries(windows: MixedWindows, entries_BTD: Tensor, gists_BCrD: Tensor, joined_BGrD: Tensor) -> Tensor:
+    """Entries [B, S, D] in window order, from the rows' token embeddings, the gists of their closed blocks and those
+    of level 2."""
+    sources_BSD = torch.cat([entries_BTD, gists_BCrD.flatten(1, 2), joined_BGrD.flatten(1, 2)], dim=1)
     return sources_BSD[torch.arange(len(entries_BTD))[:, None], windows.sources_BS]
 
 
@@ -198,7 +259,7 @@ def mixed_loss(
     num_rows, num_tokens = ids_BT.shape
     entries_BTD = core.embed(ids_BT)
     gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
-    inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD)
+    inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD, joined_gists(gist_net, windows, gists_BCrD))
     hidden_BSD = core(inputs_BSD, windows.mu_BS, windows.sigma_BS).hidden_BTD
     num_predicted = len(windows.positions_P)
     spare = -num_predicted % CHUNK_ROWS  # the loss is compiled for whole chunks

@@ -64,8 +64,8 @@ def _read_batch(table: dict[str, Any]) -> BatchKind:
     if "gists" not in table:
         return BatchKind(**table)
     gists = table["gists"]
-    shapes = tuple((block_tokens, gist_width) for block_tokens, gist_width in gists["shapes"])
-    return BatchKind(**{**table, "gists": GistCut(**{**gists, "shapes": shapes})})
+    pairs = {name: tuple(map(tuple, gists[name])) for name in ("shapes", "joins") if name in gists}
+    return BatchKind(**{**table, "gists": GistCut(**{**gists, **pairs})})
 
 
 def train(args: argparse.Namespace, build: Callable[[dict[str, Any], int], Learner]) -> None:
