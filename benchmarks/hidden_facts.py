@@ -14,7 +14,10 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.haystack import build_haystack
 from megacontext.evaluation.intervals import Share, paired_difference
 from megacontext.evaluation.library import assemble_library
-from megacontext.evaluation.methods import FocusedMemory, Method, OracleFocus, Recency, Retrieval
+from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.method import Method
+from megacontext.evaluation.methods.plain import Recency
+from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.trials import Question, Tally, ask_all
 from record import parser, record, row
 

@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from megacontext.errors import BudgetError
-from megacontext.evaluation.methods import (
-    ANSWER_TOKENS,
-    FocusedMemory,
-    FullContext,
-    Method,
-    OracleFocus,
-    Recency,
-    Retrieval,
-    best_spans,
-)
+from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.method import ANSWER_TOKENS, Lead, Method
+from megacontext.evaluation.methods.plain import FullContext, Recency, Sinks
+from megacontext.evaluation.methods.retrieval import Retrieval, best_spans
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import tiny_base
@@ -39,10 +33,10 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedMemory]:
         yield opened
 
 
-@pytest.mark.parametrize("kind", [Recency, Retrieval, FocusedMemory, OracleFocus])
+@pytest.mark.parametrize("kind", [Recency, Sinks, Retrieval, FocusedMemory, OracleFocus])
 def test_answers_and_scores_come_within_budget(kind: type[Method], memory: OpenedMemory) -> None:
     method = kind(memory, BASE, budget_entries=BUDGET)
-    answer = method.answer(QUESTION, evidence=(2000, 2035))
+    answer = method.answer(QUESTION, evidence=[(2000, 2035)])
     assert isinstance(answer, str)
     nats = method.nll(np.frombuffer(b"Line 150 says", np.uint8).astype(np.uint32))
     assert nats.shape == (13,)
@@ -50,17 +44,39 @@ def test_answers_and_scores_come_within_budget(kind: type[Method], memory: Opene
     method.close()
 
 
-@pytest.mark.parametrize("kind", [Recency, Retrieval])
+@pytest.mark.parametrize("kind", [Recency, Sinks, Retrieval])
 @pytest.mark.parametrize("room", [64, 200, 1000])
 def test_plain_windows_fill_their_room_and_no_more(kind: type[Method], room: int, memory: OpenedMemory) -> None:
     method = kind(memory, BASE, budget_entries=BUDGET)
-    assert isinstance(method, Recency | Retrieval)
+    assert isinstance(method, Recency | Sinks | Retrieval)
     assert len(method.context_ids(QUESTION, room)) == room
 
 
 def test_recency_shows_the_end(memory: OpenedMemory) -> None:
     shown = Recency(memory, BASE, budget_entries=BUDGET).context_ids(QUESTION, 100)
     assert shown.tolist() == memory.tokens(memory.num_tokens - 100, memory.num_tokens).tolist()
+
+
+def test_sinks_show_the_beginning_and_the_end(memory: OpenedMemory) -> None:
+    shown = Sinks(memory, BASE, budget_entries=BUDGET).context_ids(QUESTION, 100).tolist()
+    end = memory.num_tokens
+    assert shown == [*memory.tokens(0, 4).tolist(), *memory.tokens(end - 96, end).tolist()]
+
+
+@pytest.mark.parametrize("kind", [Recency, FocusedMemory])
+def test_what_leads_is_shown_and_not_scored(kind: type[Method], memory: OpenedMemory) -> None:
+    """Nats after a lead are those of the same tokens scored together with it, from the lead's end on."""
+    whole = np.frombuffer(b"Line 150 says", np.uint8).astype(np.uint32)
+    method = kind(memory, BASE, budget_entries=BUDGET)
+    together = method.nll(whole, after=Lead(query="weather"))
+    apart = method.nll(whole[5:], after=Lead(token_ids=whole[:5], query="weather"))
+    np.testing.assert_allclose(apart, together[5:], rtol=1e-4)
+    method.close()
+
+
+def test_a_window_without_room_for_the_question_is_refused(memory: OpenedMemory) -> None:
+    with pytest.raises(BudgetError, match="budget of at least"):
+        Recency(memory, BASE, budget_entries=20).answer(QUESTION, evidence=[])
 
 
 def test_retrieval_shows_the_passage_then_the_end(memory: OpenedMemory) -> None:
@@ -79,7 +95,7 @@ def test_retrieval_of_a_history_that_fits_shows_all_of_it_once(memory: OpenedMem
 def test_the_oracle_opens_the_evidence_and_nobody_else_needs_it(memory: OpenedMemory) -> None:
     start = memory.text(0, memory.num_tokens).index(FACT)
     oracle = OracleFocus(memory, BASE, budget_entries=BUDGET)
-    oracle.answer("Which?", evidence=(start, start + len(FACT)))
+    oracle.answer("Which?", evidence=[(start, start + len(FACT))])
     wc = oracle.session.working_context
     raw = [(a, b) for level, a, b in zip(wc.levels, wc.starts, wc.stops, strict=True) if level == 0]
     assert all(any(a <= token < b for a, b in raw) for token in range(start, start + len(FACT)))
@@ -98,7 +114,7 @@ def test_plain_windows_score_as_one_forward(memory: OpenedMemory) -> None:
 
 def test_full_context_refuses_what_does_not_fit(memory: OpenedMemory) -> None:
     with pytest.raises(BudgetError, match="does not fit into the 4096 positions"):
-        FullContext(memory, BASE, budget_entries=BUDGET).answer(QUESTION, evidence=(0, 1))
+        FullContext(memory, BASE, budget_entries=BUDGET).answer(QUESTION, evidence=[(0, 1)])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from megacontext.cli.tables import print_table
 from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
 
 if TYPE_CHECKING:
-    from megacontext.evaluation.methods import Method, TokenIds
+    from megacontext.evaluation.methods.method import Method, TokenIds
     from megacontext.runtime.opened import OpenedMemory
 
 __all__ = ["score"]
@@ -83,7 +83,8 @@ def _read(text: str) -> str:
 
 
 def _methods(opened: OpenedMemory, budget: int, lens: str, *, num_tokens: int) -> list[Method]:
-    from megacontext.evaluation.methods import FocusedMemory, FullContext, Recency
+    from megacontext.evaluation.methods.focused import FocusedMemory
+    from megacontext.evaluation.methods.plain import FullContext, Recency
 
     base = opened.base.load()
     methods: list[Method] = [

@@ -27,7 +27,10 @@ from megacontext.evaluation.demo_screen import DemoScreen
 from megacontext.evaluation.focus_trace import FocusStep, FocusTrace
 from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystack, history_memory, sources_of
 from megacontext.evaluation.library import Library, assemble_library
-from megacontext.evaluation.methods import FocusedMemory, Method, OracleFocus, Recency, Retrieval
+from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.method import Method
+from megacontext.evaluation.methods.plain import Recency
+from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.outputs import write_outputs
 from megacontext.evaluation.pace import Pace, best_pace
 from megacontext.evaluation.report import Costs

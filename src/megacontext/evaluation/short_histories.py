@@ -14,7 +14,10 @@ from random import Random
 from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.hidden_facts import draw_facts, hide_facts, locate
 from megacontext.evaluation.library import Text
-from megacontext.evaluation.methods import FocusedMemory, FullContext, Method, OracleFocus, Recency, Retrieval, TokenIds
+from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.method import Method, TokenIds
+from megacontext.evaluation.methods.plain import FullContext, Recency
+from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.scores import Comparison
 from megacontext.evaluation.trials import Question, Tally, ask_all
 from megacontext.ports.base import Base

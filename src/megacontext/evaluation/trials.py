@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from megacontext.evaluation.continuations import Continuation
 from megacontext.evaluation.hidden_facts import Fact, answer_value
-from megacontext.evaluation.methods import Method, Span
+from megacontext.evaluation.methods.method import Method, Span
 from megacontext.evaluation.scores import MethodScore
 
 __all__ = ["Answered", "Question", "Tally", "ask_all", "read_on"]
@@ -58,7 +58,8 @@ def ask_all(
     """Ask a method every question; ``on_answer`` sees each answer while the method's state is still there."""
     for question in questions:
         began = time.perf_counter()
-        answered = Answered(question=question, answer=method.answer(question.fact.question, evidence=question.evidence))
+        answer = method.answer(question.fact.question, evidence=(question.evidence,))
+        answered = Answered(question=question, answer=answer)
         tally.seconds += time.perf_counter() - began
         tally.correct.append(answered.correct)
         if on_answer:
