@@ -122,10 +122,10 @@ def test_unknown_names_and_impossible_budgets(megacontext, filled_memory, verb, 
 
 @pytest.mark.parametrize("verb", [["ask", "why?"], ["focus"], ["complete"], ["chat"], ["score", "--text", "-"]])
 def test_the_oracle_serves_no_question(megacontext, filled_memory, verb):
-    words = ["attention, auto, lexical, recency", "demo"]
+    words = ["attention, auto, lensnet, lexical, recency", "demo"]
     assert_one_line(megacontext(verb[0], filled_memory, *verb[1:], "--lens", "oracle"), 2, *words)
     result = megacontext(verb[0], filled_memory, *verb[1:], "--lens", "psychic")
-    assert_one_line(result, 2, "psychic", "attention, auto, lexical, recency")
+    assert_one_line(result, 2, "psychic", "attention, auto, lensnet, lexical, recency")
 
 
 def test_a_question_longer_than_the_window_names_the_smallest_budget(megacontext, filled_memory):

@@ -238,7 +238,7 @@ def test_positions_global_are_a_choice_within_the_bases_range(tmp_path, base):
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"lens": "telescope"}, "auto, lexical|attention, auto"),
+        ({"lens": "telescope"}, "attention, auto, lensnet, lexical"),
         ({"allocator": "thrifty"}, "greedy, optimal"),
         ({"kv": "patch"}, "exact"),
         ({"positions": "sideways"}, "auto, global, timeline, window"),

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
+from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
-from megacontext.training.lens_labels import LensSample, Moment, lexical_scores, measure, moment_of
+from megacontext.training.lens_labels import LensSample, Moment, measure, moment_of
 from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, train_lens
 from megacontext.training.rows import plain_row, recall_row
 from megacontext.training.windows import TextSource

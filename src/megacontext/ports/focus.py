@@ -17,7 +17,18 @@ import numpy.typing as npt
 
 from megacontext.ports.catalog import SearchHit
 
-__all__ = ["Allocator", "AllocatorConfig", "CutView", "FocusRequest", "FocusScores", "Lens", "MemoryView", "Nomination"]
+__all__ = [
+    "Allocator",
+    "AllocatorConfig",
+    "CutView",
+    "FocusRequest",
+    "FocusScores",
+    "LearnedUtilities",
+    "Lens",
+    "MemoryView",
+    "Nomination",
+    "WindowLens",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +56,42 @@ class MemoryView(Protocol):
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]: ...
 
+    def gists(self, level: int, start: int, stop: int) -> npt.NDArray[np.float16]:
+        """Vectors [n, r, D] of nodes ``[start, stop)`` of one level >= 1."""
+        ...
+
     def text(self, start: int, stop: int) -> str: ...
 
     def search_hits(self, text: str, *, limit: int) -> list[SearchHit]: ...
+
+
+class LearnedUtilities(Protocol):
+    """What a lens that was taught together with the base says, with the window before it that the question ran in.
+
+    features: names of the columns that are to be filled in, F of them. query_token_ids: the last tokens of the window,
+    whose states ask. num_scratch: how many tokens stand in the window after the history.
+    """
+
+    @property
+    def features(self) -> tuple[str, ...]: ...
+
+    @property
+    def query_token_ids(self) -> npt.NDArray[np.uint32]: ...
+
+    @property
+    def num_scratch(self) -> int: ...
+
+    def of_entries(
+        self, entries_n: npt.NDArray[np.int64], features_nF: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Expected nats [n] per entry of budget of opening these collapsed entries of the cut, from their states."""
+        ...
+
+    def of_gists(
+        self, vectors_nrD: npt.NDArray[np.float16], features_nF: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """The same [n] for nodes anywhere, from their gists."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +101,7 @@ class FocusRequest:
     query_text, query_token_ids: what the next tokens are about (question, or the last generated tokens), may be empty.
     attention_mass: float32 [number of entries of the cut]: attention that the query gave to each entry in the current
     window, or None if the lens did not ask for it (``Lens.needs_attention``) or there is none yet.
+    learned: the base's own lens, for those that ask for it (``WindowLens``); None before there is a window.
     """
 
     cut: CutView
@@ -64,6 +109,7 @@ class FocusRequest:
     query_text: str
     query_token_ids: npt.NDArray[np.uint32]
     attention_mass: npt.NDArray[np.float32] | None = None
+    learned: LearnedUtilities | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +135,13 @@ class Lens(Protocol):
     needs_attention: bool
 
     def score(self, request: FocusRequest) -> FocusScores: ...
+
+
+@runtime_checkable
+class WindowLens(Lens, Protocol):
+    """A lens that asks the base's learned one. needs_learned: whether it does."""
+
+    needs_learned: bool
 
 
 @dataclass(frozen=True, kw_only=True)

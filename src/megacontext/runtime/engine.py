@@ -1,13 +1,13 @@
 """What a session does with its parts: keeps the window in step with the cut, and moves the cut.
 
-A refocus with a lens that wants attention takes two steps: one by words alone, then the question runs in that window
-and the attention it gives to each entry moves the cut once more.
+A refocus with a lens that wants to look takes two steps: one by words alone, then the question runs in that window,
+and the attention it gives to each entry, or what the base's own lens says of its states, moves the cut once more.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +21,14 @@ from megacontext.focus.edits import Edits
 from megacontext.focus.lenses.registry import as_lens
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import SupportsAttentionMass
+from megacontext.ports.base import SupportsAttentionMass, SupportsLearnedLens
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.detail import DetailRecord
 from megacontext.runtime.events import RefocusReport
 from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis, OneLook
+from megacontext.runtime.looking import check_learned_lens, look_at
 from megacontext.runtime.window import WindowReader, WindowRows
 
 __all__ = ["NO_TOKENS", "Engine", "Query"]
@@ -69,6 +70,8 @@ class Engine:
             ),
         )
         self.focus = FocusDriver(memory, working_context, lens, allocator, gist_value=config.gist_value)
+        if self.focus.needs_learned:
+            check_learned_lens(base.info, memory, lens.name)
         self._budget_entries = config.budget_entries
         self._window: ModelWindow | None = None
         self._num_forwarded = 0  # by windows that are gone
@@ -141,10 +144,10 @@ class Engine:
         return self._window
 
     def refocus(self, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True) -> RefocusReport:
-        """Move the cut to where the query needs it. ``by_words_first``: let a lens that wants attention choose a
-        window to look at before it looks."""
+        """Move the cut to where the query needs it. ``by_words_first``: let a lens that looks at the window choose one
+        by words before."""
         has_history = self.working_context.num_entries > 0
-        looks = has_history and self.focus.lens.needs_attention and query.num_queries > 0
+        looks = has_history and self.focus.needs_window and query.num_queries > 0
         if looks:
             self.base.load()  # once, and no part of the latency
         began = time.perf_counter()
@@ -155,7 +158,7 @@ class Engine:
         if has_history and (by_words_first or not looks):
             edits.append(move())
         if looks:
-            edits.append(move(attention_mass=self._attention_mass(self.show(query.scratch), query.num_queries)))
+            edits.append(self._look(query, move))
         return RefocusReport(
             num_expanded=sum(step.num_expanded for step in edits),
             num_collapsed=sum(step.num_collapsed for step in edits),
@@ -163,6 +166,16 @@ class Engine:
             cost=self.working_context.cost,
             latency_ms=1e3 * (time.perf_counter() - began),
         )
+
+    def _look(self, query: Query, move: Callable[..., Edits]) -> Edits:
+        """Run the question in the window as it is, and move the cut by what it shows."""
+        window = self.show(query.scratch)
+        lens, base = self.focus.lens, self.base.load()
+        mass = self._attention_mass(window, query.num_queries) if lens.needs_attention else None
+        learned = None
+        if self.focus.needs_learned and isinstance(base, SupportsLearnedLens):
+            learned = look_at(base, window, self.working_context, self.memory)
+        return move(attention_mass=mass, learned=learned)
 
     def note_detail(self, window: ModelWindow) -> None:
         """Take down what is in detail now, and how much the question and the answer look at it."""

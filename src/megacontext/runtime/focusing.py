@@ -18,7 +18,15 @@ from megacontext.focus.scores import UtilityField
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.memory import Memory
 from megacontext.ports.catalog import SearchHit
-from megacontext.ports.focus import Allocator, AllocatorConfig, FocusRequest, Lens, MemoryView
+from megacontext.ports.focus import (
+    Allocator,
+    AllocatorConfig,
+    FocusRequest,
+    LearnedUtilities,
+    Lens,
+    MemoryView,
+    WindowLens,
+)
 
 __all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 
@@ -52,6 +60,9 @@ class OneLook:
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
         return self._memory.tokens(start, stop)
 
+    def gists(self, level: int, start: int, stop: int) -> npt.NDArray[np.float16]:
+        return self._memory.gists(level, start, stop)
+
     def text(self, start: int, stop: int) -> str:
         if (start, stop) not in self._texts:
             self._texts[start, stop] = self._memory.text(start, stop)
@@ -79,6 +90,16 @@ class FocusDriver:
         self._allocator = allocator
         self._gist_value = gist_value
 
+    @property
+    def needs_window(self) -> bool:
+        """Whether the lens wants to see a window that the question ran in."""
+        return self.lens.needs_attention or self.needs_learned
+
+    @property
+    def needs_learned(self) -> bool:
+        """Whether it asks the base's own lens."""
+        return isinstance(self.lens, WindowLens) and self.lens.needs_learned
+
     def follow_growth(self) -> None:
         """Take in what the memory has gained."""
         gained = self._memory.num_tokens - self.working_context.num_tokens
@@ -92,10 +113,11 @@ class FocusDriver:
         *,
         look: MemoryView,
         attention_mass: npt.NDArray[np.float32] | None = None,
+        learned: LearnedUtilities | None = None,
         hysteresis: Hysteresis = FREE,
     ) -> Edits:
         """Score the cut, allocate, apply. ``look``: the memory as the lens sees it; ``attention_mass``: per entry of
-        the cut as it is now."""
+        the cut as it is now; ``learned``: the base's lens over the window as it is now."""
         cut = self.working_context.view()
         scores = self.lens.score(
             FocusRequest(
@@ -104,6 +126,7 @@ class FocusDriver:
                 query_text=query_text,
                 query_token_ids=query_token_ids,
                 attention_mass=attention_mass,
+                learned=learned,
             )
         )
         config = AllocatorConfig(

@@ -68,7 +68,7 @@ class Session:
         question = None if query is None else text("query", query)
         engine = self._begin()
         target = _recent_query(engine.memory) if question is None else _question_query(engine, question)
-        num_scratch = len(target.scratch) if engine.focus.lens.needs_attention else 0
+        num_scratch = len(target.scratch) if engine.focus.needs_window else 0
         engine.reserve(max(reserve_entries, num_scratch), purpose="the question and what follows")
         return engine.refocus(target)
 

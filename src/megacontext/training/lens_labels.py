@@ -9,25 +9,22 @@ Shape legend: C closed blocks, M of them measured, Q query tokens, D width, F fe
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from megacontext.focus.lenses.features import feature_columns, lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES
 from megacontext.training.memory_windows import run_windows, scores_of
 from megacontext.training.windows import Window
 
-__all__ = ["LensSample", "Moment", "lexical_scores", "measure", "moment_of"]
-
-MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
+__all__ = ["LensSample", "Moment", "features_of", "measure", "moment_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,31 +77,19 @@ def moment_of(
     return None
 
 
-def lexical_scores(blocks_CK: npt.NDArray[np.int64], query_Q: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """BM25 [C] of blocks as documents, over token ids (Robertson and Zaragoza 2009; k1 = 1.2, b = 0: equal lengths)."""
-    num_blocks = len(blocks_CK)
-    scores_C = np.zeros(num_blocks)
-    for token_id in Counter(query_Q.tolist()):
-        frequency_C = (blocks_CK == token_id).sum(1)
-        num_with = np.count_nonzero(frequency_C)
-        weight = np.log1p((num_blocks - num_with + 0.5) / (num_with + 0.5))
-        scores_C += weight * frequency_C * 2.2 / (frequency_C + 1.2)
-    return scores_C
-
-
 def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
     """Features [C, F] of the closed blocks before the tail, in the order of ``FEATURES``."""
     starts_C = np.arange(num_closed) * block_tokens
     blocks_CK = row.tokens_T[: num_closed * block_tokens].reshape(num_closed, block_tokens)
-    lexical_C = lexical_scores(blocks_CK, row.tokens_T[slice(*moment.query)])
-    columns = {
-        "level": np.full(num_closed, 1 / MAX_LEVEL),
-        "log2_width": np.full(num_closed, np.log2(block_tokens) / MAX_LOG2),
-        "log2_distance": np.log2(np.maximum(1, moment.query[1] - starts_C - block_tokens)) / MAX_LOG2,
-        "lexical": lexical_C / max(1e-9, lexical_C.max()),
-        "residency": np.zeros(num_closed),
-    }
-    return torch.from_numpy(np.stack([columns[name] for name in FEATURES], axis=1)).float()
+    return torch.from_numpy(
+        feature_columns(
+            FEATURES,
+            levels_n=np.ones(num_closed, dtype=np.int64),
+            widths_n=np.full(num_closed, block_tokens),
+            distances_n=moment.query[1] - starts_C - block_tokens,
+            lexical_n=lexical_scores(blocks_CK, row.tokens_T[slice(*moment.query)]),
+        )
+    )
 
 
 def measure(

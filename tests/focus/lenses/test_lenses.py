@@ -15,14 +15,14 @@ from megacontext.focus.refocusing import refocus
 from megacontext.focus.scores import validate_scores
 from megacontext.ports.focus import Lens
 
-NAMES = ["attention", "auto", "lexical", "oracle", "recency"]
+NAMES = ["attention", "auto", "lensnet", "lexical", "oracle", "recency"]
 TEXT = "The weather was fine and nothing much happened on that day. " * 60
 
 
 def test_the_registry_knows_its_lenses():
     assert known_lenses() == NAMES
     with pytest.raises(
-        UnknownNameError, match="unknown lens 'psychic'; known: attention, auto, lexical, oracle, recen"
+        UnknownNameError, match="unknown lens 'psychic'; known: attention, auto, lensnet, lexical, oracl"
     ):
         make_lens("psychic")
 
@@ -60,6 +60,8 @@ def test_an_empty_history_has_no_scores(name, plain):
         ("lexical", {"recency": -1}),
         ("oracle", {"recency": float("nan")}),
         ("auto", {"attention": -0.1}),
+        ("lensnet", {"num_places": 0}),
+        ("lensnet", {"recency": -1}),
     ],
 )
 def test_options_outside_their_limits_are_errors(name, options):

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from megacontext.errors import UnknownNameError
 from megacontext.focus.lenses.attention import AttentionLens
 from megacontext.focus.lenses.auto import AutoLens
+from megacontext.focus.lenses.lensnet import LensNetLens
 from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.focus.lenses.recency import RecencyLens
@@ -21,6 +22,7 @@ ENTRY_POINT_GROUP = "megacontext.lenses"
 LENSES: dict[str, Callable[..., Lens]] = {
     "attention": AttentionLens,
     "auto": AutoLens,
+    "lensnet": LensNetLens,
     "lexical": LexicalLens,
     "oracle": OracleLens,
     "recency": RecencyLens,

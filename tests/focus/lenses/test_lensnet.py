@@ -1,0 +1,137 @@
+"""The learned lens with a double in place of the base's net: what it asks, and what it makes of the answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from megacontext.errors import BaseModelError
+from megacontext.focus.allocators.registry import make_allocator
+from megacontext.focus.lenses.features import MAX_LEVEL, MAX_LOG2, feature_columns
+from megacontext.focus.lenses.lensnet import LensNetLens
+from megacontext.focus.refocusing import refocus
+
+NAMES = ("level", "log2_width", "log2_distance", "lexical", "residency")
+NUM_BLOCKS = 400
+
+
+@dataclass
+class Told:
+    """Answers with the first component of a gist, and 2 more for what stands in the window; notes what was asked."""
+
+    query_token_ids: npt.NDArray[np.uint32] = field(
+        default_factory=lambda: np.arange(77 * 8, 77 * 8 + 8, dtype=np.uint32)
+    )
+    features: tuple[str, ...] = NAMES
+    num_scratch: int = 5
+    entries: list[int] = field(default_factory=list)
+    seen: list[npt.NDArray[np.float32]] = field(default_factory=list)
+
+    def of_entries(self, entries_n, features_nF):
+        self.entries += entries_n.tolist()
+        return np.full(len(entries_n), 2.0, dtype=np.float32)
+
+    def of_gists(self, vectors_nrD, features_nF):
+        self.seen.append(features_nF)
+        return vectors_nrD[:, 0, 0].astype(np.float32)
+
+
+class GistMemory:
+    """Tokens count up; every gist says how much its block is worth."""
+
+    def __init__(self, worth: dict[int, float]) -> None:
+        self.num_tokens = NUM_BLOCKS * 8 + 3
+        self.worth = worth
+        self.scanned: list[tuple[int, int]] = []
+
+    def tokens(self, start, stop):
+        return np.arange(start, stop, dtype=np.uint32)
+
+    def text(self, start, stop):
+        return " ".join(map(str, range(start, stop)))
+
+    def gists(self, level, start, stop):
+        assert level == 1
+        self.scanned.append((start, stop))
+        return np.array([[[self.worth.get(block, 0.0)]] for block in range(start, stop)], dtype=np.float16)
+
+    def search_hits(self, text, *, limit):
+        return []
+
+
+def ask(plain, worth, *, lens=None, told=None):
+    memory = GistMemory(worth)
+    wc = plain.working_context(memory)
+    told = told or Told()
+    request = replace(plain.request(memory, "what?", wc=wc), learned=told)
+    return (lens or LensNetLens(num_shortlisted=32)).score(request), wc, memory, told
+
+
+def test_the_best_blocks_are_nominated_wherever_they_stand(plain):
+    scores, wc, _, _ = ask(plain, {17: 0.5, 230: 0.25, 231: 0.125})
+    assert [(place.start, place.stop) for place in scores.nominations][:3] == [
+        (17 * 8, 18 * 8),
+        (230 * 8, 231 * 8),
+        (231 * 8, 232 * 8),
+    ]
+    assert [place.utility for place in scores.nominations][:3] == [0.5 * 7, 0.25 * 7, 0.125 * 7]
+    assert len(scores.nominations) == 12
+    refocus(wc, scores, make_allocator("greedy"))
+    raw = wc.starts[wc.levels == 0].tolist()
+    assert {17 * 8, 230 * 8, 231 * 8} <= set(raw)
+
+
+def test_what_stands_in_the_window_is_judged_by_its_state(plain):
+    scores, wc, _, told = ask(plain, {})
+    collapsed = np.flatnonzero(wc.levels == 1)
+    assert len(collapsed)
+    assert set(told.entries) == set(collapsed.tolist())
+    recency = LensNetLens().recency * 1.0
+    assert (scores.utility[collapsed] >= 2.0 * 7).all()
+    assert (scores.utility[wc.levels > 1] <= recency).all()
+    assert not {place.start for place in scores.nominations} & set(wc.starts[collapsed].tolist())
+
+
+def test_the_scan_is_bounded(plain):
+    scores, wc, memory, _ = ask(plain, {17: 9.0, 355: 0.5}, lens=LensNetLens(num_scanned=50, num_shortlisted=8))
+    assert memory.scanned[0] == (350, 400)
+    assert sum(stop - start for start, stop in memory.scanned[1:]) <= 8 + (wc.levels <= 1).sum()
+    assert 17 * 8 not in {place.start for place in scores.nominations}
+    assert scores.nominations[0].start == 355 * 8
+
+
+def test_search_hits_reach_beyond_the_scan(plain):
+    from megacontext.ports.catalog import SearchHit
+
+    memory = GistMemory({17: 9.0})
+    memory.search_hits = lambda text, *, limit: [SearchHit(token_start=16 * 8, token_stop=18 * 8, score=1.0)]
+    request = replace(plain.request(memory, "what?", wc=plain.working_context(memory)), learned=Told())
+    scores = LensNetLens(num_scanned=50, num_shortlisted=8).score(request)
+    assert scores.nominations[0].start == 17 * 8
+
+
+def test_features_are_those_of_training(plain):
+    _, _, memory, told = ask(plain, {77: 1.0})
+    first, second = told.seen
+    assert first.shape == (NUM_BLOCKS, 5)
+    assert (first[:, 3] == 0).all(), "no words are read in the scan"
+    distance = memory.num_tokens + 5 - 78 * 8
+    np.testing.assert_allclose(first[77], [1 / MAX_LEVEL, 3 / MAX_LOG2, np.log2(distance) / MAX_LOG2, 0, 0], rtol=1e-6)
+    assert (second[:, 3] == 1).sum() == 1, "the block that has all words of the query"
+
+
+def test_without_a_window_words_lead(plain):
+    memory = plain.TextMemory("The weather was fine. " * 40 + "The code of Alice Green is 12345. " + "It rained. " * 40)
+    request = plain.request(memory, "What is the code of Alice Green?")
+    scores = LensNetLens().score(request)
+    place = memory.token_of("12345")
+    assert any(nomination.start <= place < nomination.stop for nomination in scores.nominations)
+
+
+def test_a_feature_of_a_newer_lens_is_refused():
+    ones = np.ones(2, dtype=np.int64)
+    with pytest.raises(BaseModelError, match="asks for the feature 'mood'"):
+        feature_columns(("level", "mood"), levels_n=ones, widths_n=ones, distances_n=ones)
