@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,11 +17,12 @@ from megacontext.training.core_export import core_prefix, load_masters
 from megacontext.training.core_model import build_core, compile_core, window_loss
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner, recipe_parser, train
+from megacontext.training.settings import Settings
 
 
-def build(settings: dict[str, Any], seed: int, start: Path | None) -> Learner:
+def build(settings: Settings, seed: int, start: Path | None) -> Learner:
     """A core that reads raw tokens; with a `[gist_net]` table, one that learns to read gists, too."""
-    core = build_core(CoreConfig(**settings["model"]), seed=seed)
+    core = build_core(settings.read("model", CoreConfig), seed=seed)
     if start is not None:
         if not start.is_file():
             raise InvalidValueError(f"--start {start} is no file; give the checkpoint.pt of an earlier run")
@@ -31,8 +31,8 @@ def build(settings: dict[str, Any], seed: int, start: Path | None) -> Learner:
     if "gist_net" not in settings:
         compile_core(core)
         return Learner(core.named_parameters(), lambda batch: window_loss(core, *batch.tensors))
-    gist_net = GistNet(GistNetConfig(**settings["gist_net"])).to(torch.bfloat16)
-    learner = MemoryLearner(core, gist_net, MemoryConfig(**settings["memory"]))
+    gist_net = GistNet(settings.read("gist_net", GistNetConfig)).to(torch.bfloat16)
+    learner = MemoryLearner(core, gist_net, settings.read("memory", MemoryConfig))
     learner.compile_parts()
     return Learner(learner.learned_parameters(), learner.loss)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from megacontext.errors import MegaContextError
 from megacontext.training.recipe import Learner, recipe_parser, train
 from megacontext.training.reference import ReferenceConfig, build_reference, compile_layers, window_loss
+from megacontext.training.settings import Settings
 
 
-def build(settings: dict[str, Any], seed: int) -> Learner:
+def build(settings: Settings, seed: int) -> Learner:
     """A Qwen3 decoder that reads raw tokens."""
-    model = build_reference(ReferenceConfig(**settings["model"]), seed=seed)
+    model = build_reference(settings.read("model", ReferenceConfig), seed=seed)
     compile_layers(model)
     return Learner(model.named_parameters(), lambda batch: window_loss(model, *batch.tensors))
 

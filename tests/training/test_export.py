@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import tomllib
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megacontext.nets.core import CoreConfig
-from megacontext.nets.gist_net import GistNetConfig
-from megacontext.training.curriculum import ROWS
 from megacontext.training.export import export_model, load_checkpoint
-from megacontext.training.loop import LoopConfig
-from megacontext.training.memory_model import MemoryConfig
-from megacontext.training.optim import OptimConfig
 from megacontext.training.preparation import save_tokenizer
-from megacontext.training.recipe import read_stages
-from megacontext.training.reference import ReferenceConfig
 from megacontext.training.windows import TextSource
 
 from .test_loop import TINY, make_loop
@@ -58,32 +48,6 @@ def test_a_checkpoint_is_exported_as_a_folder_that_transformers_opens(
     assert wrapped(text)["input_ids"] == tokenizer.encode(text).ids
     assert wrapped.decode(wrapped(text)["input_ids"]) == text
     assert (wrapped.pad_token_id, wrapped.eos_token_id, wrapped.bos_token_id) == (0, 1, None)
-
-
-@pytest.mark.parametrize("name", ["reference/config.toml", "core/base.toml", "core/memory.toml"])
-def test_a_recipe_names_only_what_exists(name: str) -> None:
-    settings = tomllib.loads((RECIPE.parent / name).read_text())
-    stages = read_stages(settings["stage"])
-    shape = ReferenceConfig if name.startswith("reference") else CoreConfig
-    config = shape(**settings["model"])
-    LoopConfig(**settings["loop"])
-    OptimConfig(**settings["optim"])
-    if "gist_net" in settings:
-        assert GistNetConfig(**settings["gist_net"]).width == config.width
-        MemoryConfig(**settings["memory"])
-    for stage in stages:
-        assert sum(batch.share for batch in stage.batches) == pytest.approx(1)
-        assert stage.gate is None or stage.gate in {batch.name for batch in stage.batches}
-        for batch in stage.batches:
-            assert set(batch.mix) <= set(ROWS)
-            assert sum(batch.mix.values()) == pytest.approx(1)
-            assert batch.length % 32 == 0
-            assert batch.length <= config.max_positions
-            for block_tokens, gist_width in batch.gists.shapes if batch.gists else ():
-                assert batch.length % block_tokens == 0
-                assert batch.length // block_tokens >= batch.gists.num_tail + batch.gists.num_open
-                assert gist_width < block_tokens
-    assert stages[-1].gate is None
 
 
 def test_the_card_takes_its_figures_from_the_report() -> None:

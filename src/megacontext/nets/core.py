@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.gaussian_rope import frequencies, gaussian_phases, rotate
+from megacontext.values import number, whole_number
 
 __all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
 
@@ -50,6 +51,10 @@ class CoreConfig:
     learns_sigma: bool = False  # a learned factor on every sigma
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_width"):
+            whole_number(name, getattr(self, name), least=1)
+        whole_number("max_positions", self.max_positions, least=1)
+        number("rotary_base", self.rotary_base, above=1)
         if self.num_heads % self.num_kv_heads:
             raise InvalidValueError(
                 f"num_heads is {self.num_heads}; it must be a multiple of num_kv_heads ({self.num_kv_heads})"

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import EMBEDDING_STD, NORM_EPSILON
+from megacontext.values import whole_number
 
 __all__ = ["GistNet", "GistNetConfig", "slot_centers"]
 
@@ -40,6 +41,10 @@ class GistNetConfig:
     num_features: int = 64
 
     def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "mlp_width", "num_pool_heads", "pool_head_dim"):
+            whole_number(name, getattr(self, name), least=1)
+        if whole_number("num_features", self.num_features, least=2) % 2:
+            raise InvalidValueError(f"num_features is {self.num_features}; choose an even number")
         if self.width % self.num_heads:
             raise InvalidValueError(f"width is {self.width}; it must be a multiple of num_heads ({self.num_heads})")
 

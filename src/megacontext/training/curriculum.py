@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.cuts import cut_row
 from megacontext.training.mixed import GistCut, MixedWindows, choose_open, mixed_windows, predicted
 from megacontext.training.recall import Asking
 from megacontext.training.rows import aligned_row, dense_puzzle_row, dense_row, plain_row, puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
+from megacontext.values import number, whole_number
 
 RowMaker = Callable[[TextSource, Random, int], Window]
 
@@ -47,6 +49,28 @@ class BatchKind:
     mix: Mapping[str, float]
     gists: GistCut | None = None
 
+    def __post_init__(self) -> None:
+        where = f"batch {self.name!r}: "
+        number(f"{where}share", self.share, above=0)
+        whole_number(f"{where}rows", self.rows, least=1)
+        whole_number(f"{where}length", self.length, least=2)
+        for row_kind, probability in self.mix.items():
+            if row_kind not in ROWS:
+                raise InvalidValueError(f"{where}unknown row kind {row_kind!r} in mix; known: {', '.join(ROWS)}")
+            number(f"{where}mix {row_kind}", probability, least=0)
+        if sum(self.mix.values()) <= 0:
+            raise InvalidValueError(f"{where}mix is empty or all zero; give one of {', '.join(ROWS)} a probability")
+        for block_tokens, gist_width in () if self.gists is None else self.gists.shapes:
+            whole_number(f"{where}block_tokens of a shape", block_tokens, least=2)
+            whole_number(f"{where}gist_width of a shape", gist_width, least=1, most=block_tokens)
+            assert self.gists is not None
+            num_shown = self.gists.num_tail + self.gists.num_open
+            if self.length % block_tokens or self.length // block_tokens < num_shown:
+                raise InvalidValueError(
+                    f"{where}length is {self.length}; choose a multiple of block_tokens ({block_tokens}) of at least "
+                    f"{num_shown} blocks (num_tail and num_open)"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -62,6 +86,17 @@ class Stage:
     gate: str | None = None
     max_answer_nll: float = 0.2
     gate_batches: int = 12
+
+    def __post_init__(self) -> None:
+        where = f"stage {self.name!r}: "
+        names = [batch.name for batch in self.batches]
+        if not names:
+            raise InvalidValueError(f"{where}batches is empty; give at least one")
+        if self.gate is not None and self.gate not in names:
+            raise InvalidValueError(f"{where}gate is {self.gate!r}; choose one of its batches: {', '.join(names)}")
+        whole_number(f"{where}min_steps", self.min_steps)
+        whole_number(f"{where}gate_batches", self.gate_batches, least=1)
+        number(f"{where}max_answer_nll", self.max_answer_nll, above=0)
 
     def is_done(self, steps_in_stage: int, gate_nlls: list[float]) -> bool:
         """Whether the next step belongs to the next stage."""

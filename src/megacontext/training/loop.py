@@ -19,6 +19,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import Batch, Stage, draw_batch
 from megacontext.training.optim import MasterOptimizer, schedule
 from megacontext.training.windows import TextSource
+from megacontext.values import number, whole_number
 
 LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
 """The weighted mean to differentiate, and the loss of every position [B, T]."""
@@ -35,6 +36,14 @@ class LoopConfig:
     decay_from: float = 0.5
     log_every: int = 20
     checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "warmup_steps", "log_every", "checkpoint_every"):
+            whole_number(name, getattr(self, name), least=1)
+        whole_number("seed", self.seed)
+        number("decay_from", self.decay_from, least=0, below=1)
+        if self.max_minutes is not None:
+            number("max_minutes", self.max_minutes, above=0)
 
 
 @dataclass(kw_only=True)

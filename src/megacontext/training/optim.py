@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megacontext.values import number
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -25,6 +27,12 @@ class OptimConfig:
     matrix_decay: float = 0.01
     momentum: float = 0.95
     clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("matrix_rate", "embedding_rate", "head_rate", "scale_rate", "matrix_decay"):
+            number(name, getattr(self, name), least=0)
+        number("momentum", self.momentum, least=0, below=1)
+        number("clip_norm", self.clip_norm, above=0)
 
 
 def schedule(

@@ -1,28 +1,25 @@
-"""What the training recipes share: their command line, their configuration file, and the way from both to a run."""
+"""What the training recipes share: their command line, and the way from it and a configuration file to a run."""
 
 from __future__ import annotations
 
 import argparse
 import sysconfig
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.loop import LoopConfig, LossFunction, TrainingLoop
-from megacontext.training.mixed import GistCut
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores, prepare
+from megacontext.training.settings import Settings, read_settings
 from megacontext.training.windows import TextSource
 
-__all__ = ["Learner", "read_stages", "recipe_parser", "train"]
+__all__ = ["Learner", "recipe_parser", "train"]
 
 
 @dataclass(frozen=True)
@@ -51,39 +48,24 @@ def recipe_parser(description: str | None, *, config: Path) -> argparse.Argument
     return parser
 
 
-def read_stages(tables: list[dict[str, Any]]) -> tuple[Stage, ...]:
-    """Stages from their TOML tables."""
-    stages = []
-    for table in tables:
-        batches = tuple(_read_batch(batch) for batch in table["batches"])
-        stages.append(Stage(**{**table, "batches": batches}))
-    return tuple(stages)
-
-
-def _read_batch(table: dict[str, Any]) -> BatchKind:
-    if "gists" not in table:
-        return BatchKind(**table)
-    gists = table["gists"]
-    pairs = {name: tuple(map(tuple, gists[name])) for name in ("shapes", "joins") if name in gists}
-    return BatchKind(**{**table, "gists": GistCut(**{**gists, **pairs})})
-
-
-def train(args: argparse.Namespace, build: Callable[[dict[str, Any], int], Learner]) -> None:
+def train(args: argparse.Namespace, build: Callable[[Settings, int], Learner]) -> None:
     """Prepare token arrays (once), then train or resume. ``build`` makes the learner from the settings and the seed.
     Raises InvalidValueError if ``--out`` holds a run that ``--resume`` does not ask for."""
     if not args.resume and (args.out / "checkpoint.pt").exists():
         raise InvalidValueError(f"{args.out} holds a run already; add --resume, or give another --out")
-    settings = tomllib.loads(args.config.read_text())
+    settings = read_settings(args.config)
+    config = settings.read("loop", LoopConfig, max_minutes=args.minutes)
+    optim, shares = settings.read("optim", OptimConfig), settings.shares
+    stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
     torch.set_num_threads(1)  # at these sizes threads wait for each other
-    prepare(args.data, args.packages, args.out / "data", vocab_size=settings["model"]["vocab_size"])
-    tokenizer = Tokenizer.from_file(str(args.out / "data" / "tokenizer" / "tokenizer.json"))
-    config = LoopConfig(**settings["loop"], max_minutes=args.minutes)
     learner = build(settings, config.seed)
+    prepare(args.data, args.packages, args.out / "data", vocab_size=settings.vocab_size)
+    tokenizer = Tokenizer.from_file(str(args.out / "data" / "tokenizer" / "tokenizer.json"))
     loop = TrainingLoop(
         loss=learner.loss,
-        optimizer=MasterOptimizer(learner.weights, OptimConfig(**settings["optim"])),
-        source=TextSource(tokenizer, load_stores(args.out / "data", "train"), settings["shares"]),
-        stages=read_stages(settings["stage"]),
+        optimizer=MasterOptimizer(learner.weights, optim),
+        source=TextSource(tokenizer, load_stores(args.out / "data", "train"), shares),
+        stages=stages,
         config=config,
         out=args.out,
     )
