@@ -9,6 +9,7 @@ from random import Random
 
 from tokenizers import Tokenizer
 
+from megacontext.training.babi import BABI, has_stories, read_stories
 from megacontext.training.corpus import (
     Document,
     read_books,
@@ -49,7 +50,10 @@ def tokenizer_sample(documents: dict[str, list[Document]]) -> Iterator[str]:
 
 
 def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int) -> None:
-    """Write `tokenizer/` and one token store a domain and side (`train`, `held_out`) below `out`; skip what exists."""
+    """Write `tokenizer/` and one token store a domain and side (`train`, `held_out`) below `out`; skip what exists.
+
+    bAbI stories are a store, too, where the data folder has them; the tokenizer does not learn from them.
+    """
     out.mkdir(parents=True, exist_ok=True)
     train = read_documents(data, packages, held_out=False)
     folder = out / "tokenizer"
@@ -62,6 +66,11 @@ def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int)
             path = out / f"{domain}_{side}.npz"
             if not path.exists():
                 encode_documents(tokenizer, documents[domain]).save(path)
+    if has_stories(data):
+        for side, split in (("held_out", "test"), ("train", "train")):
+            path = out / f"{BABI}_{side}.npz"
+            if not path.exists():
+                encode_documents(tokenizer, read_stories(data, split)).save(path)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -79,5 +88,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_stores(out: Path, side: str) -> dict[str, TokenStore]:
-    """Load the token stores that `prepare` wrote for `train` or `held_out`."""
-    return {domain: TokenStore.load(out / f"{domain}_{side}.npz") for domain in DOMAINS}
+    """Load the token stores that `prepare` wrote for `train` or `held_out`; bAbI stories only if there are any."""
+    domains = [*DOMAINS, BABI] if (out / f"{BABI}_{side}.npz").exists() else DOMAINS
+    return {domain: TokenStore.load(out / f"{domain}_{side}.npz") for domain in domains}

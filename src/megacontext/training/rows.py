@@ -8,6 +8,7 @@ from __future__ import annotations
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.puzzles import draw_puzzles
@@ -95,8 +96,7 @@ def recall_row(source: TextSource, random: Random, length: int, asking: Asking =
             events.append((random.randint(place, max(place, filler)), order + len(facts), fact, True))
     at = 0
     for place, _, fact, is_question in sorted(events, key=lambda event: event[:2]):
-        index = int(np.searchsorted(openings, max(place, at)))
-        stop = int(openings[index]) if index < len(openings) else max(place, at)
+        stop = next_opening(openings, max(place, at))
         strip.add_text(text[at:stop].tolist())
         if is_question:
             strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
@@ -114,6 +114,12 @@ def recall_row(source: TextSource, random: Random, length: int, asking: Asking =
         fact = random.choice(facts)
         strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
     return strip.window(length)
+
+
+def next_opening(openings: npt.NDArray[np.int64], place: int) -> int:
+    """The first opening that is not before `place`; the place itself if there is none."""
+    index = int(np.searchsorted(openings, place))
+    return int(openings[index]) if index < len(openings) else place
 
 
 def dense_puzzle_row(source: TextSource, random: Random, length: int, *, test: bool = False) -> Window:
@@ -157,8 +163,7 @@ def puzzle_row(source: TextSource, random: Random, length: int, *, test: bool = 
     )
     strip, at = Strip(), 0
     for place, order in events:
-        index = int(np.searchsorted(openings, max(place, at)))
-        stop = int(openings[index]) if index < len(openings) else max(place, at)
+        stop = next_opening(openings, max(place, at))
         strip.add_text(text[at:stop].tolist())
         strip.add_fact(*statements[order])
         at = stop

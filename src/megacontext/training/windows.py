@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from megacontext.errors import InvalidValueError
+from megacontext.training.babi import BABI, StoryBook
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking, Fact
 from megacontext.training.tokens import TokenStore
@@ -114,6 +116,7 @@ class TextSource:
     def __init__(self, tokenizer: Tokenizer, stores: Mapping[str, TokenStore], shares: Mapping[str, float]) -> None:
         self.tokenizer = tokenizer
         self.stores = {domain: stores[domain] for domain in shares}
+        self._stories = StoryBook(tokenizer, stores[BABI]) if BABI in stores else None
         self.shares = dict(shares)
         size = tokenizer.get_vocab_size()
         tokens = [tokenizer.id_to_token(index) or "" for index in range(size)]
@@ -124,6 +127,16 @@ class TextSource:
         counts_V = sum(np.bincount(store.ids_N, minlength=size) for store in self.stores.values())
         self.rarity_V = -np.log((counts_V + 1.0) / (np.sum(counts_V) + size))
         self.cache: dict[str, Ids] = {}
+
+    @property
+    def stories(self) -> StoryBook:
+        """bAbI stories; raises InvalidValueError if the token arrays were prepared without them."""
+        if self._stories is None:
+            raise InvalidValueError(
+                f"rows of kind {BABI!r} need stories, and the token arrays hold none: put {BABI}/*.jsonl.xz below "
+                f"--data, or take {BABI!r} out of the mix"
+            )
+        return self._stories
 
     def domain(self, random: Random) -> str:
         """Draw a domain by its share."""
