@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from megacontext.errors import InvalidValueError
+from megacontext.training.babi_rows import babi_row
 from megacontext.training.cuts import cut_row
 from megacontext.training.mixed import GistCut, MixedWindows, choose_open, mixed_windows, predicted
 from megacontext.training.recall import Asking
@@ -29,6 +30,7 @@ ROWS: dict[str, RowMaker] = {
     "recall": recall_row,
     "dense_puzzles": dense_puzzle_row,
     "puzzles": puzzle_row,
+    "babi": babi_row,
     "cut_recall": cut_row,
     "cut_plain": lambda source, random, length: cut_row(source, random, length, recall=False),
 }
