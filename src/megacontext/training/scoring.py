@@ -83,20 +83,27 @@ def bits_per_byte(logits: Logits, store: TokenStore, bytes_V: npt.NDArray[np.int
     }
 
 
-def far_tokens(pieces: Sequence[bytes], *, first: int) -> list[int]:
-    """Positions >= `first` inside words of 5+ letters that were seen before, but not within the last 512 tokens."""
+def word_tokens(pieces: Sequence[bytes], *, first: int) -> dict[str, list[int]]:
+    """Positions >= `first` inside words of 5+ letters, by where the word was seen before: `far` (not within the last
+    512 tokens), `recent`, or `new` (nowhere in the window)."""
     text = b"".join(pieces)
     edges = np.cumsum([0, *(len(piece) for piece in pieces)])
     last_seen: dict[bytes, int] = {}
-    found: list[int] = []
+    found: dict[str, list[int]] = {"far": [], "recent": [], "new": []}
     for match in WORD.finditer(text):
         position = int(np.searchsorted(edges, match.start(), side="right")) - 1
         stop = int(np.searchsorted(edges, match.end(), side="left"))
         seen = last_seen.get(match.group())
-        if position >= first and seen is not None and position - seen > FAR_TOKENS:
-            found.extend(range(position, stop))
+        if position >= first:
+            kind = "new" if seen is None else "far" if position - seen > FAR_TOKENS else "recent"
+            found[kind].extend(range(position, stop))
         last_seen[match.group()] = position
     return found
+
+
+def far_tokens(pieces: Sequence[bytes], *, first: int) -> list[int]:
+    """Positions >= `first` inside words of 5+ letters that were seen before, but not within the last 512 tokens."""
+    return word_tokens(pieces, first=first)["far"]
 
 
 def far_copy(logits: Logits, store: TokenStore, pieces_V: Sequence[bytes], *, count: int) -> dict[str, float]:

@@ -1,0 +1,229 @@
+"""What far context is worth on real text, and how much of it each way to spend a window brings back.
+
+The last 256 tokens of windows of 2,048 are scored. Every way shows the 256 tokens before them and those in between; of
+the 48 blocks further back it opens some, shows gists of the others, or leaves them out. Blocks are chosen anew every 64
+tokens, from what was read so far. The measure is the share of what full context gains over 256 recent tokens.
+
+Shape legend: W windows, T tokens of a window, N blocks, C far blocks, S scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megacontext.focus.lenses.features import lexical_scores
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.training.lens_labels import Moment, features_of
+from megacontext.training.memory_windows import Control, run_windows, score_windows
+from megacontext.training.scoring import SCORED, WINDOW, spread_windows, word_tokens
+from megacontext.training.tokens import TokenStore
+from megacontext.training.windows import Window
+
+__all__ = ["CHUNK", "LOCAL", "NUM_OPENED", "TextNets", "score_ways", "share_report", "text_rows"]
+
+LOCAL, CHUNK, NUM_OPENED, QUERY = 256, 64, 6, 32
+BLOCK = 32
+FIRST = WINDOW - SCORED  # the first scored token
+NUM_FAR = (FIRST - LOCAL) // BLOCK
+BOOTSTRAPS = 1000
+
+Entry = dict[str, float | int | list[float] | None]
+
+Choice = Callable[[Window, int], npt.NDArray[np.int64]]
+"""From a window and the position of the next token to the far blocks to open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextNets:
+    """What is scored; ``lens_net`` may be missing."""
+
+    core: Core
+    gist_net: GistNet
+    lens_net: LensNet | None = None
+
+
+def text_rows(store: TokenStore, count: int) -> list[Window]:
+    """Windows at even distances over a store."""
+    return [
+        Window(tokens_T=ids[:-1], targets_T=ids[1:], weights_T=np.ones(WINDOW, np.float32))
+        for ids in spread_windows(store, count, WINDOW + 1)
+    ]
+
+
+def score_ways(
+    nets: TextNets, rows: Sequence[Window], pieces_V: Sequence[bytes], *, batch_rows: int = 4
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Nats [W, S] of the scored tokens of every window, by way."""
+    ways: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for first in range(0, len(rows), batch_rows):
+        part = rows[first : first + batch_rows]
+        if len(part) == 1:
+            break  # a shuffled control needs another row
+        for name, nats_WS in _score_batch(nets, part, pieces_V).items():
+            ways.setdefault(name, []).append(nats_WS)
+    return {name: np.concatenate(parts) for name, parts in ways.items()}
+
+
+def _score_batch(
+    nets: TextNets, rows: Sequence[Window], pieces_V: Sequence[bytes]
+) -> dict[str, npt.NDArray[np.float64]]:
+    def whole(num_recent: int, control: Control, *, block_tokens: int = BLOCK) -> npt.NDArray[np.float64]:
+        """One forward over the scored tokens, with the last ``num_recent`` tokens before them open."""
+        is_open_BN = np.zeros((len(rows), WINDOW // block_tokens), dtype=np.bool_)
+        is_open_BN[:, (FIRST - num_recent) // block_tokens :] = True
+        scores = score_windows(
+            nets.core, nets.gist_net, rows, is_open_BN, block_tokens=block_tokens, gist_width=1, control=control
+        )
+        return scores.nats_BT[:, FIRST - 1 : WINDOW - 1].astype(np.float64)
+
+    ways = {
+        "full": whole(FIRST, "real"),
+        "recent 256": whole(LOCAL, "none"),
+        "recent 448": whole(LOCAL + NUM_OPENED * BLOCK, "none"),
+        "recent 512": whole(LOCAL + (NUM_OPENED + 2) * BLOCK, "none"),  # as many as six blocks and 42 gists, and more
+        "gists 32:1": whole(LOCAL, "real"),
+        "gists 32:1, shuffled": whole(LOCAL, "shuffled"),
+        "gists 8:1": whole(LOCAL, "real", block_tokens=8),
+        "gists 8:1, shuffled": whole(LOCAL, "shuffled", block_tokens=8),
+    }
+    choices: dict[str, Choice] = {
+        "lexical, last 32": lambda row, at: _lexical(row, row.tokens_T[at - QUERY : at]),
+        "lexical, last 256": lambda row, at: _lexical(row, row.tokens_T[at - LOCAL : at]),
+        "oracle": lambda row, at: _oracle(row, at, pieces_V),
+    }
+    if nets.lens_net is not None:
+        utilities = _lens_utilities(nets, rows)
+        index = {id(row): number for number, row in enumerate(rows)}
+        choices["lens"] = lambda row, at: np.argsort(-utilities[index[id(row)], (at - FIRST) // CHUNK], kind="stable")
+    for name, choose in choices.items():
+        ways[f"{name}, opened"] = _with_opened(nets, rows, choose, "none")
+    for name in ("lens", "oracle"):
+        if name in choices:
+            ways[f"{name}, opened, and gists"] = _with_opened(nets, rows, choices[name], "real")
+    return ways
+
+
+def _with_opened(nets: TextNets, rows: Sequence[Window], choose: Choice, control: Control) -> npt.NDArray[np.float64]:
+    """Nats of the scored tokens with ``NUM_OPENED`` far blocks open, chosen anew for each chunk."""
+    chunks = []
+    for at in range(FIRST, WINDOW, CHUNK):
+        stop = at + CHUNK
+        cut = [
+            Window(tokens_T=row.tokens_T[:stop], targets_T=row.targets_T[:stop], weights_T=row.weights_T[:stop])
+            for row in rows
+        ]
+        is_open_BN = np.zeros((len(rows), stop // BLOCK), dtype=np.bool_)
+        is_open_BN[:, NUM_FAR:] = True
+        for number, row in enumerate(rows):
+            is_open_BN[number, choose(row, at)[:NUM_OPENED]] = True
+        scores = score_windows(
+            nets.core, nets.gist_net, cut, is_open_BN, block_tokens=BLOCK, gist_width=1, control=control
+        )
+        chunks.append(scores.nats_BT[:, at - 1 : stop - 1].astype(np.float64))
+    return np.concatenate(chunks, axis=1)
+
+
+def _far_blocks(row: Window) -> npt.NDArray[np.int64]:
+    return row.tokens_T[: NUM_FAR * BLOCK].reshape(NUM_FAR, BLOCK)
+
+
+def _lexical(row: Window, query: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.argsort(-lexical_scores(_far_blocks(row), query), kind="stable")
+
+
+def _oracle(row: Window, at: int, pieces_V: Sequence[bytes]) -> npt.NDArray[np.int64]:
+    """Blocks that hold most of the far words among the next tokens, which no lens may see; then most of all of them."""
+    pieces = [pieces_V[index] for index in row.tokens_T[: at + CHUNK]]
+    far = row.tokens_T[word_tokens(pieces, first=at)["far"]]
+    blocks = _far_blocks(row)
+    scores = 10 * lexical_scores(blocks, far) + lexical_scores(blocks, row.tokens_T[at : at + CHUNK])
+    return np.argsort(-scores, kind="stable")
+
+
+@torch.no_grad()
+def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.float32]:
+    """Utilities [B, chunks, C] of far blocks before each chunk. One forward serves all: states do not look ahead."""
+    assert nets.lens_net is not None
+    lens = nets.lens_net
+    is_open_BN = np.zeros((len(rows), WINDOW // BLOCK), dtype=np.bool_)
+    is_open_BN[:, NUM_FAR:] = True
+    run = run_windows(
+        nets.core,
+        nets.gist_net,
+        rows,
+        is_open_BN,
+        block_tokens=BLOCK,
+        gist_width=1,
+        tap_layer=nets.core.config.num_layers // 2,
+    )
+    assert run.tapped_BSD is not None
+    shift = NUM_FAR - NUM_FAR * BLOCK
+    chunks = []
+    for at in range(FIRST, WINDOW, CHUNK):
+        features_BCF = torch.stack(
+            [
+                features_of(
+                    row, Moment(query=(at - QUERY, at), horizon=(at - 1, at)), num_closed=NUM_FAR, block_tokens=BLOCK
+                )
+                for row in rows
+            ]
+        )
+        states_BSD = run.tapped_BSD.float()
+        queries = lens.queries(states_BSD[:, at - QUERY + shift : at + shift])
+        matches = lens.matches(*queries, lens.keys(states_BSD[:, :NUM_FAR], kind="hidden"))
+        chunks.append(lens(matches, features_BCF))
+    return torch.stack(chunks, dim=1).numpy()
+
+
+def share_report(
+    ways: Mapping[str, npt.NDArray[np.float64]], rows: Sequence[Window], pieces_V: Sequence[bytes], *, seed: int = 0
+) -> dict[str, dict[str, Entry]]:
+    """By way and kind of token (all, far, recent, new): the difference to 256 recent tokens in nats a token with its
+    standard error over windows, and the share of full context's gain with a 95 % bootstrap interval over windows."""
+    num_windows = len(ways["full"])
+    masks = {kind: np.zeros((num_windows, SCORED), dtype=np.bool_) for kind in ("far", "recent", "new")}
+    for number, row in enumerate(rows[:num_windows]):
+        found = word_tokens([pieces_V[index] for index in row.tokens_T], first=FIRST)
+        for kind, positions in found.items():
+            masks[kind][number, [position - FIRST for position in positions]] = True
+    masks = {"all": np.ones((num_windows, SCORED), dtype=np.bool_), **masks}
+    draws = np.random.default_rng(seed).integers(0, num_windows, (BOOTSTRAPS, num_windows))
+    report: dict[str, dict[str, Entry]] = {}
+    for name, nats_WS in ways.items():
+        report[name] = {}
+        for kind, mask_WS in masks.items():
+            count_W = mask_WS.sum(1)
+            gain_W = ((nats_WS - ways["recent 256"]) * mask_WS).sum(1)
+            most_W = ((ways["full"] - ways["recent 256"]) * mask_WS).sum(1)
+            total = max(1, int(count_W.sum()))
+            mean = gain_W.sum() / total
+            report[name][kind] = {
+                "nats": round(float(mean), 4),
+                "standard_error": round(float(np.sqrt(((gain_W - mean * count_W) ** 2).sum()) / total), 4),
+                **_share_of(gain_W, most_W, draws),
+                "tokens": int(count_W.sum()),
+            }
+    return report
+
+
+def _share_of(
+    gain_W: npt.NDArray[np.float64], most_W: npt.NDArray[np.float64], draws: npt.NDArray[np.int64]
+) -> dict[str, float | list[float] | None]:
+    """The share of a gain and its interval; None where full context gains nothing (in a resample: no interval)."""
+    if most_W.sum() >= 0:
+        return {"share": None, "interval": None}
+    totals = most_W[draws].sum(1)
+    if (totals >= 0).any():
+        return {"share": round(float(gain_W.sum() / most_W.sum()), 4), "interval": None}
+    edges = np.quantile(gain_W[draws].sum(1) / totals, [0.025, 0.975])
+    return {
+        "share": round(float(gain_W.sum() / most_W.sum()), 4),
+        "interval": [round(float(edge), 4) for edge in edges],
+    }

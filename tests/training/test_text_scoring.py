@@ -1,0 +1,126 @@
+"""Ways to spend a window on real text: each against what it must equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.text_scoring import FIRST, TextNets, score_ways, share_report
+from megacontext.training.windows import Window
+
+PIECES = [
+    f"word{'abcdefghij'[index // 100]}{'klmnopqrst'[index // 10 % 10]}{'uvwxyzabcd'[index % 10]} ".encode()
+    for index in range(256)
+]
+ANSWER = 255  # stands in far block 17 and among the scored tokens, nowhere else
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Window]:
+    made = []
+    for seed in range(4):
+        ids = np.random.default_rng(seed).integers(0, 40, 2049)
+        ids[17 * 32 + 5] = ids[FIRST + 70] = ANSWER
+        made.append(Window(tokens_T=ids[:-1], targets_T=ids[1:], weights_T=np.ones(2048, np.float32)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def nets() -> TextNets:
+    torch.manual_seed(0)
+    core, gist_net = Core(TINY_CORE), GistNet(TINY_GIST_NET)
+    lens_net = LensNet(LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16))
+    with torch.no_grad():
+        for weight in [*core.parameters(), *gist_net.parameters()]:
+            if weight.ndim == 2:
+                weight.normal_(std=weight.shape[-1] ** -0.5)
+        lens_net.match_weight.zero_()
+        lens_net.up.weight.zero_()
+        lens_net.up.weight[0, 2 + FEATURES.index("lexical")] = 20.0  # it goes by the words alone
+        lens_net.down.weight.zero_()
+        lens_net.down.weight[0, 0] = 1.0
+    return TextNets(core=core.eval(), gist_net=gist_net.eval(), lens_net=lens_net.eval())
+
+
+@pytest.fixture(scope="module")
+def ways(nets: TextNets, rows: list[Window]) -> dict[str, np.ndarray]:
+    return score_ways(nets, rows, PIECES)
+
+
+@torch.no_grad()
+def plain_nats(core: Core, row: Window, first: int, at: torch.Tensor) -> np.ndarray:
+    """Nats of the scored tokens by a window of the tokens from ``first`` on, placed at ``at``."""
+    entries = core.embed(torch.from_numpy(row.tokens_T[first:]))[None]
+    hidden = core(entries, at.double()[None], torch.zeros(1, len(at))).hidden_BTD[0]
+    targets = torch.from_numpy(row.targets_T[FIRST - 1 : 2047])
+    logits = core.logits(hidden[FIRST - 1 - first : 2047 - first])
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy()
+
+
+def test_full_and_recent_windows_are_plain_ones(nets, rows, ways):
+    for number, row in enumerate(rows):
+        np.testing.assert_allclose(ways["full"][number], plain_nats(nets.core, row, 0, torch.arange(2048)), atol=1e-3)
+        behind_gists = 48 * 4 + torch.arange(2048 - 48 * 32)  # what is left out keeps its place on the timeline
+        np.testing.assert_allclose(
+            ways["recent 256"][number], plain_nats(nets.core, row, 48 * 32, behind_gists), atol=1e-3
+        )
+
+
+def test_the_lens_chooses_what_its_net_says(ways):
+    np.testing.assert_allclose(ways["lens, opened"], ways["lexical, last 32, opened"], atol=1e-3)
+    assert not np.allclose(ways["lens, opened"], ways["lens, opened, and gists"], atol=1e-3)
+
+
+def test_ways_differ_where_their_windows_differ(ways):
+    assert not np.allclose(ways["gists 32:1"], ways["gists 32:1, shuffled"], atol=1e-3)
+    assert not np.allclose(ways["gists 32:1"], ways["gists 8:1"], atol=1e-3)
+    assert not np.allclose(ways["recent 256"], ways["recent 448"], atol=1e-3)
+    assert all(np.isfinite(nats).all() and nats.shape == (4, 256) for nats in ways.values())
+
+
+def test_the_oracle_opens_the_block_of_the_coming_word(nets, rows, monkeypatch):
+    from megacontext.training import text_scoring
+
+    opened = []
+    real = text_scoring.score_windows
+
+    def watched(core, gist_net, part, is_open_BN, **options):
+        opened.append((part, is_open_BN))
+        return real(core, gist_net, part, is_open_BN, **options)
+
+    monkeypatch.setattr(text_scoring, "score_windows", watched)
+    text_scoring._with_opened(nets, rows, lambda row, at: text_scoring._oracle(row, at, PIECES), "none")
+    chunks = [is_open_BN for _, is_open_BN in opened]
+    assert [len(is_open_BN[0]) for is_open_BN in chunks] == [58, 60, 62, 64]
+    assert all((is_open_BN[:, :48].sum(1) == 6).all() and is_open_BN[:, 48:].all() for is_open_BN in chunks)
+    assert chunks[1][:, 17].all()
+
+
+def test_shares_are_measured_against_full_context(rows):
+    rng = np.random.default_rng(0)
+    recent = rng.uniform(1, 3, (4, 256))
+    gain = rng.uniform(0.1, 0.3, (4, 256))
+    ways = {"recent 256": recent, "full": recent - gain, "half": recent - gain / 2, "worse": recent + 0.1}
+    report = share_report(ways, rows, PIECES)
+    assert report["full"]["far"]["share"] == 1.0
+    assert report["full"]["far"]["interval"] == [1.0, 1.0]
+    nothing = {"nats": 0.0, "standard_error": 0.0, "share": 0.0, "interval": [0.0, 0.0], "tokens": 1024}
+    assert report["recent 256"]["all"] == nothing
+    assert report["half"]["all"]["share"] == pytest.approx(0.5, abs=1e-4)
+    assert report["half"]["all"]["nats"] == pytest.approx(-gain.mean() / 2, abs=1e-4)
+    assert report["worse"]["all"]["share"] < 0
+    kinds = {kind: entry["tokens"] for kind, entry in report["full"].items()}
+    assert kinds["far"] >= 4
+    assert kinds["far"] + kinds["recent"] + kinds["new"] == kinds["all"] == 1024
+
+
+def test_nothing_is_shared_where_full_context_gains_nothing(rows):
+    recent = np.ones((4, 256))
+    report = share_report({"recent 256": recent, "full": recent + 0.1, "other": recent}, rows, PIECES)
+    assert report["other"]["all"]["share"] is None
+    assert report["other"]["all"]["interval"] is None
