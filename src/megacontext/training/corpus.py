@@ -1,7 +1,8 @@
 """Training text and what is kept out of it.
 
 Three domains: `books` (one document a book), `code` (one document a package: its files in order, so that a long
-window sees a whole project) and `knowledge` (one document a page). Hold-outs are by whole book, package or page and
+window sees a whole project) and `knowledge` (one document a page). Code is read as files, which can be judged one by
+one, and then joined. Hold-outs are by whole book, package or page and
 depend on the name alone, so that two machines hold out the same things.
 """
 
@@ -13,6 +14,7 @@ import lzma
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from megacontext.errors import InvalidValueError
@@ -41,15 +43,18 @@ SKIPPED_FOLDERS = frozenset(
 SMALLEST_FILE_CHARS = 400
 LARGEST_FILE_CHARS = 200_000
 MOST_NON_ASCII_SHARE = 0.01
+MOST_STANDARD_LIBRARY_CHARS = 12_000_000
+MOST_PACKAGE_CHARS = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One text that stays whole: a book, a package, a page."""
+    """One text that stays whole: a book, a page, a package, or one of its files, which names it as its `project`."""
 
     name: str
     domain: str
     text: str
+    project: str = ""
 
 
 def stable_share(name: str) -> float:
@@ -81,19 +86,29 @@ def read_knowledge(data: Path, *, held_out: bool) -> Iterator[Document]:
             yield Document(name=record["id"], domain="knowledge", text=record["text"])
 
 
-def read_standard_library(*, held_out: bool, max_chars: int = 12_000_000) -> Iterator[Document]:
+def read_standard_library(*, held_out: bool) -> Iterator[Document]:
     """Yield the running Python's own packages; its single modules come as one document."""
+    yield from join_projects(limit_projects(readable(standard_library_files(held_out=held_out))))
+
+
+def read_packages(roots: Iterable[Path], *, held_out: bool, max_chars: int = MOST_PACKAGE_CHARS) -> Iterator[Document]:
+    """Yield installed packages, each name once (from the first root that has it), at most `max_chars` of each."""
+    yield from join_projects(limit_projects(readable(package_files(roots, held_out=held_out)), max_chars=max_chars))
+
+
+def standard_library_files(*, held_out: bool) -> Iterator[Document]:
+    """Yield the files of the running Python's own packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
     if not held_out:
         modules = [path for path in sorted(root.glob("*.py")) if path.stem not in HELD_OUT_STANDARD_LIBRARY]
-        yield from _document("stdlib", modules, root, max_chars)
+        yield from _read_files("stdlib", modules, root)
     for folder in _package_folders(root):
         if (folder.name in HELD_OUT_STANDARD_LIBRARY) == held_out:
-            yield from _document(f"stdlib/{folder.name}", _python_files(folder, held_out=held_out), root, max_chars)
+            yield from _read_files(f"stdlib/{folder.name}", _python_files(folder, held_out=held_out), root)
 
 
-def read_packages(roots: Iterable[Path], *, held_out: bool, max_chars: int = 4_000_000) -> Iterator[Document]:
-    """Yield installed packages, each name once (from the first root that has it), at most `max_chars` of each."""
+def package_files(roots: Iterable[Path], *, held_out: bool) -> Iterator[Document]:
+    """Yield the files of installed packages, each package once (from the first root that has it)."""
     seen: set[str] = set()
     for root in roots:
         for folder in _package_folders(root):
@@ -101,7 +116,42 @@ def read_packages(roots: Iterable[Path], *, held_out: bool, max_chars: int = 4_0
                 continue
             seen.add(folder.name)
             if (folder.name in HELD_OUT_PACKAGES) == held_out:
-                yield from _document(folder.name, _python_files(folder, held_out=held_out), root, max_chars)
+                yield from _read_files(folder.name, _python_files(folder, held_out=held_out), root)
+
+
+def unreadable_because(file: Document) -> str | None:
+    """Why a file of code is never read: tiny, huge or mostly tables of foreign letters; None if it is read."""
+    num_chars = len(file.text)
+    if num_chars < SMALLEST_FILE_CHARS:
+        return "tiny"
+    if num_chars > LARGEST_FILE_CHARS:
+        return "huge"
+    if not file.text.isascii() and sum(ord(char) > 127 for char in file.text) > MOST_NON_ASCII_SHARE * num_chars:
+        return "foreign letters"
+    return None
+
+
+def readable(files: Iterable[Document]) -> Iterator[Document]:
+    """Yield the files that `unreadable_because` has nothing against."""
+    return (file for file in files if unreadable_because(file) is None)
+
+
+def limit_projects(files: Iterable[Document], *, max_chars: int = MOST_PACKAGE_CHARS) -> Iterator[Document]:
+    """Yield the files of each project in order until they have `max_chars`; the standard library has its own limit."""
+    for project, some in groupby(files, key=lambda file: file.project):
+        num_chars = 0
+        for file in some:
+            if num_chars >= (MOST_STANDARD_LIBRARY_CHARS if project.split("/")[0] == "stdlib" else max_chars):
+                break
+            num_chars += len(file.text)
+            yield file
+
+
+def join_projects(files: Iterable[Document]) -> Iterator[Document]:
+    """Join the files of each project under header lines."""
+    for project, some in groupby(files, key=lambda file: file.project):
+        text = "".join(f"# file: {file.name}\n{file.text}\n" for file in some)
+        yield Document(name=project, domain="code", text=text)
 
 
 def _package_folders(root: Path) -> list[Path]:
@@ -123,22 +173,11 @@ def _python_files(folder: Path, *, held_out: bool) -> list[Path]:
     return found
 
 
-def _document(name: str, files: list[Path], root: Path, max_chars: int) -> Iterator[Document]:
-    """Join files under header lines; skip what is tiny, huge, unreadable or mostly tables of foreign letters."""
-    parts: list[str] = []
-    num_chars = 0
+def _read_files(project: str, files: list[Path], root: Path) -> Iterator[Document]:
+    """The files that are UTF-8."""
     for path in files:
         try:
             text = path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
             continue
-        if not SMALLEST_FILE_CHARS <= len(text) <= LARGEST_FILE_CHARS:
-            continue
-        if sum(ord(char) > 127 for char in text) > MOST_NON_ASCII_SHARE * len(text):
-            continue
-        parts.append(f"# file: {path.relative_to(root).as_posix()}\n{text}\n")
-        num_chars += len(text)
-        if num_chars >= max_chars:
-            break
-    if parts:
-        yield Document(name=name, domain="code", text="".join(parts))
+        yield Document(name=path.relative_to(root).as_posix(), domain="code", text=text, project=project)
