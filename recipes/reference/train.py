@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from megacontext.errors import MegaContextError
@@ -12,9 +13,12 @@ from megacontext.training.settings import Settings
 
 def build(settings: Settings, seed: int) -> Learner:
     """A Qwen3 decoder that reads raw tokens."""
-    model = build_reference(settings.read("model", ReferenceConfig), seed=seed)
+    config = settings.read("model", ReferenceConfig)
+    model = build_reference(config, seed=seed)
     compile_layers(model)
-    return Learner(model.named_parameters(), lambda batch: window_loss(model, *batch.tensors))
+    return Learner(
+        model.named_parameters(), lambda batch: window_loss(model, *batch.tensors), {"model": asdict(config)}
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@
     │   ├── StorageFullError
     │   └── CorruptionError          names the object and the token range
     ├── BaseModelError               a base model cannot be loaded or lacks a trait
+    ├── TrainingError                a training run cannot go on; its last checkpoint is as it was
     └── InvariantError               our own bug, with the evidence; nothing was written
 
 A message says what was given, what was expected and what to do, in one line. Users never see a traceback of a
@@ -57,6 +58,7 @@ __all__ = [
     "SourceError",
     "StorageError",
     "StorageFullError",
+    "TrainingError",
     "UnknownNameError",
     "UnreadableSourceError",
     "UsageError",
@@ -172,6 +174,10 @@ class CorruptionError(StorageError):
 
 class BaseModelError(MegaContextError):
     """A base model cannot be loaded, or lacks a trait that memory needs."""
+
+
+class TrainingError(MegaContextError):
+    """A training run cannot go on; its last checkpoint is as it was."""
 
 
 class InvariantError(MegaContextError):

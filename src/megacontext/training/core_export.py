@@ -13,6 +13,7 @@ from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.export import TOKENIZER_FILES
 
 __all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters"]
@@ -59,7 +60,7 @@ def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, A
 
 def export_checkpoint(run: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Write the model folder of a run's checkpoint; what the run was at by then."""
-    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    checkpoint = read_checkpoint(run / "checkpoint.pt")
     nets = load_checkpoint_nets(checkpoint, settings)
     files = [run / "data" / "tokenizer" / name for name in TOKENIZER_FILES]
     write_core_folder(folder, nets, files, eos_token_id=END_OF_TEXT_ID)

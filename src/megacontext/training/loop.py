@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,9 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import CorruptionError, InvalidValueError, TrainingError
+from megacontext.training.checkpoint import Identity, differences, read_checkpoint, write_checkpoint
 from megacontext.training.curriculum import Batch, Stage, draw_batch
 from megacontext.training.optim import MasterOptimizer, schedule
+from megacontext.training.stopping import Where, is_out_of_memory, not_finite, out_of_memory, what_fits
 from megacontext.training.windows import TextSource
 from megacontext.values import number, whole_number
 
@@ -72,10 +75,13 @@ class TrainingLoop:
         stages: Sequence[Stage],
         config: LoopConfig,
         out: Path,
+        identity: Identity | None = None,
     ) -> None:
         self.loss, self.optimizer, self.source = loss, optimizer, source
         self.stages, self.config, self.out = tuple(stages), config, out
+        self.identity: Identity = identity or {}
         self.state = LoopState()
+        self.saved_step: int | None = None
         self.recent: dict[str, list[float]] = defaultdict(list)
         out.mkdir(parents=True, exist_ok=True)
 
@@ -117,12 +123,15 @@ class TrainingLoop:
         began = time.monotonic()
         state, stage = self.state, self.stages[self.state.stage]
         batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step)
-        loss, losses_BT = self.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
         factor = schedule(
             self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
         )
-        norm = self.optimizer.step(factor)
+        try:
+            norm, losses_BT = self._learn(batch, stage, factor)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error, batch, stage) from error
         self.recent["grad_norm"].append(norm)
         self.recent["rate"].append(factor)
         self._measure(batch, losses_BT, stage)
@@ -134,6 +143,27 @@ class TrainingLoop:
             ended = {"stage": float(state.stage), "step": float(state.step), "minutes": state.seconds / 60}
             state.stage_ends.append(ended)
             state.stage, state.stage_step, state.gate_nlls = state.stage + 1, 0, []
+
+    def _learn(self, batch: Batch, stage: Stage, factor: float) -> tuple[float, Tensor]:
+        """Differentiate and move; the gradient's norm, and the loss of every position."""
+        loss, losses_BT = self.loss(batch)
+        if not torch.isfinite(loss):
+            raise not_finite(f"the loss is {loss.item()}", batch, losses_BT, self._where)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = self.optimizer.step(factor)
+        if not math.isfinite(norm):
+            raise not_finite(f"the norm of the gradient is {norm}", batch, losses_BT, self._where)
+        return norm, losses_BT
+
+    def _out_of_memory(self, error: BaseException, batch: Batch, stage: Stage) -> TrainingError:
+        step, seed = self.state.step, self.config.seed
+        weights = self.optimizer.weights.values()
+        fits = what_fits(self.loss, weights, self.source, batch, stage=stage, seed=seed, step=step, error=error)
+        return out_of_memory(error, batch, self._where, fits=fits)
+
+    @property
+    def _where(self) -> Where:
+        return Where(self.stages[self.state.stage], self.state.step, self.out, self.saved_step)
 
     def _measure(self, batch: Batch, losses_BT: Tensor, stage: Stage) -> None:
         """Note text and answer losses by batch and row kind; feed the stage's gate."""
@@ -168,17 +198,41 @@ class TrainingLoop:
         }
 
     def save(self) -> None:
-        """Write the checkpoint in one move, so that a run that dies while writing keeps the one before."""
+        """Write the checkpoint; raises TrainingError, keeping the one before, if a weight is no number."""
+        for name, master in self.optimizer.masters.items():
+            if not torch.isfinite(master).all():
+                raise TrainingError(
+                    f"step {self.state.step}: {name} holds values that are no numbers; {self.out / 'checkpoint.pt'} is "
+                    "as it was: --resume with lower rates in [optim]"
+                )
         saved = {"optimizer": self.optimizer.state_dict(), "state": asdict(self.state), "recent": dict(self.recent)}
-        partial = self.out / "checkpoint.partial"
-        torch.save(saved, partial)
-        partial.replace(self.out / "checkpoint.pt")
+        write_checkpoint(self.out / "checkpoint.pt", {**saved, "identity": dict(self.identity)})
+        self.saved_step = self.state.step
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the output folder; raises InvalidValueError if there is none."""
-        if not (self.out / "checkpoint.pt").is_file():
+        """Go on from the checkpoint in the output folder.
+
+        Raises InvalidValueError if there is none, or if the run was made of something else; CorruptionError if it is
+        damaged.
+        """
+        path = self.out / "checkpoint.pt"
+        if not path.is_file():
             raise InvalidValueError(f"{self.out} has no checkpoint.pt to resume; start a run there first")
-        saved = torch.load(self.out / "checkpoint.pt", weights_only=True)
+        saved = read_checkpoint(path)
+        changed = differences(saved.get("identity", {}), self.identity)
+        if changed:
+            raise InvalidValueError(
+                f"{path} cannot be resumed: {'; '.join(changed)}. Restore that, or start a new run in another folder"
+            )
+        try:
+            state = LoopState(**saved["state"])
+        except TypeError as error:
+            raise CorruptionError(f"{path} is of another version ({error}); start a new run") from error
+        if state.stage >= len(self.stages):
+            raise InvalidValueError(
+                f"{path} is in stage {state.stage + 1}, but the configuration has {len(self.stages)}; restore "
+                "the others"
+            )
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.state = LoopState(**saved["state"])
+        self.state, self.saved_step = state, state.step
         self.recent = defaultdict(list, saved["recent"])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megacontext.errors import InvalidValueError
 from megacontext.values import number
 
 
@@ -69,11 +70,16 @@ class MasterOptimizer:
         self.peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, factor: float) -> float:
-        """Clip, step the masters at `factor` times their peak rates, write back; return the norm before clipping."""
+        """Clip, step the masters at `factor` times their peak rates, write back; return the norm before clipping.
+
+        A norm that is not finite is returned, too, and nothing has moved then.
+        """
         for name, weight in self.weights.items():
             self.masters[name].grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm)
+        if not norm.isfinite():
+            return float(norm)
         for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -88,7 +94,24 @@ class MasterOptimizer:
         return {"masters": self.masters, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, and the working weights with it."""
+        """Restore what `state_dict` gave, and the working weights with it.
+
+        Raises InvalidValueError, changing nothing, if it holds other tensors than these.
+        """
+        saved_masters = state["masters"]
+        for name, master in self.masters.items():
+            if name not in saved_masters or saved_masters[name].shape != master.shape:
+                found = tuple(saved_masters[name].shape) if name in saved_masters else "not there"
+                raise InvalidValueError(
+                    f"{name} is {found} in the checkpoint and {tuple(master.shape)} in the configuration; resume with "
+                    "the configuration that the run was started with"
+                )
+        spare = sorted(set(saved_masters) - set(self.masters))
+        if spare:
+            raise InvalidValueError(
+                f"the checkpoint holds {spare[0]}, which the configuration does not train; resume with the "
+                "configuration that the run was started with"
+            )
         with torch.no_grad():
             for name, master in self.masters.items():
                 master.copy_(state["masters"][name])

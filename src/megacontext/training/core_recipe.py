@@ -1,0 +1,70 @@
+"""What a run of the core recipe trains: the core alone or, with a `[gist_net]` table, core and GistNet together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import CoreConfig
+from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.training.checkpoint import read_checkpoint
+from megacontext.training.core_export import core_prefix, load_masters
+from megacontext.training.core_model import build_core, compile_core, window_loss
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
+from megacontext.training.recipe import Learner
+from megacontext.training.settings import Settings
+from megacontext.values import number, whole_number
+
+__all__ = ["build_learner"]
+
+
+def build_learner(settings: Settings, seed: int, *, start: Path | None = None, compiled: bool = True) -> Learner:
+    """A core that reads raw tokens or, with a `[gist_net]` table, one that learns to read gists, too.
+
+    start: checkpoint whose core to go on from. Raises InvalidValueError if it is of another shape, CorruptionError if
+    it is damaged.
+    """
+    config = settings.read("model", CoreConfig)
+    has_gists = "gist_net" in settings
+    gist_config = settings.read("gist_net", GistNetConfig) if has_gists else None
+    memory = read_memory(settings) if has_gists else None
+    core = build_core(config, seed=seed)
+    if start is not None:
+        masters = read_checkpoint(start)["optimizer"]["masters"]
+        try:
+            load_masters(core, masters, prefix=core_prefix(masters))
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{start} does not fit {settings.path}: {error}") from error
+    shape = {"model": asdict(config)}
+    if gist_config is None or memory is None:
+        if compiled:
+            compile_core(core)
+        return Learner(
+            core.named_parameters(),
+            lambda batch: window_loss(core, *batch.tensors, compiled=compiled),
+            shape,
+            start,
+        )
+    learner = MemoryLearner(core, GistNet(gist_config).to(torch.bfloat16), memory)
+    if compiled:
+        learner.compile_parts()
+    trained = {"reconstructor_width": memory.reconstructor_width, "frozen_core": memory.frozen_core}
+    return Learner(
+        learner.learned_parameters(),
+        lambda batch: learner.loss(batch, compiled=compiled),
+        {**shape, "gist_net": asdict(gist_config), "memory": trained},
+        start,
+    )
+
+
+def read_memory(settings: Settings) -> MemoryConfig:
+    """The `[memory]` table, within limits."""
+    config = settings.read("memory", MemoryConfig)
+    where = f"{settings.path}: [memory] "
+    number(f"{where}reconstruction", config.reconstruction, least=0)
+    whole_number(f"{where}reconstructed_tokens", config.reconstructed_tokens, least=1)
+    whole_number(f"{where}reconstructor_width", config.reconstructor_width, least=1)
+    return config

@@ -1,0 +1,133 @@
+"""Why a run stops before its time: a loss that is no number, or a batch that does not fit into memory.
+
+Both are found before the optimiser moves, and both leave the last checkpoint as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from megacontext.errors import MegaContextError, TrainingError
+from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch
+from megacontext.training.windows import TextSource
+
+__all__ = ["Where", "is_out_of_memory", "not_finite", "out_of_memory", "what_fits"]
+
+FAILED_BATCH = "failed_batch.pt"
+CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "out of memory")  # what it says in a RuntimeError
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator of a device or of the processor had nothing left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_ALLOCATOR)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a run was when it stopped. saved_step: that of its last checkpoint, None if there is none."""
+
+    stage: Stage
+    step: int
+    out: Path
+    saved_step: int | None
+
+
+def not_finite(what: str, batch: Batch, losses_BT: Tensor, where: Where) -> TrainingError:
+    """The error for a step whose loss or gradient is no number; the batch is kept for a look. what: which, and what."""
+    place = ""
+    bad = (~torch.isfinite(losses_BT)).nonzero()
+    if len(bad):
+        row, position = bad[0].tolist()
+        place = f", first at row {row} ({batch.row_kinds[row]}), position {position}"
+    kept = {
+        "step": where.step,
+        "stage": where.stage.name,
+        "batch": batch.kind.name,
+        "row_kinds": list(batch.row_kinds),
+        "ids_BT": batch.ids_BT,
+        "targets_BT": batch.targets_BT,
+        "weights_BT": batch.weights_BT,
+        "losses_BT": losses_BT.detach().clone(),
+    }
+    kept_at = where.out / FAILED_BATCH
+    torch.save(kept, kept_at)
+    return TrainingError(
+        f"step {where.step}: {what} on {_described(batch.kind, where.stage)}, rows of {_kinds(batch)}{place}; nothing "
+        f"was moved. The batch is in {kept_at} (torch.load). {_checkpoint(where)} with another seed in [loop] (other "
+        "batches) or lower rates in [optim]"
+    )
+
+
+def out_of_memory(error: BaseException, batch: Batch, where: Where, *, fits: BatchKind | None) -> TrainingError:
+    """The error for a batch that does not fit. fits: what was found to fit instead, None if nothing was."""
+    if fits is None:
+        advice = "not even a fraction of one row fits: take a smaller [model]"
+    else:
+        rows = "1 row" if fits.rows == 1 else f"{fits.rows} rows"
+        advice = f"{rows} of {fits.length:,} tokens fit (tried): give the batch rows = {fits.rows}"
+        advice += f" and length = {fits.length}" if fits.length < batch.kind.length else ""
+        advice += ", or take a smaller [model]"
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    return TrainingError(
+        f"step {where.step}: out of memory on {_described(batch.kind, where.stage)} ({said}); {advice}. "
+        f"{_checkpoint(where)} then"
+    )
+
+
+def what_fits(
+    loss: Callable[[Batch], tuple[Tensor, Tensor]],
+    weights: Iterable[nn.Parameter],
+    source: TextSource,
+    batch: Batch,
+    *,
+    stage: Stage,
+    seed: int,
+    step: int,
+    error: BaseException,
+) -> BatchKind | None:
+    """The largest half, quarter, ... of a batch that goes forward and backward in what memory there is, by trying."""
+    traceback.clear_frames(error.__traceback__)  # they hold what did not fit
+    weights = list(weights)
+    kind = batch.kind
+    while kind.rows > 1 or kind.length > 1:
+        try:
+            rows, length = (kind.rows // 2, kind.length) if kind.rows > 1 else (1, kind.length // 2)
+            kind = dataclasses.replace(kind, rows=rows, length=length)
+            drawn = draw_batch(source, dataclasses.replace(stage, batches=(kind,), gate=None), seed=seed, step=step)
+            loss(drawn)[0].backward()  # type: ignore[no-untyped-call]
+        except (MegaContextError, AssertionError, ValueError):  # no such row of that length
+            return None
+        except (RuntimeError, MemoryError) as again:
+            if not is_out_of_memory(again):
+                raise
+            traceback.clear_frames(again.__traceback__)
+        else:
+            return kind
+        finally:
+            for weight in weights:
+                weight.grad = None
+    return None
+
+
+def _described(kind: BatchKind, stage: Stage) -> str:
+    rows = "1 row" if kind.rows == 1 else f"{kind.rows} rows"
+    return f"batch {kind.name!r} of stage {stage.name!r} ({rows} of {kind.length:,} tokens)"
+
+
+def _kinds(batch: Batch) -> str:
+    return ", ".join(sorted(set(batch.row_kinds)))
+
+
+def _checkpoint(where: Where) -> str:
+    if where.saved_step is None:
+        return "There is no checkpoint yet; start again"
+    return f"{where.out / 'checkpoint.pt'} (step {where.saved_step}) is as it was; --resume"
