@@ -1,37 +1,54 @@
-"""The step before training: read the corpora, learn the tokenizer once, and keep token arrays on disk."""
+"""The step before training: read and clean the corpora, learn the tokenizer once, and keep token arrays on disk.
+
+A prepared folder is never prepared again: what is in it stays as it is, by whatever rules it was made.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from megacontext.training.babi import BABI, has_stories, read_stories
+from megacontext.training.cleaning import SAYS, clean, clean_held_out, report
 from megacontext.training.corpus import (
     Document,
+    join_projects,
+    limit_projects,
+    package_files,
     read_books,
     read_knowledge,
-    read_packages,
-    read_standard_library,
+    readable,
+    standard_library_files,
 )
+from megacontext.training.duplicates import WordRuns
 from megacontext.training.recall import TRAINING, draw_facts
-from megacontext.training.tokens import END_OF_TEXT, PAD, TokenStore, encode_documents, train_tokenizer
+from megacontext.training.tokens import END_OF_TEXT, PAD, TokenStore, encode_documents, pieces, train_tokenizer
 
 DOMAINS = ("books", "code", "knowledge")
+SIDES = ("held_out", "train")
+REPORT = "preparation.json"
 SAMPLE_CHARS = 2_000
 SAMPLE_EVERY = 8
 
 
-def read_documents(data: Path, packages: Sequence[Path], *, held_out: bool) -> dict[str, list[Document]]:
-    """Read all documents of the training or the validation side, by domain."""
-    return {
-        "books": list(read_books(data, "validation" if held_out else "train")),
-        "code": [*read_standard_library(held_out=held_out), *read_packages(packages, held_out=held_out)],
-        "knowledge": list(read_knowledge(data, held_out=held_out)),
-    }
+def read_documents(data: Path, packages: Sequence[Path], *, held_out: bool) -> Iterator[Document]:
+    """Read the training or the validation side: books, files of code in their projects' order, and pages."""
+    yield from read_books(data, "validation" if held_out else "train")
+    yield from standard_library_files(held_out=held_out)
+    yield from package_files(packages, held_out=held_out)
+    yield from read_knowledge(data, held_out=held_out)
+
+
+def by_domain(documents: Iterable[Document]) -> dict[str, list[Document]]:
+    """Sort documents into domains; the files of a project become one document."""
+    some = list(documents)
+    sorted_ = {domain: [document for document in some if document.domain == domain] for domain in DOMAINS}
+    return {**sorted_, "code": list(join_projects(sorted_["code"]))}
 
 
 def tokenizer_sample(documents: dict[str, list[Document]]) -> Iterator[str]:
@@ -49,28 +66,76 @@ def tokenizer_sample(documents: dict[str, list[Document]]) -> Iterator[str]:
         )
 
 
-def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int) -> None:
-    """Write `tokenizer/` and one token store a domain and side (`train`, `held_out`) below `out`; skip what exists.
+def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int, cleaned: bool = True) -> None:
+    """Write `tokenizer/`, one token store a domain and side (`train`, `held_out`) and `preparation.json` below `out`.
 
-    bAbI stories are a store, too, where the data folder has them; the tokenizer does not learn from them.
+    What exists is left alone, so that a run can go on from a folder that other rules made. bAbI stories are a store,
+    too, where the data folder has them; the tokenizer does not learn from them.
+
+    Args:
+        data: folder with `books/`, `knowledge/` and, if it has it, `babi/`.
+        packages: `site-packages` folders.
+        out: the prepared folder.
+        vocab_size: tokens of the tokenizer, if one has to be learnt.
+        cleaned: whether the rules of `quality` and the search for duplicates apply; else only unreadable files are
+            left out.
     """
     out.mkdir(parents=True, exist_ok=True)
-    train = read_documents(data, packages, held_out=False)
+    stores = [out / f"{domain}_{side}.npz" for domain in DOMAINS for side in SIDES]
     folder = out / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        save_tokenizer(train_tokenizer(tokenizer_sample(train), vocab_size=vocab_size), folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    held_out = read_documents(data, packages, held_out=True)
-    for side, documents in (("held_out", held_out), ("train", train)):
-        for domain in DOMAINS:
-            path = out / f"{domain}_{side}.npz"
-            if not path.exists():
-                encode_documents(tokenizer, documents[domain]).save(path)
+    if not (folder / "tokenizer.json").exists() or not all(path.exists() for path in stores):
+        if any(path.exists() for path in stores) and not (out / REPORT).exists():
+            cleaned = False  # the others of this folder were not cleaned
+        _write_stores(data, packages, out, vocab_size=vocab_size, cleaned=cleaned)
     if has_stories(data):
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         for side, split in (("held_out", "test"), ("train", "train")):
             path = out / f"{BABI}_{side}.npz"
             if not path.exists():
                 encode_documents(tokenizer, read_stories(data, split)).save(path)
+
+
+def _write_stores(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int, cleaned: bool) -> None:
+    read = {side: read_documents(data, packages, held_out=side == "held_out") for side in SIDES}
+    if cleaned:
+        runs = WordRuns()
+        train = clean(read["train"], runs)
+        sides = {"held_out": clean_held_out(read["held_out"], train.kept, runs), "train": train}
+        texts = {side: by_domain(one.kept) for side, one in sides.items()}
+    else:
+        texts = {side: by_domain(_uncleaned(documents)) for side, documents in read.items()}
+    folder = out / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        save_tokenizer(train_tokenizer(tokenizer_sample(texts["train"]), vocab_size=vocab_size), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if cleaned and not (out / REPORT).exists():  # before the stores: they are cleaned if it stands beside them
+        counted = {side: report(one, lambda some: _num_tokens(tokenizer, some)) for side, one in sides.items()}
+        _write_report(out, {"rules": SAYS, **counted})
+    for side in SIDES:
+        for domain in DOMAINS:
+            path = out / f"{domain}_{side}.npz"
+            if not path.exists():
+                encode_documents(tokenizer, texts[side][domain]).save(path)
+
+
+def _uncleaned(documents: Iterable[Document]) -> Iterator[Document]:
+    """All that can be read, up to the limit of each project."""
+    some = list(documents)
+    yield from (document for document in some if not document.project)
+    yield from limit_projects(readable(document for document in some if document.project))
+
+
+def _num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """How many tokens each text is."""
+    counts = []
+    for text in texts:
+        encoded = tokenizer.encode_batch_fast(list(pieces(text)), add_special_tokens=False)
+        counts.append(sum(len(piece.ids) for piece in encoded))
+    return counts
+
+
+def _write_report(out: Path, content: dict[str, Any]) -> None:
+    (out / REPORT).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

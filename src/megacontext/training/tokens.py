@@ -74,7 +74,7 @@ class TokenStore:
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[Document]) -> TokenStore:
     """Encode documents in order, each closed by `<|endoftext|>`."""
     end = tokenizer.token_to_id(END_OF_TEXT)
-    chunks: list[npt.NDArray[np.uint16]] = []
+    chunks = [np.empty(0, np.uint16)]
     starts: list[int] = []
     names: list[str] = []
     num_tokens = 0

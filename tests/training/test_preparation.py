@@ -1,0 +1,131 @@
+"""Preparation: what a folder holds after it, and that it is never prepared again."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.training.conftest import make_text
+from tests.training.test_babi import EXCERPT, write_stories
+from tests.training.test_cleaning import TABLE, code
+from tokenizers import Tokenizer
+
+from megacontext.training import preparation
+from megacontext.training.preparation import load_stores, prepare
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small data folder; the standard library is left out, as it would take minutes."""
+    monkeypatch.setattr(preparation, "standard_library_files", lambda *, held_out: iter(()))
+    books = {
+        f"books_{split}": [{"id": split, "text": make_text(Random(split), 60)}] for split in ("train", "validation")
+    }
+    pages = [{"id": f"page-{index}", "text": make_text(Random(index), 8)} for index in range(60)]
+    for folder, name, records in (
+        *(("books", name, some) for name, some in books.items()),
+        ("knowledge", "docs", pages),
+    ):
+        (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+        with lzma.open(tmp_path / "data" / folder / f"{name}.jsonl.xz", "wt") as lines:
+            lines.writelines(json.dumps(record) + "\n" for record in records)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """Two packages; one is held out and holds a copy of a file of the other."""
+    root = tmp_path / "site-packages"
+    for name, text in {
+        "alpha/one.py": code("one"),
+        "alpha/table.py": TABLE,
+        "beta/copy.py": code("one"),
+        "rich/copy.py": code("one"),
+        "rich/own.py": code("own"),
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def texts_of(out: Path, side: str, domain: str) -> dict[str, str]:
+    """The documents of a store by name."""
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
+    store = load_stores(out, side)[domain]
+    ends = [*store.starts_D[1:], len(store.ids_N)]
+    return {
+        name: tokenizer.decode(store.ids_N[start:stop].tolist())
+        for name, start, stop in zip(store.names, store.starts_D, ends, strict=True)
+    }
+
+
+def test_a_fresh_folder_is_cleaned_and_says_so(data: Path, packages: Path, tmp_path: Path) -> None:
+    prepare(data, [packages], tmp_path / "out", vocab_size=400)
+    assert texts_of(tmp_path / "out", "train", "code") == {"alpha": f"# file: alpha/one.py\n{code('one')}\n"}
+    assert texts_of(tmp_path / "out", "held_out", "code") == {"rich": f"# file: rich/own.py\n{code('own')}\n"}
+    told = json.loads((tmp_path / "out" / "preparation.json").read_text())
+    removed = {
+        side: {rule: one["documents"] for rule, one in told[side]["code"]["removed"].items()}
+        for side in ("train", "held_out")
+    }
+    assert removed == {"train": {"table": 1, "duplicate": 1}, "held_out": {"in training text": 1}}
+    assert told["train"]["books"]["kept"]["documents"] == 1
+    assert told["train"]["code"]["removed"]["table"]["tokens"] > 100
+    assert "babi" not in load_stores(tmp_path / "out", "train")
+
+
+def test_an_uncleaned_folder_holds_all_that_can_be_read(data: Path, packages: Path, tmp_path: Path) -> None:
+    prepare(data, [packages], tmp_path / "out", vocab_size=400, cleaned=False)
+    held = texts_of(tmp_path / "out", "train", "code")
+    assert list(held) == ["alpha", "beta"]
+    assert TABLE in held["alpha"]
+    assert not (tmp_path / "out" / "preparation.json").exists()
+
+
+def snapshot(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_prepared_folder_is_left_alone_whatever_the_data_became(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400, cleaned=False)
+    before = snapshot(out)
+    (packages / "alpha" / "two.py").write_text(code("two"))
+    (data / "books" / "books_train.jsonl.xz").unlink()  # reading again would fail
+    prepare(data, [packages], out, vocab_size=500)
+    assert snapshot(out) == before
+
+
+def test_a_folder_begun_without_cleaning_is_finished_without_it(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400, cleaned=False)
+    before = snapshot(out)
+    (out / "code_train.npz").unlink()
+    prepare(data, [packages], out, vocab_size=400)
+    assert snapshot(out).keys() == before.keys()
+    assert list(texts_of(out, "train", "code")) == ["alpha", "beta"]
+
+
+def test_a_folder_begun_with_cleaning_is_finished_with_it(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400)
+    (out / "code_train.npz").unlink()
+    prepare(data, [packages], out, vocab_size=400)
+    assert list(texts_of(out, "train", "code")) == ["alpha"]
+
+
+def test_stories_are_added_to_a_folder_that_was_prepared_without(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400)
+    before = snapshot(out)
+    write_stories(data, [json.loads(line) for line in EXCERPT.read_text().splitlines()])
+    prepare(data, [packages], out, vocab_size=400)
+    after = snapshot(out)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"babi_train.npz", "babi_held_out.npz"}
+    train, test = (set(load_stores(out, side)["babi"].names) for side in ("train", "held_out"))
+    assert len(train) == 24
+    assert len(test) == 12
