@@ -15,7 +15,7 @@ from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.lens_labels import LensSample, Moment, measure, moment_of
-from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, train_lens
+from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, strangers_of, train_lens
 from megacontext.training.rows import plain_row, recall_row
 from megacontext.training.windows import TextSource
 
@@ -132,6 +132,8 @@ def made_up_samples(count: int, seed: int) -> list[LensSample]:
                 measured_M=measured,
                 utility_M=torch.tensor([0.1, 0.0, -0.01]),
                 is_evidence_C=is_evidence,
+                query_ids_Q=10 * decoy + torch.arange(4),
+                blocks_CK=10 * torch.arange(12)[:, None] + torch.arange(4),
             )
         )
     return samples
@@ -140,7 +142,7 @@ def made_up_samples(count: int, seed: int) -> list[LensSample]:
 def test_a_lens_learns_what_was_measured_and_beats_the_words() -> None:
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=32, num_heads=2, key_dim=16, mlp_width=16))
-    config = LensTraining(num_steps=300, samples_per_step=32, rate=5e-3)
+    config = LensTraining(num_steps=300, samples_per_step=32, rate=5e-3, num_strangers=12)
     curve = train_lens(lens, made_up_samples(2000, seed=1), config)
     assert curve[-1] < curve[0]
     held_out = made_up_samples(80, seed=2)
@@ -160,6 +162,37 @@ def test_a_lens_learns_what_was_measured_and_beats_the_words() -> None:
     assert 0.08 < float(said.mean()) < 0.12  # calibrated: 0.1 nats per entry were measured
 
 
-def test_impossible_training_is_refused() -> None:
+def test_strangers_are_blocks_of_others_with_words_counted_among_all() -> None:
+    samples = made_up_samples(5, seed=3)
+    strangers = strangers_of(samples[0], samples[1:], 40, Random(0))
+    others = torch.cat([sample.gists_CD for sample in samples[1:]])
+    assert all((others == gist).all(1).any() for gist in strangers.gists_XD)
+    together = torch.cat([strangers.own_CF, strangers.features_XF])[:, LEXICAL]
+    assert float(together.max()) == 1.0
+    decoy = int(samples[0].features_CF[:, LEXICAL].argmax())
+    assert strangers.own_CF[:, LEXICAL].nonzero()[:, 0].tolist() == [decoy]
+    distances = 2 ** (strangers.features_XF[:, FEATURES.index("log2_distance")] * 40)
+    assert 200 < float(distances.min()) < float(distances.max()) <= 2**20
+
+
+def test_a_lens_tells_strangers_apart() -> None:
+    torch.manual_seed(0)
+    lens = LensNet(LensNetConfig(width=32, num_heads=2, key_dim=16, mlp_width=16))
+    samples = made_up_samples(800, seed=1)
+    train_lens(lens, samples, LensTraining(num_steps=300, rate=5e-3, num_strangers=40))
+    held_out = made_up_samples(60, seed=2)
+    hits = []
+    with torch.no_grad():
+        for sample in held_out:
+            strangers = strangers_of(sample, samples, 200, Random(0))
+            matches = lens.matches(*lens.queries(sample.query_QD), lens.keys(strangers.gists_XD, kind="gist"))
+            foreign = lens(matches, strangers.features_XF)
+            own = lens_utilities(lens, sample, kind="gist")
+            hits.append(bool(own[sample.is_evidence_C].max() > foreign.max()))
+    assert np.mean(hits) > 0.9
+
+
+@pytest.mark.parametrize("change", [{"hide_lexical": 2.0}, {"num_strangers": -1}, {"num_steps": 0}])
+def test_impossible_training_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(InvalidValueError, match="cannot train a lens"):
-        LensTraining(hide_lexical=2.0)
+        LensTraining(**change)  # type: ignore[arg-type]

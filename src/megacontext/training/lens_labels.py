@@ -42,7 +42,8 @@ class LensSample:
     """What a lens sees and what it should have said.
 
     query_QD, hidden_CD: the tapped layer's states of the query tokens and of the gists; gists_CD: gist vectors as
-    stored; features_CF; measured_M: indices among the closed blocks; utility_M: nats per entry; is_evidence_C.
+    stored; features_CF; measured_M: indices among the closed blocks; utility_M: nats per entry; is_evidence_C;
+    query_ids_Q, blocks_CK: the tokens themselves.
     """
 
     query_QD: Tensor  # noqa: N815 - shape suffix
@@ -52,6 +53,8 @@ class LensSample:
     measured_M: Tensor  # noqa: N815 - shape suffix
     utility_M: Tensor  # noqa: N815 - shape suffix
     is_evidence_C: Tensor  # noqa: N815 - shape suffix
+    query_ids_Q: Tensor  # noqa: N815 - shape suffix
+    blocks_CK: Tensor  # noqa: N815 - shape suffix
 
 
 def moment_of(
@@ -123,7 +126,15 @@ def measure(
         chosen = list(dict.fromkeys([*moment.evidence, *best, *others]))[:num_measured]
         opened_MN = np.repeat(is_open_BN[index : index + 1], len(chosen), axis=0)
         opened_MN[np.arange(len(chosen)), chosen] = True
-        opened = run_windows(core, gist_net, [row] * len(chosen), opened_MN, block_tokens=block_tokens, gist_width=1)
+        opened = run_windows(
+            core,
+            gist_net,
+            [row] * len(chosen),
+            opened_MN,
+            block_tokens=block_tokens,
+            gist_width=1,
+            made_BCrD=closed.gists_BCrD[index : index + 1].expand(len(chosen), -1, -1, -1),
+        )
         after_MT = scores_of(core, opened, [row] * len(chosen)).nats_BT
         horizon = slice(*moment.horizon)
         saved_M = before_BT[index, horizon].sum() - after_MT[:, horizon].sum(1)
@@ -140,6 +151,8 @@ def measure(
                 measured_M=torch.tensor(chosen),
                 utility_M=torch.from_numpy(saved_M / (block_tokens - 1)).float(),
                 is_evidence_C=is_evidence_C,
+                query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].copy()),
+                blocks_CK=torch.from_numpy(row.tokens_T[: num_closed * block_tokens].reshape(num_closed, -1).copy()),
             )
         )
     return samples

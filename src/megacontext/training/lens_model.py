@@ -1,6 +1,10 @@
 """Teaching LensNet from measured labels, and judging it by the block that it would open first.
 
-Shape legend: C closed blocks, M of them measured, Q query tokens, D width.
+In a window it chooses among dozens of blocks, in a long memory among thousands: half of the steps add strangers, blocks
+of other rows that are worth nothing to this one, known by their gists alone.
+
+Shape legend: C closed blocks, M of them measured, X strangers, Q query tokens, K tokens of a block, D width,
+F features.
 """
 
 from __future__ import annotations
@@ -9,37 +13,54 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from megacontext.errors import InvalidValueError
+from megacontext.focus.lenses.features import feature_columns, lexical_scores
 from megacontext.nets.lens_net import FEATURES, KeyKind, LensNet
 from megacontext.training.lens_labels import LensSample
 from megacontext.training.scoring import Share, share
 
-__all__ = ["LensTraining", "hit_report", "lens_loss", "lens_utilities", "stacked", "train_lens"]
+__all__ = [
+    "LensTraining",
+    "Strangers",
+    "hit_report",
+    "lens_loss",
+    "lens_utilities",
+    "stacked",
+    "strangers_of",
+    "train_lens",
+]
 
+Part = TypeVar("Part", LensSample, "Strangers")
 Scorer = Callable[[LensSample], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensTraining:
     """num_steps of ``samples_per_step`` samples; listwise: weight of finding the evidence against that of the measured
-    nats; hide_lexical: share of samples whose lexical feature is blanked, so that the lens also learns to read."""
+    nats; hide_lexical: share of samples whose lexical feature is blanked, so that the lens also learns to read;
+    num_strangers: blocks of other rows beside each sample's own in every second step."""
 
     num_steps: int = 2000
     samples_per_step: int = 32
     rate: float = 2e-3
     listwise: float = 0.05
     hide_lexical: float = 0.3
+    num_strangers: int = 192
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1 or self.samples_per_step < 1 or not 0 <= self.hide_lexical <= 1:
+        counts = (self.num_steps, self.samples_per_step, self.num_strangers + 1)
+        if min(counts) < 1 or not 0 <= self.hide_lexical <= 1:
             raise InvalidValueError(
-                f"num_steps {self.num_steps}, samples_per_step {self.samples_per_step} and hide_lexical "
-                f"{self.hide_lexical} cannot train a lens: give counts of at least 1 and a share"
+                f"num_steps {self.num_steps}, samples_per_step {self.samples_per_step}, num_strangers "
+                f"{self.num_strangers} and hide_lexical {self.hide_lexical} cannot train a lens: give at least one "
+                "step and sample, no negative number of strangers, and a share"
             )
 
 
@@ -51,25 +72,75 @@ def lens_utilities(lens: LensNet, sample: LensSample, *, kind: KeyKind) -> Tenso
     return utilities
 
 
-def stacked(samples: Sequence[LensSample]) -> LensSample:
+@dataclass(frozen=True, kw_only=True)
+class Strangers:
+    """Blocks of other samples beside one's own: gists_XD, features_XF, and own_CF, features of the sample's own blocks
+    when words are rare or common among all of them together. May have a leading axis."""
+
+    gists_XD: Tensor  # noqa: N815 - shape suffix
+    features_XF: Tensor  # noqa: N815 - shape suffix
+    own_CF: Tensor  # noqa: N815 - shape suffix
+
+
+def strangers_of(sample: LensSample, others: Sequence[LensSample], count: int, random: Random) -> Strangers:
+    """``count`` blocks of other samples, at distances of up to a million tokens."""
+    picked = [(other := random.choice(others), random.randrange(len(other.blocks_CK))) for _ in range(count)]
+    blocks = torch.cat([sample.blocks_CK, torch.stack([other.blocks_CK[index] for other, index in picked])])
+    lexical = lexical_scores(blocks.numpy(), sample.query_ids_Q.numpy())
+    num_own, block_tokens = sample.blocks_CK.shape
+    features_XF = feature_columns(
+        FEATURES,
+        levels_n=np.ones(count, dtype=np.int64),
+        widths_n=np.full(count, block_tokens),
+        distances_n=np.exp2([random.uniform(8, 20) for _ in picked]).astype(np.int64),
+    )
+    column, best = FEATURES.index("lexical"), max(1e-9, float(lexical.max()))
+    features_XF[:, column] = lexical[num_own:] / best
+    own_CF = sample.features_CF.clone()
+    own_CF[:, column] = torch.from_numpy(lexical[:num_own] / best).float()
+    return Strangers(
+        gists_XD=torch.stack([other.gists_CD[index] for other, index in picked]),
+        features_XF=torch.from_numpy(features_XF),
+        own_CF=own_CF,
+    )
+
+
+def stacked(parts: Sequence[Part]) -> Part:
     """Samples of equal shape as one, with a leading axis."""
-    fields = [field.name for field in dataclasses.fields(LensSample)]
-    return LensSample(**{name: torch.stack([getattr(sample, name) for sample in samples]) for name in fields})
+    names = [field.name for field in dataclasses.fields(parts[0])]
+    return type(parts[0])(**{name: torch.stack([getattr(part, name) for part in parts]) for name in names})
 
 
-def lens_loss(lens: LensNet, batch: LensSample, config: LensTraining) -> Tensor:
+def _taken(every: LensSample, rows: Sequence[int]) -> LensSample:
+    """Some rows of stacked samples."""
+    index = torch.tensor(rows)
+    names = [field.name for field in dataclasses.fields(LensSample)]
+    return LensSample(**{name: getattr(every, name)[index] for name in names})
+
+
+def lens_loss(lens: LensNet, batch: LensSample, config: LensTraining, strangers: Strangers | None = None) -> Tensor:
     """Regression of the measured nats and, where blocks state the answer, the log-loss of finding one, for both keys.
 
-    ``batch`` has a leading axis, as ``stacked`` makes it.
+    ``batch`` and ``strangers`` have a leading axis, as ``stacked`` makes it. Strangers are judged by their gists, save
+    nothing, and may not be found.
     """
     losses = []
+    strange_BX = batch.utility_M[:, :0]
+    if strangers is not None:
+        batch = dataclasses.replace(batch, features_CF=strangers.own_CF)
+        keys_BHXE = lens.keys(strangers.gists_XD.float(), kind="gist")
+        matches_BXH = lens.matches(*lens.queries(batch.query_QD.float()), keys_BHXE)
+        strange_BX = lens(matches_BXH, strangers.features_XF)
     for kind in ("hidden", "gist"):
         utilities_BC = lens_utilities(lens, batch, kind=kind)
         measured_BM = batch.utility_M.clamp(min=0)  # opening is never worth less than leaving closed
         said_BM = utilities_BC.gather(1, batch.measured_M)
         loss = nn.functional.smooth_l1_loss(said_BM, measured_BM, beta=0.02)
-        log_shares_BC = (utilities_BC + 1e-9).log().log_softmax(-1)
-        found_B = log_shares_BC.masked_fill(~batch.is_evidence_C, -torch.inf).logsumexp(-1)
+        if strangers is not None:
+            loss = loss + nn.functional.smooth_l1_loss(strange_BX, torch.zeros_like(strange_BX), beta=0.02)
+        log_shares_BN = (torch.cat([utilities_BC, strange_BX], dim=1) + 1e-9).log().log_softmax(-1)
+        is_evidence_BN = nn.functional.pad(batch.is_evidence_C, (0, strange_BX.shape[1]))
+        found_B = log_shares_BN.masked_fill(~is_evidence_BN, -torch.inf).logsumexp(-1)
         asked_B = batch.is_evidence_C.any(-1)
         if asked_B.any():
             loss = loss - config.listwise * found_B[asked_B].mean()
@@ -81,17 +152,22 @@ def train_lens(lens: LensNet, samples: Sequence[LensSample], config: LensTrainin
     """Train in place with AdamW and a linear decay; the loss of every hundredth step."""
     random = Random(config.seed)
     every = stacked(samples)
-    fields = [field.name for field in dataclasses.fields(LensSample)]
+    strange = None
+    if config.num_strangers and len(samples) > 1:
+        strange = [strangers_of(sample, samples, config.num_strangers, random) for sample in samples]
     optimizer = torch.optim.AdamW(lens.parameters(), lr=config.rate, weight_decay=0.01)
+    column = FEATURES.index("lexical")
     curve = []
     for step in range(config.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = config.rate * min(1.0, (step + 1) / 50) * (1 - step / config.num_steps)
-        rows = torch.tensor(random.choices(range(len(samples)), k=config.samples_per_step))
-        batch = LensSample(**{name: getattr(every, name)[rows] for name in fields})
+        rows = random.choices(range(len(samples)), k=config.samples_per_step)
+        batch = _taken(every, rows)
+        among = None if strange is None or step % 2 else stacked([strange[row] for row in rows])
         is_blank = torch.tensor([random.random() < config.hide_lexical for _ in rows])
-        batch.features_CF[is_blank, :, FEATURES.index("lexical")] = 0  # indexing by rows made a copy
-        loss = lens_loss(lens, batch, config)
+        for features in [batch.features_CF] + ([among.own_CF, among.features_XF] if among else []):
+            features[is_blank, :, column] = 0  # taking rows made copies
+        loss = lens_loss(lens, batch, config, among)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(lens.parameters(), 1.0)

@@ -66,14 +66,19 @@ def run_windows(
     control: Control = "real",
     joined: Joined = UNJOINED,
     tap_layer: int | None = None,
+    made_BCrD: torch.Tensor | None = None,
 ) -> WindowRun:
     """Run rows through windows that show the closed blocks as gists. ``shuffled`` needs at least two rows; ``none``
-    leaves the entries that remain at their places."""
+    leaves the entries that remain at their places; ``made_BCrD``: gists of each row's first blocks, if they are known
+    already and no block after them is closed."""
     ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
     windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined)
     num_rows, num_tokens = ids_BT.shape
     entries_BTD = core.embed(ids_BT)
-    gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
+    if made_BCrD is None:
+        gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
+    else:
+        gists_BCrD = made_BCrD[torch.arange(num_rows)[:, None], windows.closed_BC]
     if control == "shuffled":
         assert num_rows > 1, "there is no other row to take gists from"
         gists_BCrD = gists_BCrD.roll(1, 0)
