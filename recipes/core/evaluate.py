@@ -1,6 +1,6 @@
-"""Measure what a core with gists remembers, into `memory.json` of its model folder.
+"""Measure a core and what it remembers, into `evaluation.json` of its model folder.
 
-`python recipes/core/evaluate.py --out RUN --model FOLDER [--quick]`
+`python recipes/core/evaluate.py --out RUN --model FOLDER [--only plain] [--quick]`
 """
 
 from __future__ import annotations
@@ -9,54 +9,103 @@ import argparse
 import json
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
-from megacontext.bases.core_folder import read_core_folder
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.bases.core_folder import CoreNets, read_core_folder
+from megacontext.errors import MegaContextError
+from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor, token_pieces
 from megacontext.training.memory_scoring import recall_in_windows
-from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
+from megacontext.training.scoring import bits_per_byte, far_copy, recall_report
+from megacontext.training.text_scoring import TextNets, score_ways, share_report, text_rows
+from megacontext.training.tokens import token_bytes
 from megacontext.training.windows import TextSource
 
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
 
 
-def main() -> None:
-    """Exact recall of held-out names and values at three budgets, with controls; `--quick`: a tenth of the rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
-    parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    began = time.monotonic()
-    nets = read_core_folder(args.model, dtype=torch.bfloat16, device=torch.device("cpu"))
-    if nets.gist_net is None:
-        raise InvalidValueError(f"{args.model} has no GistNet; export a run that was trained with one")
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    shares = tomllib.loads(args.config.read_text())["shares"]
-    held_out = load_stores(args.out / "data", "held_out")
-    source = TextSource(tokenizer, held_out, {domain: shares[domain] for domain in ("books", "code")})
-    count = 16 if args.quick else 160
+def measure_plain(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
+    """The core as a plain decoder: text, far context, and recall in full windows."""
+    logits, pieces, bytes_v = core_logits(nets.core), token_pieces(tokenizer), token_bytes(tokenizer)
+    return {
+        "validation": {
+            domain: bits_per_byte(logits, store, bytes_v, count=max(4, count // 2))
+            for domain, store in source.stores.items()
+        },
+        "far_context": {
+            domain: far_copy(logits, store, pieces, count=count) for domain, store in source.stores.items()
+        },
+        "recall": recall_report(logits, source, count=count),
+    }
+
+
+def measure_recall(nets: CoreNets, source: TextSource, count: int) -> dict[str, Any]:
+    """Exact recall of held-out names and values at three budgets, with controls."""
+    assert nets.gist_net is not None
     codes = Asking(test=True, key="code", product=True)
     rows = {
         "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
         "puzzles": [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True) for index in range(count)],
     }
-    report = {kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS) for kind, some in rows.items()}
-    (args.model / "memory.json").write_text(json.dumps(report, indent=2) + "\n")
-    for kind, entries in report.items():
-        for name, entry in entries.items():
-            print(f"{kind:8} {name:22} {json.dumps(entry)}")
-    print(f"{time.monotonic() - began:.0f} seconds")
+    return {kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS) for kind, some in rows.items()}
+
+
+def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
+    """What opened blocks and gists bring back on real text, by domain."""
+    assert nets.gist_net is not None
+    pieces = token_pieces(tokenizer)
+    report = {}
+    for domain, store in source.stores.items():
+        rows = text_rows(store, count)
+        some = TextNets(core=nets.core, gist_net=nets.gist_net, lens_net=nets.lens_net and nets.lens_net.float())
+        report[domain] = share_report(score_ways(some, rows, pieces), rows, pieces)
+    return report
+
+
+def main() -> None:
+    """Run the measurements that the folder's nets allow; `--quick`: a tenth of the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
+    parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
+    parser.add_argument("--only", choices=("plain", "recall", "text"), help="one of the parts")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    count = 16 if args.quick else 160
+    if args.only == "plain":
+        nets = read_core_folder(args.model, dtype=torch.bfloat16, device=torch.device("cpu"))
+    else:
+        nets = nets_with_gists(args.model)
+    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    source = held_out_source(args.out, tokenizer, tomllib.loads(args.config.read_text())["shares"])
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "plain": lambda: measure_plain(nets, source, tokenizer, count),
+        "recall": lambda: measure_recall(nets, source, count),
+        "text": lambda: measure_text(nets, source, tokenizer, count),
+    }
+    path = args.model / "evaluation.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    state = torch.load(args.out / "checkpoint.pt", weights_only=True)["state"]
+    report["run"] = {name: state[name] for name in ("step", "tokens", "tokens_by_row_kind", "stage_ends")} | {
+        "minutes": round(state["seconds"] / 60, 1),
+        "machine": f"one core, one thread, {processor()}",
+    }
+    for name, measure in parts.items():
+        if args.only in (None, name):
+            began = time.monotonic()
+            report[name] = {**measure(), "rows": count}
+            path.write_text(json.dumps(report, indent=2) + "\n")
+            print(f"{name}: {time.monotonic() - began:.0f} seconds\n{json.dumps(report[name], indent=2)}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ import torch
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.errors import MegaContextError
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import TOKENIZER_FILES
+from megacontext.training.held_out import held_out_source, nets_with_gists
 from megacontext.training.lens_labels import LensSample, Moment, measure, moment_of
 from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, train_lens
 from megacontext.training.preparation import load_stores
@@ -87,9 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()
-    nets = read_core_folder(args.model, dtype=torch.bfloat16, device=torch.device("cpu"))
-    if nets.gist_net is None:
-        raise InvalidValueError(f"{args.model} has no GistNet; export a run that was trained with one")
+    nets = nets_with_gists(args.model)
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
     shares = tomllib.loads(args.config.read_text())["shares"]
     source = TextSource(tokenizer, load_stores(args.out / "data", "train"), shares)
@@ -97,9 +96,7 @@ def main() -> None:
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=nets.core.config.width))
     curve = train_lens(lens, samples, LensTraining())
-    held_out = TextSource(
-        tokenizer, load_stores(args.out / "data", "held_out"), {key: shares[key] for key in ("books", "code")}
-    )
+    held_out = held_out_source(args.out, tokenizer, shares)
     count = max(BATCH, args.rows // 8)
     judged = {kind: report(lens, label(nets, held_out, kind, count, test=True)) for kind in ("recall", "puzzles")}
     files = [args.model / name for name in TOKENIZER_FILES]

@@ -7,37 +7,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 import tomllib
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from megacontext.training.held_out import processor, token_pieces
 from megacontext.training.preparation import load_stores
 from megacontext.training.scoring import bits_per_byte, cut_report, far_copy, recall_report
 from megacontext.training.tokens import token_bytes
 from megacontext.training.windows import TextSource
 
 HERE = Path(__file__).parent
-
-
-def token_pieces(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes of every token; characters that a token only begins are replaced, which no word match minds."""
-    decoder = decoders.ByteLevel()
-    return [
-        decoder.decode([tokenizer.id_to_token(index) or ""]).encode() for index in range(tokenizer.get_vocab_size())
-    ]
-
-
-def processor() -> str:
-    """What the operating system calls the processor."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text().splitlines() if table.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main() -> None:

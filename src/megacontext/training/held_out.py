@@ -1,0 +1,62 @@
+"""What a recipe measures with: the nets of a model folder, held-out text, and the machine it ran on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders
+from torch import Tensor
+
+from megacontext.bases.core_folder import CoreNets, read_core_folder
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.training.preparation import load_stores
+from megacontext.training.windows import TextSource
+
+__all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor", "token_pieces"]
+
+JUDGED = ("books", "code")
+
+
+def nets_with_gists(folder: Path) -> CoreNets:
+    """The nets of a folder in bfloat16; InvalidValueError if no GistNet is among them."""
+    nets = read_core_folder(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+    if nets.gist_net is None:
+        raise InvalidValueError(f"{folder} has no GistNet; export a run that was trained with one")
+    return nets
+
+
+def held_out_source(run: Path, tokenizer: Tokenizer, shares: Mapping[str, float]) -> TextSource:
+    """Rows from held-out books and code, mixed as in training."""
+    return TextSource(tokenizer, load_stores(run / "data", "held_out"), {domain: shares[domain] for domain in JUDGED})
+
+
+def core_logits(core: Core) -> Callable[[Tensor], Tensor]:
+    """A core as a plain decoder: ids [B, T] to logits [B, T, V]."""
+
+    @torch.no_grad()
+    def logits(ids_BT: Tensor) -> Tensor:
+        num_tokens = ids_BT.shape[1]
+        mu_BT = torch.arange(num_tokens, dtype=torch.float64)[None]
+        return core.logits(core(core.embed(ids_BT), mu_BT, torch.zeros(1, num_tokens)).hidden_BTD)
+
+    return logits
+
+
+def token_pieces(tokenizer: Tokenizer) -> Sequence[bytes]:
+    """The bytes of every token; characters that a token only begins are replaced, which no word match minds."""
+    decoder = decoders.ByteLevel()
+    return [
+        decoder.decode([tokenizer.id_to_token(index) or ""]).encode() for index in range(tokenizer.get_vocab_size())
+    ]
+
+
+def processor() -> str:
+    """What the operating system calls the processor."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text().splitlines() if table.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
