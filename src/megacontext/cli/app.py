@@ -16,6 +16,7 @@ from megacontext.cli import (
     complete,
     demo,
     erase,
+    evaluate,
     focus,
     ingest,
     init,
@@ -63,6 +64,7 @@ def make_app() -> typer.Typer:
     app.command("export")(transfer.export_memory)
     app.command("import")(transfer.import_memory)
     app.command("demo")(demo.demo)
+    app.command("eval")(evaluate.evaluate)
     return app
 
 

@@ -1,0 +1,169 @@
+"""``megacontext eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from megacontext.cli.options import JsonOption
+from megacontext.cli.screen import error_console, output_console, print_json
+from megacontext.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from megacontext.evaluation.runs.run import EvalConfig, EvalRun
+
+__all__ = ["evaluate"]
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """``needle,distance``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """``2048,8k,1M``."""
+    lengths = []
+    for name in parse_names(text):
+        unit = {"k": 1 << 10, "M": 1 << 20}.get(name[-1], 1)
+        digits = name[:-1] if unit > 1 else name
+        if not digits.isdecimal():
+            raise typer.BadParameter(f"{name!r} is no length; write tokens, such as 2048, 8k or 1M")
+        lengths.append(int(digits) * unit)
+    return tuple(lengths)
+
+
+def evaluate(
+    base: Annotated[
+        str, typer.Option("--base", metavar="BASE", help="reference, a model folder, or a Hugging Face id.")
+    ] = "reference",
+    task: Annotated[
+        str, typer.Option("--task", metavar="NAME[,NAME]", help="What to measure; --list shows the names.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="FOLDER", help="Where the data of tasks lies.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where records and report go.")] = Path(
+        "eval-output"
+    ),
+    budget: Annotated[
+        int, typer.Option("--budget", metavar="N", help="Entries in the window; 0 is 1024, 512 with --quick.")
+    ] = 0,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", help="Histories of each kind; 0 is what is usual.")
+    ] = 0,
+    lengths: Annotated[
+        str, typer.Option("--lengths", metavar="N[,N]", help="Of histories, in tokens, instead of the task's own.")
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of histories, questions and places.")] = 0,
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="NAME[,NAME]", help="Rows of the table; --list shows the names.")
+    ] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Few and short histories: does it run?")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show tasks and methods.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Measure what memory is worth: every method at the same budget on the same histories, with controls.
+
+    Writes every trial, one JSON document and one HTML report to the output folder.
+    """
+    from megacontext.evaluation.runs.run import EvalConfig
+
+    if list_:
+        _list(base, json=json)
+        return
+    if not task:
+        raise typer.BadParameter("name what to measure with --task; --list shows the names")
+    config = EvalConfig(
+        base=base,
+        tasks=parse_names(task),
+        out=out,
+        data=data,
+        budget_entries=budget,
+        num_samples=samples,
+        lengths=parse_lengths(lengths),
+        seed=seed,
+        methods=parse_names(methods),
+        is_quick=quick,
+        resume=resume,
+    )
+    _run(config, json=json)
+
+
+def _list(base: str, *, json: bool) -> None:
+    from megacontext.bases.registry import BaseHandle
+    from megacontext.evaluation.methods.contenders import contenders
+    from megacontext.evaluation.tasks.registry import TASKS
+
+    rows = contenders(BaseHandle(base).info)
+    if json:
+        print_json(
+            {
+                "tasks": [
+                    {"name": task.name, "summary": task.summary, "source": task.source, "needs": task.needs}
+                    for task in TASKS.values()
+                ],
+                "methods": [
+                    {"name": row.name, "label": row.label, "kind": row.kind, "missing": row.missing} for row in rows
+                ],
+            }
+        )
+        return
+    out = output_console()
+    print_table(
+        out, ["task", "data", "measures"], [(t.name, ", ".join(t.needs) or "-", t.summary) for t in TASKS.values()]
+    )
+    out.print()
+    print_table(
+        out,
+        ["method", "kind", "what"],
+        [(r.name, r.kind, r.label + (f" ({base} {r.missing})" if r.missing else "")) for r in rows],
+    )
+
+
+def _run(config: EvalConfig, *, json: bool) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from megacontext.evaluation.results.writing import write_report
+    from megacontext.evaluation.runs.run import evaluate as run_tasks
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=error_console(), transient=True) as bar:
+        shown = bar.add_task("reading the base", total=None)
+
+        def step(what: str, number: int, total: int) -> None:
+            bar.update(shown, description=what, completed=number, total=total)
+
+        run = run_tasks(config, on_step=step)
+    report = write_report(run)
+    if json:
+        print_json(report.content)
+        return
+    _show(run, report.files)
+
+
+def _show(run: EvalRun, files: list[Path]) -> None:
+    from megacontext.evaluation.results.account import account_of
+    from megacontext.evaluation.results.screen import grids, notes
+
+    out = output_console()
+    for task in run.tasks:
+        rows = run.rows_of(task)
+        account = account_of(task, run.folder.records, rows)
+        out.print(f"\n[bold]{task.name}[/bold]: {task.summary}")
+        for grid in grids(account, rows):
+            out.print(f"\n{grid.title}", style="dim")
+            print_table(out, grid.header, grid.rows, right=grid.header[1:])
+        for note in notes(account, rows):
+            out.print(note, style="dim")
+    out.print()
+    for file in files:
+        out.print(str(file))

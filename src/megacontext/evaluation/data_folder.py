@@ -1,0 +1,130 @@
+"""The folder of data that evaluations read (``--data``), and what stands in for it where a task can do without.
+
+Nothing is downloaded. A file that is missing is an error that says what the folder should hold.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+from megacontext.errors import InvalidValueError, UnreadableSourceError
+from megacontext.evaluation.library import HELD_OUT_PACKAGES, installed_code, shipped_books
+
+__all__ = ["FILES", "DataFolder"]
+
+FILES = {
+    "books/books_test.jsonl.xz": 'novels of the test side, one {"title", "author", "text"} a line',
+    "knowledge/docs.jsonl.xz": 'documentation pages, one {"id", "text"} a line',
+    "ruler/nounlist.txt": "nouns, one a line (wonderwords)",
+    "ruler/adjectivelist.txt": "adjectives, one a line (wonderwords)",
+    "ruler/verblist.txt": "verbs, one a line (wonderwords)",
+    "babi/babi_en_1k.jsonl.xz": 'bAbI stories, one {"task_no", "split", "facts", "questions"} a line',
+    "longeval/lines.jsonl.xz": 'LongEval cases, one {"prompt", "random_idx", "expected_number", "correct_line"} a line',
+}
+
+HELD_OUT_PAGE_SHARE = 0.05
+"""Pages that no training run reads (`megacontext.training.corpus` draws the same line; a test pins that)."""
+
+NOUNS = """apple basket bridge candle carpet castle cloud copper cotton desert engine falcon feather forest garden glass
+hammer harbor island jacket kettle ladder lantern lemon marble meadow mirror mountain needle ocean orchard paper pepper
+pillow planet pocket ribbon river saddle shadow silver spider stone table temple thunder tunnel valley violin walnut
+window winter""".split()
+ADJECTIVES = """ancient bitter brave bright broken calm clever cold crimson curious distant eager fancy fierce gentle
+golden happy hollow humble icy jolly lazy little lonely loud lucky mellow narrow nervous odd pale patient plain proud
+quick quiet rapid rough rusty shy silent simple sleepy smooth steep strange sturdy sweet tall tender tiny warm wild
+wise""".split()
+VERBS = """arrive bake bend borrow build carry catch chase climb count cross dance draw drift drink enter fetch fold
+follow gather guess hide hunt jump kneel lean listen march mend open paint plant pour pull push reach rest roll run sail
+search shout sing skate sleep sort spin stand swim teach throw trade travel turn visit wait walk wander wash watch write
+""".split()
+BUILT_IN = {"ruler/nounlist.txt": NOUNS, "ruler/adjectivelist.txt": ADJECTIVES, "ruler/verblist.txt": VERBS}
+
+
+class DataFolder:
+    """Files below one folder; without a folder, what the package itself brings."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise InvalidValueError(f"{folder} is no folder; give the one that holds {', '.join(FILES)}")
+        self.folder = folder
+
+    def require(self, task: str, needs: tuple[str, ...]) -> None:
+        """Refuse a task whose files are not there, before anything runs."""
+        for name in needs:
+            if self.folder is None:
+                raise InvalidValueError(
+                    f"task {task} reads {name} ({FILES[name]}); give the folder that holds it with --data"
+                )
+            self.path(name)
+
+    def path(self, name: str) -> Path:
+        """A file that is there."""
+        assert self.folder is not None, "require() comes first"
+        path = self.folder / name
+        if not path.is_file():
+            raise InvalidValueError(f"{path} is not there; the data folder should hold it: {FILES[name]}")
+        return path
+
+    def words(self, name: str) -> list[str]:
+        """A word list, ``ruler/nounlist.txt`` for example; the package's short one where there is no folder."""
+        if self.folder is None:
+            return list(BUILT_IN[name])
+        words = [word for line in self.path(name).read_text(encoding="utf-8").splitlines() if (word := line.strip())]
+        if len(set(words)) < len(BUILT_IN[name]):
+            raise InvalidValueError(
+                f"{self.path(name)} has {len(set(words))} words; it should hold {FILES[name]}, at least "
+                f"{len(BUILT_IN[name])}"
+            )
+        return words
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The records of a file of JSON lines, xz-compressed."""
+        path = self.path(name)
+        try:
+            lines = lzma.decompress(path.read_bytes()).decode("utf-8").splitlines()
+            records: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        except (OSError, lzma.LZMAError, ValueError) as error:
+            raise UnreadableSourceError(
+                f"{path} cannot be read ({error}); it should hold {FILES[name]}, xz-compressed"
+            ) from error
+        if not records:
+            raise UnreadableSourceError(f"{path} is empty; it should hold {FILES[name]}")
+        return records
+
+    @functools.cached_property
+    def books(self) -> list[str]:
+        """Novels of the test side: the folder's, or the same ones as shipped."""
+        if self.folder is None:
+            return [book.text for book in shipped_books()]
+        return [str(book["text"]) for book in self.records("books/books_test.jsonl.xz")]
+
+    @functools.cached_property
+    def code(self) -> list[str]:
+        """Packages of the standard library that no training run reads, each as one text: its modules in order."""
+        packages: dict[str, list[str]] = {}
+        for module in installed_code():
+            name = module.title.partition("/")[0]
+            if name not in HELD_OUT_PACKAGES:
+                break  # held-out packages come first
+            packages.setdefault(name, []).append(f"# {module.title}\n{module.text}")
+        return ["\n\n".join(modules) for modules in packages.values()]
+
+    @functools.cached_property
+    def knowledge(self) -> list[str]:
+        """Held-out documentation pages."""
+        pages = self.records("knowledge/docs.jsonl.xz")
+        return [str(page["text"]) for page in pages if _stable_share(str(page["id"])) < HELD_OUT_PAGE_SHARE]
+
+    def texts(self, domain: str) -> list[str]:
+        """``books``, ``code`` or ``knowledge``."""
+        found: list[str] = getattr(self, domain)
+        return found
+
+
+def _stable_share(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48

@@ -1,0 +1,1 @@
+"""What an evaluation found: estimates with intervals, tables, the report."""

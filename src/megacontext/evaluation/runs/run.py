@@ -1,0 +1,219 @@
+"""``megacontext eval``: every method on every history of the tasks, one record after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megacontext.bases.registry import BaseHandle
+from megacontext.errors import BaseModelError, BudgetError, InvalidValueError
+from megacontext.evaluation.data_folder import DataFolder
+from megacontext.evaluation.methods.contenders import Contender, contenders, default_gister, pick
+from megacontext.evaluation.methods.method import Span
+from megacontext.evaluation.runs.histories import CaseHistories, EvidenceFinder, Shelf
+from megacontext.evaluation.runs.records import Record, RunFolder
+from megacontext.evaluation.runs.trials import ItemResult, run_item
+from megacontext.evaluation.stamp import stamp
+from megacontext.evaluation.tasks.registry import tasks_of
+from megacontext.evaluation.tasks.task import Item, Plan, Setup, Task
+from megacontext.values import seed as valid_seed
+from megacontext.values import whole_number
+
+__all__ = ["EvalConfig", "EvalRun", "evaluate"]
+
+USUAL_BUDGET, QUICK_BUDGET = 1024, 512
+SHORTEST_LENGTH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """budget_entries, num_samples: 0 for what is usual; lengths: of histories in tokens, () for each task's own;
+    methods: names of rows, () for all; is_quick: little of everything."""
+
+    base: str
+    tasks: tuple[str, ...]
+    out: Path
+    data: Path | None = None
+    budget_entries: int = 0
+    num_samples: int = 0
+    lengths: tuple[int, ...] = ()
+    seed: int = 0
+    methods: tuple[str, ...] = ()
+    is_quick: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        whole_number("samples", self.num_samples)
+        valid_seed(self.seed)
+        whole_number("budget", self.budget_entries, of="entries")
+        for length in self.lengths:
+            whole_number("length", length, least=SHORTEST_LENGTH, of="tokens")
+        if not self.tasks:
+            raise InvalidValueError("no task is named; `megacontext eval --list` shows them")
+
+    @property
+    def budget(self) -> int:
+        return self.budget_entries or (QUICK_BUDGET if self.is_quick else USUAL_BUDGET)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun:
+    """What a run is of. rows: the methods in the table's order, also those that this base cannot bring."""
+
+    folder: RunFolder
+    tasks: Sequence[Task]
+    rows: Sequence[Contender]
+
+    def rows_of(self, task: Task) -> Sequence[Contender]:
+        """The rows of one task's table."""
+        return self.rows
+
+
+def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | None = None) -> EvalRun:
+    """Run what is not recorded yet. ``on_step(what, number, of)`` comes before each history.
+
+    Raises UnknownNameError, InvalidValueError (data, lengths, settings), MemoryExistsError (``out``), BudgetError (the
+    budget cannot hold what a task needs), before anything is overwritten.
+    """
+    tasks = tasks_of(config.tasks)
+    handle = BaseHandle(config.base)
+    rows = pick(contenders(handle.info), config.methods)
+    data = DataFolder(config.data)
+    for task in tasks:
+        data.require(task.name, task.needs)
+    setup = Setup(
+        codec=handle.codec,
+        data=data,
+        positions=handle.info.max_positions,
+        budget_entries=config.budget,
+        seed=config.seed,
+        num_samples=config.num_samples,
+        lengths=config.lengths,
+        is_quick=config.is_quick,
+    )
+    if config.budget > handle.info.max_positions:
+        raise BudgetError(
+            f"budget is {config.budget}, but {handle.info.name} was made for windows of at most "
+            f"{handle.info.max_positions}: use a budget of {handle.info.max_positions} or less"
+        )
+    plans = {task.name: task.plans(setup) for task in tasks}
+    folder = RunFolder(config.out, _settings(config, handle), stamp(), resume=config.resume)
+    runner = _Runner(folder, handle, rows, config.budget)
+    total, number = sum(map(len, plans.values())), 0
+    try:
+        for task in tasks:
+            for at, plan in enumerate(plans[task.name]):
+                if on_step:
+                    on_step(plan.key, number, total)
+                runner.run(task, plan, _donor(plans[task.name], at))
+                number += 1
+    finally:
+        runner.close()
+    return EvalRun(folder=folder, tasks=tasks, rows=rows)
+
+
+def _settings(config: EvalConfig, handle: BaseHandle) -> dict[str, Any]:
+    """What decides the figures."""
+    info = handle.info
+    return {
+        "base": info.name,
+        "base_revision": info.revision,
+        "base_fingerprint": info.fingerprint,
+        "gist_net": info.gist_net,
+        "has_lens": info.has_lens,
+        "default_gister": default_gister(info),
+        "positions": info.max_positions,
+        "tasks": list(config.tasks),
+        "budget_entries": config.budget,
+        "num_samples": config.num_samples,
+        "lengths": list(config.lengths),
+        "seed": config.seed,
+        "methods": list(config.methods),
+        "is_quick": config.is_quick,
+        "data": "given" if config.data else "built in",
+    }
+
+
+def _donor(plans: Sequence[Plan], at: int) -> Plan | None:
+    """Another history, of the same length if there is one."""
+    others = [*plans[at + 1 :], *plans[:at]]
+    length = plans[at].facets.get("length")
+    same = [plan for plan in others if plan.facets.get("length") == length]
+    return next(iter(same or others), None)
+
+
+class _Runner:
+    def __init__(self, folder: RunFolder, handle: BaseHandle, rows: Sequence[Contender], budget: int) -> None:
+        self._folder = folder
+        self._handle = handle
+        self._rows = rows
+        self._budget = budget
+        self._shelf = Shelf(folder.work, handle)
+
+    def close(self) -> None:
+        self._shelf.close()
+
+    def run(self, task: Task, plan: Plan, donor: Plan | None) -> None:
+        """All methods in all windows on one history, as far as they are not recorded."""
+        windows = plan.windows or {self._budget: ""}
+        missing = [
+            (budget, row)
+            for budget in windows
+            for row in self._rows
+            if not self._folder.has((task.name, plan.key, budget, row.name))
+        ]
+        if not missing:
+            return
+        self._shelf.keep(plan, donor)
+        items, evidence = self._items(plan)
+        histories = CaseHistories(self._shelf, plan, donor)
+        for budget, row in missing:
+            began = time.perf_counter()
+            results, skipped = self._try(row, histories, budget, items, evidence)
+            facets = {**plan.facets, **({"window": windows[budget]} if windows[budget] else {})}
+            self._folder.add(
+                Record(
+                    task=task.name,
+                    key=plan.key,
+                    facets=facets,
+                    budget=budget,
+                    method=row.name,
+                    seconds=round(time.perf_counter() - began, 3),
+                    skipped=skipped,
+                    items=results,
+                )
+            )
+
+    def _items(self, plan: Plan) -> tuple[Sequence[Item], list[tuple[Span, ...]]]:
+        """What is asked, and where in the history each answer stands."""
+        items = self._shelf.case(plan).items
+        memory = self._shelf.memory(plan, default_gister(self._handle.info))
+        finder = EvidenceFinder(memory.codec, memory.tokens(0, memory.num_tokens))
+        return items, [finder.spans(item.evidence) for item in items]
+
+    def _try(
+        self,
+        row: Contender,
+        histories: CaseHistories,
+        budget: int,
+        items: Sequence[Item],
+        evidence: Sequence[tuple[Span, ...]],
+    ) -> tuple[tuple[ItemResult, ...], str]:
+        """Results of all items, or why there are none."""
+        if row.missing:
+            return (), f"{self._handle.info.name} {row.missing}"
+        try:
+            method = row.make(histories, self._handle.load(), budget)
+            try:
+                return tuple(run_item(method, item, spans) for item, spans in zip(items, evidence, strict=True)), ""
+            finally:
+                method.close()
+        except BudgetError as error:
+            if budget == self._budget and row.name != "full":
+                raise  # it is the run's own window that is too small, not one of many
+            return (), str(error)
+        except (BaseModelError, InvalidValueError) as error:
+            return (), str(error)

@@ -1,0 +1,169 @@
+"""An evaluation resumes at the next trial, gives the same figures again, and refuses what would mix two runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from megacontext.errors import BudgetError, InvalidValueError, MemoryExistsError, UnknownNameError
+from megacontext.evaluation.methods.method import NOTHING, Lead, Method
+from megacontext.evaluation.results.writing import write_report
+from megacontext.evaluation.runs.histories import EvidenceFinder
+from megacontext.evaluation.runs.run import EvalConfig, evaluate
+from megacontext.evaluation.runs.trials import run_item
+from megacontext.evaluation.tasks.task import Choice, Continuation, Question
+from megacontext.testing.fake_base import byte_codec, tiny_base
+from megacontext.testing.model_folder import write_model_folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_model_folder(tmp_path_factory.mktemp("base"), dtype="float32"))
+
+
+def config(base: str, out: Path, **changes: Any) -> EvalConfig:
+    settings: dict[str, Any] = {
+        "base": base,
+        "tasks": ("distance",),
+        "out": out,
+        "budget_entries": 400,
+        "num_samples": 2,
+        "lengths": (1024,),
+        "methods": ("recency", "full", "mean", "mean-shuffled", "extractive-swapped", "gistnet", "oracle"),
+    }
+    return EvalConfig(**{**settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    write_report(evaluate(config(base, out)))
+    return out
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+
+
+def without_time(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+
+
+def test_every_method_meets_every_history(finished: Path) -> None:
+    found = lines(finished)
+    assert len(found) == 2 * 7
+    skipped = {line["method"] for line in found if line["skipped"]}
+    assert skipped == {"gistnet"}
+    for line in found:
+        assert len(line["items"]) == (0 if line["skipped"] else 2)
+    assert not (finished / "work").exists()
+
+
+def test_results_say_where_they_come_from(finished: Path) -> None:
+    results = json.loads((finished / "results.json").read_text())
+    assert results["settings"]["base_fingerprint"]
+    assert {"date", "machine", "commit"} <= set(results)
+    (score, nats) = results["tasks"]["distance"]["tables"]
+    assert (score["metric"], nats["metric"]) == ("score", "answer nats")
+    assert set(nats["methods"]["oracle"]["all"]) >= {"estimate", "against_recency", "against_full", "closure"}
+    assert "no learned gists" in results["tasks"]["distance"]["skipped"]["gistnet"][0]
+
+
+def test_an_interrupted_run_goes_on_at_the_next_trial(base: str, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_bytes((finished / "run.json").read_bytes())
+    whole = (finished / "trials.jsonl").read_text().splitlines(keepends=True)
+    (out / "trials.jsonl").write_text("".join(whole[:9]) + whole[9][:40])  # cut off amid a line
+    evaluate(config(base, out, resume=True))
+    assert lines(out)[:9] == lines(finished)[:9]  # with their seconds: they were not run again
+    assert without_time(lines(out)) == without_time(lines(finished))
+
+
+def test_a_folder_that_holds_a_run_is_not_touched(base: str, finished: Path) -> None:
+    before = (finished / "trials.jsonl").read_bytes()
+    with pytest.raises(MemoryExistsError, match="--resume"):
+        evaluate(config(base, finished))
+    with pytest.raises(InvalidValueError, match="run with seed 0, not 1"):
+        evaluate(config(base, finished, seed=1, resume=True))
+    assert (finished / "trials.jsonl").read_bytes() == before
+
+
+def test_a_folder_that_holds_something_else_is_refused(base: str, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("mine")
+    with pytest.raises(MemoryExistsError, match="holds no run"):
+        evaluate(config(base, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["diary.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"tasks": ("needl",)}, UnknownNameError, "unknown task 'needl'; known: .*needle"),
+        ({"methods": ("magic",)}, UnknownNameError, "unknown method 'magic'"),
+        ({"data": Path("/nowhere")}, InvalidValueError, "/nowhere is no folder"),
+        ({"budget_entries": 1 << 20}, BudgetError, "windows of at most"),
+        ({"lengths": (10,)}, InvalidValueError, "at least 1024"),
+        ({"num_samples": -1}, InvalidValueError, "samples is -1"),
+        ({"tasks": ()}, InvalidValueError, "no task"),
+    ],
+)
+def test_wrong_usage_leaves_no_folder(
+    changes: dict[str, Any], error: type[Exception], words: str, base: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        evaluate(config(base, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_cannot_hold_a_question_is_an_error(base: str, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match="budget of at least"):
+        evaluate(config(base, tmp_path / "out", budget_entries=24))
+
+
+class Scripted(Method):
+    """Says what it is told, and finds the letter ``a`` likely."""
+
+    name = label = "scripted"
+
+    def __init__(self, said: str = "") -> None:
+        self.base = tiny_base()
+        self.said = said
+
+    def answer(self, question: str, *, evidence: Any, max_new_tokens: int = 12) -> str:
+        return self.said
+
+    def nll(self, token_ids: Any, *, after: Lead = NOTHING) -> Any:
+        return np.where(token_ids == ord("a"), 0.5, 2.0)
+
+
+def test_a_question_counts_what_is_stated() -> None:
+    item = Question(text="?", expected=("12", "345"), gold=" a5", evidence=())
+    assert run_item(Scripted("12 and 3456"), item, ()).measures == {"score": (1.0, 2), "answer nats": (4.5, 3)}
+
+
+def test_a_choice_takes_the_likeliest() -> None:
+    item = Choice(text="?", options=("bb", "cc", "aa"), right=0, evidence=(), is_ordered=True)
+    result = run_item(Scripted(), item, ())
+    assert (result.said, result.measures["right"], result.measures["error"]) == ("aa", (0.0, 1), (2.0, 1))
+
+
+def test_a_continuation_is_measured_by_label() -> None:
+    target = np.frombuffer(b"abca", np.uint8).astype(np.uint32)
+    result = run_item(Scripted(), Continuation(target_ids=target, labels=("far", "", "new", "far")), ())
+    assert result.measures == {"all": (5.0, 4), "far": (1.0, 2), "new": (2.0, 1)}
+    with pytest.raises(InvalidValueError, match="3 labels for 4 tokens"):
+        Continuation(target_ids=target, labels=("far", "", "new"))
+
+
+def test_evidence_is_found_across_pieces_and_must_stand_once() -> None:
+    text = "x" * 1020 + "The code is 48213." + "y" * 500
+    finder = EvidenceFinder(byte_codec(), np.frombuffer(text.encode(), np.uint8).astype(np.uint32))
+    assert finder.spans(("The code is 48213.", (3, 4))) == ((1020, 1038), (3, 4))
+    for words, times in (("xx", "more than once"), ("zz", "not")):
+        with pytest.raises(InvalidValueError, match=times):
+            finder.span(words)
