@@ -155,6 +155,15 @@ def test_headers_that_many_files_bear_are_cut_but_for_the_first() -> None:
     assert [removal.rule for removal in cleaned.removals] == ["licence header"] * 3
 
 
+def test_a_file_that_was_little_but_its_header_goes() -> None:
+    header = "# Copyright 2020 The Authors.\n" + "# All rights reserved, and so on and so forth.\n" * 10
+    files = [file(f"{index}.py", f"{header}{code(str(index))}") for index in range(3)]
+    cleaned = clean([*files, file("empty.py", f"{header}from a import b\n")], WordRuns())
+    assert [document.name for document in cleaned.kept] == ["alpha/0.py", "alpha/1.py", "alpha/2.py"]
+    assert cleaned.removals[-1].text == "from a import b\n"
+    assert cleaned.removals[-1].rule == "tiny"
+
+
 def test_the_project_limit_counts_what_stays() -> None:
     """A table does not use up the room of the files behind it."""
     files = [file(f"{index:02}.py", code(str(index), 2_000)) for index in range(40)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from megacontext.training.corpus import Document, limit_projects
+from megacontext.training.corpus import Document, limit_projects, unreadable_because
 from megacontext.training.duplicates import LEAST_JACCARD, WordRuns, digest, share_within, twins
 from megacontext.training.quality import RULES, broken_rule, licence_header
 
@@ -65,6 +65,7 @@ def clean(documents: Iterable[Document], runs: WordRuns) -> Cleaned:
             cleaned.kept.append(document)
         else:
             cleaned.removals.append(_removal(rule, document))
+    _trim_headers(cleaned)
     _drop_beyond_limit(cleaned)
     _drop_same(cleaned)
     found = {twin.repeated: twin for twin in twins(cleaned.kept, runs)}
@@ -73,7 +74,6 @@ def clean(documents: Iterable[Document], runs: WordRuns) -> Cleaned:
     cleaned.removals += [
         _removal(NEAR, before[place], f"{before[twin.of].name} ({twin.jaccard:.2f})") for place, twin in found.items()
     ]
-    _trim_headers(cleaned)
     return cleaned
 
 
@@ -116,16 +116,23 @@ def _drop_same(cleaned: Cleaned) -> None:
 
 
 def _trim_headers(cleaned: Cleaned) -> None:
-    """Cut licence headers that differ in years alone, but for the first."""
+    """Cut licence headers that differ in years alone, but for the first; a file that was little else goes."""
     headers = [licence_header(document.text) if document.project else "" for document in cleaned.kept]
     keys = [re.sub(r"[\s\d]+", "", header) for header in headers]
     counts = Counter(key for key in keys if key)
     seen: set[str] = set()
-    for place, (document, header, key) in enumerate(zip(cleaned.kept, headers, keys, strict=True)):
-        if counts[key] >= FEWEST_SAME_HEADERS and key in seen:
-            cleaned.removals.append(Removal(HEADER, document.name, document.domain, header))
-            cleaned.kept[place] = replace(document, text=document.text.replace(header, "", 1).lstrip("\n"))
-        seen.add(key)
+    before, cleaned.kept = cleaned.kept, []
+    for document, header, key in zip(before, headers, keys, strict=True):
+        if counts[key] < FEWEST_SAME_HEADERS or key not in seen:
+            cleaned.kept.append(document)
+            seen.add(key)
+            continue
+        cleaned.removals.append(Removal(HEADER, document.name, document.domain, header))
+        trimmed = replace(document, text=document.text.replace(header, "", 1).lstrip("\n"))
+        if (reason := unreadable_because(trimmed)) is None:
+            cleaned.kept.append(trimmed)
+        else:
+            cleaned.removals.append(_removal(reason, trimmed))
 
 
 def report(cleaned: Cleaned, count_tokens: Callable[[Sequence[str]], Sequence[int]]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ __all__ = ["RULES", "Rule", "broken_rule", "licence_header"]
 MOST_TOP_CHARS = 1_500
 LONG_LINE_CHARS = 200
 MOST_IN_LONG_LINES = 0.3
-MOST_DATA_LINES = 0.7
+MOST_DATA_LINES = 0.65
 FEWEST_LETTERS = {"code": 0.4, "knowledge": 0.55, "books": 0.6}
-MOST_REPEATED_LINES = 0.6
+MOST_REPEATED_LINES = 0.75
 SHORTEST_COUNTED_LINE = 10
 MOST_IN_LINKS = 0.5
 
@@ -28,7 +28,7 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _TOP = re.compile(r"""(?:\s*(?:#[^\n]*|[rR]?\"{3}.*?\"{3}|[rR]?'{3}.*?'{3}))*""", re.DOTALL)
-_TEST_FILE = re.compile(r"(^|/)(test_[^/]*|[^/]*_tests?|conftest)\.py$")
+_TEST_FILE = re.compile(r"(^|/)(test_[^/]*|conftest)\.py$|/_tests?/")
 _STRING = re.compile(r"""[rbuRBU]?(['"])(?:\\.|(?!\1).)*\1""")
 _DATA = re.compile(r"[\s\d.,:()\[\]{}+\-xXeEa-fA-F]*")
 _LINK = re.compile(r"(?:https?://|\]\()\S+")
@@ -92,12 +92,16 @@ RULES: dict[str, Rule] = {
     "foreign letters": Rule(
         _CODE, "more than 1 % of the characters outside ASCII", lambda file: unreadable_because(file) is not None
     ),
-    "test file": Rule(_CODE, "test_*.py, *_test.py and conftest.py", lambda file: bool(_TEST_FILE.search(file.name))),
+    "test file": Rule(
+        _CODE,
+        "test_*.py, conftest.py and what lies in folders _test and _tests",
+        lambda file: bool(_TEST_FILE.search(file.name)),
+    ),
     "generated": Rule(_CODE, "says so in its first comments", _is_generated),
     "long lines": Rule(_CODE, "more than 30 % of the text in lines of over 200 characters", _has_long_lines),
-    "table": Rule(_CODE, "more than 70 % of the lines hold only strings, numbers and brackets", _is_table),
+    "table": Rule(_CODE, "more than 65 % of the lines hold only strings, numbers and brackets", _is_table),
     "few letters": Rule(_ALL, "letters among the solid characters below 40 % (prose 55 to 60 %)", _has_few_letters),
-    "repetitive": Rule(_CODE | _PAGES, "more than 60 % of the longer lines repeat earlier ones", _is_repetitive),
+    "repetitive": Rule(_CODE | _PAGES, "more than 75 % of the longer lines repeat earlier ones", _is_repetitive),
     "links": Rule(_PAGES, "more than half of the text in addresses of links", _is_links),
 }
 """The rules in the order in which they are asked; the first three hold for uncleaned text, too."""
