@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megacontext.errors import MegaContextError
 from megacontext.training.core_recipe import build_learner
-from megacontext.training.recipe import recipe_parser, train
+from megacontext.training.recipe import RunArguments, recipe_parser, train
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser = recipe_parser(__doc__, config=Path(__file__).with_name("base.toml"))
     parser.add_argument("--start", type=Path, help="checkpoint whose core to go on from")
     args = parser.parse_args()
-    train(args, lambda settings, seed: build_learner(settings, seed, start=args.start))
+    train(RunArguments.parse(args), lambda settings, seed: build_learner(settings, seed, start=args.start))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megacontext.errors import MegaContextError
-from megacontext.training.recipe import Learner, recipe_parser, train
+from megacontext.training.recipe import Learner, RunArguments, recipe_parser, train
 from megacontext.training.reference import ReferenceConfig, build_reference, compile_layers, window_loss
 from megacontext.training.settings import Settings
 
@@ -23,6 +23,7 @@ def build(settings: Settings, seed: int) -> Learner:
 
 if __name__ == "__main__":
     try:
-        train(recipe_parser(__doc__, config=Path(__file__).with_name("config.toml")).parse_args(), build)
+        parser = recipe_parser(__doc__, config=Path(__file__).with_name("config.toml"))
+        train(RunArguments.parse(parser.parse_args()), build)
     except MegaContextError as error:
         raise SystemExit(str(error)) from error

@@ -13,6 +13,7 @@ from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.loop import LoopConfig, LoopState, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
 from megacontext.training.reference import ReferenceConfig, build_reference, hidden_states, window_loss
+from megacontext.training.trackers import open_trackers
 from megacontext.training.windows import TextSource
 
 TINY = ReferenceConfig(
@@ -54,13 +55,15 @@ def without_clock(state: LoopState) -> dict[str, object]:
 
 
 def test_a_short_run_learns(source: TextSource, tmp_path: Path) -> None:
-    state = make_loop(source, tmp_path).run()
+    state = make_loop(source, tmp_path).run(trackers=open_trackers([], tmp_path, {}))
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert state.step == 30
     assert state.stage == 1
     assert records[-1]["nll"] < records[0]["nll"] - 0.5
     assert state.tokens == sum(state.tokens_by_row_kind.values())
     assert list((tmp_path / "tensorboard").iterdir())
+    assert all(record["tokens_per_second"] > 0 for record in records)
+    assert "mfu" not in records[0]
 
 
 def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Path) -> None:

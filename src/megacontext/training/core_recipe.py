@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
@@ -13,12 +15,14 @@ from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.core_export import core_prefix, load_masters
 from megacontext.training.core_model import build_core, compile_core, window_loss
+from megacontext.training.curriculum import Batch
+from megacontext.training.gauges import Gauges, core_flops, gate_values, gist_flops, gist_statistics, num_weights
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner
 from megacontext.training.settings import Settings
 from megacontext.values import number, whole_number
 
-__all__ = ["build_learner"]
+__all__ = ["build_learner", "memory_gauges", "read_memory"]
 
 
 def build_learner(settings: Settings, seed: int, *, start: Path | None = None, compiled: bool = True) -> Learner:
@@ -47,6 +51,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             lambda batch: window_loss(core, *batch.tensors, compiled=compiled),
             shape,
             start,
+            Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
         )
     learner = MemoryLearner(core, GistNet(gist_config).to(torch.bfloat16), memory)
     if compiled:
@@ -57,7 +62,33 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         lambda batch: learner.loss(batch, compiled=compiled),
         {**shape, "gist_net": asdict(gist_config), "memory": trained},
         start,
+        memory_gauges(learner),
     )
+
+
+def memory_gauges(learner: MemoryLearner) -> Gauges:
+    """Arithmetic of core, GistNet and reconstructor; norm and variance of the newest gists of level 1; gates."""
+    newest: dict[str, Tensor] = {}
+
+    def keep(net: nn.Module, args: object, kwargs: dict[str, Any], gists_NrD: Tensor) -> None:
+        if kwargs["level"] == 1:
+            newest["gists"] = gists_NrD.detach().flatten(0, 1)
+
+    learner.gist_net.register_forward_hook(keep, with_kwargs=True)
+
+    def flops(batch: Batch) -> float:
+        total = core_flops(learner.core, batch) + gist_flops(learner.gist_net, batch)
+        if batch.mixed is None or not learner.config.reconstruction:
+            return total
+        read_back = min(batch.mixed.closed_BC.numel() * batch.mixed.block_tokens, learner.config.reconstructed_tokens)
+        per_token = num_weights(learner.reconstructor.up, learner.reconstructor.down, learner.core.head)
+        return total + 6.0 * read_back * per_token
+
+    def probe() -> dict[str, float]:
+        gists = gist_statistics(newest["gists"]) if newest else {}
+        return {**gists, **gate_values(learner.core)}
+
+    return Gauges(flops=flops, probe=probe)
 
 
 def read_memory(settings: Settings) -> MemoryConfig:

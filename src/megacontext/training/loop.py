@@ -1,26 +1,29 @@
-"""The training loop: seeded, resumable to the bit, watched through a progress bar, TensorBoard and a JSON-lines log."""
+"""The training loop: seeded, resumable to the bit, watched through a progress bar, a JSON-lines log and trackers."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from megacontext.errors import CorruptionError, InvalidValueError, TrainingError
 from megacontext.training.checkpoint import Identity, differences, read_checkpoint, write_checkpoint
 from megacontext.training.curriculum import Batch, Stage, draw_batch
+from megacontext.training.gauges import Gauges
+from megacontext.training.meter import Meter, label_of
 from megacontext.training.optim import MasterOptimizer, schedule
 from megacontext.training.stopping import Where, is_out_of_memory, not_finite, out_of_memory, what_fits
+from megacontext.training.trackers import Tracker
 from megacontext.training.windows import TextSource
 from megacontext.values import number, whole_number
 
@@ -30,7 +33,10 @@ LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, how often. With `max_minutes` the rates follow the clock and `num_steps` is only the upper limit."""
+    """How long, how often. With `max_minutes` the rates follow the clock and `num_steps` is only the upper limit.
+
+    peak_tflops: what utilisation is measured against, in 10^12 operations a second; measured at the start if left out.
+    """
 
     num_steps: int
     seed: int = 0
@@ -39,14 +45,16 @@ class LoopConfig:
     decay_from: float = 0.5
     log_every: int = 20
     checkpoint_every: int = 200
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "warmup_steps", "log_every", "checkpoint_every"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
         number("decay_from", self.decay_from, least=0, below=1)
-        if self.max_minutes is not None:
-            number("max_minutes", self.max_minutes, above=0)
+        for name in ("max_minutes", "peak_tflops"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), above=0)
 
 
 @dataclass(kw_only=True)
@@ -76,13 +84,14 @@ class TrainingLoop:
         config: LoopConfig,
         out: Path,
         identity: Identity | None = None,
+        gauges: Gauges | None = None,
     ) -> None:
         self.loss, self.optimizer, self.source = loss, optimizer, source
         self.stages, self.config, self.out = tuple(stages), config, out
         self.identity: Identity = identity or {}
         self.state = LoopState()
         self.saved_step: int | None = None
-        self.recent: dict[str, list[float]] = defaultdict(list)
+        self.meter = Meter(gauges or Gauges())
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -93,28 +102,29 @@ class TrainingLoop:
             return by_steps
         return max(by_steps, self.state.seconds / (60 * self.config.max_minutes))
 
-    def run(self, *, until_step: int | None = None) -> LoopState:
-        """Train until the run is over (or `until_step`), leaving a checkpoint."""
-        writer = SummaryWriter(str(self.out / "tensorboard"))
+    def run(self, *, until_step: int | None = None, trackers: Sequence[Tracker] = ()) -> LoopState:
+        """Train until the run is over (or `until_step`), leaving a checkpoint; trackers are closed at the end."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns) as bar, (self.out / "log.jsonl").open("a") as log:
+        with (
+            Progress(*columns, console=Console(stderr=True)) as bar,
+            (self.out / "log.jsonl").open("a") as log,
+            ExitStack() as closing,
+        ):
+            for tracker in trackers:
+                closing.callback(tracker.close)
             task = bar.add_task("training", total=self.config.num_steps, completed=self.state.step)
             while self.progress < 1 and self.state.step != until_step:
                 self.step()
-                state = self.state
-                if state.step % self.config.log_every == 0:
+                if self.state.step % self.config.log_every == 0:
                     record = self.record()
                     log.write(json.dumps(record) + "\n")
                     log.flush()
-                    for key, value in record.items():
-                        if isinstance(value, float):
-                            writer.add_scalar(key, value, state.step)
-                    bar.update(
-                        task, completed=state.step, description=f"{record['stage']} nll {record.get('nll', 0):.3f}"
-                    )
-                if state.step % self.config.checkpoint_every == 0:
+                    figures = {key: value for key, value in record.items() if isinstance(value, float)}
+                    for tracker in trackers:
+                        tracker.log(figures, self.state.step)
+                    bar.update(task, completed=self.state.step, description=_described(record))
+                if self.state.step % self.config.checkpoint_every == 0:
                     self.save()
-        writer.close()
         self.save()
         return self.state
 
@@ -132,13 +142,14 @@ class TrainingLoop:
             if not is_out_of_memory(error):
                 raise
             raise self._out_of_memory(error, batch, stage) from error
-        self.recent["grad_norm"].append(norm)
-        self.recent["rate"].append(factor)
+        self.meter.note(grad_norm=norm, rate=factor)
         self._measure(batch, losses_BT, stage)
         state.step += 1
         state.stage_step += 1
         state.tokens += batch.ids_BT.numel()
-        state.seconds += time.monotonic() - began
+        seconds = time.monotonic() - began
+        state.seconds += seconds
+        self.meter.count(batch, seconds)
         if state.stage + 1 < len(self.stages) and stage.is_done(state.stage_step, state.gate_nlls):
             ended = {"stage": float(state.stage), "step": float(state.step), "minutes": state.seconds / 60}
             state.stage_ends.append(ended)
@@ -166,27 +177,18 @@ class TrainingLoop:
         return Where(self.stages[self.state.stage], self.state.step, self.out, self.saved_step)
 
     def _measure(self, batch: Batch, losses_BT: Tensor, stage: Stage) -> None:
-        """Note text and answer losses by batch and row kind; feed the stage's gate."""
-        answers_BT, text_BT = batch.weights_BT > 1, batch.weights_BT == 1
-        if text_BT.any():
-            self.recent["nll"].append(float(losses_BT[text_BT].mean()))
-        for row, row_kind in enumerate(batch.row_kinds):
-            by_kind = self.state.tokens_by_row_kind
-            label = f"{row_kind}_{batch.kind.length}"
-            if batch.mixed is not None:
-                label = f"{label}_gists_{batch.mixed.block_tokens}_{batch.mixed.gist_width}"
+        """Note losses, count tokens by row kind, and feed the stage's gate."""
+        self.meter.measure(batch, losses_BT)
+        by_kind = self.state.tokens_by_row_kind
+        for row_kind in batch.row_kinds:
+            label = label_of(batch, row_kind)
             by_kind[label] = by_kind.get(label, 0) + batch.kind.length
-            if text_BT[row].any():
-                self.recent[f"text/{label}"].append(float(losses_BT[row][text_BT[row]].mean()))
-            if answers_BT[row].any():
-                self.recent[f"answer/{label}"].append(float(losses_BT[row][answers_BT[row]].mean()))
+        answers_BT = batch.weights_BT > 1
         if batch.kind.name == stage.gate and answers_BT.any():
             self.state.gate_nlls = [*self.state.gate_nlls, float(losses_BT[answers_BT].mean())][-stage.gate_batches :]
 
     def record(self) -> dict[str, Any]:
-        """Means since the last record; clears them."""
-        means = {key: sum(values) / len(values) for key, values in sorted(self.recent.items())}
-        self.recent.clear()
+        """Where the run is, and the meter's figures since the last record."""
         state = self.state
         return {
             "step": state.step,
@@ -194,7 +196,7 @@ class TrainingLoop:
             "minutes": state.seconds / 60,
             "tokens": state.tokens,
             "progress": self.progress,
-            **means,
+            **self.meter.means(),
         }
 
     def save(self) -> None:
@@ -205,7 +207,11 @@ class TrainingLoop:
                     f"step {self.state.step}: {name} holds values that are no numbers; {self.out / 'checkpoint.pt'} is "
                     "as it was: --resume with lower rates in [optim]"
                 )
-        saved = {"optimizer": self.optimizer.state_dict(), "state": asdict(self.state), "recent": dict(self.recent)}
+        saved = {
+            "optimizer": self.optimizer.state_dict(),
+            "state": asdict(self.state),
+            "recent": dict(self.meter.recent),
+        }
         write_checkpoint(self.out / "checkpoint.pt", {**saved, "identity": dict(self.identity)})
         self.saved_step = self.state.step
 
@@ -235,4 +241,11 @@ class TrainingLoop:
             )
         self.optimizer.load_state_dict(saved["optimizer"])
         self.state, self.saved_step = state, state.step
-        self.recent = defaultdict(list, saved["recent"])
+        self.meter.recent.update(saved.get("recent", {}))
+
+
+def _described(record: dict[str, Any]) -> str:
+    """A record in a few words, for the progress bar."""
+    speed = f"{record.get('tokens_per_second', 0):,.0f} tokens/s"
+    utilised = f", mfu {record['mfu']:.0%}" if "mfu" in record else ""
+    return f"{record['stage']} nll {record.get('nll', 0):.3f}, {speed}{utilised}"

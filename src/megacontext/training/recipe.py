@@ -1,11 +1,13 @@
-"""What the training recipes share: their command line, and the way from it and a configuration file to a run."""
+"""What training recipes share: their command line, and the way from it and a configuration file to a run."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sysconfig
+import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ from torch import nn
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.checkpoint import identity, read_checkpoint, same_shape
-from megacontext.training.loop import LoopConfig, LossFunction, TrainingLoop
+from megacontext.training.gauges import Gauges, measured_peak
+from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.settings import Settings, read_settings
+from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
 
-__all__ = ["Learner", "recipe_parser", "train"]
+__all__ = ["Learner", "RunArguments", "installed_packages", "recipe_parser", "train"]
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,43 @@ class Learner:
     """What a recipe trains.
 
     weights: by name; loss: of a batch; shape: the tables that say which weights there are; start: the checkpoint that
-    it begins with.
+    it begins with; gauges: what else it can say of itself.
     """
 
     weights: Iterable[tuple[str, nn.Parameter]]
     loss: LossFunction
     shape: Mapping[str, Mapping[str, Any]]
     start: Path | None = None
+    gauges: Gauges = field(default_factory=Gauges)
+
+
+def installed_packages() -> Path:
+    """The site-packages folder of this environment."""
+    return Path(sysconfig.get_paths()["purelib"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """What a run is asked for.
+
+    config: its configuration file; data: folder with books/ and knowledge/; packages: site-packages folders to read
+    code from; out: where token arrays, log and checkpoint go; minutes: end after so many, rates following the clock;
+    resume: go on from the checkpoint in ``out``; track: trackers beside the usual ones.
+    """
+
+    config: Path
+    data: Path
+    out: Path
+    packages: tuple[Path, ...] = field(default_factory=lambda: (installed_packages(),))
+    minutes: float | None = None
+    resume: bool = False
+    track: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, args: argparse.Namespace) -> RunArguments:
+        """From what a `recipe_parser` parsed."""
+        given = {one.name: getattr(args, one.name) for one in fields(cls)}
+        return cls(**{**given, "packages": tuple(args.packages), "track": tuple(args.track)})
 
 
 def recipe_parser(description: str | None, *, config: Path) -> argparse.ArgumentParser:
@@ -46,23 +80,29 @@ def recipe_parser(description: str | None, *, config: Path) -> argparse.Argument
         "--packages",
         type=Path,
         nargs="*",
-        default=[Path(sysconfig.get_paths()["purelib"])],
+        default=[installed_packages()],
         help="site-packages folders to read code from (default: this environment's)",
     )
     parser.add_argument("--out", type=Path, required=True, help="token arrays, log and checkpoint go here")
     parser.add_argument("--config", type=Path, default=config)
     parser.add_argument("--minutes", type=float, help="end after this many minutes; rates then follow the clock")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--track", action="append", default=[], help=f"log to one of {', '.join(TRACKERS)}, too")
     return parser
 
 
-def train(args: argparse.Namespace, build: Callable[[Settings, int], Learner]) -> None:
+def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> LoopState:
     """Prepare token arrays (once), then train or resume. ``build`` makes the learner from the settings and the seed.
-    Raises InvalidValueError if ``--out`` holds a run that ``--resume`` does not ask for, or the other way round."""
-    if not args.resume and (args.out / "checkpoint.pt").exists():
+
+    All that is asked for is checked before anything is read or written. Raises InvalidValueError if ``out`` holds a run
+    that ``resume`` does not ask for, or the other way round.
+    """
+    checkpoint = args.out / "checkpoint.pt"
+    if not args.resume and checkpoint.exists():
         raise InvalidValueError(f"{args.out} holds a run already; add --resume, or give another --out")
-    if args.resume and not (args.out / "checkpoint.pt").exists():
+    if args.resume and not checkpoint.exists():
         raise InvalidValueError(f"{args.out} has no checkpoint.pt to resume; start a run there first")
+    refuse_missing(args.track)
     settings = read_settings(args.config)
     config = settings.read("loop", LoopConfig, max_minutes=args.minutes)
     optim, shares = settings.read("optim", OptimConfig), settings.shares
@@ -80,6 +120,7 @@ def train(args: argparse.Namespace, build: Callable[[Settings, int], Learner]) -
     made_of = identity(learner.shape, tokenizer, {domain: stores[domain] for domain in shares})
     if learner.start is not None:
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
+    gauges = _with_peak(learner.gauges, config)
     loop = TrainingLoop(
         loss=learner.loss,
         optimizer=MasterOptimizer(learner.weights, optim),
@@ -88,7 +129,35 @@ def train(args: argparse.Namespace, build: Callable[[Settings, int], Learner]) -
         config=config,
         out=args.out,
         identity=made_of,
+        gauges=gauges,
     )
     if args.resume:
         loop.resume()
-    loop.run()
+    _note_start(args, settings, loop)
+    return loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
+
+
+def _with_peak(gauges: Gauges, config: LoopConfig) -> Gauges:
+    if config.peak_tflops is not None:
+        return replace(gauges, peak_flops=config.peak_tflops * 1e12, peak_source="[loop] peak_tflops")
+    if gauges.flops is None:
+        return gauges
+    peak, source = measured_peak()
+    return replace(gauges, peak_flops=peak, peak_source=source)
+
+
+def _note_start(args: RunArguments, settings: Settings, loop: TrainingLoop) -> None:
+    """One line of ``starts.jsonl`` per start: what the log's figures were made with."""
+    gauges = loop.meter.gauges
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "step": loop.state.step,
+        "config": str(args.config),
+        "settings": settings.tables,
+        "weights": sum(weight.numel() for weight in loop.optimizer.weights.values()),
+        "peak_tflops": round(gauges.peak_flops / 1e12, 4),
+        "peak_source": gauges.peak_source,
+        "torch": torch.__version__,
+    }
+    with (args.out / "starts.jsonl").open("a") as lines:
+        lines.write(json.dumps(start) + "\n")
