@@ -43,27 +43,34 @@ def digest(text: str) -> bytes:
     return hashlib.blake2b(_SPACE.sub(" ", text).strip().encode(), digest_size=16).digest()
 
 
+class _Hashes(dict[str, int]):
+    def __missing__(self, word: str) -> int:
+        value = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+        self[word] = value
+        return value
+
+
 class WordRuns:
     """Hashes of runs of words; words are hashed once for a whole collection."""
 
     def __init__(self) -> None:
-        self.hashes: dict[str, int] = {}
+        self.hashes = _Hashes()
 
-    def of(self, text: str, *, run_words: int = RUN_WORDS) -> npt.NDArray[np.uint64]:
-        """The different runs of a text, sorted, [R] uint64; none if it has fewer words than a run."""
+    def every(self, text: str, *, run_words: int) -> npt.NDArray[np.uint64]:
+        """All runs of a text in order, [R] uint64; none if it has fewer words than a run."""
         words = _WORD.findall(text)
         if len(words) < run_words:
             return np.empty(0, np.uint64)
-        known = self.hashes
-        for word in set(words):
-            if word not in known:
-                known[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-        words_N = np.fromiter((known[word] for word in words), np.uint64, len(words))
+        words_N = np.array(list(map(self.hashes.__getitem__, words)), np.uint64)
         runs_R = np.zeros(len(words) - run_words + 1, np.uint64)
         for offset in range(run_words):
             runs_R = (runs_R ^ words_N[offset : offset + len(runs_R)]) * MIXER
             runs_R ^= runs_R >> np.uint64(29)
-        return np.unique(runs_R)
+        return runs_R
+
+    def of(self, text: str, *, run_words: int = RUN_WORDS) -> npt.NDArray[np.uint64]:
+        """The different runs of a text, sorted."""
+        return np.unique(self.every(text, run_words=run_words))
 
 
 def twins(documents: Sequence[Document], runs: WordRuns) -> list[Twin]:
@@ -106,13 +113,11 @@ def share_within(
 
     Thirteen words is the length by which GPT-3 measured contamination (Brown et al. 2020, appendix C).
     """
-    sets = [runs.of(document.text, run_words=run_words) for document in others]
-    everything_R = np.unique(np.concatenate([*sets, np.empty(0, np.uint64)]))
-    del sets
-    shares = []
-    for document in documents:
-        runs_R = runs.of(document.text, run_words=run_words)
-        places_R = np.minimum(np.searchsorted(everything_R, runs_R), max(0, len(everything_R) - 1))
-        is_there_R = everything_R[places_R] == runs_R if len(everything_R) else np.zeros(len(runs_R), np.bool_)
-        shares.append(float(is_there_R.mean()) if len(runs_R) else 0.0)
-    return shares
+    sets = [runs.of(document.text, run_words=run_words) for document in documents]
+    asked_R = np.unique(np.concatenate([*sets, np.empty(0, np.uint64)]))
+    is_there_R = np.zeros(len(asked_R), np.bool_)
+    for other in others if len(asked_R) else ():
+        seen_R = runs.every(other.text, run_words=run_words)
+        places_R = np.minimum(np.searchsorted(asked_R, seen_R), len(asked_R) - 1)
+        is_there_R[places_R[asked_R[places_R] == seen_R]] = True
+    return [float(is_there_R[np.searchsorted(asked_R, own_R)].mean()) if len(own_R) else 0.0 for own_R in sets]
