@@ -58,8 +58,17 @@ def test_raw_blocks_and_neighbouring_cuts_join():
     assert Cut.of([(1, 0, 8)]) != Cut.of([(0, 0, 8)])
 
 
-def test_an_empty_history_has_an_empty_cut():
-    validate_cut(TREE, Cut.of([]), 0, budget_entries=0)
+def test_an_empty_history_has_an_empty_cut_and_no_other():
+    empty = Cut.of([])
+    validate_cut(TREE, empty, 0, budget_entries=0)
+    assert empty == coarsest_cut(TREE, 0, 0) == raw_cut(TREE, 0, 0)
+    assert (len(empty), empty.rows(), cut_cost(empty, 3)) == (0, [], 0)
+    assert [part.dtype for part in (empty.levels, empty.starts, empty.stops)] == [np.int64] * 3
+    with pytest.raises(InvariantError, match="row 0 of 0 should start at 0, starts at 1"):
+        validate_cut(TREE, empty, 1)
+    for row in [(0, 0, 8), (1, 0, 8), (0, 0, 0)]:
+        with pytest.raises(InvariantError, match="cover"):
+            validate_cut(TREE, Cut.of([row]), 0)
 
 
 @pytest.mark.parametrize(

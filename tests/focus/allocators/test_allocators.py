@@ -263,8 +263,10 @@ def test_nothing_is_edited_where_no_edit_is_worth_its_cost():
 @pytest.mark.parametrize("limits", [{"max_edits": 1}, {"edit_cost": 10.0}, {"cooldown": 5}, {}])
 def test_over_budget_it_collapses_whatever_the_limits(name, limits):
     wc = context(budget_entries=400)
+    assert wc.cost > 60
     target = allocate(name, wc, flat(wc), budget_entries=60, **limits)
     validate_cut(wc.tree, target, wc.num_tokens, budget_entries=60)
+    assert cut_cost(target, wc.gist_width) <= 60
 
 
 @pytest.mark.parametrize("name", NAMES)
