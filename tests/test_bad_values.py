@@ -21,7 +21,9 @@ import megacontext as mc
 from megacontext.bases.registry import load_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.errors import MemoryClosedError
+from megacontext.focus.edits import Edits
 from megacontext.focus.working_context import WorkingContext
+from megacontext.runtime.events import RefocusEvent, RefocusReport
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.session import Session
 from megacontext.testing.fake_base import tiny_base
@@ -318,19 +320,39 @@ WHOLE_NUMBERS = [
 ]
 
 
+def told(world, call, arguments):
+    """What a call says that is the same however often it is made; numbers of NumPy in it would show."""
+    num_tokens = world.wc.num_tokens
+    result = world.run(call, arguments)
+    match result:
+        case OpenedMemory():
+            says = result.tree
+        case Session():
+            says = result.working_context.config
+        case Edits() | RefocusReport():
+            says = type(result), {type(value) for value in vars(result).values()}, world.wc.config
+        case [RefocusEvent(), *_]:
+            says = result[-1].__class__  # how many tokens come first depends on what the memory holds by now
+        case _:
+            says = result
+    return repr((says, world.wc.num_tokens - num_tokens))
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.uint32, np.int16, np.asarray])
 @pytest.mark.parametrize(("call", "name"), WHOLE_NUMBERS)
 def test_integers_of_numpy_serve_as_well(world, call, name, kind):
-    arguments = world.good(call)
-    if (call, name) == ("mc.open", "cache_bytes"):
-        arguments[name] = 1 << 14
-    world.run(call, {**arguments, name: kind(arguments[name])})
+    plain = {"cache_bytes": 1 << 14} if name == "cache_bytes" else {}  # the usual size is no int16
+    expected = told(world, call, {**world.good(call), **plain})
+    arguments = {**world.good(call), **plain}
+    assert told(world, call, {**arguments, name: kind(arguments[name])}) == expected
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
 def test_numbers_of_numpy_serve_as_well(world, kind):
-    world.run("session.complete", {**world.good("session.complete"), "temperature": kind(1), "top_p": kind(1)})
-    world.run("memory.session", {**world.good("memory.session"), "gist_value": kind(0)})
+    for call, numbers in (("session.complete", {"temperature": 1, "top_p": 1}), ("memory.session", {"gist_value": 0})):
+        plain = told(world, call, {**world.good(call), **numbers})
+        of_numpy = told(world, call, {**world.good(call), **{name: kind(value) for name, value in numbers.items()}})
+        assert of_numpy == plain
 
 
 @pytest.mark.parametrize("kind", [str, Path])
