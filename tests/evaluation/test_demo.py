@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.bases.registry import BaseHandle
 from megacontext.errors import InvalidValueError, MemoryExistsError
 from megacontext.evaluation.demo import MARKER, DemoConfig, affordable_gister, prepare_folder, run_demo
 from megacontext.evaluation.demo_screen import DemoScreen, around
 from megacontext.evaluation.pace import Pace
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET, TINY_LENS_NET
 
 
 @pytest.mark.slow
@@ -47,6 +54,28 @@ def test_a_small_demo_runs_whole(tmp_path: Path) -> None:
     assert "<svg" in (out / "index.html").read_text(encoding="utf-8")
     assert (out / "detail.png").stat().st_size > 10_000
     assert len(result.trace.steps) == 2
+
+
+def test_a_base_that_learned_memory_is_shown_with_its_own_lens(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    core = Core(replace(TINY_CORE, vocab_size=4096))
+    nets = CoreNets(core=core, gist_net=GistNet(TINY_GIST_NET), lens_net=LensNet(TINY_LENS_NET))
+    write_core_folder(folder, nets, [BaseHandle("reference").folder / "tokenizer.json"], eos_token_id=1)
+    config = DemoConfig(
+        out=tmp_path / "demo",
+        base=str(folder),
+        num_tokens=20_000,
+        num_facts=1,
+        num_continuations=1,
+        num_short=1,
+        num_generated=2,
+        budget_entries=400,
+    )
+    result = run_demo(config, console=Console(file=io.StringIO(), width=100), progress=Console(file=io.StringIO()))
+    content = json.loads((tmp_path / "demo" / "results.json").read_text(encoding="utf-8"))
+    names = [method["name"] for method in content["comparison"]["methods"]]
+    assert names == ["recency", "rag", "megacontext", "learned", "oracle"]
+    assert [score.name for score in result.short.scores] == [*names, "full"]
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:

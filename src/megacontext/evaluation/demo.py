@@ -28,6 +28,7 @@ from megacontext.evaluation.focus_trace import FocusStep, FocusTrace
 from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystack, history_memory, sources_of
 from megacontext.evaluation.library import Library, assemble_library
 from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.learned import with_learned
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import Recency
 from megacontext.evaluation.methods.retrieval import Retrieval
@@ -55,7 +56,7 @@ COST_LENGTHS = (10_000, 100_000)
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """out: folder that is made; num_tokens: of real text; num_facts: hidden and asked for; gister: auto takes
-    extractive gists if this machine makes them fast enough, else means."""
+    learned gists if the base has them, else extractive ones if this machine makes them fast enough, else means."""
 
     out: Path = Path("demo-output")
     num_tokens: int = 1_100_000
@@ -92,6 +93,8 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     prepare_folder(config.out)
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
     handle = BaseHandle(config.base)
+    if config.gister == "auto" and handle.info.gist_net:
+        config = replace(config, gister="gistnet")
     with best_pace(handle.load()) as pace:
         gister = affordable_gister(config, pace, screen) if config.gister == "auto" else config.gister
         return measure(replace(config, gister=gister), handle, screen)
@@ -166,7 +169,8 @@ def compare_methods(
     """Every method on the hidden facts, then on held-out text that the memory goes on to read."""
     base, memory = handle.load(), haystack.memory
     with ExitStack() as stack:
-        methods = [kind(memory, base, budget_entries=config.budget_entries) for kind in METHODS]
+        kinds = with_learned(METHODS, handle.info, gister=config.gister)
+        methods = [kind(memory, base, budget_entries=config.budget_entries) for kind in kinds]
         for method in methods:
             stack.callback(method.close)
         tallies = [Tally.of(method) for method in methods]

@@ -225,7 +225,7 @@ def _panel(axes: Any, title: str, label: str) -> None:
 
 
 def _bar_color(name: str) -> str:
-    return {"megacontext": LEVEL_COLORS[0], "oracle": LEVEL_COLORS[1]}.get(name, DIM)
+    return {"megacontext": LEVEL_COLORS[0], "learned": LEVEL_COLORS[2], "oracle": LEVEL_COLORS[1]}.get(name, DIM)
 
 
 def _colors(levels: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -16,7 +16,7 @@ from megacontext.units import format_bytes, format_count
 
 __all__ = ["Costs", "Grid", "comparison_grid", "comparison_json", "cost_grid", "html_table", "rich_table"]
 
-OURS = ("megacontext", "oracle")
+OURS = ("megacontext", "learned", "oracle")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Comparison:
     num_tokens: int
     budget_entries: int
     scores: Sequence[MethodScore]
-    rivals: Sequence[str] = field(default=("recency", "rag", "megacontext"))
+    rivals: Sequence[str] = field(default=("recency", "rag", "megacontext", "learned"))
 
     def score(self, name: str) -> MethodScore:
         return next(score for score in self.scores if score.name == name)

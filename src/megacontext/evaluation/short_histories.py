@@ -15,15 +15,14 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.hidden_facts import draw_facts, hide_facts, locate
 from megacontext.evaluation.library import Text
 from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.learned import with_learned
 from megacontext.evaluation.methods.method import Method, TokenIds
 from megacontext.evaluation.methods.plain import FullContext, Recency
 from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.scores import Comparison
 from megacontext.evaluation.trials import Question, Tally, ask_all
-from megacontext.ports.base import Base
 from megacontext.ports.text import TextCodec
 from megacontext.runtime.assembly import open as open_memory
-from megacontext.runtime.opened import OpenedMemory
 
 __all__ = ["SHORT_METHODS", "ShortConfig", "compare_short_histories"]
 
@@ -54,7 +53,8 @@ def compare_short_histories(
     """Every method, full context among them, on the facts and the continuation of each history."""
     base = handle.load()
     random = Random(config.seed)
-    tallies = [Tally(name=kind.name, label=kind.label) for kind in SHORT_METHODS]
+    kinds = with_learned(SHORT_METHODS, handle.info, gister=gister)
+    tallies = [Tally(name=kind.name, label=kind.label) for kind in kinds]
     for number in range(config.num_histories):
         stretch, target = _stretch(random, base.codec, texts, config)
         facts = draw_facts(random, config.num_facts)
@@ -65,7 +65,8 @@ def compare_short_histories(
             questions = [
                 Question(fact=place.fact, evidence=locate(base.codec, token_ids, place.statement)) for place in hidden
             ]
-            _ask_and_score(memory, base, config, questions, base.codec.encode(target).token_ids, tallies)
+            methods = [kind(memory, base, budget_entries=config.budget_entries) for kind in kinds]
+            _ask_and_score(methods, questions, base.codec.encode(target).token_ids[: config.target_tokens], tallies)
         if on_step:
             on_step()
     return Comparison(
@@ -77,17 +78,11 @@ def compare_short_histories(
 
 
 def _ask_and_score(
-    memory: OpenedMemory,
-    base: Base,
-    config: ShortConfig,
-    questions: Sequence[Question],
-    target_ids: TokenIds,
-    tallies: Sequence[Tally],
+    methods: Sequence[Method], questions: Sequence[Question], target_ids: TokenIds, tallies: Sequence[Tally]
 ) -> None:
-    for kind, tally in zip(SHORT_METHODS, tallies, strict=True):
-        method = kind(memory, base, budget_entries=config.budget_entries)
+    for method, tally in zip(methods, tallies, strict=True):
         ask_all(method, questions, tally)
-        tally.nats.append(float(method.nll(target_ids[: config.target_tokens]).mean()))
+        tally.nats.append(float(method.nll(target_ids).mean()))
         method.close()
 
 
