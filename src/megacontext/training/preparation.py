@@ -6,7 +6,7 @@ A prepared folder is never prepared again: what is in it stays as it is, by what
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from megacontext.training.babi import BABI, has_stories, read_stories
-from megacontext.training.cleaning import SAYS, clean, clean_held_out, report
+from megacontext.training.cleaning import SAYS, Cleaned, clean, clean_held_out, report
 from megacontext.training.corpus import (
     Document,
     join_projects,
@@ -108,14 +108,17 @@ def _write_stores(data: Path, packages: Sequence[Path], out: Path, *, vocab_size
     if not (folder / "tokenizer.json").exists():
         save_tokenizer(train_tokenizer(tokenizer_sample(texts["train"]), vocab_size=vocab_size), folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    stores = {
+        side: {domain: encode_documents(tokenizer, some) for domain, some in texts[side].items()} for side in SIDES
+    }
     if cleaned and not (out / REPORT).exists():  # before the stores: they are cleaned if it stands beside them
-        counted = {side: report(one, lambda some: _num_tokens(tokenizer, some)) for side, one in sides.items()}
+        counted = {side: _counted(tokenizer, one, stores[side]) for side, one in sides.items()}
         _write_report(out, {"rules": SAYS, **counted})
     for side in SIDES:
         for domain in DOMAINS:
             path = out / f"{domain}_{side}.npz"
             if not path.exists():
-                encode_documents(tokenizer, texts[side][domain]).save(path)
+                stores[side][domain].save(path)
 
 
 def _uncleaned(documents: Iterable[Document]) -> Iterator[Document]:
@@ -125,13 +128,14 @@ def _uncleaned(documents: Iterable[Document]) -> Iterator[Document]:
     yield from limit_projects(readable(document for document in some if document.project))
 
 
-def _num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """How many tokens each text is."""
-    counts = []
-    for text in texts:
-        encoded = tokenizer.encode_batch_fast(list(pieces(text)), add_special_tokens=False)
-        counts.append(sum(len(piece.ids) for piece in encoded))
-    return counts
+def _counted(tokenizer: Tokenizer, side: Cleaned, stores: Mapping[str, TokenStore]) -> dict[str, Any]:
+    """What cleaning did to a side; kept tokens are those of its stores."""
+
+    def count_tokens(texts: Sequence[str]) -> list[int]:
+        encoded = (tokenizer.encode_batch_fast(list(pieces(text)), add_special_tokens=False) for text in texts)
+        return [sum(len(piece.ids) for piece in parts) for parts in encoded]
+
+    return report(side, {domain: len(store.ids_N) for domain, store in stores.items()}, count_tokens)
 
 
 def _write_report(out: Path, content: dict[str, Any]) -> None:
