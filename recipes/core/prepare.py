@@ -1,0 +1,93 @@
+"""Prepare token arrays without training, and tell what cleaning removed and how full the rows are.
+
+`python recipes/core/prepare.py --data FOLDER --packages FOLDER ... --out RUN [--uncleaned] [--tokenizer FOLDER]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sysconfig
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.training.babi import BABI
+from megacontext.training.curriculum import ROWS
+from megacontext.training.packing import packing
+from megacontext.training.preparation import REPORT, SIDES, load_stores, prepare
+from megacontext.training.windows import TextSource
+
+LENGTHS = {"aligned": 192, "aligned_code": 192, "dense": 256, "dense_code": 256, "dense_puzzles": 256}
+LONGEST = 2048
+
+
+def cleaning_table(told: dict[str, Any]) -> Table:
+    """Documents and tokens that stayed and that each rule removed, by side and domain."""
+    table = Table("side", "domain", "", "documents", "tokens", "of what was read")
+    for side in SIDES:
+        for domain, counts in told[side].items():
+            parts = {"kept": counts["kept"], **counts["removed"]}
+            num_read = sum(part["tokens"] for part in parts.values())
+            for name, part in parts.items():
+                share = f"{part['tokens'] / num_read:.2%}" if num_read else ""
+                table.add_row(side, domain, name, f"{part['documents']:,}", f"{part['tokens']:,}", share)
+    return table
+
+
+def measure_rows(data: Path, shares: dict[str, float], count: int) -> dict[str, dict[str, float]]:
+    """Packing of every kind of row that the folder can make."""
+    tokenizer = Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
+    stores = load_stores(data, "train")
+    source = TextSource(tokenizer, stores, shares)
+    measured = {}
+    for row_kind, make in ROWS.items():
+        if row_kind != BABI or BABI in stores:
+            length = LENGTHS.get(row_kind, LONGEST)
+            seeds = [f"{row_kind}/{index}" for index in range(count)]
+            measured[f"{row_kind}_{length}"] = asdict(packing(source, make, length, seeds))
+    return measured
+
+
+def main() -> None:
+    """Prepare (what is there stays), then print both tables; the packing goes into the report, too."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with books/, knowledge/ and babi/")
+    parser.add_argument("--packages", type=Path, nargs="*", default=[Path(sysconfig.get_paths()["purelib"])])
+    parser.add_argument("--out", type=Path, required=True, help="token arrays go to OUT/data")
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("base.toml"))
+    parser.add_argument("--uncleaned", action="store_true", help="leave out unreadable files alone")
+    parser.add_argument("--tokenizer", type=Path, help="tokenizer folder to use instead of learning one")
+    parser.add_argument("--rows", type=int, default=60, help="rows of each kind to measure")
+    args = parser.parse_args()
+    data = args.out / "data"
+    if args.tokenizer is not None and not (data / "tokenizer").exists():
+        if not (args.tokenizer / "tokenizer.json").is_file():
+            raise InvalidValueError(f"--tokenizer {args.tokenizer} holds no tokenizer.json; give a folder that does")
+        shutil.copytree(args.tokenizer, data / "tokenizer")
+    settings = tomllib.loads(args.config.read_text())
+    prepare(args.data, args.packages, data, vocab_size=settings["model"]["vocab_size"], cleaned=not args.uncleaned)
+    console = Console()
+    measured = measure_rows(data, settings["shares"], args.rows)
+    if (data / REPORT).exists():
+        told = json.loads((data / REPORT).read_text())
+        (data / REPORT).write_text(json.dumps({**told, "packing": measured}, indent=2) + "\n")
+        console.print(cleaning_table(told))
+    table = Table("row", *(next(iter(measured.values()))))
+    for name, shares in measured.items():
+        table.add_row(name, *(f"{share:.2%}" for share in shares.values()))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MegaContextError as error:
+        raise SystemExit(str(error)) from error
