@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,31 @@ def test_the_shipped_recipes_name_only_what_exists(path: Path) -> None:
             assert sum(batch.mix.values()) == pytest.approx(1)
             assert batch.length % 32 == 0
     assert stages[-1].gate is None
+
+
+DOCUMENTED = {
+    "[model]": CoreConfig,
+    "[gist_net]": GistNetConfig,
+    "[memory]": MemoryConfig,
+    "[optim]": OptimConfig,
+    "[loop]": LoopConfig,
+    "[[stage]]": Stage,
+    "A kind of batch:": BatchKind,
+    "`gists`:": GistCut,
+}
+NOT_IN_FILES = {"max_minutes"}  # an option of the command line
+SHOWN = {None: "none", "peak_tflops": "measured", "joins": "none"}
+
+
+@pytest.mark.parametrize("heading", DOCUMENTED)
+def test_every_key_is_documented_with_its_default(heading: str) -> None:
+    page = (RECIPES.parent / "docs" / "training.md").read_text()
+    start = page.index(f"### `{heading}`\n" if heading.startswith("[") else f"\n{heading}\n")
+    table = page[start : page.index("\n\n", page.index("|---|", start))]
+    found = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", table, re.MULTILINE))
+    expected = {}
+    for field in dataclasses.fields(DOCUMENTED[heading]):
+        default = "required" if field.default is dataclasses.MISSING else field.default
+        default = SHOWN.get(field.name, SHOWN[None] if default is None else default)
+        expected[field.name] = str(default).lower() if isinstance(default, bool) else str(default)
+    assert found == {name: default for name, default in expected.items() if name not in NOT_IN_FILES}

@@ -24,6 +24,7 @@ from megacontext.cli import (
     score,
     search,
     sources,
+    train,
     transfer,
 )
 
@@ -65,6 +66,7 @@ def make_app() -> typer.Typer:
     app.command("import")(transfer.import_memory)
     app.command("demo")(demo.demo)
     app.command("eval")(evaluate.evaluate)
+    app.command("train")(train.train)
     return app
 
 

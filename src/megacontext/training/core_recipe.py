@@ -52,6 +52,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             shape,
             start,
             Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
+            {"core": core},
         )
     learner = MemoryLearner(core, GistNet(gist_config).to(torch.bfloat16), memory)
     if compiled:
@@ -63,6 +64,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         {**shape, "gist_net": asdict(gist_config), "memory": trained},
         start,
         memory_gauges(learner),
+        {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor},
     )
 
 

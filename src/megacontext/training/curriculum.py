@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -136,6 +136,11 @@ def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int) -> Bat
     kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
     row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.rows))
     rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
+    return batch_of(kind, row_kinds, rows, random)
+
+
+def batch_of(kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window], random: Random) -> Batch:
+    """Rows as a batch, some of their blocks as gists if the kind says so."""
     weights_BT = np.stack([row.weights_T for row in rows])
     mixed = None
     if kind.gists is not None:

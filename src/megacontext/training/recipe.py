@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from megacontext.errors import InvalidValueError
+from megacontext.training.babi import BABI
 from megacontext.training.checkpoint import identity, read_checkpoint, same_shape
 from megacontext.training.gauges import Gauges, measured_peak
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
@@ -33,7 +34,7 @@ class Learner:
     """What a recipe trains.
 
     weights: by name; loss: of a batch; shape: the tables that say which weights there are; start: the checkpoint that
-    it begins with; gauges: what else it can say of itself.
+    it begins with; gauges: what else it can say of itself; parts: the nets, by name.
     """
 
     weights: Iterable[tuple[str, nn.Parameter]]
@@ -41,6 +42,7 @@ class Learner:
     shape: Mapping[str, Mapping[str, Any]]
     start: Path | None = None
     gauges: Gauges = field(default_factory=Gauges)
+    parts: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def installed_packages() -> Path:
@@ -117,7 +119,8 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
             f"{settings.path} is {settings.vocab_size}; give that, or another --out"
         )
     stores = load_stores(args.out / "data", "train")
-    made_of = identity(learner.shape, tokenizer, {domain: stores[domain] for domain in shares})
+    read = {domain: store for domain, store in stores.items() if domain in shares or domain == BABI}
+    made_of = identity(learner.shape, tokenizer, read)
     if learner.start is not None:
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
     gauges = _with_peak(learner.gauges, config)

@@ -1,0 +1,226 @@
+"""``megacontext train``: a small run from the command line, resumed, started from, and everything it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from megacontext.training.corpus import Document
+from megacontext.training.preparation import DOMAINS, save_tokenizer
+from megacontext.training.recall import Asking, draw_facts
+from megacontext.training.tokens import encode_documents, train_tokenizer
+
+CONFIG = """
+[model]
+vocab_size = 512
+width = 32
+num_layers = 1
+num_heads = 2
+num_kv_heads = 1
+head_dim = 16
+mlp_width = 32
+rotary_dims = 8
+max_positions = 256
+[optim]
+[loop]
+num_steps = 4
+warmup_steps = 1
+log_every = 1
+checkpoint_every = 1
+peak_tflops = 0.001
+[shares]
+books = 1.0
+[[stage]]
+name = "only"
+batches = [{ name = "short", share = 1.0, rows = 2, length = 64, mix = { plain = 1.0 } }]
+"""
+MEMORY = """
+extends = "base.toml"
+[gist_net]
+width = 32
+num_layers = 1
+num_heads = 2
+mlp_width = 32
+[memory]
+reconstructor_width = 32
+[[stage]]
+name = "gists"
+batches = [{ name = "aligned", share = 1.0, rows = 2, length = 192, mix = { aligned = 1.0 }, \
+gists = { shapes = [[32, 1]], num_tail = 2 } }]
+"""
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """Token arrays as `prepare` leaves them, of text made on the spot."""
+    draw = random.Random(0)
+    facts = [fact.statement(draw) + "".join(fact.question(draw)) for fact in draw_facts(draw, 300, Asking())]
+    text = " ".join(draw.choices(["the river ran past.", "a mill stood.", *facts], k=2_000))
+    tokenizer = train_tokenizer([text, *facts], vocab_size=512)
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    save_tokenizer(tokenizer, folder / "tokenizer")
+    for domain in DOMAINS:
+        for side in ("train", "held_out"):
+            store = encode_documents(tokenizer, [Document(name="page", domain=domain, text=text)])
+            store.save(folder / f"{domain}_{side}.npz")
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, prepared):
+    """A folder with both configurations, empty data, and two outputs that share prepared arrays."""
+    (tmp_path / "base.toml").write_text(CONFIG)
+    (tmp_path / "memory.toml").write_text(MEMORY)
+    (tmp_path / "text").mkdir()
+    for out in ("base", "memory"):
+        (tmp_path / out).mkdir()
+        (tmp_path / out / "data").symlink_to(prepared)
+    return tmp_path
+
+
+@pytest.fixture
+def train(megacontext, place):
+    def call(config, out, *more):
+        return megacontext("train", place / config, "--data", place / "text", "--out", place / out, "--eager", *more)
+
+    return call
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_base_then_its_memory(train, place):
+    result = train("base.toml", "base")
+    assert result.code == 0, result.err
+    assert result.out.startswith("step 4, 512 tokens, ")
+    assert str(place / "base" / "checkpoint.pt") in result.out
+    records = [json.loads(line) for line in (place / "base" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
+    assert {"nll", "tokens_per_second", "mfu", "gist_gate/layer_0"} <= set(records[-1])
+    start = json.loads((place / "base" / "starts.jsonl").read_text())
+    assert (start["peak_tflops"], start["peak_source"]) == (0.001, "[loop] peak_tflops")
+    data = train("memory.toml", "memory", "--start", place / "base" / "checkpoint.pt", "--json").data
+    assert data["state"]["tokens_by_row_kind"] == {"aligned_192_gists_32_1": 4 * 2 * 192}
+    records = [json.loads(line) for line in (place / "memory" / "log.jsonl").read_text().splitlines()]
+    assert records[-1]["gist/norm"] > 0
+
+
+def test_a_run_goes_on_only_when_asked_to(train, place):
+    assert "no checkpoint.pt to resume" in train("base.toml", "base", "--resume").err
+    assert train("base.toml", "base").code == 0
+    before = digests(place / "base")
+    again = train("base.toml", "base")
+    assert (again.code, digests(place / "base")) == (2, before)
+    assert "holds a run already; add --resume" in again.err
+    (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 6"))
+    assert train("base.toml", "base", "--resume").out.startswith("step 6, 768 tokens")
+    starts = [json.loads(line) for line in (place / "base" / "starts.jsonl").read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 4]
+
+
+def test_a_run_of_something_else_does_not_go_on(train, place):
+    train("base.toml", "base")
+    before = digests(place / "base")
+    (place / "base.toml").write_text(CONFIG.replace("mlp_width = 32", "mlp_width = 48"))
+    result = train("base.toml", "base", "--resume")
+    assert (result.code, digests(place / "base")) == (2, before)
+    assert "[model] mlp_width was 32 and is 48" in result.err
+    result = train("memory.toml", "memory", "--start", place / "base" / "checkpoint.pt")
+    assert result.code == 2
+    assert "memory.toml: " in result.err
+    assert "has shape (32, 32), but the configuration says (48, 32)" in result.err
+    assert not (place / "memory" / "checkpoint.pt").exists()
+
+
+def test_changed_tokens_are_noticed(train, place, prepared):
+    train("base.toml", "base")
+    (place / "base" / "data").unlink()
+    copy = place / "base" / "data"
+    copy.mkdir()
+    for path in prepared.iterdir():
+        if path.suffix:
+            (copy / path.name).symlink_to(path)
+    (copy / "tokenizer").symlink_to(prepared / "tokenizer")
+    with np.load(prepared / "books_train.npz") as arrays:
+        changed = {name: arrays[name].copy() for name in arrays}
+    changed["ids_N"][5] += 1
+    (copy / "books_train.npz").unlink()
+    np.savez(copy / "books_train.npz", **changed)
+    before = digests(place / "base")
+    result = train("base.toml", "base", "--resume")
+    assert (result.code, digests(place / "base")) == (2, before)
+    assert "the books tokens are others" in result.err
+
+
+def test_a_damaged_checkpoint_is_neither_resumed_nor_started_from(train, place):
+    train("base.toml", "base")
+    checkpoint = place / "base" / "checkpoint.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    before = digests(place / "base")
+    for result in (train("base.toml", "base", "--resume"), train("memory.toml", "memory", "--start", checkpoint)):
+        assert result.code == 1
+        assert "checkpoint.pt is damaged: " in result.err
+        assert result.err.count("\n") == 1
+    assert digests(place / "base") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (("num_steps", "num_step"), 2, "[loop] has an unknown key 'num_step'; did you mean 'num_steps'?"),
+        (("rows = 2", "rows = 0"), 2, "batch 'short': rows is 0; choose a whole number of at least 1"),
+        (("vocab_size = 512", "vocab_size = 300"), 2, "has 512 tokens, but [model] vocab_size of"),
+        (("[optim]", "[optim"), 2, "is not TOML"),
+    ],
+)
+def test_bad_configurations_leave_nothing_behind(train, place, change, code, said):
+    (place / "base.toml").write_text(CONFIG.replace(*change))
+    result = train("base.toml", "base")
+    assert result.code == code
+    assert said in result.err
+    assert result.err.count("\n") == 1
+    assert [path.name for path in (place / "base").iterdir()] == ["data"]
+
+
+def test_wrong_usage(megacontext, train, place):
+    config = place / "base.toml"
+    assert "--data is missing" in megacontext("train", config, "--out", place / "base").err
+    assert "--out is missing" in megacontext("train", config, "--data", place / "text").err
+    assert "is no file" in train("gone.toml", "base").err
+    assert "unknown tracker 'comet'" in train("base.toml", "base", "--track", "comet").err
+    assert "max_minutes is 0.0; choose a finite number above 0" in train("base.toml", "base", "--minutes", "0").err
+    assert "gone.pt is no file" in train("base.toml", "base", "--start", place / "gone.pt").err
+    both = megacontext("train", config, place / "memory.toml", "--data", place / "text", "--out", place / "base")
+    assert "2 configurations are given; train one at a time, or add --dry-run" in both.err
+    assert [path.name for path in (place / "base").iterdir()] == ["data"]
+
+
+def test_a_dry_run_compares_configurations_and_writes_nothing(megacontext, place):
+    configs = (place / "base.toml", place / "memory.toml")
+    result = megacontext("train", *configs, "--dry-run", "--eager")
+    assert result.code == 0, result.err
+    for word in ("core", "GistNet", "reconstructor", "optimiser", "kept", "2 x 64", "2 x 192", "hours"):
+        assert word in result.out
+    assert "measured on this machine in eager steps of one thread" in " ".join(result.out.split())
+    data = megacontext("train", *configs, "--dry-run", "--eager", "--json").data
+    assert set(data) == {str(config) for config in configs}
+    base, memory = (data[str(config)] for config in configs)
+    assert set(base["cost"]["weights"]) == {"core"}
+    assert memory["cost"]["weights"]["core"] == base["cost"]["weights"]["core"]
+    assert base["total_bytes"] > base["kept_bytes"] > 0
+    assert sorted(path.name for path in (place / "base").iterdir()) == ["data"]
+
+
+def test_help_does_without_torch():
+    script = "import sys; from megacontext.cli.main import run; run(sys.argv[1:]); assert 'torch' not in sys.modules"
+    for arguments in (["--help"], ["train", "--help"]):
+        subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, timeout=120)
