@@ -22,7 +22,7 @@ from megacontext.errors import InvalidValueError, MegaContextError
 from megacontext.training.babi import BABI
 from megacontext.training.curriculum import ROWS
 from megacontext.training.packing import packing
-from megacontext.training.preparation import REPORT, SIDES, load_stores, prepare
+from megacontext.training.preparation import REPORT, SIDES, add_stories, load_stores, prepare
 from megacontext.training.windows import TextSource
 
 LENGTHS = {"aligned": 192, "aligned_code": 192, "dense": 256, "dense_code": 256, "dense_puzzles": 256}
@@ -57,7 +57,7 @@ def measure_rows(data: Path, shares: dict[str, float], count: int) -> dict[str, 
 
 
 def main() -> None:
-    """Prepare (what is there stays), then print both tables; the packing goes into the report, too."""
+    """Prepare (what is there stays, stories are added), then print both tables; the report takes the packing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with books/, knowledge/ and babi/")
     parser.add_argument("--packages", type=Path, nargs="*", default=[Path(sysconfig.get_paths()["purelib"])])
@@ -74,6 +74,7 @@ def main() -> None:
         shutil.copytree(args.tokenizer, data / "tokenizer")
     settings = tomllib.loads(args.config.read_text())
     prepare(args.data, args.packages, data, vocab_size=settings["model"]["vocab_size"], cleaned=not args.uncleaned)
+    add_stories(args.data, data)
     console = Console()
     measured = measure_rows(data, settings["shares"], args.rows)
     if (data / REPORT).exists():

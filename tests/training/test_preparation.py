@@ -14,7 +14,7 @@ from tests.training.test_cleaning import TABLE, code
 from tokenizers import Tokenizer
 
 from megacontext.training import preparation
-from megacontext.training.preparation import load_stores, prepare
+from megacontext.training.preparation import add_stories, load_stores, prepare
 
 
 @pytest.fixture
@@ -117,15 +117,21 @@ def test_a_folder_begun_with_cleaning_is_finished_with_it(data: Path, packages: 
     assert list(texts_of(out, "train", "code")) == ["alpha"]
 
 
-def test_stories_are_added_to_a_folder_that_was_prepared_without(data: Path, packages: Path, tmp_path: Path) -> None:
+def test_stories_come_with_a_new_folder_and_are_added_to_an_old_one_on_request(
+    data: Path, packages: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     prepare(data, [packages], out, vocab_size=400)
     before = snapshot(out)
     write_stories(data, [json.loads(line) for line in EXCERPT.read_text().splitlines()])
     prepare(data, [packages], out, vocab_size=400)
+    assert snapshot(out) == before
+    add_stories(data, out)
     after = snapshot(out)
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"babi_train.npz", "babi_held_out.npz"}
     train, test = (set(load_stores(out, side)["babi"].names) for side in ("train", "held_out"))
     assert len(train) == 24
     assert len(test) == 12
+    prepare(data, [packages], tmp_path / "new", vocab_size=400)
+    assert set(load_stores(tmp_path / "new", "train")["babi"].names) == train

@@ -87,12 +87,18 @@ def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int,
         if any(path.exists() for path in stores) and not (out / REPORT).exists():
             cleaned = False  # the others of this folder were not cleaned
         _write_stores(data, packages, out, vocab_size=vocab_size, cleaned=cleaned)
-    if has_stories(data):
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        for side, split in (("held_out", "test"), ("train", "train")):
-            path = out / f"{BABI}_{side}.npz"
-            if not path.exists():
-                encode_documents(tokenizer, read_stories(data, split)).save(path)
+
+
+def add_stories(data: Path, out: Path) -> None:
+    """Write token stores of bAbI stories into a folder that has a tokenizer, if the data folder has stories and they
+    are not there yet. `prepare` does so for new folders only: a run that is resumed must find its data unchanged."""
+    if not has_stories(data):
+        return
+    tokenizer = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
+    for side, split in (("held_out", "test"), ("train", "train")):
+        path = out / f"{BABI}_{side}.npz"
+        if not path.exists():
+            encode_documents(tokenizer, read_stories(data, split)).save(path)
 
 
 def _write_stores(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int, cleaned: bool) -> None:
@@ -107,6 +113,7 @@ def _write_stores(data: Path, packages: Sequence[Path], out: Path, *, vocab_size
     folder = out / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         save_tokenizer(train_tokenizer(tokenizer_sample(texts["train"]), vocab_size=vocab_size), folder)
+    add_stories(data, out)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     stores = {
         side: {domain: encode_documents(tokenizer, some) for domain, some in texts[side].items()} for side in SIDES

@@ -134,7 +134,7 @@ class TextSource:
         if self._stories is None:
             raise InvalidValueError(
                 f"rows of kind {BABI!r} need stories, and the token arrays hold none: put {BABI}/*.jsonl.xz below "
-                f"--data, or take {BABI!r} out of the mix"
+                f"--data and give a new --out (or run recipes/core/prepare.py), or take {BABI!r} out of the mix"
             )
         return self._stories
 
