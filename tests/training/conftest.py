@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 import torch
 from tokenizers import Tokenizer
 
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.corpus import Document
 from megacontext.training.recall import Asking, draw_facts
 from megacontext.training.tokens import TokenStore, encode_documents, train_tokenizer
@@ -79,3 +83,21 @@ def stores(tokenizer: Tokenizer, documents: list[Document]) -> dict[str, TokenSt
 def source(tokenizer: Tokenizer, stores: dict[str, TokenStore]) -> TextSource:
     """Prose and code in equal shares."""
     return TextSource(tokenizer, stores, {"books": 0.5, "code": 0.5})
+
+
+def tiny_nets(*, vocab_size: int = TINY_CORE.vocab_size) -> tuple[Core, GistNet]:
+    """A tiny core and GistNet without a silent matrix; equal arguments give equal weights."""
+    torch.manual_seed(0)
+    core, gist_net = Core(replace(TINY_CORE, vocab_size=vocab_size)), GistNet(TINY_GIST_NET)
+    with torch.no_grad():
+        for weight in [*core.parameters(), *gist_net.parameters()]:
+            if weight.ndim == 2:
+                weight.normal_(std=weight.shape[-1] ** -0.5)
+    return core, gist_net
+
+
+@pytest.fixture(scope="session")
+def nets() -> tuple[Core, GistNet]:
+    """Nets that read the tokenizer's tokens; nobody trains them."""
+    core, gist_net = tiny_nets(vocab_size=512)
+    return core.eval().requires_grad_(False), gist_net.eval().requires_grad_(False)

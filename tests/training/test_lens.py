@@ -13,24 +13,12 @@ from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
-from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.lens_labels import LensSample, Moment, measure, moment_of
 from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, strangers_of, train_lens
 from megacontext.training.rows import plain_row, recall_row
 from megacontext.training.windows import TextSource
 
 LEXICAL = FEATURES.index("lexical")
-
-
-@pytest.fixture(scope="module")
-def nets() -> tuple[Core, GistNet]:
-    torch.manual_seed(0)
-    core, gist_net = Core(TINY_CORE.__class__(**{**vars(TINY_CORE), "vocab_size": 512})), GistNet(TINY_GIST_NET)
-    with torch.no_grad():
-        for weight in [*core.parameters(), *gist_net.parameters()]:
-            if weight.ndim == 2:
-                weight.normal_(std=weight.shape[-1] ** -0.5)
-    return core.eval(), gist_net.eval()
 
 
 def test_a_moment_is_the_last_question_that_the_tail_cannot_answer(source: TextSource) -> None:

@@ -11,22 +11,10 @@ import torch
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.memory_scoring import blocks_within, recall_in_windows
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
-
-
-@pytest.fixture(scope="module")
-def nets() -> tuple[Core, GistNet]:
-    torch.manual_seed(0)
-    core, gist_net = Core(TINY_CORE.__class__(**{**vars(TINY_CORE), "vocab_size": 512})), GistNet(TINY_GIST_NET)
-    with torch.no_grad():
-        for weight in [*core.parameters(), *gist_net.parameters()]:
-            if weight.ndim == 2:
-                weight.normal_(std=weight.shape[-1] ** -0.5)
-    return core.eval(), gist_net.eval()
 
 
 def plain_rows(num_rows: int, num_tokens: int) -> list[Window]:

@@ -8,26 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from tests.training.conftest import tiny_nets
 from torch import Tensor
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.testing.fake_core import TINY_CORE
 from megacontext.training.core_model import window_loss
 from megacontext.training.curriculum import ROWS, BatchKind, Stage, draw_batch
 from megacontext.training.mixed import GistCut, choose_open, mixed_loss, mixed_windows, predicted
 from megacontext.training.windows import TextSource
-
-
-def nets() -> tuple[Core, GistNet]:
-    torch.manual_seed(0)
-    core, gist_net = Core(TINY_CORE), GistNet(TINY_GIST_NET)
-    with torch.no_grad():
-        for weight in [*core.parameters(), *gist_net.parameters()]:
-            if weight.ndim == 2:
-                weight.normal_(std=weight.shape[-1] ** -0.5)
-    return core, gist_net
 
 
 def batch(num_rows: int, num_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +84,7 @@ def slow_losses(
     [(8, 1, (0, 1)), (8, 4, (0, 1)), (16, 2, (0, 1)), (8, 1, (1, 4)), (8, 2, (2, 2)), (16, 1, (2, 1))],
 )
 def test_losses_equal_a_slow_reference(block: int, r: int, joined: tuple[int, int]) -> None:
-    core, gist_net = nets()
+    core, gist_net = tiny_nets()
     ids_BT, targets_BT, weights_BT = batch(2, 64)
     is_open_BN = np.zeros((2, 64 // block), dtype=np.bool_)
     is_open_BN[0, [1 + joined[0] * joined[1] if joined[0] else 1, -1]] = is_open_BN[1, [-2, -1]] = True
@@ -115,7 +106,7 @@ def test_losses_equal_a_slow_reference(block: int, r: int, joined: tuple[int, in
 
 
 def test_a_window_with_nothing_closed_is_the_plain_window() -> None:
-    core, gist_net = nets()
+    core, gist_net = tiny_nets()
     windows = mixed_windows(np.ones((2, 8), dtype=np.bool_), block_tokens=8, gist_width=1)
     with torch.no_grad():
         ours = mixed_loss(core, gist_net, windows, batch(2, 64), compiled=False)
@@ -125,7 +116,7 @@ def test_a_window_with_nothing_closed_is_the_plain_window() -> None:
 
 
 def test_both_nets_learn_from_it() -> None:
-    core, gist_net = nets()
+    core, gist_net = tiny_nets()
     is_open_BN = np.array([[False, False, True, True]])
     windows = mixed_windows(is_open_BN, block_tokens=16, gist_width=2)
     mixed_loss(core, gist_net, windows, batch(1, 64), compiled=False)[0].backward()
@@ -159,7 +150,7 @@ def test_joined_blocks_stay_closed_and_learn(source: TextSource) -> None:
         assert mixed is not None
         assert mixed.closed_BC[:, :8].tolist() == [[*range(8)]] * 2
         assert mixed.sources_BS.shape[1] == 2 + (16 - 8 - 5) + 5 * 32
-    core, gist_net = nets()
+    core, gist_net = tiny_nets()
     windows = mixed_windows(np.array([[False] * 4 + [True] * 4]), block_tokens=8, gist_width=1, joined=(1, 4))
     mixed_loss(core, gist_net, windows, batch(1, 64), compiled=False)[0].backward()
     assert gist_net.level_scale.grad is not None

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.training.conftest import tiny_nets
 
 from megacontext.nets.core import Core
-from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
-from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.text_scoring import FIRST, TextNets, score_ways, share_report
 from megacontext.training.windows import Window
 
@@ -32,13 +31,9 @@ def rows() -> list[Window]:
 
 @pytest.fixture(scope="module")
 def nets() -> TextNets:
-    torch.manual_seed(0)
-    core, gist_net = Core(TINY_CORE), GistNet(TINY_GIST_NET)
+    core, gist_net = tiny_nets()
     lens_net = LensNet(LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16))
     with torch.no_grad():
-        for weight in [*core.parameters(), *gist_net.parameters()]:
-            if weight.ndim == 2:
-                weight.normal_(std=weight.shape[-1] ** -0.5)
         lens_net.match_weight.zero_()
         lens_net.up.weight.zero_()
         lens_net.up.weight[0, 2 + FEATURES.index("lexical")] = 20.0  # it goes by the words alone
