@@ -83,12 +83,12 @@ def _read(text: str) -> str:
 
 
 def _methods(opened: OpenedMemory, budget: int, lens: str, *, num_tokens: int) -> list[Method]:
-    from megacontext.evaluation.methods.focused import FocusedMemory
+    from megacontext.evaluation.methods.focused import FocusedMemory, WindowShape
     from megacontext.evaluation.methods.plain import FullContext, Recency
 
     base = opened.base.load()
     methods: list[Method] = [
-        FocusedMemory(opened, base, budget_entries=budget, lens=lens),
+        FocusedMemory(opened, base, budget_entries=budget, shape=WindowShape(lens=lens)),
         Recency(opened, base, budget_entries=budget),
     ]
     if opened.num_tokens + num_tokens <= base.info.max_positions:

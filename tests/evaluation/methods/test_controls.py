@@ -9,15 +9,10 @@ import pytest
 
 from megacontext.errors import UnknownNameError
 from megacontext.evaluation.methods.contenders import contenders, default_gister, pick
-from megacontext.evaluation.methods.controls import (
-    ForeignMemory,
-    RandomLens,
-    ShuffledGists,
-    SwappedGists,
-    WithoutGists,
-)
+from megacontext.evaluation.methods.controls import RandomLens, WithoutGists
 from megacontext.evaluation.methods.dense import DenseRetrieval, PassageIndex
-from megacontext.evaluation.methods.focused import FocusedMemory
+from megacontext.evaluation.methods.focused import RECENCY, FocusedMemory, WindowShape
+from megacontext.evaluation.methods.foreign import ShuffledGists, SwappedGists
 from megacontext.evaluation.methods.method import Lead
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
@@ -82,10 +77,10 @@ def test_swapped_gists_are_those_of_another_history(memory: OpenedMemory, donor:
 
 
 def test_controls_show_the_same_cut_and_other_gists(memory: OpenedMemory, donor: OpenedMemory) -> None:
-    real = FocusedMemory(memory, BASE, budget_entries=BUDGET, lens="recency")
+    real = FocusedMemory(memory, BASE, budget_entries=BUDGET, shape=RECENCY)
     nats = real.nll(TARGET)
     for reader in (ShuffledGists(memory.reader, memory), SwappedGists(memory.reader, donor)):
-        control = ForeignMemory(memory, BASE, budget_entries=BUDGET, lens="recency", reader=reader)
+        control = FocusedMemory(memory, BASE, budget_entries=BUDGET, shape=RECENCY, gists=reader)
         assert (control.nll(TARGET) != nats).any()
         assert control.session.working_context.cut == real.session.working_context.cut
         control.close()
@@ -107,7 +102,7 @@ def test_without_gists_the_raw_tokens_of_the_same_window_are_left(memory: Opened
 
 def test_the_random_lens_opens_places_by_chance_and_the_same_for_the_same_question(memory: OpenedMemory) -> None:
     def opened_for(query: str) -> list[int]:
-        method = FocusedMemory(memory, BASE, budget_entries=1024, lens=RandomLens())
+        method = FocusedMemory(memory, BASE, budget_entries=1024, shape=WindowShape(lens=RandomLens()))
         method.nll(TARGET, after=Lead(query=query))
         wc = method.session.working_context
         starts = wc.starts[wc.levels == 0].tolist()

@@ -89,3 +89,10 @@ def test_only_what_both_were_tried_on_is_compared() -> None:
     assert difference is not None
     assert (difference.value, difference.units) == (-1.0, 1)
     assert Outcomes(found, "nats").difference("own", "full") is None
+
+
+def test_one_trial_says_nothing_of_chance() -> None:
+    estimate = Outcomes(records("own", [[1.0]]), "nats").estimate("own")
+    assert estimate is not None
+    assert (estimate.value, estimate.low, estimate.high) == (1.0, float("-inf"), float("inf"))
+    assert not estimate.excludes_zero

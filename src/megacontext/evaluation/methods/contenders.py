@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from megacontext.errors import UnknownNameError
-from megacontext.evaluation.methods.controls import (
-    ForeignMemory,
-    RandomLens,
-    ShuffledGists,
-    SwappedGists,
-    WithoutGists,
-)
+from megacontext.errors import InvalidValueError, UnknownNameError
+from megacontext.evaluation.methods.controls import RandomLens, WithoutGists
 from megacontext.evaluation.methods.dense import DenseRetrieval
-from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.focused import RECENCY, FocusedMemory, OracleFocus, WindowShape
+from megacontext.evaluation.methods.foreign import ShuffledGists, SwappedGists
+from megacontext.evaluation.methods.levels import OneLevel
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import FullContext, Recency, Sinks
 from megacontext.evaluation.methods.retrieval import Retrieval
@@ -24,11 +20,13 @@ from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.focus import Lens
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["Contender", "Histories", "contenders", "default_gister", "pick"]
+__all__ = ["Contender", "Histories", "contenders", "default_gister", "pick", "rows_for"]
 
 UNTRAINED_GISTERS = ("mean", "extractive")
 LEARNED_GISTER = "gistnet"
 LEARNED_LENS = "lensnet"
+LEVELS = (1, 2, 3)
+LEVEL_RECENT = 256
 NOT_A_CONTENDER = ("oracle", "recency")  # the one is told the answer, the other is what rows of gists use
 
 
@@ -76,7 +74,7 @@ def contenders(info: BaseInfo) -> list[Contender]:
         _plain(Sinks, "plain", gister),
         _plain(Retrieval, "plain", gister, label="RAG, lexical"),
         _plain(DenseRetrieval, "plain", gister),
-        _plain(WithoutGists, "control", gister, of=gister),
+        _without_gists(gister, RECENCY, of=gister),
     ]
     labels = {**{name: f"{name} gists" for name in UNTRAINED_GISTERS}, LEARNED_GISTER: "learned gists"}
     for name, label in labels.items():
@@ -100,6 +98,46 @@ def contenders(info: BaseInfo) -> list[Contender]:
     return rows
 
 
+def level_contenders(info: BaseInfo) -> list[Contender]:
+    """Rows for what a level says: the last ``LEVEL_RECENT`` tokens raw, all before them at one level."""
+    gister = default_gister(info)
+    rows = [_plain(FullContext, "limit", gister), _plain(Recency, "plain", gister)]
+    nothing = WindowShape(lens="recency", allocator=OneLevel(1), recent_tokens=LEVEL_RECENT)
+    rows.append(_without_gists(gister, nothing, of="level-1"))
+    for level in LEVELS:
+        shape = WindowShape(lens="recency", allocator=OneLevel(level), recent_tokens=LEVEL_RECENT)
+        name, label = f"level-{level}", f"level {level}, {gister}"
+        rows.append(_of_grown(level, _gists(gister, label, name=name, shape=shape)))
+        control = _control(f"{name}-shuffled", f"level {level}, shuffled", _shuffled(gister, shape), of=name)
+        rows.append(_of_grown(level, control))
+    return rows
+
+
+def closed_contenders(info: BaseInfo) -> list[Contender]:
+    """Rows for how gists fail: everything closed to level 1, the very end too. The evidence opened is the limit."""
+    default = default_gister(info)
+    shape = WindowShape(lens="recency", allocator=OneLevel(1), recent_tokens=0)
+    rows = [_plain(FullContext, "limit", default), _plain(Recency, "plain", default)]
+    for gister in (*UNTRAINED_GISTERS, LEARNED_GISTER):
+        missing = "has no learned gists" if gister == LEARNED_GISTER and not info.gist_net else ""
+        name, label = f"{gister}-closed", f"{'learned' if gister == LEARNED_GISTER else gister} gists only"
+        rows.append(_gists(gister, label, name=name, shape=shape, missing=missing))
+        rows.append(
+            _control(f"{name}-shuffled", f"{label}, shuffled", _shuffled(gister, shape), of=name, missing=missing)
+        )
+    swapped = _swapped(default, shape)
+    rows.append(
+        _control(f"{default}-closed-swapped", f"{default} gists only, swapped", swapped, of=f"{default}-closed")
+    )
+    rows.append(_plain(OracleFocus, "limit", default))
+    return rows
+
+
+def rows_for(methods: str, info: BaseInfo) -> list[Contender]:
+    """The rows of a kind of task (``Task.methods``)."""
+    return {"all": contenders, "levels": level_contenders, "closed": closed_contenders}[methods](info)
+
+
 def pick(rows: Sequence[Contender], names: Sequence[str]) -> list[Contender]:
     """The rows of these names in the table's order, all of them for no names; UnknownNameError lists the names."""
     known = [row.name for row in rows]
@@ -109,41 +147,62 @@ def pick(rows: Sequence[Contender], names: Sequence[str]) -> list[Contender]:
     return [row for row in rows if not names or row.name in names]
 
 
-def _plain(method: Callable[..., Method], kind: str, gister: str, *, of: str = "", label: str = "") -> Contender:
+def _plain(method: type[Method], kind: str, gister: str, *, label: str = "") -> Contender:
     def make(histories: Histories, base: Base, budget_entries: int) -> Method:
         return method(histories.memory(gister), base, budget_entries=budget_entries)
 
-    name: str = method.name  # type: ignore[attr-defined]
-    return Contender(name=name, label=label or method.label, kind=kind, make=make, of=of)  # type: ignore[attr-defined]
+    return Contender(name=method.name, label=label or method.label, kind=kind, make=make)
 
 
-def _gists(gister: str, label: str, *, missing: str = "") -> Contender:
+def _gists(gister: str, label: str, *, name: str = "", shape: WindowShape = RECENCY, missing: str = "") -> Contender:
     """All that is old as gists, the end raw, nothing opened."""
 
     def make(histories: Histories, base: Base, budget_entries: int) -> Method:
-        return FocusedMemory(histories.memory(gister), base, budget_entries=budget_entries, lens="recency")
+        return FocusedMemory(histories.memory(gister), base, budget_entries=budget_entries, shape=shape)
 
-    return Contender(name=gister, label=label, kind="gists", make=make, missing=missing)
+    return Contender(name=name or gister, label=label, kind="gists", make=make, missing=missing)
+
+
+def _of_grown(level: int, row: Contender) -> Contender:
+    """The same row, for histories that can show a node of this level: the first holds tokens that stay raw."""
+
+    def make(histories: Histories, base: Base, budget_entries: int) -> Method:
+        memory = histories.memory(default_gister(base.info))
+        least = 2 * memory.tree.width(level) + LEVEL_RECENT
+        if memory.num_tokens < least:
+            raise InvalidValueError(
+                f"a history of {memory.num_tokens} tokens shows no node of level {level}; use lengths above {least}"
+            )
+        return row.make(histories, base, budget_entries)
+
+    return replace(row, make=make)
+
+
+def _without_gists(gister: str, shape: WindowShape, *, of: str) -> Contender:
+    def make(histories: Histories, base: Base, budget_entries: int) -> Method:
+        return WithoutGists(histories.memory(gister), base, budget_entries=budget_entries, shape=shape)
+
+    return _control(WithoutGists.name, WithoutGists.label, make, of=of)
 
 
 def _control(name: str, label: str, make: Maker, *, of: str, missing: str = "") -> Contender:
     return Contender(name=name, label=label, kind="control", make=make, of=of, missing=missing)
 
 
-def _shuffled(gister: str) -> Maker:
+def _shuffled(gister: str, shape: WindowShape = RECENCY) -> Maker:
     def make(histories: Histories, base: Base, budget_entries: int) -> Method:
         memory = histories.memory(gister)
-        reader = ShuffledGists(memory.reader, memory)
-        return ForeignMemory(memory, base, budget_entries=budget_entries, lens="recency", reader=reader)
+        gists = ShuffledGists(memory.reader, memory)
+        return FocusedMemory(memory, base, budget_entries=budget_entries, shape=shape, gists=gists)
 
     return make
 
 
-def _swapped(gister: str) -> Maker:
+def _swapped(gister: str, shape: WindowShape = RECENCY) -> Maker:
     def make(histories: Histories, base: Base, budget_entries: int) -> Method:
         memory = histories.memory(gister)
-        reader = SwappedGists(memory.reader, histories.donor(gister))
-        return ForeignMemory(memory, base, budget_entries=budget_entries, lens="recency", reader=reader)
+        gists = SwappedGists(memory.reader, histories.donor(gister))
+        return FocusedMemory(memory, base, budget_entries=budget_entries, shape=shape, gists=gists)
 
     return make
 
@@ -153,6 +212,8 @@ def _lens(
 ) -> Contender:
     def make(histories: Histories, base: Base, budget_entries: int) -> Method:
         made = lens if isinstance(lens, str) else lens()
-        return FocusedMemory(histories.memory(gister), base, budget_entries=budget_entries, lens=made)
+        return FocusedMemory(
+            histories.memory(gister), base, budget_entries=budget_entries, shape=WindowShape(lens=made)
+        )
 
     return Contender(name=name, label=label, kind=kind, make=make, missing=missing)

@@ -3,34 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from megacontext.evaluation.methods.foreign import ForeignGists, session_of
 from megacontext.evaluation.methods.method import ANSWER_TOKENS, NOTHING, Lead, Method, Span, TokenIds
 from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.ports.base import Base
-from megacontext.ports.focus import Lens
+from megacontext.ports.focus import Allocator, Lens
+from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.events import DoneEvent
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["FocusedMemory", "OracleFocus", "recent_room"]
+__all__ = ["RECENCY", "FocusedMemory", "OracleFocus", "WindowShape", "recent_room"]
 
 RECENT_TOKENS = 64  # what a session keeps raw unless the window is small
 RECENT_SHARE = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowShape:
+    """What moves the cut, and how many of the last tokens stay raw; None: as many as the budget lets."""
+
+    lens: str | Lens = "auto"
+    allocator: str | Allocator = "greedy"
+    recent_tokens: int | None = None
+
+    def config(self, budget_entries: int) -> SessionConfig:
+        recent = recent_room(budget_entries) if self.recent_tokens is None else self.recent_tokens
+        return SessionConfig(
+            budget_entries=budget_entries, lens=self.lens, allocator=self.allocator, recent_tokens=recent
+        )
+
+
+AUTO, RECENCY = WindowShape(), WindowShape(lens="recency")
+
+
 class FocusedMemory(Method):
-    """MegaContext without any training: the ``auto`` lens moves the cut to what the question needs."""
+    """MegaContext: a lens (``auto``) moves the cut to what the question needs.
+
+    gists: read instead of the memory's own.
+    """
 
     name = "megacontext"
     label = "MegaContext"
 
-    def __init__(self, memory: OpenedMemory, base: Base, *, budget_entries: int, lens: str | Lens = "auto") -> None:
+    def __init__(
+        self,
+        memory: OpenedMemory,
+        base: Base,
+        *,
+        budget_entries: int,
+        shape: WindowShape = AUTO,
+        gists: ForeignGists | None = None,
+    ) -> None:
         super().__init__(memory, base, budget_entries=budget_entries)
-        self.session = memory.session(
-            budget_entries=budget_entries, lens=lens, recent_tokens=recent_room(budget_entries)
-        )
+        self.session = session_of(memory, shape.config(budget_entries), gists)
 
     def answer(self, question: str, *, evidence: Sequence[Span], max_new_tokens: int = ANSWER_TOKENS) -> str:
         events = self.session.generate(question, max_new_tokens=max_new_tokens)
@@ -38,7 +68,8 @@ class FocusedMemory(Method):
 
     def nll(self, token_ids: TokenIds, *, after: Lead = NOTHING) -> npt.NDArray[np.float64]:
         num_lead = len(after.token_ids)
-        self.session.refocus(after.query, reserve_entries=num_lead + len(token_ids))
+        num_scored = max(after.reserve_entries, len(token_ids))
+        self.session.refocus(after.query, reserve_entries=num_lead + num_scored)
         return self.session.nll(np.concatenate([after.token_ids, token_ids]))[num_lead:]
 
     def close(self) -> None:
@@ -57,7 +88,7 @@ class OracleFocus(FocusedMemory):
 
     def __init__(self, memory: OpenedMemory, base: Base, *, budget_entries: int) -> None:
         self._lens = OracleLens()
-        super().__init__(memory, base, budget_entries=budget_entries, lens=self._lens)
+        super().__init__(memory, base, budget_entries=budget_entries, shape=WindowShape(lens=self._lens))
         self._told = FocusedMemory(memory, base, budget_entries=budget_entries)
 
     def answer(self, question: str, *, evidence: Sequence[Span], max_new_tokens: int = ANSWER_TOKENS) -> str:

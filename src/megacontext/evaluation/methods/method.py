@@ -5,6 +5,8 @@
     │   ├── Recency         the last ones
     │   ├── Sinks           the first few and the last ones (StreamingLLM)
     │   ├── Retrieval       the best passages of a full-text search, in order of time, then the last tokens (RAG)
+    │   ├── DenseRetrieval  the same with passages found by their embeddings
+    │   ├── WithoutGists    the raw tokens of a MegaContext window, its gists left out
     │   └── FullContext     all of them; its window is as long as the history
     └── FocusedMemory       MegaContext: a cut through the gist tree, moved by a lens
         └── OracleFocus     the same with a lens that knows where the answer is
@@ -41,12 +43,14 @@ class Lead:
     """What stands between the history and what is scored.
 
     token_ids: shown but not scored; query: what a method may look for in the history, None for its last words;
-    evidence: where the answer stands, for the oracle's eyes only.
+    evidence: where the answer stands, for the oracle's eyes only; reserve_entries: room kept for what is scored, so
+    that continuations of different lengths see the same window.
     """
 
     token_ids: TokenIds = field(default_factory=lambda: NO_TOKENS)
     query: str | None = None
     evidence: Sequence[Span] = ()
+    reserve_entries: int = 0
 
 
 NOTHING = Lead()

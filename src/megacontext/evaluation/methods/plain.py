@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BudgetError
-from megacontext.evaluation.methods.method import ANSWER_TOKENS, NOTHING, Lead, Method, Span, TokenIds
+from megacontext.evaluation.methods.method import ANSWER_TOKENS, NO_TOKENS, NOTHING, Lead, Method, Span, TokenIds
+from megacontext.ports.base import Base, ModelCache
+from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.session import RECENT_QUERY_TOKENS
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["FullContext", "PlainWindow", "Recency", "Sinks"]
 
@@ -19,6 +25,11 @@ SINK_TOKENS = 4
 
 class PlainWindow(Method):
     """Tokens of the history, chosen by `context_ids`, then the prompt. Positions count within the window."""
+
+    def __init__(self, memory: OpenedMemory, base: Base, *, budget_entries: int) -> None:
+        super().__init__(memory, base, budget_entries=budget_entries)
+        self._cache: ModelCache | None = None
+        self._cached_ids: TokenIds = NO_TOKENS
 
     @abstractmethod
     def context_ids(self, query: str, room: int) -> TokenIds:
@@ -52,35 +63,44 @@ class PlainWindow(Method):
         query = after.query
         if query is None:
             query = self.memory.text(max(0, num_tokens - RECENT_QUERY_TOKENS), num_tokens)
-        context_ids = self.context_ids(query, self.window_room(len(after.token_ids) + len(token_ids)))
-        window_ids = np.concatenate([context_ids, after.token_ids, token_ids[:-1]])
-        logits_TV = self.base.forward(
-            self.base.embed(window_ids),
-            np.arange(len(window_ids), dtype=np.float64),
-            self.base.new_cache(len(window_ids)),
-            num_logits=len(token_ids),
-        )
+        room = self.window_room(len(after.token_ids) + max(after.reserve_entries, len(token_ids)))
+        window_ids = np.concatenate([self.context_ids(query, room), after.token_ids, token_ids[:-1]])
+        logits_TV = self._logits(window_ids, len(token_ids))
         targets_T = torch.from_numpy(token_ids.astype(np.int64)).to(logits_TV.device)
         nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
         nats: npt.NDArray[np.float64] = nats_T.double().cpu().numpy()
         return nats
 
+    def close(self) -> None:
+        self._cache, self._cached_ids = None, NO_TOKENS
+
+    def _logits(self, window_ids: TokenIds, num_logits: int) -> torch.Tensor:
+        """Of the last entries of a window; what it shares with the one before is not run again."""
+        if self._cache is None:
+            self._cache = self.base.new_cache(len(window_ids) + ANSWER_TOKENS)
+        shared = min(len(window_ids) - num_logits, _num_shared(window_ids, self._cached_ids))
+        self._cache.truncate(shared)
+        self._cached_ids = window_ids
+        positions_T = np.arange(shared, len(window_ids), dtype=np.float64)
+        return self.base.forward(self.base.embed(window_ids[shared:]), positions_T, self._cache, num_logits=num_logits)
+
     def _continue(self, window_ids: TokenIds, max_new_tokens: int) -> str:
         """The likeliest tokens after a window, one by one, up to the end of a line that says something."""
-        cache = self.base.new_cache(len(window_ids) + max_new_tokens)
         new_ids: list[int] = []
         text = ""
-        next_ids, position = window_ids, 0
         while len(new_ids) < max_new_tokens:
-            positions_T = position + np.arange(len(next_ids), dtype=np.float64)
-            logits_V = self.base.forward(self.base.embed(next_ids), positions_T, cache)[-1]
-            position += len(next_ids)
-            new_ids.append(int(logits_V.argmax()))
-            next_ids = np.array(new_ids[-1:], dtype=np.uint32)
+            new_ids.append(int(self._logits(window_ids, 1)[-1].argmax()))
             text = self.base.codec.decode(np.array(new_ids, dtype=np.uint32))
             if new_ids[-1] in self.base.info.stop_token_ids or "\n" in text.lstrip():
                 break
+            window_ids = np.append(window_ids, np.uint32(new_ids[-1]))
         return text
+
+
+def _num_shared(left: TokenIds, right: TokenIds) -> int:
+    length = min(len(left), len(right))
+    differs = np.flatnonzero(left[:length] != right[:length])
+    return int(differs[0]) if len(differs) else length
 
 
 class Recency(PlainWindow):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -89,15 +90,26 @@ def account_json(account: TaskAccount) -> dict[str, Any]:
                 "title": table.title,
                 "metric": table.metric.name,
                 "lower_is_better": table.metric.is_loss,
-                "gap_between_recency_and_full": {part: gap and asdict(gap) for part, gap in table.gaps.items()},
+                "gap_between_recency_and_full": {part: _plain(gap) for part, gap in table.gaps.items()},
                 "methods": {
-                    method: {part: asdict(cell) for part, cell in cells.items()}
+                    method: {part: _plain(cell) for part, cell in cells.items()}
                     for method, cells in table.cells.items()
                 },
             }
             for table in account.tables
         ],
     }
+
+
+def _plain(value: Cell | Estimate | None) -> Any:
+    """As data; what is infinite (an interval that nothing is known of) is null."""
+    return _finite(asdict(value)) if value is not None else None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def facet_of(record: Record, item: ItemResult, name: str) -> str:

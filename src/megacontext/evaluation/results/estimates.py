@@ -4,7 +4,7 @@ Every figure is a ratio: nats over tokens, values found over values expected. Hi
 everything that was asked of them, because questions about one history are not independent; with fewer than
 ``FEWEST_HISTORIES`` of them single items are drawn instead, and intervals are too narrow. All methods share the draws,
 so that differences are paired. Where all outcomes are alike (0 of n, n of n) no draw differs; Wilson's interval stands
-in there.
+in there. One history with one item says nothing of chance: its interval is everything.
 
 **Closure**: the share of what full context gains over recency that a method gains too,
 ``(recency - method) / (recency - full)`` for nats. There is none where full context gains less than ``LEAST_GAP``: the
@@ -13,6 +13,7 @@ quotient of two small numbers says nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class Outcomes:
         if not counts[0].sum():
             return None
         value = float(totals[0].sum() / counts[0].sum())
-        low, high = _interval(self._draw(totals, counts)[0])
+        low, high = _interval(self._draw(totals, counts)[0], num_units=len(counts[0]))
         if self._is_share and value in (0.0, 1.0):
             low, high = Share(successes=round(value * len(counts[0])), trials=len(counts[0])).interval
         return Estimate(value=value, low=low, high=high, count=int(counts[0].sum()), units=len(counts[0]))
@@ -97,7 +98,7 @@ class Outcomes:
             return None
         values = totals.sum(axis=1) / counts.sum(axis=1)
         draws = self._draw(totals, counts)
-        low, high = _interval(draws[0] - draws[1])
+        low, high = _interval(draws[0] - draws[1], num_units=counts.shape[1])
         return Estimate(
             value=float(values[0] - values[1]), low=low, high=high, count=int(counts[0].sum()), units=counts.shape[1]
         )
@@ -116,7 +117,7 @@ class Outcomes:
         draws = self._draw(totals, counts)
         with np.errstate(divide="ignore", invalid="ignore"):
             shares = (draws[1] - draws[0]) / (draws[2] - draws[0])
-        low, high = _interval(shares[np.isfinite(shares)])
+        low, high = _interval(shares, num_units=counts.shape[1])
         return Estimate(
             value=float((own - first) / (limit - first)),
             low=low,
@@ -161,9 +162,9 @@ class Outcomes:
         return figures
 
 
-def _interval(draws: Floats) -> tuple[float, float]:
+def _interval(draws: Floats, *, num_units: int) -> tuple[float, float]:
     finite = draws[np.isfinite(draws)]
-    if not len(finite):
-        return float("nan"), float("nan")
+    if num_units < 2 or not len(finite):
+        return -math.inf, math.inf
     low, high = np.percentile(finite, [2.5, 97.5])
     return float(low), float(high)

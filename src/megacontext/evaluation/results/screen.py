@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 
 from megacontext.evaluation.methods.contenders import Contender
 from megacontext.evaluation.report import Grid
 from megacontext.evaluation.results.account import Cell, Table, TaskAccount
+from megacontext.evaluation.results.estimates import Estimate
 
-__all__ = ["figure", "grids", "notes"]
+__all__ = ["figure", "grids", "interval", "is_partial", "notes", "table_grid"]
 
 OURS = ("gists", "lens")
 
@@ -33,10 +36,7 @@ def table_grid(name: str, table: Table, rows: Sequence[Contender]) -> Grid:
         body.append(
             [
                 row.label,
-                *(
-                    figure(cells[part], is_share=not table.metric.is_loss) if part in cells else "-"
-                    for part in table.parts
-                ),
+                *(_shown(table, row.name, part) for part in table.parts),
                 difference(whole),
                 closure(whole),
             ]
@@ -50,6 +50,15 @@ def table_grid(name: str, table: Table, rows: Sequence[Contender]) -> Grid:
     )
 
 
+def _shown(table: Table, method: str, part: str) -> str:
+    """The figure, with a star where the method did not meet all of the part."""
+    cell = table.cells[method].get(part)
+    if cell is None:
+        return "-"
+    star = "*" if is_partial(table, method, part) else ""
+    return figure(cell, is_share=not table.metric.is_loss) + star
+
+
 def figure(cell: Cell, *, is_share: bool) -> str:
     """``0.40``."""
     return f"{cell.estimate.value:.2f}" if is_share else f"{cell.estimate.value:.3f}"
@@ -59,8 +68,7 @@ def difference(cell: Cell | None) -> str:
     """``+0.40 [+0.10, +0.60]``."""
     if cell is None or cell.against_recency is None:
         return "-"
-    found = cell.against_recency
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return f"{cell.against_recency.value:+.3f} {interval(cell.against_recency, '+.3f')}"
 
 
 def closure(cell: Cell | None) -> str:
@@ -71,10 +79,28 @@ def closure(cell: Cell | None) -> str:
         return "no more than control"
     if cell.closure is None:
         return "-"
-    return f"{cell.closure.value:.2f} [{cell.closure.low:.2f}, {cell.closure.high:.2f}]"
+    return f"{cell.closure.value:.2f} {interval(cell.closure, '.2f')}"
+
+
+def interval(estimate: Estimate, form: str) -> str:
+    """``[0.10, 0.60]``, ``[?]`` where nothing is known."""
+    if not math.isfinite(estimate.low):
+        return "[?]"
+    return f"[{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
 def notes(account: TaskAccount, rows: Sequence[Contender]) -> list[str]:
-    """Why some methods have no figures."""
+    """Why some methods have no figures, one line for each kind of reason."""
     labels = {row.name: row.label for row in rows}
-    return [f"{labels.get(name, name)}: {reason}" for name, reasons in account.skipped.items() for reason in reasons]
+    kinds: dict[str, tuple[str, dict[str, None]]] = {}
+    for name, reasons in account.skipped.items():
+        for reason in reasons:
+            kind = re.sub(r"a prompt of .* answer of up to|the question and what follows|\d+", "#", reason)
+            kinds.setdefault(kind, (reason, {}))[1][labels.get(name, name)] = None
+    return [f"{', '.join(who)}: {example}" for example, who in kinds.values()]
+
+
+def is_partial(table: Table, method: str, part: str) -> bool:
+    """Whether a method met less of a part than others did: its figure is not to be compared, its differences are."""
+    counts = [cells[part].estimate.count for cells in table.cells.values() if part in cells]
+    return table.cells[method][part].estimate.count < max(counts)

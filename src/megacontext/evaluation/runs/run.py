@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from megacontext.bases.registry import BaseHandle
 from megacontext.errors import BaseModelError, BudgetError, InvalidValueError
 from megacontext.evaluation.data_folder import DataFolder
-from megacontext.evaluation.methods.contenders import Contender, contenders, default_gister, pick
+from megacontext.evaluation.methods.contenders import Contender, default_gister, pick, rows_for
 from megacontext.evaluation.methods.method import Span
 from megacontext.evaluation.runs.histories import CaseHistories, EvidenceFinder, Shelf
 from megacontext.evaluation.runs.records import Record, RunFolder
@@ -61,15 +61,15 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRun:
-    """What a run is of. rows: the methods in the table's order, also those that this base cannot bring."""
+    """What a run is of. rows: the methods of each task in the table's order, also those that this base cannot bring."""
 
     folder: RunFolder
     tasks: Sequence[Task]
-    rows: Sequence[Contender]
+    rows: Mapping[str, Sequence[Contender]]
 
     def rows_of(self, task: Task) -> Sequence[Contender]:
         """The rows of one task's table."""
-        return self.rows
+        return self.rows[task.name]
 
 
 def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | None = None) -> EvalRun:
@@ -80,7 +80,10 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
     """
     tasks = tasks_of(config.tasks)
     handle = BaseHandle(config.base)
-    rows = pick(contenders(handle.info), config.methods)
+    rows = {task.name: rows_for(task.methods, handle.info) for task in tasks}
+    pick([row for some in rows.values() for row in some], config.methods)  # a name that no task knows
+    if config.methods:
+        rows = {name: [row for row in some if row.name in config.methods] for name, some in rows.items()}
     data = DataFolder(config.data)
     for task in tasks:
         data.require(task.name, task.needs)
@@ -101,14 +104,14 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
         )
     plans = {task.name: task.plans(setup) for task in tasks}
     folder = RunFolder(config.out, _settings(config, handle), stamp(), resume=config.resume)
-    runner = _Runner(folder, handle, rows, config.budget)
+    runner = _Runner(folder, handle, config.budget)
     total, number = sum(map(len, plans.values())), 0
     try:
         for task in tasks:
             for at, plan in enumerate(plans[task.name]):
                 if on_step:
                     on_step(plan.key, number, total)
-                runner.run(task, plan, _donor(plans[task.name], at))
+                runner.run(task, rows[task.name], plan, _donor(plans[task.name], at))
                 number += 1
     finally:
         runner.close()
@@ -146,23 +149,22 @@ def _donor(plans: Sequence[Plan], at: int) -> Plan | None:
 
 
 class _Runner:
-    def __init__(self, folder: RunFolder, handle: BaseHandle, rows: Sequence[Contender], budget: int) -> None:
+    def __init__(self, folder: RunFolder, handle: BaseHandle, budget: int) -> None:
         self._folder = folder
         self._handle = handle
-        self._rows = rows
         self._budget = budget
         self._shelf = Shelf(folder.work, handle)
 
     def close(self) -> None:
         self._shelf.close()
 
-    def run(self, task: Task, plan: Plan, donor: Plan | None) -> None:
+    def run(self, task: Task, rows: Sequence[Contender], plan: Plan, donor: Plan | None) -> None:
         """All methods in all windows on one history, as far as they are not recorded."""
         windows = plan.windows or {self._budget: ""}
         missing = [
             (budget, row)
             for budget in windows
-            for row in self._rows
+            for row in rows
             if not self._folder.has((task.name, plan.key, budget, row.name))
         ]
         if not missing:

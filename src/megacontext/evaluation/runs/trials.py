@@ -63,8 +63,10 @@ def _ask(method: Method, item: Question, evidence: Sequence[Span]) -> ItemResult
 
 
 def _choose(method: Method, item: Choice, evidence: Sequence[Span]) -> ItemResult:
-    lead = Lead(token_ids=_prompt_ids(method, item.text), query=item.text, evidence=evidence)
-    nats = [method.nll(method.base.codec.encode(f" {option}").token_ids, after=lead) for option in item.options]
+    options = [method.base.codec.encode(f" {option}").token_ids for option in item.options]
+    prompt_ids, longest = _prompt_ids(method, item.text), max(map(len, options))
+    lead = Lead(token_ids=prompt_ids, query=item.text, evidence=evidence, reserve_entries=longest)
+    nats = [method.nll(token_ids, after=lead) for token_ids in options]
     taken = int(np.argmin([values.mean() for values in nats]))
     measures: dict[str, Measure] = {
         "right": (float(taken == item.right), 1),

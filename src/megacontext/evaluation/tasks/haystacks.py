@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from random import Random
 
 from megacontext.errors import InvalidValueError
-from megacontext.evaluation.methods.method import TokenIds
 from megacontext.ports.text import TextCodec
 
-__all__ = ["ROOM_TOKENS", "SENTENCE_GAP", "hide", "sentences_of", "stretch", "stretch_ids"]
+__all__ = ["ROOM_TOKENS", "SENTENCE_GAP", "hide", "sentences_of", "stretch", "stretch_texts"]
 
 ROOM_TOKENS = 96
 """A length counts history, question and answer, as full context would need them; so much of it is no history."""
@@ -32,11 +31,10 @@ def stretch(random: Random, codec: TextCodec, texts: Sequence[str], num_tokens: 
     return whole[: encoded[num_tokens]] if len(encoded) > num_tokens else whole
 
 
-def stretch_ids(
+def stretch_texts(
     random: Random, codec: TextCodec, texts: Sequence[str], num_tokens: int, num_next: int
-) -> tuple[str, TokenIds, TokenIds]:
-    """``num_tokens`` tokens of one text, where one is long enough, and the ``num_next`` that follow: the text of both,
-    and the ids of each."""
+) -> tuple[str, str]:
+    """``num_tokens`` tokens of one text, where one is long enough, and the ``num_next`` that follow."""
     length = num_tokens + num_next
     chars = _chars_for(codec, texts, length)
     long_enough = [number for number, text in enumerate(texts) if len(text) > chars] or list(range(len(texts)))
@@ -45,11 +43,12 @@ def stretch_ids(
     while len(text) <= chars:
         text += "\n\n" + text
     start = _paragraph_start(random, text, len(text) - chars)
-    encoded = codec.encode(text[start : start + chars])
-    if len(encoded.token_ids) < length:
-        raise InvalidValueError(f"{length} tokens of text are not to be had; ask for at most {len(encoded.token_ids)}")
-    end = int(encoded.char_starts[length]) if len(encoded.token_ids) > length else chars
-    return text[start : start + end], encoded.token_ids[:num_tokens], encoded.token_ids[num_tokens:length]
+    piece = text[start : start + chars]
+    edges = codec.encode(piece).char_starts
+    if len(edges) < length:
+        raise InvalidValueError(f"{length} tokens of text are not to be had; ask for at most {len(edges)}")
+    cut, end = int(edges[num_tokens]), int(edges[length]) if len(edges) > length else chars
+    return piece[:cut], piece[cut:end]
 
 
 def sentences_of(text: str) -> list[str]:

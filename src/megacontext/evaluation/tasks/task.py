@@ -164,7 +164,7 @@ RIGHT = Metric(name="right", title="right choices", is_loss=False)
 class Task(ABC):
     """One kind of measurement. metrics: the first is what the task is about; columns: facets that make the columns of
     its table; source: the paper, or where the definition comes from; needs: files of the data folder; methods: ``all``,
-    or ``levels`` for windows that show all but the end at one level."""
+    ``levels`` (all but the end at one level) or ``closed`` (everything as gists)."""
 
     name: str
     summary: str

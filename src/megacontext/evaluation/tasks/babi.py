@@ -1,0 +1,114 @@
+"""bAbI in the manner of BABILong: the sentences of a story, in order, scattered among those of a novel.
+
+Tasks qa1 to qa5 need one to three facts, or relations between two and three. The answer is one word of few, so beside
+what a method says, the likeliest of all answers of that task is a choice that also a small base can make.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+from typing import Any
+
+from megacontext.evaluation.data_folder import DataFolder
+from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
+from megacontext.evaluation.tasks.task import (
+    ANSWER_NATS,
+    RIGHT,
+    SCORE,
+    Case,
+    Choice,
+    Document,
+    Plan,
+    Question,
+    Setup,
+    Task,
+    length_name,
+)
+
+__all__ = ["NUM_TASKS", "BabiTask"]
+
+FILE = "babi/babi_en_1k.jsonl.xz"
+NUM_TASKS = 5
+MARK = "<{number}> "
+
+
+class BabiTask(Task):
+    """Reasoning over facts that lie far apart."""
+
+    name = "babi"
+    summary = "bAbI qa1 to qa5 in the text of novels, BABILong's way, 4 k to 1 M tokens"
+    source = "Kuratov et al. (2024), BABILong; Weston et al. (2015), bAbI tasks (test split)"
+    metrics = (RIGHT, SCORE, ANSWER_NATS)
+    columns = ("length", "kind")
+    needs = (FILE,)
+
+    def plans(self, setup: Setup) -> list[Plan]:
+        stories = _stories(setup.data)
+        return [
+            Plan(
+                key=(key := f"babi/{length}/qa{kind}/{number}"),
+                facets={"length": length_name(length), "kind": f"qa{kind}"},
+                make=partial(babi_case, setup, key, length, kind, stories[kind]),
+            )
+            for length in setup.chosen_lengths((4096, 16384, 65536, 262144, 1048576), (2048,))
+            for kind in range(1, NUM_TASKS + 1)
+            for number in range(setup.samples(10 if length < 1 << 18 else 2, 1))
+        ]
+
+
+def _stories(data: DataFolder) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {kind: [] for kind in range(1, NUM_TASKS + 1)}
+    for record in data.records(FILE):
+        if record["split"] == "test" and record["task_no"] in found:
+            found[record["task_no"]].append(record)
+    return found
+
+
+def babi_case(setup: Setup, key: str, length: int, kind: int, stories: list[dict[str, Any]]) -> Case:
+    """One story up to one of its questions, hidden in a novel."""
+    random = setup.random(key)
+    story = random.choice(stories)
+    line, text, answer, supporting = random.choice(story["questions"])
+    facts = [(number, fact) for number, fact in story["facts"] if number < line]
+    used = sum(len(setup.codec.encode(f"{fact} ").token_ids) for _, fact in facts)
+    novel = stretch(random, setup.codec, setup.data.books, length - ROOM_TOKENS - used - len(facts))
+    history, spans = _scatter(random, setup, novel, facts)
+    options = tuple(sorted({found for other in stories for _, _, found, _ in other["questions"]}))
+    evidence = tuple(spans[number] for number in supporting)
+    return Case(
+        documents=(Document(name="novel", token_ids=history),),
+        items=(
+            Choice(text=text, options=options, right=options.index(answer), evidence=evidence),
+            Question(
+                text=text, expected=tuple(answer.split(",")), gold=f" {answer}.", evidence=evidence, max_new_tokens=8
+            ),
+        ),
+    )
+
+
+def _scatter(random: Random, setup: Setup, novel: str, facts: list[tuple[int, str]]) -> tuple[Any, dict[int, Any]]:
+    """The tokens of the novel with the facts in it, in order, and the range of each: a story may say a thing twice, so
+    words alone do not tell where."""
+    depths = sorted(random.random() for _ in facts)
+    marked = hide(novel, [MARK.format(number=number) + fact for number, fact in facts], depths)
+    parts: list[str] = []
+    char_spans: dict[int, tuple[int, int]] = {}
+    rest, done = marked, 0
+    for number, fact in facts:
+        before, _, rest = rest.partition(MARK.format(number=number))
+        parts += [before, fact]
+        done += len(before)
+        char_spans[number] = (done, done + len(fact))
+        done += len(fact)
+        rest = rest[len(fact) :]
+    encoded = setup.codec.encode("".join([*parts, rest]))
+    starts = encoded.char_starts
+    spans = {
+        number: (
+            int(starts.searchsorted(low, side="right")) - 1,
+            int(starts.searchsorted(high, side="left")),
+        )
+        for number, (low, high) in char_spans.items()
+    }
+    return encoded.token_ids, spans

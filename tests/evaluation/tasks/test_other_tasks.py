@@ -1,0 +1,271 @@
+"""Each generator keeps to the definition that its task names."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import pickle
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.evaluation.tasks.setups import HANDLE, num_tokens, setup
+
+from megacontext.errors import InvalidValueError, UnreadableSourceError
+from megacontext.evaluation.data_folder import BUILT_IN, FILES, DataFolder
+from megacontext.evaluation.runs.histories import EvidenceFinder
+from megacontext.evaluation.tasks.gist_failures import DIGITS
+from megacontext.evaluation.tasks.needle import NOISE
+from megacontext.evaluation.tasks.registry import TASKS, tasks_of
+from megacontext.evaluation.tasks.task import Case, Choice, Continuation, Item, Question
+
+STORY = {
+    "task_no": 1,
+    "split": "test",
+    "facts": [[1, "Mary moved to the garden."], [2, "John went to the hall."], [4, "Mary went to the attic."]],
+    "questions": [[3, "Where is Mary?", "garden", [1]], [5, "Where is Mary?", "attic", [4]]],
+}
+LINES = [f"line some-{word}: REGISTER_CONTENT is <{10_000 + number}>" for number, word in enumerate("abcdefgh" * 30)]
+LINES = [line.replace("some-", f"some{number}-") for number, line in enumerate(LINES)]
+LONGEVAL = {
+    "prompt": "Below is a record.\n\n" + "\n".join(LINES) + "\n\nNow the record is over. Tell me ...",
+    "random_idx": ["some17-b", 17],
+    "expected_number": 10_017,
+    "correct_line": LINES[17] + "\n",
+}
+
+
+def write_records(path: Path, records: Sequence[object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(lzma.compress("\n".join(map(json.dumps, records)).encode()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
+    """A folder that holds a little of everything."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, words in BUILT_IN.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("\n".join(words))
+    books = [{"title": str(at), "author": "", "text": book} for at, book in enumerate(DataFolder().books)]
+    write_records(folder / "books/books_test.jsonl.xz", books)
+    pages = [{"id": f"doc-{number}", "text": f"Page {number} speaks of pods.\n\n" * 60} for number in range(200)]
+    write_records(folder / "knowledge/docs.jsonl.xz", pages)
+    stories = [STORY | {"task_no": number} for number in range(1, 21)] + [STORY | {"split": "train", "facts": []}]
+    write_records(folder / "babi/babi_en_1k.jsonl.xz", stories)
+    write_records(folder / "longeval/lines.jsonl.xz", [LONGEVAL])
+    return DataFolder(folder)
+
+
+def cases_of(name: str, data: DataFolder, **changes: Any) -> list[Case]:
+    return [plan.make() for plan in TASKS[name].plans(setup(data=data, num_samples=1, **changes))]
+
+
+def tokens_of(case: Case) -> Any:
+    (document,) = case.documents
+    return document.token_ids if len(document.token_ids) else HANDLE.codec.encode(document.text).token_ids
+
+
+def told(case: Case, item: Item) -> list[str]:
+    """The words at each evidence span."""
+    token_ids = tokens_of(case)
+    finder = EvidenceFinder(HANDLE.codec, token_ids)
+    return [HANDLE.codec.decode(token_ids[start:stop]) for start, stop in finder.spans(item.evidence)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_makes_histories_of_its_length_with_evidence_in_them(name: str, data: DataFolder) -> None:
+    task = TASKS[name]
+    assert task_says_what_it_is(name)
+    length = 4096 if name == "words" else 2048
+    plans = task.plans(setup(data=data, num_samples=1, lengths=(length,)))
+    assert len({plan.key for plan in plans}) == len(plans)
+    for plan in plans[:3]:
+        case = plan.make()
+        assert case.items
+        longest = max(room_for(item) for item in case.items)
+        assert 0.85 * length < len(tokens_of(case)) + longest <= length
+        for item in case.items:
+            told(case, item)  # every evidence stands once
+            assert set(task.columns) - {"window"} <= {*plan.facets, *item.facets} | {"window"}
+        assert pickle.dumps(plan.make()) == pickle.dumps(case)  # arrays have no ==
+
+
+def task_says_what_it_is(name: str) -> bool:
+    task = TASKS[name]
+    return task.name == name and all((task.summary, task.source, task.metrics, task.columns))
+
+
+def room_for(item: Item) -> int:
+    if isinstance(item, Continuation):
+        return len(item.target_ids) + num_tokens(item.cue)
+    answers = item.options if isinstance(item, Choice) else (item.gold,)
+    longest = max(map(num_tokens, answers))
+    return num_tokens(item.text) + max(longest, item.max_new_tokens if isinstance(item, Question) else 0) + 12
+
+
+def test_variables_are_a_chain_in_order(data: DataFolder) -> None:
+    (case,) = cases_of("variables", data)
+    (item,) = case.items
+    assert isinstance(item, Question)
+    lines = case.documents[0].text.splitlines()
+    chain = [line for line in lines if line != NOISE]
+    names = [re.match(r"VAR ([A-Z]{5}) = ", line).group(1) for line in chain]  # type: ignore[union-attr]
+    assert tuple(names) == item.expected
+    assert len(names) == 5  # four hops
+    assert chain[0].split(" = ")[1] in item.text
+    assert [line.split(" = VAR ")[1] for line in chain[1:]] == names[:-1]
+
+
+def test_common_words_come_thirty_times_and_others_three_times(data: DataFolder) -> None:
+    (case,) = cases_of("words", data, lengths=(4096,))
+    (item,) = case.items
+    assert isinstance(item, Question)
+    entries = re.findall(r"(\d+)\. (\w+)", case.documents[0].text)
+    assert [int(number) for number, _ in entries] == list(range(1, len(entries) + 1))
+    counts = Counter(word for _, word in entries)
+    assert {word for word, count in counts.items() if count == 30} == set(item.expected)
+    assert len(item.expected) == 10
+    assert set(counts.values()) == {3, 30}
+
+
+def test_a_list_too_short_for_its_words_is_an_error(data: DataFolder) -> None:
+    with pytest.raises(InvalidValueError, match="a length of 1024 cannot hold 10 words 30 times"):
+        cases_of("words", data, lengths=(1024,))
+
+
+def test_lines_are_a_part_of_a_shipped_case_in_order(data: DataFolder) -> None:
+    for case in cases_of("lines", data):
+        (item,) = case.items
+        assert isinstance(item, Question)
+        lines = case.documents[0].text.splitlines()
+        places = [LINES.index(line) for line in lines]
+        assert places == sorted(places)
+        assert 10 < len(lines) < len(LINES)
+        assert LINES[17] in lines
+        assert item.expected == ("10017",)
+        assert "some17-b" in item.text
+
+
+def test_babi_facts_stand_in_order_up_to_the_question(data: DataFolder) -> None:
+    cases = cases_of("babi", data)
+    assert len(cases) == 5
+    for case in cases:
+        choice, question = case.items
+        assert isinstance(choice, Choice)
+        assert isinstance(question, Question)
+        text = HANDLE.codec.decode(tokens_of(case))
+        known = [fact for line, fact in STORY["facts"] if fact in text]  # type: ignore[attr-defined]
+        assert choice.options == ("attic", "garden")
+        right = choice.options[choice.right]
+        assert question.expected == (right,)
+        assert len(known) == {"garden": 2, "attic": 3}[right]
+        places = [text.index(fact) for fact in known]
+        assert places == sorted(places)
+        (statement,) = told(case, question)
+        assert right in statement
+        assert "<" not in "".join(known)
+
+
+def test_the_boundary_is_where_whole_blocks_end(data: DataFolder) -> None:
+    (case,) = cases_of("boundary", data)
+    (item,) = case.items
+    assert isinstance(item, Continuation)
+    assert len(tokens_of(case)) % 32 == 0
+    assert Counter(item.labels) == {
+        "offset 0-3": 4,
+        "offset 4-7": 4,
+        "offset 8-15": 8,
+        "offset 16-31": 16,
+        "offset 32-63": 32,
+    }
+    assert {metric.name for metric in TASKS["boundary"].metrics} == {"all", *item.labels}
+
+
+def test_quotations_are_cue_and_rest_of_sentences_of_both_kinds(data: DataFolder) -> None:
+    (case,) = cases_of("surprise", data)
+    assert Counter(item.facets["sentence"] for item in case.items) == {"own": 2, "foreign": 2}
+    for item in case.items:
+        assert isinstance(item, Continuation)
+        quoted = item.cue.strip() + HANDLE.codec.decode(item.target_ids)
+        assert item.evidence == (quoted,)
+
+
+def test_long_numbers_are_labelled_digit_by_digit(data: DataFolder) -> None:
+    (case,) = cases_of("way", data)
+    (item,) = case.items
+    assert isinstance(item, Continuation)
+    (statement,) = told(case, item)
+    digits = HANDLE.codec.decode(item.target_ids).strip()
+    assert len(digits) == DIGITS
+    assert statement.strip() == f"{item.cue.strip()} {digits}."
+    counts = Counter(item.labels) - Counter({"": 1})
+    assert set(counts) == {"digits 1-8", "digits 9-16", "digits 17-24", "digits 25-32"}
+    assert {metric.name for metric in TASKS["way"].metrics} == {"all", *counts}
+
+
+def test_events_are_asked_in_the_order_in_which_they_stand(data: DataFolder) -> None:
+    (case,) = cases_of("order", data)
+    assert len(case.items) == 6
+    text = case.documents[0].text
+    for item in case.items:
+        assert isinstance(item, Choice)
+        first = min(item.options, key=text.index)
+        assert item.options[item.right] == first
+        assert all(option.rstrip(".") in item.text for option in item.options)
+    assert {item.right for case in cases_of("order", data, seed=1) for item in case.items} == {0, 1}  # type: ignore[union-attr]
+
+
+def test_events_stand_in_the_quarter_that_is_right(data: DataFolder) -> None:
+    (case,) = cases_of("place", data)
+    token_ids = tokens_of(case)
+    finder = EvidenceFinder(HANDLE.codec, token_ids)
+    for number, item in enumerate(case.items):
+        assert isinstance(item, Choice)
+        assert item.right == number
+        ((start, _),) = finder.spans(item.evidence)
+        assert int(4 * start / len(token_ids)) == number
+
+
+def test_windows_of_the_gap_are_shares_of_the_history(data: DataFolder) -> None:
+    (plan,) = TASKS["gap"].plans(setup(data=data, num_samples=1, lengths=(4096,)))
+    assert plan.windows == {1024: "1/4", 512: "1/8", 256: "1/16", 128: "1/32"}
+    case = plan.make()
+    assert Counter(type(item).__name__ for item in case.items) == {"Question": 4, "Continuation": 1}
+    for item in case.items:
+        if isinstance(item, Question):
+            assert item.expected[0] in told(case, item)[0]
+
+
+def test_text_comes_from_what_no_training_run_reads(data: DataFolder) -> None:
+    domains = {plan.facets["domain"] for plan in TASKS["text"].plans(setup(data=data))}
+    assert domains == {"books", "code", "knowledge"}
+    assert {plan.facets["domain"] for plan in TASKS["text"].plans(setup())} == {"books", "code"}
+    assert 0 < len(data.knowledge) < 30  # of 200 pages
+    assert len(data.code) > 5
+    from megacontext.training.corpus import HELD_OUT_PAGE_SHARE, stable_share
+
+    pages = data.records("knowledge/docs.jsonl.xz")
+    assert data.knowledge == [page["text"] for page in pages if stable_share(page["id"]) < HELD_OUT_PAGE_SHARE]
+
+
+def test_levels_and_text_share_their_histories(data: DataFolder) -> None:
+    one, other = (TASKS[name].plans(setup(data=data))[0].make() for name in ("text", "levels"))
+    assert one.documents[0].token_ids.tolist() == other.documents[0].token_ids.tolist()
+
+
+def test_missing_data_is_named_with_what_it_should_be(tmp_path: Path) -> None:
+    (task,) = tasks_of(["babi"])
+    with pytest.raises(InvalidValueError, match=r"task babi reads babi/babi_en_1k\.jsonl\.xz .*--data"):
+        DataFolder().require(task.name, task.needs)
+    with pytest.raises(InvalidValueError, match=r"babi_en_1k\.jsonl\.xz is not there; .*bAbI stories"):
+        DataFolder(tmp_path).require(task.name, task.needs)
+    (tmp_path / "babi").mkdir()
+    (tmp_path / "babi/babi_en_1k.jsonl.xz").write_bytes(b"no xz")
+    with pytest.raises(UnreadableSourceError, match="cannot be read"):
+        task.plans(setup(data=DataFolder(tmp_path)))
+    for task in TASKS.values():
+        assert set(task.needs) <= set(FILES)
