@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 
 from megacontext.errors import MegaContextError
 from megacontext.training.core_export import export_checkpoint
+from megacontext.training.settings import read_settings
 
 
 def main() -> None:
@@ -17,8 +17,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     args = parser.parse_args()
-    settings = tomllib.loads(args.config.read_text())
-    state = export_checkpoint(args.out, settings, args.model)
+    state = export_checkpoint(args.out, read_settings(args.config).tables, args.model)
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")
 
 

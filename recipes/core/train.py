@@ -18,7 +18,8 @@ def main() -> None:
     parser = recipe_parser(__doc__, config=Path(__file__).with_name("base.toml"))
     parser.add_argument("--start", type=Path, help="checkpoint whose core to go on from")
     args = parser.parse_args()
-    train(RunArguments.parse(args), lambda settings, seed: build_learner(settings, seed, start=args.start))
+    start = None if args.resume else args.start
+    train(RunArguments.parse(args), lambda settings, seed: build_learner(settings, seed, start=start))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,9 @@ def test_a_run_goes_on_only_when_asked_to(train, place):
     assert (again.code, digests(place / "base")) == (2, before)
     assert "holds a run already; add --resume" in again.err
     (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 6"))
-    assert train("base.toml", "base", "--resume").out.startswith("step 6, 768 tokens")
+    # the core that it started from is not needed any more
+    again = train("base.toml", "base", "--resume", "--start", place / "gone.pt")
+    assert again.out.startswith("step 6, 768 tokens"), again.err
     starts = [json.loads(line) for line in (place / "base" / "starts.jsonl").read_text().splitlines()]
     assert [start["step"] for start in starts] == [0, 4]
 
@@ -199,6 +201,9 @@ def test_wrong_usage(megacontext, train, place):
     assert "unknown tracker 'comet'" in train("base.toml", "base", "--track", "comet").err
     assert "max_minutes is 0.0; choose a finite number above 0" in train("base.toml", "base", "--minutes", "0").err
     assert "gone.pt is no file" in train("base.toml", "base", "--start", place / "gone.pt").err
+    (place / "file").touch()
+    assert "file is a file; give a folder" in train("base.toml", "file").err
+    assert "gone is no folder" in train("base.toml", "base", "--packages", place / "gone").err
     both = megacontext("train", config, place / "memory.toml", "--data", place / "text", "--out", place / "base")
     assert "2 configurations are given; train one at a time, or add --dry-run" in both.err
     assert [path.name for path in (place / "base").iterdir()] == ["data"]

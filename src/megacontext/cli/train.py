@@ -94,7 +94,8 @@ def train(
         resume=resume,
         track=tuple(track or []),
     )
-    state = run(arguments, lambda settings, seed: build_learner(settings, seed, start=start, compiled=not eager))
+    begin = None if resume else start  # what is resumed has started already
+    state = run(arguments, lambda settings, seed: build_learner(settings, seed, start=begin, compiled=not eager))
     checkpoint = out / "checkpoint.pt"
     if json:
         print_json({"checkpoint": str(checkpoint), "state": state})

@@ -22,6 +22,7 @@ from megacontext.training.gauges import Gauges, measured_peak
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores, prepare
+from megacontext.training.rehearsal import rehearse
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
@@ -104,6 +105,11 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         raise InvalidValueError(f"{args.out} holds a run already; add --resume, or give another --out")
     if args.resume and not checkpoint.exists():
         raise InvalidValueError(f"{args.out} has no checkpoint.pt to resume; start a run there first")
+    for folder in (args.data, *args.packages):
+        if not folder.is_dir():
+            raise InvalidValueError(f"{folder} is no folder; give one with text to read")
+    if args.out.exists() and not args.out.is_dir():
+        raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
     refuse_missing(args.track)
     settings = read_settings(args.config)
     config = settings.read("loop", LoopConfig, max_minutes=args.minutes)
@@ -124,10 +130,12 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     if learner.start is not None:
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
     gauges = _with_peak(learner.gauges, config)
+    source = TextSource(tokenizer, stores, shares)
+    rehearse(source, stages)
     loop = TrainingLoop(
         loss=learner.loss,
         optimizer=MasterOptimizer(learner.weights, optim),
-        source=TextSource(tokenizer, stores, shares),
+        source=source,
         stages=stages,
         config=config,
         out=args.out,

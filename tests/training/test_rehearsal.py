@@ -1,0 +1,42 @@
+"""Kinds of rows that cannot be made are named before the first step."""
+
+from __future__ import annotations
+
+import pytest
+
+from megacontext.errors import InvalidValueError
+from megacontext.training.curriculum import ROWS, BatchKind, Stage
+from megacontext.training.mixed import GistCut
+from megacontext.training.rehearsal import rehearse
+from megacontext.training.windows import TextSource
+
+CUT = GistCut(shapes=((32, 1), (32, 4)), num_tail=2)
+
+
+def stage_of(**changed: object) -> Stage:
+    kind = {"name": "k", "share": 1.0, "rows": 64, "length": 192, "mix": {"plain": 1.0}, **changed}
+    return Stage(name="s", batches=(BatchKind(**kind),))  # type: ignore[arg-type]
+
+
+def test_what_can_be_made_passes(source: TextSource) -> None:
+    kinds = {kind: 1.0 for kind in ROWS if kind != "babi"}  # the fixture has no stories
+    rehearse(source, [stage_of(length=512, mix=kinds), stage_of(gists=CUT, mix={"aligned": 0.5, "plain": 0.5})])
+
+
+@pytest.mark.parametrize(
+    ("row_kind", "why"),
+    [("recall", "there is no room; give the batch a greater length"), ("puzzles", "use longer rows")],
+)
+def test_rows_that_are_too_short_are_named(source: TextSource, row_kind: str, why: str) -> None:
+    said = rf"stage 's', batch 'k': no row of kind '{row_kind}' with 8 tokens can be made: .*{why}"
+    with pytest.raises(InvalidValueError, match=said):
+        rehearse(source, [stage_of(), stage_of(length=8, mix={"plain": 0.9, row_kind: 0.1})])
+    rehearse(source, [stage_of(length=8, mix={"plain": 0.9, row_kind: 0.0})])  # never drawn
+
+
+def test_every_join_is_tried(source: TextSource) -> None:
+    roomy = GistCut(shapes=((32, 1),), num_tail=2, joins=((0, 1), (2, 2)))
+    rehearse(source, [stage_of(gists=roomy)])
+    crowded = GistCut(shapes=((32, 1),), num_tail=2, joins=((0, 1), (2, 3)))
+    with pytest.raises(InvalidValueError, match=r"no row of kind 'plain' with 192 tokens can be made: .*6 joined ones"):
+        rehearse(source, [stage_of(gists=crowded)])
