@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ from megacontext.training.core_recipe import build_learner
 from megacontext.training.dry_run import RunCost, run_cost
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.recipe import Learner
+from megacontext.training.resident import forget_peak, peak_bytes, resident_bytes
 from megacontext.training.settings import Settings, read_settings
+from megacontext.units import MIB
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
 BASE = """
@@ -101,6 +104,32 @@ def test_equal_batches_are_measured_once_and_larger_ones_keep_more(configs: tupl
     assert 3 * short.kept_bytes < long.kept_bytes < 4.2 * short.kept_bytes
     assert cost.kept_bytes == long.kept_bytes
     assert all(batch.seconds > 0 for batch in cost.batches)
+
+
+def test_the_peak_is_what_the_process_holds_on_top() -> None:
+    if not forget_peak():
+        pytest.skip("nobody counts it here")
+    before = resident_bytes()
+    taken = np.ones(64 * MIB, dtype=np.uint8)
+    del taken
+    peak = peak_bytes()
+    assert before is not None
+    assert peak is not None
+    assert 63 * MIB < peak - before < 80 * MIB
+    assert forget_peak()
+    lower = peak_bytes()
+    assert lower is not None
+    assert lower < peak
+
+
+def test_the_peak_of_a_step_holds_what_it_keeps(configs: tuple[Path, Path], tmp_path: Path) -> None:
+    if not forget_peak():
+        pytest.skip("nobody counts it here")
+    (tmp_path / "base.toml").write_text(BASE.replace("rows = 8", "rows = 512"))
+    cost = cost_of(tmp_path / "base.toml")
+    assert cost.peak_bytes is not None
+    assert cost.kept_bytes > 64 * MIB
+    assert cost.kept_bytes < cost.peak_bytes < 8 * cost.kept_bytes
 
 
 def test_a_run_is_its_steps(configs: tuple[Path, Path]) -> None:

@@ -20,8 +20,9 @@ __all__ = ["train"]
 HOUR = 3600
 EXPLAINED = (
     "Weights, masters, gradients and optimiser are counted. What the forward pass keeps, and time per step, are "
-    "measured on this machine in {} steps of one thread on made-up tokens; drawing rows, and scratch of single "
-    "operations, come on top. A run is num_steps such steps, every gate opening at its min_steps."
+    "measured on this machine in {} steps of one thread on made-up tokens; so is peak, the most that the process held "
+    "on top of its libraries, scratch included. Drawing rows takes time of its own. A run is num_steps such steps, "
+    "every gate opening at its min_steps."
 )
 DISTURBED = (
     "Other programs kept the processor busy meanwhile: on an idle machine expect the hours and seconds under busy."
@@ -124,7 +125,10 @@ def _print_costs(configs: list[Path], *, eager: bool, json: bool) -> None:
                 tell=lambda line: status.update(f"[dim]{line}[/dim]"),
             )
     if json:
-        sums = {path: {"kept_bytes": cost.kept_bytes, "total_bytes": cost.total_bytes} for path, cost in costs.items()}
+        sums = {
+            path: {"kept_bytes": cost.kept_bytes, "total_bytes": cost.total_bytes, "peak_bytes": cost.peak_bytes}
+            for path, cost in costs.items()
+        }
         print_json({path: {"cost": cost, **sums[path]} for path, cost in costs.items()})
         return
     _print_table(costs)
@@ -137,7 +141,7 @@ def _print_costs(configs: list[Path], *, eager: bool, json: bool) -> None:
 
 def _print_table(costs: dict[str, RunCost]) -> None:
     parts = list(dict.fromkeys(part for cost in costs.values() for part in cost.weights))
-    memory = ["weights", "masters", "gradients", "optimiser", "kept", "together"]
+    memory = ["weights", "masters", "gradients", "optimiser", "kept", "together", "peak"]
     rows = [
         [
             path,
@@ -153,6 +157,7 @@ def _print_table(costs: dict[str, RunCost]) -> None:
                     cost.total_bytes,
                 )
             ),
+            "-" if cost.peak_bytes is None else format_bytes(cost.peak_bytes),
             f"{cost.num_steps:,}",
             format_count(cost.run_tokens),
             f"{cost.run_seconds / HOUR:,.1f}",

@@ -1,13 +1,14 @@
 """What a run would take, before it is started: weights, memory, and time, from real steps on made-up tokens.
 
 Weights and optimiser are counted, not guessed. What the forward pass keeps for the backward pass is measured in such a
-step; scratch of single operations comes on top of it. Time is that of whole steps (forward, backward, optimiser),
-without drawing rows; a run is their sum over its stages, every gate opening as early as it may.
+step, and so is, on Linux, the most that the process held, scratch and all. Time is that of whole steps (forward,
+backward, optimiser), without drawing rows; a run is their sum over its stages, every gate opening as early as it may.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from megacontext.training.loop import LoopConfig
 from megacontext.training.mixed import UNJOINED, GistCut
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.recipe import Learner
+from megacontext.training.resident import forget_peak, peak_bytes, resident_bytes
 from megacontext.training.settings import Settings
 from megacontext.training.stopping import is_out_of_memory
 from megacontext.training.windows import Window
@@ -38,7 +40,8 @@ class BatchCost:
     """What one step on batches of a kind takes.
 
     seconds: by the clock; busy_seconds: of the processor in this process, less where other programs take their share;
-    kept_bytes: from the forward for the backward pass.
+    kept_bytes: from the forward for the backward pass; peak_bytes: the most that was resident in the step, beyond what
+    the process held before anything was built, None where nobody counts it.
     """
 
     name: str
@@ -48,6 +51,7 @@ class BatchCost:
     seconds: float
     busy_seconds: float
     kept_bytes: int
+    peak_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +84,13 @@ class RunCost:
         return max(batch.kept_bytes for batch in self.batches)
 
     @property
+    def peak_bytes(self) -> int | None:
+        """Of the batch that took most, None where nobody counts it."""
+        return max((batch.peak_bytes for batch in self.batches if batch.peak_bytes is not None), default=None)
+
+    @property
     def total_bytes(self) -> int:
-        """Everything that is in memory at once."""
+        """Everything that is known to be in memory at once; scratch comes on top."""
         return self.weight_bytes + self.master_bytes + self.gradient_bytes + self.optimizer_bytes + self.kept_bytes
 
 
@@ -97,6 +106,8 @@ def run_cost(
     """
     config, optim = settings.read("loop", LoopConfig), settings.read("optim", OptimConfig)
     stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
+    gc.collect()  # of a configuration before this one
+    before = resident_bytes()
     learner = build(settings, config.seed)
     optimizer = MasterOptimizer(learner.weights, optim)
     kinds: list[BatchKind] = []
@@ -106,7 +117,7 @@ def run_cost(
     costs = []
     for kind in kinds:
         tell(f"{settings.path}: {kind.rows} x {kind.length:,} tokens{' with gists' if kind.gists else ''}")
-        costs.append(_batch_cost(learner, optimizer, kind, settings))
+        costs.append(_batch_cost(learner, optimizer, kind, settings, before))
 
     def over_the_run(figure: Callable[[BatchCost], float]) -> float:
         total = 0.0
@@ -168,9 +179,12 @@ def _made_up(kind: BatchKind, vocab_size: int) -> Batch:
     return batch_of(kind, (next(iter(kind.mix)),) * kind.rows, rows, Random(0))
 
 
-def _batch_cost(learner: Learner, optimizer: MasterOptimizer, kind: BatchKind, settings: Settings) -> BatchCost:
+def _batch_cost(
+    learner: Learner, optimizer: MasterOptimizer, kind: BatchKind, settings: Settings, before: int | None
+) -> BatchCost:
+    counts = before is not None and forget_peak()
     try:
-        return _measured(learner, optimizer, kind, settings.vocab_size)
+        cost = _measured(learner, optimizer, kind, settings.vocab_size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -178,6 +192,8 @@ def _batch_cost(learner: Learner, optimizer: MasterOptimizer, kind: BatchKind, s
             f"{settings.path}: {kind.rows} rows of {kind.length:,} tokens (batch {kind.name!r}) do not fit into "
             "memory; give the batch fewer rows, or take a smaller [model]"
         ) from error
+    peak = peak_bytes() if counts else None
+    return cost if peak is None or before is None else dataclasses.replace(cost, peak_bytes=max(0, peak - before))
 
 
 def _measured(learner: Learner, optimizer: MasterOptimizer, kind: BatchKind, vocab_size: int) -> BatchCost:
@@ -206,6 +222,7 @@ def _measured(learner: Learner, optimizer: MasterOptimizer, kind: BatchKind, voc
         seconds=time.monotonic() - began,
         busy_seconds=time.process_time() - began_busy,
         kept_bytes=sum(kept.values()),
+        peak_bytes=None,
     )
 
 
