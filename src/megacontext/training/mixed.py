@@ -46,6 +46,7 @@ Joined = tuple[int, int]
 """How many gists of level 2 a window begins with, and of how many blocks each is made."""
 
 UNJOINED: Joined = (0, 1)
+ENTRIES_STEP = 64  # windows are filled up to a multiple: a core is compiled for few lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +261,13 @@ def mixed_loss(
     entries_BTD = core.embed(ids_BT)
     gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
     inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD, joined_gists(gist_net, windows, gists_BCrD))
-    hidden_BSD = core(inputs_BSD, windows.mu_BS, windows.sigma_BS).hidden_BTD
+    num_entries = inputs_BSD.shape[1]
+    idle = -num_entries % ENTRIES_STEP  # nothing looks at what comes last
+    hidden_BSD = core(
+        torch.nn.functional.pad(inputs_BSD, (0, 0, 0, idle)),
+        torch.nn.functional.pad(windows.mu_BS, (0, idle)),
+        torch.nn.functional.pad(windows.sigma_BS, (0, idle)),
+    ).hidden_BTD[:, :num_entries]
     num_predicted = len(windows.positions_P)
     spare = -num_predicted % CHUNK_ROWS  # the loss is compiled for whole chunks
     hidden_PD = torch.nn.functional.pad(hidden_BSD.flatten(0, 1)[windows.entries_P], (0, 0, 0, spare))
