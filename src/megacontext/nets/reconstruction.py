@@ -1,9 +1,11 @@
 """What a gist still knows of its span: every token read back from the vectors alone, all at once.
 
-Not autoregressive on purpose: what it says of a token cannot come from the token before. Used in training, so that
-gists hold their tokens before a core can read them, and as a measure; not shipped.
+Not autoregressive on purpose: what it says of a token cannot come from the token before. Which part of a vector holds
+a token depends on the token's place, so places multiply what is read rather than being added to it: after equally many
+steps that leaves fewer nats, most of all on digits. Used in training, so that gists hold their tokens before a core can
+read them, and as a measure; not shipped.
 
-Shape legend: N gists, r vectors of a gist, K tokens of its span, D width, V vocabulary.
+Shape legend: N gists, r vectors of a gist, K tokens of its span, D width, M hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.width = width
         self.place = nn.Parameter(0.5 * torch.randn(max_tokens, width))
+        self.place_gain = nn.Parameter(torch.randn(max_tokens, mlp_width))
         self.look = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, width, bias=False)
@@ -33,8 +36,7 @@ class Reconstructor(nn.Module):
         gist_width = gists_NrD.shape[1]
         slots_K = torch.arange(span_tokens) * gist_width // span_tokens
         within_K = torch.arange(span_tokens) - (slots_K * span_tokens + gist_width - 1) // gist_width
-        x_NKD = self.look(gists_NrD)[:, slots_K] + self.place[within_K]
-        hidden = functional.gelu(
-            self.up(functional.rms_norm(x_NKD, (self.width,), eps=NORM_EPSILON)), approximate="tanh"
-        )
-        return functional.rms_norm(x_NKD + self.down(hidden), (self.width,), eps=NORM_EPSILON)
+        normed_NrD = functional.rms_norm(gists_NrD, (self.width,), eps=NORM_EPSILON)
+        hidden_NKM = functional.silu(self.up(normed_NrD))[:, slots_K] * self.place_gain[within_K]
+        x_NKD = self.down(hidden_NKM) + self.look(normed_NrD)[:, slots_K] + self.place[within_K]
+        return functional.rms_norm(x_NKD, (self.width,), eps=NORM_EPSILON)
