@@ -14,7 +14,7 @@ from tests.training.test_cleaning import TABLE, code
 from tokenizers import Tokenizer
 
 from megacontext.training import preparation
-from megacontext.training.preparation import add_stories, load_stores, prepare
+from megacontext.training.preparation import MOST_COUNTED_CHARS, add_stories, load_stores, num_tokens, prepare
 
 
 @pytest.fixture
@@ -135,3 +135,12 @@ def test_stories_come_with_a_new_folder_and_are_added_to_an_old_one_on_request(
     assert len(test) == 12
     prepare(data, [packages], tmp_path / "new", vocab_size=400)
     assert set(load_stores(tmp_path / "new", "train")["babi"].names) == train
+
+
+def test_tokens_of_little_text_are_counted_and_of_much_estimated(tokenizer: Tokenizer) -> None:
+    texts = [make_text(Random(index), 40) for index in range(20)]
+    exact = sum(len(tokenizer.encode(text).ids) for text in texts)
+    assert num_tokens(tokenizer, texts) == exact
+    copies = MOST_COUNTED_CHARS // sum(map(len, texts)) + 1
+    assert num_tokens(tokenizer, texts * copies) == pytest.approx(exact * copies, rel=0.02)
+    assert num_tokens(tokenizer, []) == 0

@@ -136,14 +136,14 @@ def _trim_headers(cleaned: Cleaned) -> None:
 
 
 def report(
-    cleaned: Cleaned, kept_tokens: Mapping[str, int], count_tokens: Callable[[Sequence[str]], Sequence[int]]
+    cleaned: Cleaned, kept_tokens: Mapping[str, int], count_tokens: Callable[[Sequence[str]], int]
 ) -> dict[str, Any]:
     """What stayed and what each rule removed, by domain, in documents and tokens, with a few names.
 
     Args:
         cleaned: one side.
         kept_tokens: tokens of each domain of it, as stored.
-        count_tokens: how many tokens each of some texts is.
+        count_tokens: about how many tokens some texts are together.
     """
     domains: dict[str, dict[str, Any]] = defaultdict(dict)
     num_kept = Counter(document.domain for document in cleaned.kept)
@@ -153,13 +153,12 @@ def report(
         for rule in SAYS:
             some = [removal for removal in cleaned.removals if (removal.rule, removal.domain) == (rule, domain)]
             if some:
-                tokens = count_tokens([removal.text for removal in some])
-                largest = sorted(zip(tokens, some, strict=True), key=lambda pair: -pair[0])
+                largest = sorted(some, key=lambda removal: -len(removal.text))
                 spread = largest[:: max(1, len(largest) // MOST_EXAMPLES)][:MOST_EXAMPLES]
                 removed[rule] = {
                     "documents": len(some),
-                    "tokens": sum(tokens),
-                    "examples": [f"{one.name}: {one.because}" if one.because else one.name for _, one in spread],
+                    "tokens": count_tokens([removal.text for removal in some]),
+                    "examples": [f"{one.name}: {one.because}" if one.because else one.name for one in spread],
                 }
         domains[domain]["removed"] = removed
     return dict(domains)
