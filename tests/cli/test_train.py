@@ -7,15 +7,20 @@ import json
 import random
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from megacontext.training.bundled import BUNDLED, config_path
 from megacontext.training.corpus import Document
 from megacontext.training.preparation import DOMAINS, save_tokenizer
 from megacontext.training.recall import Asking, draw_facts
+from megacontext.training.settings import read_settings
 from megacontext.training.tokens import encode_documents, train_tokenizer
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 [model]
 vocab_size = 512
@@ -182,6 +187,11 @@ def test_a_damaged_checkpoint_is_neither_resumed_nor_started_from(train, place):
         (("rows = 2", "rows = 0"), 2, "batch 'short': rows is 0; choose a whole number of at least 1"),
         (("vocab_size = 512", "vocab_size = 300"), 2, "has 512 tokens, but [model] vocab_size of"),
         (("[optim]", "[optim"), 2, "is not TOML"),
+        (
+            ("length = 64, mix = { plain", "length = 8, mix = { recall"),
+            2,
+            "base.toml: stage 'only', batch 'short': no row",
+        ),
     ],
 )
 def test_bad_configurations_leave_nothing_behind(train, place, change, code, said):
@@ -197,7 +207,10 @@ def test_wrong_usage(megacontext, train, place):
     config = place / "base.toml"
     assert "--data is missing" in megacontext("train", config, "--out", place / "base").err
     assert "--out is missing" in megacontext("train", config, "--data", place / "text").err
-    assert "is no file" in train("gone.toml", "base").err
+    assert (
+        "gone.toml is no file; give a configuration, or the name of one: base, base_m,"
+        in train("gone.toml", "base").err
+    )
     assert "unknown tracker 'comet'" in train("base.toml", "base", "--track", "comet").err
     assert "max_minutes is 0.0; choose a finite number above 0" in train("base.toml", "base", "--minutes", "0").err
     assert "gone.pt is no file" in train("base.toml", "base", "--start", place / "gone.pt").err
@@ -223,6 +236,22 @@ def test_a_dry_run_compares_configurations_and_writes_nothing(megacontext, place
     assert memory["cost"]["weights"]["core"] == base["cost"]["weights"]["core"]
     assert base["total_bytes"] > base["kept_bytes"] > 0
     assert sorted(path.name for path in (place / "base").iterdir()) == ["data"]
+
+
+def test_bundled_configurations_have_names(monkeypatch, place):
+    monkeypatch.chdir(place)
+    for name in BUNDLED:
+        assert read_settings(config_path(Path(name))).vocab_size == 4096
+    (place / "base").rename(place / "elsewhere")
+    (place / "base").write_text(CONFIG)  # a file of that name is meant first
+    assert read_settings(config_path(Path("base"))).vocab_size == 512
+
+
+def test_every_bundled_configuration_is_in_the_wheel():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    expected = {f"recipes/core/{name}.toml": f"megacontext/training/configs/{name}.toml" for name in BUNDLED}
+    assert wheel["force-include"] == expected
+    assert all((ROOT / path).is_file() for path in expected)
 
 
 def test_help_does_without_torch():

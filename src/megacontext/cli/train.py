@@ -32,7 +32,11 @@ DISTURBED = (
 def train(
     configs: Annotated[
         list[Path],
-        typer.Argument(metavar="CONFIG...", help="Configuration file; several for --dry-run.", show_default=False),
+        typer.Argument(
+            metavar="CONFIG...",
+            help="Configuration: a file, or base, base_m, base_l, memory, memory_m, memory_l; several for --dry-run.",
+            show_default=False,
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -82,12 +86,13 @@ def train(
         raise typer.BadParameter(f"{len(configs)} configurations are given; train one at a time, or add --dry-run")
     if data is None or out is None:
         raise typer.BadParameter(f"{'--data' if data is None else '--out'} is missing; training needs --data and --out")
+    from megacontext.training.bundled import config_path
     from megacontext.training.core_recipe import build_learner
     from megacontext.training.recipe import RunArguments, installed_packages
     from megacontext.training.recipe import train as run
 
     arguments = RunArguments(
-        config=configs[0],
+        config=config_path(configs[0]),
         data=data,
         out=out,
         packages=tuple(packages or [installed_packages()]),
@@ -110,16 +115,18 @@ def train(
 def _print_costs(configs: list[Path], *, eager: bool, json: bool) -> None:
     import torch
 
+    from megacontext.training.bundled import config_path
     from megacontext.training.core_recipe import build_learner
     from megacontext.training.dry_run import run_cost
     from megacontext.training.settings import read_settings
 
     torch.set_num_threads(1)  # as training does
-    settings = [read_settings(path) for path in configs]  # all of them are read before any takes its time
+    # all of them are read before any takes its time
+    settings = {str(given): read_settings(config_path(given)) for given in configs}
     costs: dict[str, RunCost] = {}
     with error_console().status("[dim]building[/dim]", spinner="dots") as status:
-        for one in settings:
-            costs[str(one.path)] = run_cost(
+        for given, one in settings.items():
+            costs[given] = run_cost(
                 one,
                 lambda settings, seed: build_learner(settings, seed, compiled=not eager),
                 tell=lambda line: status.update(f"[dim]{line}[/dim]"),

@@ -131,7 +131,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
     gauges = _with_peak(learner.gauges, config)
     source = TextSource(tokenizer, stores, shares)
-    rehearse(source, stages)
+    rehearse(source, stages, where=f"{settings.path}: ")
     loop = TrainingLoop(
         loss=learner.loss,
         optimizer=MasterOptimizer(learner.weights, optim),

@@ -15,19 +15,19 @@ __all__ = ["rehearse"]
 NUM_DRAWS = 4  # rows of a kind differ in how much room they take
 
 
-def rehearse(source: TextSource, stages: Sequence[Stage]) -> None:
+def rehearse(source: TextSource, stages: Sequence[Stage], *, where: str = "") -> None:
     """Draw rows of every kind in every batch, and lay them out in every shape of window that the batch has.
 
-    Raises InvalidValueError naming stage, batch and kind of row of the first that cannot be made.
+    Raises InvalidValueError naming ``where``, stage, batch and kind of row of the first that cannot be made.
     """
     for stage in stages:
         for kind in stage.batches:
             for row_kind, probability in kind.mix.items():
                 if probability:
-                    _draw(source, stage, kind, row_kind)
+                    _draw(source, f"{where}stage {stage.name!r}, batch {kind.name!r}", kind, row_kind)
 
 
-def _draw(source: TextSource, stage: Stage, kind: BatchKind, row_kind: str) -> None:
+def _draw(source: TextSource, where: str, kind: BatchKind, row_kind: str) -> None:
     try:
         for seed in range(NUM_DRAWS):
             random = Random(seed)
@@ -40,8 +40,7 @@ def _draw(source: TextSource, stage: Stage, kind: BatchKind, row_kind: str) -> N
         else:  # a row maker that ran out of room says so with an assertion of its own
             why = "there is no room; give the batch a greater length, or another mix"
         raise InvalidValueError(
-            f"stage {stage.name!r}, batch {kind.name!r}: no row of kind {row_kind!r} with {kind.length} tokens can be "
-            f"made: {why}"
+            f"{where}: no row of kind {row_kind!r} with {kind.length} tokens can be made: {why}"
         ) from error
 
 
