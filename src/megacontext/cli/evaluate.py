@@ -12,6 +12,7 @@ from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 
 if TYPE_CHECKING:
+    from megacontext.evaluation.results.writing import Report
     from megacontext.evaluation.runs.run import EvalConfig, EvalRun
 
 __all__ = ["evaluate"]
@@ -136,7 +137,8 @@ def _run(config: EvalConfig, *, json: bool) -> None:
         TextColumn("{task.completed}/{task.total}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=error_console(), transient=True) as bar:
+    console = error_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("reading the base", total=None)
 
         def step(what: str, number: int, total: int) -> None:
@@ -147,17 +149,15 @@ def _run(config: EvalConfig, *, json: bool) -> None:
     if json:
         print_json(report.content)
         return
-    _show(run, report.files)
+    _show(run, report)
 
 
-def _show(run: EvalRun, files: list[Path]) -> None:
-    from megacontext.evaluation.results.account import account_of
+def _show(run: EvalRun, report: Report) -> None:
     from megacontext.evaluation.results.screen import grids, notes
 
     out = output_console()
-    for task in run.tasks:
-        rows = run.rows_of(task)
-        account = account_of(task, run.folder.records, rows)
+    for account in report.accounts:
+        task, rows = account.task, run.rows_of(account.task)
         out.print(f"\n[bold]{task.name}[/bold]: {task.summary}")
         for grid in grids(account, rows):
             out.print(f"\n{grid.title}", style="dim")
@@ -165,5 +165,5 @@ def _show(run: EvalRun, files: list[Path]) -> None:
         for note in notes(account, rows):
             out.print(note, style="dim")
     out.print()
-    for file in files:
+    for file in report.files:
         out.print(str(file))

@@ -83,6 +83,14 @@ def test_none_of_ten_is_not_surely_nothing() -> None:
     assert estimate.high == pytest.approx(0.278, abs=0.01)  # Wilson, 0 of 10
 
 
+def test_two_times_none_of_ten_need_not_be_the_same() -> None:
+    found = [record for name in ("own", "recency") for record in records(name, [[0.0]] * 10, count=1, metric="score")]
+    difference = Outcomes(found, "score", is_share=True).difference("own", "recency")
+    assert difference is not None
+    assert difference.value == 0
+    assert (difference.low, difference.high) == (pytest.approx(-0.278, abs=0.01), pytest.approx(0.278, abs=0.01))
+
+
 def test_only_what_both_were_tried_on_is_compared() -> None:
     found = records("own", [[1.0], [1.0], [1.0]]) + records("recency", [[2.0]])
     difference = Outcomes(found, "nats").difference("own", "recency")

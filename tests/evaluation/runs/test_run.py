@@ -121,8 +121,13 @@ def test_wrong_usage_leaves_no_folder(
 
 
 def test_a_budget_that_cannot_hold_a_question_is_an_error(base: str, tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="budget of at least"):
+    with pytest.raises(BudgetError, match="budget of at least") as caught:
         evaluate(config(base, tmp_path / "out", budget_entries=24))
+    assert not (tmp_path / "out").exists()
+    smallest = int(str(caught.value).split()[-1])
+    evaluate(config(base, tmp_path / "out", budget_entries=smallest + 32, num_samples=1))  # room for the recent tokens
+    with pytest.raises(BudgetError, match="budget of at least"):
+        evaluate(config(base, tmp_path / "other", budget_entries=smallest - 1))
 
 
 class Scripted(Method):

@@ -4,7 +4,7 @@ Every figure is a ratio: nats over tokens, values found over values expected. Hi
 everything that was asked of them, because questions about one history are not independent; with fewer than
 ``FEWEST_HISTORIES`` of them single items are drawn instead, and intervals are too narrow. All methods share the draws,
 so that differences are paired. Where all outcomes are alike (0 of n, n of n) no draw differs; Wilson's interval stands
-in there. One history with one item says nothing of chance: its interval is everything.
+in there, and Newcombe's for differences. One history with one item says nothing of chance: its interval is everything.
 
 **Closure**: the share of what full context gains over recency that a method gains too,
 ``(recency - method) / (recency - full)`` for nats. There is none where full context gains less than ``LEAST_GAP``: the
@@ -99,6 +99,8 @@ class Outcomes:
         values = totals.sum(axis=1) / counts.sum(axis=1)
         draws = self._draw(totals, counts)
         low, high = _interval(draws[0] - draws[1], num_units=counts.shape[1])
+        if self._is_share and low == high:
+            low, high = _score_interval(values, counts.shape[1])
         return Estimate(
             value=float(values[0] - values[1]), low=low, high=high, count=int(counts[0].sum()), units=counts.shape[1]
         )
@@ -160,6 +162,14 @@ class Outcomes:
         with np.errstate(divide="ignore", invalid="ignore"):
             figures: Floats = (totals @ weights.T) / (counts @ weights.T)
         return figures
+
+
+def _score_interval(values: Floats, num_units: int) -> tuple[float, float]:
+    """Newcombe's interval of the difference of two shares, from the Wilson interval of each (1998, method 10)."""
+    shares = [Share(successes=round(value * num_units), trials=num_units) for value in values.tolist()]
+    (low_a, high_a), (low_b, high_b) = (share.interval for share in shares)
+    a, b = (share.value for share in shares)
+    return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
 
 
 def _interval(draws: Floats, *, num_units: int) -> tuple[float, float]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import BaseModelError, BudgetError, InvalidValueError
+from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.evaluation.data_folder import DataFolder
 from megacontext.evaluation.methods.contenders import Contender, default_gister, pick, rows_for
 from megacontext.evaluation.methods.method import Span
+from megacontext.evaluation.runs.budget import check_budget
 from megacontext.evaluation.runs.histories import CaseHistories, EvidenceFinder, Shelf
 from megacontext.evaluation.runs.records import Record, RunFolder
 from megacontext.evaluation.runs.trials import ItemResult, run_item
@@ -97,12 +98,9 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
         lengths=config.lengths,
         is_quick=config.is_quick,
     )
-    if config.budget > handle.info.max_positions:
-        raise BudgetError(
-            f"budget is {config.budget}, but {handle.info.name} was made for windows of at most "
-            f"{handle.info.max_positions}: use a budget of {handle.info.max_positions} or less"
-        )
     plans = {task.name: task.plans(setup) for task in tasks}
+    for planned in plans.values():
+        check_budget(config.budget, planned[0], handle.info, handle.codec)
     folder = RunFolder(config.out, _settings(config, handle), stamp(), resume=config.resume)
     runner = _Runner(folder, handle, config.budget)
     total, number = sum(map(len, plans.values())), 0
@@ -213,9 +211,5 @@ class _Runner:
                 return tuple(run_item(method, item, spans) for item, spans in zip(items, evidence, strict=True)), ""
             finally:
                 method.close()
-        except BudgetError as error:
-            if budget == self._budget and row.name != "full":
-                raise  # it is the run's own window that is too small, not one of many
-            return (), str(error)
-        except (BaseModelError, InvalidValueError) as error:
+        except (BaseModelError, InvalidValueError) as error:  # a BudgetError is one of these
             return (), str(error)
