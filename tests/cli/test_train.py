@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from megacontext.training.bundled import BUNDLED, config_path
 from megacontext.training.corpus import Document
@@ -236,6 +239,27 @@ def test_a_dry_run_compares_configurations_and_writes_nothing(megacontext, place
     assert memory["cost"]["weights"]["core"] == base["cost"]["weights"]["core"]
     assert base["total_bytes"] > base["kept_bytes"] > 0
     assert sorted(path.name for path in (place / "base").iterdir()) == ["data"]
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_resume(train, place):
+    """A signal in the middle of a step: exit code 130, and the run goes on from its last checkpoint."""
+    (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 100000"))
+    folders = ("--data", place / "text", "--out", place / "base")
+    script = "import sys; from megacontext.cli.main import main; main()"
+    command = [sys.executable, "-c", script, "train", place / "base.toml", *folders, "--eager"]
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as running:
+        until = time.monotonic() + 120
+        while not (place / "base" / "checkpoint.pt").exists():
+            assert running.poll() is None, running.communicate()[1]
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    steps = torch.load(place / "base" / "checkpoint.pt", weights_only=True)["state"]["step"]
+    (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", f"num_steps = {steps + 2}"))
+    assert train("base.toml", "base", "--resume").out.startswith(f"step {steps + 2:,}, ")
 
 
 def test_bundled_configurations_have_names(monkeypatch, place):

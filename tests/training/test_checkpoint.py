@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.small_disk import small_file_system
 from tokenizers import Tokenizer
 
 from megacontext.errors import CorruptionError, InvalidValueError, MegaContextError, StorageError
@@ -185,6 +186,25 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     with pytest.raises(StorageError, match="the checkpoint before is as it was: make room"):
         write_checkpoint(path, {"step": 2})
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(source: TextSource, made_of: Any, tmp_path: Path) -> None:
+    with small_file_system(tmp_path / "small", size="4m") as small:
+        loop = make_loop(source, small, made_of)
+        loop.run(until_step=2)
+        before = digests(small)
+        room = 4 << 20
+        (small / "filler").write_bytes(b"x" * (room - sum(path.stat().st_size for path in small.iterdir()) - 100_000))
+        said = r"checkpoint.pt could not be written \(no space left\).*make room .* then --resume"
+        with pytest.raises(StorageError, match=said):
+            StorageError, match=r"checkpoint.pt could not be written \(no space left\).*make room .* then --resume"
+        ):
+            loop.save()
+        (small / "filler").unlink()
+        assert digests(small) == before
+        again = make_loop(source, small, made_of)
+        again.resume()
+        assert again.run().step == 3
 
 
 def test_only_what_weights_are_made_of_counts_for_a_start(tokenizer: Tokenizer, stores: Stores, made_of: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ __all__ = ["differences", "identity", "read_checkpoint", "same_shape", "write_ch
 
 NOT_IN_WEIGHTS = frozenset({"max_positions", "rotary_base", "num_slow_bands", "learns_sigma"})
 """Keys of [model] that a run may change when it only starts from the weights of another."""
+
+NO_ROOM_BYTES = 1 << 16  # what torch's writer may leave of a disk that it filled
 
 Identity = Mapping[str, Any]
 
@@ -56,10 +59,12 @@ def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
         torch.save(dict(saved), partial)
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer says "unexpected pos" where the disk is full
+        is_full = shutil.disk_usage(path.parent).free < NO_ROOM_BYTES
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        why = "no space left" if is_full else _first_line(error)
         raise StorageError(
-            f"{path} could not be written ({_first_line(error)}); the checkpoint before is as it was: make room or "
+            f"{path} could not be written ({why}); the checkpoint before is as it was: make room or "
             "allow writing there, then --resume"
         ) from error
 
