@@ -197,8 +197,6 @@ def test_a_full_disk_keeps_the_checkpoint_before(source: TextSource, made_of: An
         (small / "filler").write_bytes(b"x" * (room - sum(path.stat().st_size for path in small.iterdir()) - 100_000))
         said = r"checkpoint.pt could not be written \(no space left\).*make room .* then --resume"
         with pytest.raises(StorageError, match=said):
-            StorageError, match=r"checkpoint.pt could not be written \(no space left\).*make room .* then --resume"
-        ):
             loop.save()
         (small / "filler").unlink()
         assert digests(small) == before
