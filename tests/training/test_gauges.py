@@ -24,7 +24,7 @@ from megacontext.training.mixed import GistCut
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.windows import TextSource
 
-CUT = GistCut(shapes=((32, 2),), num_tail=2)
+CUT = GistCut(shapes=((32, 16),), num_tail=2)  # windows of 128 entries: nothing is filled up, which nobody counts
 MIXED = Stage(
     name="gists",
     batches=(BatchKind(name="aligned", share=1, rows=16, length=192, mix={"aligned": 1.0}, gists=CUT),),
@@ -93,7 +93,7 @@ def test_the_log_holds_speed_utilisation_gists_and_gates(
     batch = draw_batch(source, MIXED, seed=0, step=1)
     assert batch.mixed is not None
     assert 0 < record["gist/variance"] < record["gist/norm"]
-    assert {"text/aligned_192_gists_32_2", "answer/aligned_192_gists_32_2"} & set(record)
+    assert {"text/aligned_192_gists_32_16", "answer/aligned_192_gists_32_16"} & set(record)
 
 
 def test_nobody_knows_a_peak_without_measuring_or_being_told() -> None:

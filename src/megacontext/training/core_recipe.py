@@ -82,9 +82,10 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
         total = core_flops(learner.core, batch) + gist_flops(learner.gist_net, batch)
         if batch.mixed is None or not learner.config.reconstruction:
             return total
-        read_back = min(batch.mixed.closed_BC.numel() * batch.mixed.block_tokens, learner.config.reconstructed_tokens)
-        per_token = num_weights(learner.reconstructor.up, learner.reconstructor.down, learner.core.head)
-        return total + 6.0 * read_back * per_token
+        windows, net = batch.mixed, learner.reconstructor
+        read_back = min(windows.closed_BC.numel() * windows.block_tokens, learner.config.reconstructed_tokens)
+        per_vector, per_token = num_weights(net.up, net.look), num_weights(net.down, learner.core.head)
+        return total + 6.0 * read_back * (per_token + per_vector * windows.gist_width / windows.block_tokens)
 
     def probe() -> dict[str, float]:
         gists = gist_statistics(newest["gists"]) if newest else {}
