@@ -22,8 +22,8 @@ from megacontext.runtime.opened import OpenedMemory
 
 __all__ = ["Contender", "Histories", "contenders", "default_gister", "pick", "rows_for"]
 
-UNTRAINED_GISTERS = ("mean", "extractive")
 LEARNED_GISTER = "gistnet"
+GIST_LABELS = {"mean": "mean gists", "extractive": "extractive gists", LEARNED_GISTER: "learned gists"}
 LEARNED_LENS = "lensnet"
 LEVELS = (1, 2, 3)
 LEVEL_RECENT = 256
@@ -76,13 +76,12 @@ def contenders(info: BaseInfo) -> list[Contender]:
         _plain(DenseRetrieval, "plain", gister),
         _without_gists(gister, RECENCY, of=gister),
     ]
-    labels = {**{name: f"{name} gists" for name in UNTRAINED_GISTERS}, LEARNED_GISTER: "learned gists"}
-    for name, label in labels.items():
+    for name, label in GIST_LABELS.items():
         missing = "has no learned gists" if name == LEARNED_GISTER and not info.gist_net else ""
         rows.append(_gists(name, label, missing=missing))
         rows.append(_control(f"{name}-shuffled", f"{label}, shuffled", _shuffled(name), of=name, missing=missing))
     rows += [
-        _control(f"{gister}-swapped", f"{labels[gister]}, swapped", _swapped(gister), of=gister),
+        _control(f"{gister}-swapped", f"{GIST_LABELS[gister]}, swapped", _swapped(gister), of=gister),
         _lens("random", gister, RandomLens, label="lens random", kind="control"),
     ]
     for name in sorted(
@@ -118,16 +117,16 @@ def closed_contenders(info: BaseInfo) -> list[Contender]:
     default = default_gister(info)
     shape = WindowShape(lens="recency", allocator=OneLevel(1), recent_tokens=0)
     rows = [_plain(FullContext, "limit", default), _plain(Recency, "plain", default)]
-    for gister in (*UNTRAINED_GISTERS, LEARNED_GISTER):
+    for gister, gists in GIST_LABELS.items():
         missing = "has no learned gists" if gister == LEARNED_GISTER and not info.gist_net else ""
-        name, label = f"{gister}-closed", f"{'learned' if gister == LEARNED_GISTER else gister} gists only"
+        name, label = f"{gister}-closed", f"{gists} only"
         rows.append(_gists(gister, label, name=name, shape=shape, missing=missing))
         rows.append(
             _control(f"{name}-shuffled", f"{label}, shuffled", _shuffled(gister, shape), of=name, missing=missing)
         )
     swapped = _swapped(default, shape)
     rows.append(
-        _control(f"{default}-closed-swapped", f"{default} gists only, swapped", swapped, of=f"{default}-closed")
+        _control(f"{default}-closed-swapped", f"{GIST_LABELS[default]} only, swapped", swapped, of=f"{default}-closed")
     )
     rows.append(_plain(OracleFocus, "limit", default))
     return rows

@@ -51,7 +51,7 @@ def report_html(
 ) -> str:
     """The whole page. rows: of each task, by its name."""
     settings = about["settings"]
-    links = "".join(f"<a href='#{escape(account.task.name)}'>{escape(account.task.name)}</a>" for account in accounts)
+    links = " ".join(f"<a href='#{escape(account.task.name)}'>{escape(account.task.name)}</a>" for account in accounts)
     sections = [STYLE, READING, _legend(), f"<nav>{links}</nav>"]
     sections += [part for account in accounts for part in _task(account, rows[account.task.name])]
     machine = about["machine"]
