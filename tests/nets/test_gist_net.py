@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.gist_net import GistNet, GistNetConfig, slot_centers
+from megacontext.nets.gist_net import GistNet, GistNetConfig, share_means, slot_centers
 
 SMALL = GistNetConfig(width=32, num_layers=2, num_heads=4, mlp_width=48, num_pool_heads=4, pool_head_dim=8)
 
@@ -61,12 +61,26 @@ def test_the_order_of_tokens_matters() -> None:
     assert (ours - theirs).abs().max() > 1e-3
 
 
-def test_a_fresh_net_gives_vectors_at_the_scale_of_embeddings() -> None:
+@pytest.mark.parametrize(("num_vectors", "gist_width"), [(32, 1), (32, 16), (10, 4)])
+def test_shares_of_a_span_are_averaged_at_the_length_of_one_vector(num_vectors: int, gist_width: int) -> None:
+    inputs = spans(2, num_vectors)
+    means = share_means(inputs, gist_width)
+    for slot in range(gist_width):
+        inside = [k for k in range(num_vectors) if k * gist_width // num_vectors == slot]
+        expected = inputs[:, inside].sum(1) / len(inside) ** 0.5
+        torch.testing.assert_close(means[:, slot], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_net_begins_near_the_means_of_its_shares() -> None:
     torch.manual_seed(0)
+    inputs = spans(8, 32)
     with torch.no_grad():
-        gists = GistNet(SMALL)(spans(8, 32), level=1, num_children=32, gist_width=2)
-    assert 0.4 < float(gists.pow(2).mean().sqrt()) < 0.6
-    assert (gists[:, 0] - gists[:, 1]).abs().max() > 1e-3  # slots look from their own places
+        gists = GistNet(SMALL)(inputs, level=1, num_children=32, gist_width=2)
+    means = share_means(inputs, 2)
+    assert torch.nn.functional.cosine_similarity(gists, means, dim=-1).min() > 0.97
+    learned = gists - means
+    assert 0.05 < float(learned.pow(2).mean().sqrt()) < 0.15
+    assert (learned[:, 0] - learned[:, 1]).abs().max() > 1e-3  # slots look from their own places
 
 
 def test_slots_stand_in_the_middle_of_their_share() -> None:

@@ -3,6 +3,7 @@
 - one net for every block size, gist width and level: places inside the span are continuous features, not a table
 - two bidirectional layers over the span, then attention pooling: each of the r slots looks from its own place
 - the output has the scale of what it replaces, learned per kind of level (tokens below, gists below)
+- it begins as the mean of each slot's share of the span, which a core reads as a bag of tokens from the first step on
 
 Pooling by attention: Lee et al. 2019, "Set Transformer".
 
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import EMBEDDING_STD, NORM_EPSILON
+from megacontext.nets.core import NORM_EPSILON
 from megacontext.values import whole_number
 
-__all__ = ["GistNet", "GistNetConfig", "slot_centers"]
+__all__ = ["GistNet", "GistNetConfig", "share_means", "slot_centers"]
 
 NUM_LEVEL_KINDS = 2  # made of tokens; made of gists
+FIRST_SCALE = 0.1  # of what is learned, beside the mean
 LONGEST_PERIOD = 512.0  # positions inside a span: twice the 128 children of the largest block and room
 
 
@@ -52,6 +54,15 @@ class GistNetConfig:
 def slot_centers(num_children: int, gist_width: int) -> Tensor:
     """Where each of the r vectors of a gist stands, float32 [r], in children from the first one's place on."""
     return (torch.arange(gist_width, dtype=torch.float32) + 0.5) * (num_children / gist_width) - 0.5
+
+
+def share_means(vectors_NKD: Tensor, gist_width: int) -> Tensor:
+    """Mean [N, r, D] of each slot's share of K vectors, as long as one of them: times the root of how many they are."""
+    num_vectors = vectors_NKD.shape[1]
+    slots_K = torch.arange(num_vectors, device=vectors_NKD.device) * gist_width // num_vectors
+    is_in_rK = slots_K == torch.arange(gist_width, device=vectors_NKD.device)[:, None]
+    weights_rK = is_in_rK / is_in_rK.sum(1, keepdim=True).sqrt()
+    return weights_rK.to(vectors_NKD.dtype) @ vectors_NKD
 
 
 class EncoderLayer(nn.Module):
@@ -94,7 +105,8 @@ class GistNet(nn.Module):
         self.pool_out = nn.Linear(pool_width, config.width, bias=False)
         self.up = nn.Linear(config.width, config.mlp_width, bias=False)
         self.down = nn.Linear(config.mlp_width, config.width, bias=False)
-        self.level_scale = nn.Parameter(torch.full((NUM_LEVEL_KINDS, config.width), EMBEDDING_STD))
+        self.level_scale = nn.Parameter(torch.full((NUM_LEVEL_KINDS, config.width), FIRST_SCALE))
+        self.mean_gain = nn.Parameter(torch.ones(NUM_LEVEL_KINDS, config.width))
         self.level_shift = nn.Parameter(torch.zeros(NUM_LEVEL_KINDS, config.width))
         nn.init.zeros_(self.down.weight)
 
@@ -144,7 +156,8 @@ class GistNet(nn.Module):
         hidden = functional.gelu(self.up(functional.rms_norm(y_NrD, (width,), eps=NORM_EPSILON)), approximate="tanh")
         y_NrD = functional.rms_norm(y_NrD + self.down(hidden), (width,), eps=NORM_EPSILON)
         kind = min(level, NUM_LEVEL_KINDS) - 1
-        gists: Tensor = y_NrD * self.level_scale[kind] + self.level_shift[kind]
+        means_NrD = share_means(vectors_NKD, gist_width) * self.mean_gain[kind]
+        gists: Tensor = means_NrD + y_NrD * self.level_scale[kind] + self.level_shift[kind]
         return gists
 
     def _features(self, places: Tensor, like: Tensor) -> Tensor:

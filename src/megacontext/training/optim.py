@@ -121,9 +121,10 @@ class MasterOptimizer:
 
 
 def _group(name: str, master: Tensor) -> str:
-    """Embeddings and head are tables, not maps between hidden spaces: Muon's orthogonal steps do not suit them."""
+    """Embeddings, head and tables of places are no maps between hidden spaces: Muon's orthogonal steps do not suit
+    them."""
     if "embed" in name:
         return "embedding"
     if "head" in name:
         return "head"
-    return "matrix" if master.ndim == 2 else "scale"
+    return "matrix" if master.ndim == 2 and name.endswith("weight") else "scale"

@@ -1,0 +1,28 @@
+"""Reading a span back from its gist: which vector is asked for which token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megacontext.nets.core import NORM_EPSILON
+from megacontext.nets.reconstruction import Reconstructor
+
+
+@pytest.mark.parametrize(("span_tokens", "gist_width"), [(8, 1), (8, 2), (10, 4)])
+def test_each_token_is_read_from_the_vector_of_its_share(span_tokens: int, gist_width: int) -> None:
+    torch.manual_seed(0)
+    net = Reconstructor(16, mlp_width=24, max_tokens=12)
+    gists = torch.randn(3, gist_width, 16)
+    firsts: dict[int, int] = {}
+    with torch.no_grad():
+        hidden = net(gists, span_tokens=span_tokens)
+        for token in range(span_tokens):
+            slot = token * gist_width // span_tokens
+            within = token - firsts.setdefault(slot, token)
+            vector = torch.nn.functional.rms_norm(gists[:, slot], (16,), eps=NORM_EPSILON)
+            read = net.down(torch.nn.functional.silu(net.up(vector)) * net.place_gain[within])
+            expected = torch.nn.functional.rms_norm(
+                read + net.look(vector) + net.place[within], (16,), eps=NORM_EPSILON
+            )
+            torch.testing.assert_close(hidden[:, token], expected, atol=1e-5, rtol=1e-5)
