@@ -61,6 +61,29 @@ def test_a_mixed_batch_adds_what_gists_forget_of_their_spans(source: TextSource)
     torch.testing.assert_close(loss, read + 0.5 * nats, atol=1e-4, rtol=1e-4)
 
 
+def test_spans_alone_teach_gist_net_and_leave_the_core(source: TextSource) -> None:
+    cut = GistCut(shapes=((16, 2),), num_tail=0, spans_only=True)
+    kind = BatchKind(name="spans", share=1.0, rows=2, length=64, mix={"plain": 1.0}, gists=cut)
+    learner = make_learner()
+    batch = draw_batch(source, Stage(name="spans", batches=(kind,)), seed=0, step=0)
+    loss, losses_BT = learner.loss(batch, compiled=False)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(weight.grad is None for weight in learner.core.parameters())
+    for net in (learner.gist_net, learner.reconstructor):
+        assert all(weight.grad is not None for name, weight in net.named_parameters() if "level" not in name)
+    with torch.no_grad():
+        for row in range(2):
+            for block in range(4):
+                ids = batch.ids_BT[row, 16 * block : 16 * block + 16]
+                gists = learner.gist_net(learner.core.embed(ids)[None], level=1, num_children=16, gist_width=2)
+                logits = learner.core.logits(learner.reconstructor(gists, span_tokens=16))[0]
+                nats = torch.nn.functional.cross_entropy(logits, ids, reduction="none")
+                torch.testing.assert_close(losses_BT[row, 16 * block : 16 * block + 16], nats, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(loss, losses_BT.mean(), atol=1e-4, rtol=1e-4)
+    with pytest.raises(InvalidValueError, match="spans_only shows no window, but num_tail is 2"):
+        GistCut(shapes=((16, 2),), num_tail=2, spans_only=True)
+
+
 def test_aligned_rows_keep_each_fact_inside_its_block(source: TextSource) -> None:
     for seed in range(20):
         row = aligned_row(source, Random(seed), 192)

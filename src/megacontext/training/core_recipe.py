@@ -79,11 +79,14 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
     learner.gist_net.register_forward_hook(keep, with_kwargs=True)
 
     def flops(batch: Batch) -> float:
-        total = core_flops(learner.core, batch) + gist_flops(learner.gist_net, batch)
-        if batch.mixed is None or not learner.config.reconstruction:
+        is_alone = batch.kind.gists is not None and batch.kind.gists.spans_only
+        total = gist_flops(learner.gist_net, batch) + (0 if is_alone else core_flops(learner.core, batch))
+        if batch.mixed is None or not (learner.config.reconstruction or is_alone):
             return total
         windows, net = batch.mixed, learner.reconstructor
-        read_back = min(windows.closed_BC.numel() * windows.block_tokens, learner.config.reconstructed_tokens)
+        read_back = windows.closed_BC.numel() * windows.block_tokens
+        if not is_alone:
+            read_back = min(read_back, learner.config.reconstructed_tokens)
         per_vector, per_token = num_weights(net.up, net.look), num_weights(net.down, learner.core.head)
         return total + 6.0 * read_back * (per_token + per_vector * windows.gist_width / windows.block_tokens)
 

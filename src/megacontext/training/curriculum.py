@@ -149,7 +149,8 @@ def batch_of(kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window]
         is_open_BN = np.stack(
             [choose_open(row, kind.gists, block_tokens=block_tokens, random=random, joined=joined) for row in rows]
         )
-        weights_BT = weights_BT * predicted(is_open_BN, block_tokens=block_tokens)
+        if not kind.gists.spans_only:
+            weights_BT = weights_BT * predicted(is_open_BN, block_tokens=block_tokens)
         mixed = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined)
     return Batch(
         kind=kind,

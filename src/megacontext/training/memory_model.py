@@ -17,7 +17,7 @@ from megacontext.nets.gist_net import GistNet
 from megacontext.nets.reconstruction import Reconstructor
 from megacontext.training.core_model import compile_core, window_loss
 from megacontext.training.curriculum import Batch
-from megacontext.training.mixed import mixed_loss
+from megacontext.training.mixed import MixedWindows, closed_gists, mixed_loss
 from megacontext.training.objective import CHUNK_ROWS, cross_entropy
 
 __all__ = ["MemoryConfig", "MemoryLearner"]
@@ -64,6 +64,8 @@ class MemoryLearner(nn.Module):
         """The loss to differentiate, and that of every position [B, T]."""
         if batch.mixed is None:
             return window_loss(self.core, *batch.tensors, compiled=compiled)
+        if batch.kind.gists is not None and batch.kind.gists.spans_only:
+            return self._spans_loss(batch, batch.mixed, compiled=compiled)
         loss, losses_BT, gists_BCrD = mixed_loss(
             self.core, self.gist_net, batch.mixed, batch.tensors, compiled=compiled
         )
@@ -75,6 +77,21 @@ class MemoryLearner(nn.Module):
                 gists_BCrD.flatten(0, 1), spans_NK, compiled=compiled
             )
         return loss, losses_BT
+
+    def _spans_loss(self, batch: Batch, windows: MixedWindows, *, compiled: bool) -> tuple[Tensor, Tensor]:
+        """GistNet alone: every token of every block from the block's gist. The core's tables are used, not moved."""
+        with torch.no_grad():
+            entries_BTD = self.core.embed(batch.ids_BT)
+        gists_NrD = closed_gists(self.gist_net, windows, entries_BTD).flatten(0, 1)
+        hidden_ND = self.reconstructor(gists_NrD, span_tokens=windows.block_tokens).flatten(0, 1)
+        loss, losses_N = cross_entropy(
+            hidden_ND,
+            self.core.head.weight.detach(),
+            batch.ids_BT.flatten(),
+            batch.weights_BT.flatten(),
+            compiled=compiled,
+        )
+        return loss, losses_N.view_as(batch.ids_BT)
 
     def _reconstruction(self, gists_NrD: Tensor, spans_NK: Tensor, *, compiled: bool) -> Tensor:
         """Nats per token of some spans, evenly spread over the batch, from their gists alone."""

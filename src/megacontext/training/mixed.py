@@ -55,7 +55,8 @@ class GistCut:
 
     shapes: (block_tokens, gist_width) pairs, one drawn per batch; num_tail: blocks open at the end; num_open: blocks
     open elsewhere, among them, with probability ``open_answers`` for each asked fact, the blocks that state it;
-    joins: (number of level-2 gists, blocks in each) pairs, one drawn per batch; joined blocks are never open.
+    joins: (number of level-2 gists, blocks in each) pairs, one drawn per batch; joined blocks are never open;
+    spans_only: there is no window at all, every block is read back from its gist (``num_tail`` is 0 then).
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -63,9 +64,20 @@ class GistCut:
     num_open: int = 0
     open_answers: float = 0.0
     joins: Sequence[Joined] = (UNJOINED,)
+    spans_only: bool = False
 
     def __post_init__(self) -> None:
-        if not self.shapes or self.num_tail < 1 or self.num_open < 0 or not 0 <= self.open_answers <= 1:
+        if self.spans_only and (self.num_tail or self.num_open or self.joins != (UNJOINED,)):
+            raise InvalidValueError(
+                f"spans_only shows no window, but num_tail is {self.num_tail}, num_open {self.num_open} and joins "
+                f"{list(self.joins)}; leave num_tail at 0 and the others out, or spans_only"
+            )
+        if (
+            not self.shapes
+            or (self.num_tail < 1 and not self.spans_only)
+            or self.num_open < 0
+            or not 0 <= self.open_answers <= 1
+        ):
             raise InvalidValueError(
                 f"a cut with shapes {list(self.shapes)}, {self.num_tail} tail and {self.num_open} open blocks and "
                 f"open_answers {self.open_answers} cannot be made: give at least one shape and one tail block, no "
