@@ -133,6 +133,18 @@ def test_and_its_shapes_are_compared_all_the_same(source: TextSource, run: Path)
     refuses_to_resume(make_loop(source, run, {}, shape=fewer), run, "holds layers.1.attention.*which the configuration")
 
 
+def test_an_optimizer_of_other_groups_is_named(source: TextSource, made_of: Any, run: Path) -> None:
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    saved["optimizer"]["optimizers"][1]["param_groups"][0]["params"].append(99)
+    torch.save(saved, run / "checkpoint.pt")
+    before = digests(run)
+    with pytest.raises(
+        InvalidValueError, match="written by a version that groups weights for the optimiser in another"
+    ):
+        make_loop(source, run, made_of).resume()
+    assert digests(run) == before
+
+
 def test_a_stage_that_is_no_more_is_named(source: TextSource, made_of: Any, run: Path) -> None:
     refuses_to_resume(
         make_loop(source, run, made_of, stages=STAGES[:1]), run, "in stage 2, but the configuration has 1"

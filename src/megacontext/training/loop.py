@@ -239,7 +239,15 @@ class TrainingLoop:
                 f"{path} is in stage {state.stage + 1}, but the configuration has {len(self.stages)}; restore "
                 "the others"
             )
-        self.optimizer.load_state_dict(saved["optimizer"])
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except InvalidValueError:
+            raise
+        except (ValueError, LookupError) as error:  # torch's optimisers compare how weights are grouped
+            raise InvalidValueError(
+                f"{path} was written by a version that groups weights for the optimiser in another way; go on with "
+                "that version, or --start a new run from it"
+            ) from error
         self.state, self.saved_step = state, state.step
         self.meter.recent.update(saved.get("recent", {}))
 
