@@ -53,6 +53,13 @@ class DataFolder:
             raise InvalidValueError(f"{folder} is no folder; give the one that holds {', '.join(FILES)}")
         self.folder = folder
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file that is there: a run resumes only on the data that it began with."""
+        if self.folder is None:
+            return {}
+        return {name: (self.folder / name).stat().st_size for name in FILES if (self.folder / name).is_file()}
+
     def require(self, task: str, needs: tuple[str, ...]) -> None:
         """Refuse a task whose files are not there, before anything runs."""
         for name in needs:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,21 @@ def test_a_folder_that_holds_a_run_is_not_touched(base: str, finished: Path) -> 
     with pytest.raises(InvalidValueError, match="run with seed 0, not 1"):
         evaluate(config(base, finished, seed=1, resume=True))
     assert (finished / "trials.jsonl").read_bytes() == before
+
+
+def test_a_run_does_not_go_on_with_other_data(base: str, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "ruler").mkdir(parents=True)
+    words = folder / "ruler/nounlist.txt"
+    words.write_text("one\n")
+    books = shutil.copy(files("megacontext.evaluation").joinpath("texts", "books.jsonl.xz"), tmp_path)  # type: ignore[type-var]
+    (folder / "books").mkdir()
+    Path(str(books)).rename(folder / "books/books_test.jsonl.xz")
+    changes: dict[str, Any] = {"data": folder, "methods": ("recency",), "num_samples": 1}
+    evaluate(config(base, tmp_path / "out", **changes))
+    words.write_text("one\ntwo\n")
+    with pytest.raises(InvalidValueError, match="was run with data"):
+        evaluate(config(base, tmp_path / "out", resume=True, **changes))
 
 
 def test_a_folder_that_holds_something_else_is_refused(base: str, tmp_path: Path) -> None:

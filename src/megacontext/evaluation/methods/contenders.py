@@ -14,7 +14,7 @@ from megacontext.evaluation.methods.foreign import ShuffledGists, SwappedGists
 from megacontext.evaluation.methods.levels import OneLevel
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import FullContext, Recency, Sinks
-from megacontext.evaluation.methods.retrieval import Retrieval
+from megacontext.evaluation.methods.retrieval import SMALL_WINDOW_PASSAGES, PassageRetrieval, Retrieval
 from megacontext.focus.lenses.registry import known_lenses
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.focus import Lens
@@ -27,6 +27,7 @@ GIST_LABELS = {"mean": "mean gists", "extractive": "extractive gists", LEARNED_G
 LEARNED_LENS = "lensnet"
 LEVELS = (1, 2, 3)
 LEVEL_RECENT = 256
+USUAL_BUDGET = 1024
 NOT_A_CONTENDER = ("oracle", "recency")  # the one is told the answer, the other is what rows of gists use
 
 
@@ -72,8 +73,8 @@ def contenders(info: BaseInfo) -> list[Contender]:
         _plain(FullContext, "limit", gister),
         _plain(Recency, "plain", gister),
         _plain(Sinks, "plain", gister),
-        _plain(Retrieval, "plain", gister, label="RAG, lexical"),
-        _plain(DenseRetrieval, "plain", gister),
+        _retrieval(Retrieval, gister, label="RAG, lexical"),
+        _retrieval(DenseRetrieval, gister, label=DenseRetrieval.label),
         _without_gists(gister, RECENCY, of=gister),
     ]
     for name, label in GIST_LABELS.items():
@@ -151,6 +152,16 @@ def _plain(method: type[Method], kind: str, gister: str, *, label: str = "") -> 
         return method(histories.memory(gister), base, budget_entries=budget_entries)
 
     return Contender(name=method.name, label=label or method.label, kind=kind, make=make)
+
+
+def _retrieval(method: type[PassageRetrieval], gister: str, *, label: str) -> Contender:
+    """Passages get what serves small windows best, and a quarter of large ones."""
+
+    def make(histories: Histories, base: Base, budget_entries: int) -> Method:
+        room = SMALL_WINDOW_PASSAGES if budget_entries <= USUAL_BUDGET else budget_entries // 4
+        return method(histories.memory(gister), base, budget_entries=budget_entries, passage_tokens=room)
+
+    return Contender(name=method.name, label=label, kind="plain", make=make)
 
 
 def _gists(gister: str, label: str, *, name: str = "", shape: WindowShape = RECENCY, missing: str = "") -> Contender:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.evaluation.methods.method import Span, TokenIds
-from megacontext.evaluation.methods.retrieval import SEARCH_LIMIT, PassageRetrieval
+from megacontext.evaluation.methods.retrieval import SEARCH_LIMIT, SMALL_WINDOW_PASSAGES, PassageRetrieval
 from megacontext.memory.passages import PASSAGE_BLOCKS, STRIDE_BLOCKS
 from megacontext.ports.base import Base
 from megacontext.runtime.opened import OpenedMemory
@@ -60,7 +60,9 @@ class DenseRetrieval(PassageRetrieval):
     name = "rag-dense"
     label = "RAG, dense"
 
-    def __init__(self, memory: OpenedMemory, base: Base, *, budget_entries: int, passage_tokens: int = 248) -> None:
+    def __init__(
+        self, memory: OpenedMemory, base: Base, *, budget_entries: int, passage_tokens: int = SMALL_WINDOW_PASSAGES
+    ) -> None:
         super().__init__(memory, base, budget_entries=budget_entries, passage_tokens=passage_tokens)
         self._index: PassageIndex | None = None
 

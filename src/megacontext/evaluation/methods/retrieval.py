@@ -12,9 +12,10 @@ from megacontext.evaluation.methods.plain import PlainWindow
 from megacontext.ports.base import Base
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["PassageRetrieval", "Retrieval", "best_spans"]
+__all__ = ["SEARCH_LIMIT", "SMALL_WINDOW_PASSAGES", "PassageRetrieval", "Retrieval", "best_spans"]
 
 SEARCH_LIMIT = 32
+SMALL_WINDOW_PASSAGES = 248
 
 
 class PassageRetrieval(PlainWindow):
@@ -25,7 +26,9 @@ class PassageRetrieval(PlainWindow):
     fact misleads so small a model (an early checkpoint, 40 facts: 37 with 138, 38 with 248, 32 with 346, 23 with 495).
     """
 
-    def __init__(self, memory: OpenedMemory, base: Base, *, budget_entries: int, passage_tokens: int = 248) -> None:
+    def __init__(
+        self, memory: OpenedMemory, base: Base, *, budget_entries: int, passage_tokens: int = SMALL_WINDOW_PASSAGES
+    ) -> None:
         super().__init__(memory, base, budget_entries=budget_entries)
         self.passage_tokens = passage_tokens
         self._separator = base.codec.encode("\n").token_ids

@@ -101,7 +101,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
     plans = {task.name: task.plans(setup) for task in tasks}
     for planned in plans.values():
         check_budget(config.budget, planned[0], handle.info, handle.codec)
-    folder = RunFolder(config.out, _settings(config, handle), stamp(), resume=config.resume)
+    folder = RunFolder(config.out, _settings(config, handle, data), stamp(), resume=config.resume)
     runner = _Runner(folder, handle, config.budget)
     total, number = sum(map(len, plans.values())), 0
     try:
@@ -116,7 +116,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
     return EvalRun(folder=folder, tasks=tasks, rows=rows)
 
 
-def _settings(config: EvalConfig, handle: BaseHandle) -> dict[str, Any]:
+def _settings(config: EvalConfig, handle: BaseHandle, data: DataFolder) -> dict[str, Any]:
     """What decides the figures."""
     info = handle.info
     return {
@@ -134,7 +134,7 @@ def _settings(config: EvalConfig, handle: BaseHandle) -> dict[str, Any]:
         "seed": config.seed,
         "methods": list(config.methods),
         "is_quick": config.is_quick,
-        "data": "given" if config.data else "built in",
+        "data": data.sizes,
     }
 
 
