@@ -35,6 +35,27 @@ def test_a_run_shows_tables_and_leaves_a_report(megacontext, small, tmp_path):
     assert resumed.data == json.loads((tmp_path / "out" / "results.json").read_text())
 
 
+def test_an_interrupted_run_says_how_to_go_on(megacontext, small, tmp_path, monkeypatch):
+    from megacontext.evaluation.runs import run
+
+    calls = []
+
+    def interrupted(method, item, evidence):
+        calls.append(item)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return run_item(method, item, evidence)
+
+    run_item = run.run_item
+    monkeypatch.setattr(run, "run_item", interrupted)
+    stopped = megacontext(*small)
+    assert stopped.code == 130
+    assert "--resume" in stopped.err
+    monkeypatch.setattr(run, "run_item", run_item)
+    assert megacontext(*small, "--resume").code == 0
+    assert not (tmp_path / "out" / "work").exists()
+
+
 def test_the_list_shows_tasks_data_and_what_a_base_lacks(megacontext, base_folder):
     listed = megacontext("eval", "--list", "--base", base_folder)
     for word in ("needle", "babi/babi_en_1k.jsonl.xz", "recency", "no learned gists"):

@@ -112,6 +112,18 @@ def test_plain_windows_score_as_one_forward(memory: OpenedMemory) -> None:
     np.testing.assert_allclose(method.nll(token_ids), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [Recency, Retrieval])
+def test_what_was_asked_before_changes_no_figure(kind: type[Method], memory: OpenedMemory) -> None:
+    """Windows share what they have in common with the one before, and nothing else."""
+    used, fresh = (kind(memory, BASE, budget_entries=BUDGET) for _ in range(2))
+    used.answer(QUESTION, evidence=[])
+    used.nll(np.frombuffer(b"abc", np.uint8).astype(np.uint32), after=Lead(query="other", reserve_entries=9))
+    target = np.frombuffer(b"abd", np.uint8).astype(np.uint32)
+    after = Lead(query="other", reserve_entries=9)
+    np.testing.assert_allclose(used.nll(target, after=after), fresh.nll(target, after=after), rtol=1e-4)
+    assert used.answer(QUESTION, evidence=[]) == fresh.answer(QUESTION, evidence=[])
+
+
 def test_full_context_refuses_what_does_not_fit(memory: OpenedMemory) -> None:
     with pytest.raises(BudgetError, match="does not fit into the 4096 positions"):
         FullContext(memory, BASE, budget_entries=BUDGET).answer(QUESTION, evidence=[(0, 1)])

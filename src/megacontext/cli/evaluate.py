@@ -144,7 +144,11 @@ def _run(config: EvalConfig, *, json: bool) -> None:
         def step(what: str, number: int, total: int) -> None:
             bar.update(shown, description=what, completed=number, total=total)
 
-        run = run_tasks(config, on_step=step)
+        try:
+            run = run_tasks(config, on_step=step)
+        except KeyboardInterrupt:
+            console.print(f"interrupted; what is done is in {config.out}: go on with the same arguments and --resume")
+            raise
     report = write_report(run)
     if json:
         print_json(report.content)
