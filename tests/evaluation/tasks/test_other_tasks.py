@@ -253,7 +253,7 @@ def test_text_comes_from_what_no_training_run_reads(data: DataFolder) -> None:
 
 
 def test_levels_and_text_share_their_histories(data: DataFolder) -> None:
-    one, other = (TASKS[name].plans(setup(data=data))[0].make() for name in ("text", "levels"))
+    one, other = (TASKS[name].plans(setup(data=data, lengths=(2048,)))[0].make() for name in ("text", "levels"))
     assert one.documents[0].token_ids.tolist() == other.documents[0].token_ids.tolist()
 
 

@@ -29,7 +29,7 @@ class GoingOnTask(Task):
     columns = ("length", "domain")
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return _plans(setup, self.name, usual=(4096, 16384), quick=(4096,))
+        return _plans(setup, self.name, usual=(2048, 4096, 16384), quick=(2048,))
 
 
 class LevelsTask(Task):
@@ -43,7 +43,7 @@ class LevelsTask(Task):
     methods = "levels"
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return _plans(setup, self.name, usual=(4096,), quick=(4096,))
+        return _plans(setup, self.name, usual=(2048, 4096), quick=(4096,))
 
 
 def _plans(setup: Setup, name: str, *, usual: tuple[int, ...], quick: tuple[int, ...]) -> list[Plan]:
