@@ -130,10 +130,13 @@ class Batch:
         return self.ids_BT, self.targets_BT, self.weights_BT
 
 
-def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int) -> Batch:
-    """The batch of a step: a function of the stage, the seed and the step alone, so that a resumed run repeats it."""
+def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int, rank: int = 0) -> Batch:
+    """The batch of a step: a function of the stage, the seed, the step and the process alone, so that a resumed run
+    repeats it. All processes of a team get the same kind at a step, each with rows of its own."""
     random = Random(f"{seed}/{step}")
     kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
+    if rank:
+        random = Random(f"{seed}/{step}/{rank}")
     row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.rows))
     rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
     return batch_of(kind, row_kinds, rows, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -87,6 +88,7 @@ class TrainingLoop:
         gauges: Gauges | None = None,
     ) -> None:
         self.loss, self.optimizer, self.source = loss, optimizer, source
+        self.team = optimizer.team
         self.stages, self.config, self.out = tuple(stages), config, out
         self.identity: Identity = identity or {}
         self.state = LoopState()
@@ -106,8 +108,8 @@ class TrainingLoop:
         """Train until the run is over (or `until_step`), leaving a checkpoint; trackers are closed at the end."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (
-            Progress(*columns, console=Console(stderr=True)) as bar,
-            (self.out / "log.jsonl").open("a") as log,
+            Progress(*columns, console=Console(stderr=True), disable=not self.team.is_first) as bar,
+            (self.out / "log.jsonl" if self.team.is_first else Path(os.devnull)).open("a") as log,
             ExitStack() as closing,
         ):
             for tracker in trackers:
@@ -132,7 +134,7 @@ class TrainingLoop:
         """One batch: draw, differentiate, step, count, and move to the next stage when the gate opens."""
         began = time.monotonic()
         state, stage = self.state, self.stages[self.state.stage]
-        batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step)
+        batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step, rank=self.team.rank)
         factor = schedule(
             self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
         )
@@ -146,10 +148,10 @@ class TrainingLoop:
         self._measure(batch, losses_BT, stage)
         state.step += 1
         state.stage_step += 1
-        state.tokens += batch.ids_BT.numel()
-        seconds = time.monotonic() - began
+        state.tokens += batch.ids_BT.numel() * self.team.size
+        seconds = self.team.mean(time.monotonic() - began)  # rates follow the clock: it must be the same for all
         state.seconds += seconds
-        self.meter.count(batch, seconds)
+        self.meter.count(batch, seconds, num_processes=self.team.size)
         if state.stage + 1 < len(self.stages) and stage.is_done(state.stage_step, state.gate_nlls):
             ended = {"stage": float(state.stage), "step": float(state.step), "minutes": state.seconds / 60}
             state.stage_ends.append(ended)
@@ -182,10 +184,14 @@ class TrainingLoop:
         by_kind = self.state.tokens_by_row_kind
         for row_kind in batch.row_kinds:
             label = label_of(batch, row_kind)
-            by_kind[label] = by_kind.get(label, 0) + batch.kind.length
+            by_kind[label] = by_kind.get(label, 0) + batch.kind.length * self.team.size
+        if batch.kind.name != stage.gate:
+            return
         answers_BT = batch.weights_BT > 1
-        if batch.kind.name == stage.gate and answers_BT.any():
-            self.state.gate_nlls = [*self.state.gate_nlls, float(losses_BT[answers_BT].mean())][-stage.gate_batches :]
+        nats = self.team.mean(float(losses_BT[answers_BT].sum()))
+        count = self.team.mean(int(answers_BT.sum()))
+        if count:
+            self.state.gate_nlls = [*self.state.gate_nlls, nats / count][-stage.gate_batches :]
 
     def record(self) -> dict[str, Any]:
         """Where the run is, and the meter's figures since the last record."""
@@ -200,13 +206,19 @@ class TrainingLoop:
         }
 
     def save(self) -> None:
-        """Write the checkpoint; raises TrainingError, keeping the one before, if a weight is no number."""
+        """Write the checkpoint (the first of a team does).
+
+        Raises TrainingError, keeping the one before, if a weight is no number.
+        """
         for name, master in self.optimizer.masters.items():
             if not torch.isfinite(master).all():
                 raise TrainingError(
                     f"step {self.state.step}: {name} holds values that are no numbers; {self.out / 'checkpoint.pt'} is "
                     "as it was: --resume with lower rates in [optim]"
                 )
+        if not self.team.is_first:
+            self.saved_step = self.state.step
+            return
         saved = {
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),

@@ -44,9 +44,9 @@ class Meter:
             if answers_BT[row].any():
                 self.recent[f"answer/{label}"].append(float(losses_BT[row][answers_BT[row]].mean()))
 
-    def count(self, batch: Batch, seconds: float) -> None:
-        """Work done in a time."""
-        self._tokens += batch.ids_BT.numel()
+    def count(self, batch: Batch, seconds: float, *, num_processes: int = 1) -> None:
+        """Work done in a time; utilisation is that of this process."""
+        self._tokens += batch.ids_BT.numel() * num_processes
         self._seconds += seconds
         if self.gauges.flops is not None:
             self._flops += self.gauges.flops(batch)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from megacontext.errors import InvalidValueError
+from megacontext.training.team import ALONE, Team
 from megacontext.values import number
 
 
@@ -45,13 +46,17 @@ def schedule(
 
 
 class MasterOptimizer:
-    """Steps float32 masters with the gradients of the working weights, then writes the weights back.
+    """Steps float32 masters with the gradients of the working weights, their mean over a team, then writes the weights
+    back.
 
     Why masters: the working weights stay bfloat16, which is what the processor multiplies fast.
     """
 
-    def __init__(self, named_weights: Iterable[tuple[str, nn.Parameter]], config: OptimConfig) -> None:
+    def __init__(
+        self, named_weights: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, *, team: Team = ALONE
+    ) -> None:
         self.config = config
+        self.team = team
         self.weights = dict(named_weights)
         self.masters = {name: weight.detach().float().clone() for name, weight in self.weights.items()}
         groups: dict[str, list[Tensor]] = {"matrix": [], "embedding": [], "head": [], "scale": []}
@@ -77,6 +82,7 @@ class MasterOptimizer:
         for name, weight in self.weights.items():
             self.masters[name].grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
+        self.team.average_(master.grad for master in self.masters.values() if master.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.masters.values(), self.config.clip_norm)
         if not norm.isfinite():
             return float(norm)

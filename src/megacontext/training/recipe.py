@@ -24,6 +24,7 @@ from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.settings import Settings, read_settings
+from megacontext.training.team import join_team
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
 
@@ -117,7 +118,10 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, config.seed)
-    prepare(args.data, args.packages, args.out / "data", vocab_size=settings.vocab_size)
+    team = join_team()
+    if team.is_first:
+        prepare(args.data, args.packages, args.out / "data", vocab_size=settings.vocab_size)
+    team.wait()
     tokenizer = Tokenizer.from_file(str(args.out / "data" / "tokenizer" / "tokenizer.json"))
     if tokenizer.get_vocab_size() > settings.vocab_size:
         raise InvalidValueError(
@@ -134,7 +138,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     rehearse(source, stages, where=f"{settings.path}: ")
     loop = TrainingLoop(
         loss=learner.loss,
-        optimizer=MasterOptimizer(learner.weights, optim),
+        optimizer=MasterOptimizer(learner.weights, optim, team=team),
         source=source,
         stages=stages,
         config=config,
@@ -144,6 +148,8 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     )
     if args.resume:
         loop.resume()
+    if not team.is_first:
+        return loop.run()
     _note_start(args, settings, loop)
     return loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
 
@@ -169,6 +175,7 @@ def _note_start(args: RunArguments, settings: Settings, loop: TrainingLoop) -> N
         "peak_tflops": round(gauges.peak_flops / 1e12, 4),
         "peak_source": gauges.peak_source,
         "torch": torch.__version__,
+        "processes": loop.team.size,
     }
     with (args.out / "starts.jsonl").open("a") as lines:
         lines.write(json.dumps(start) + "\n")
