@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -24,6 +23,7 @@ from megacontext.training.memory_scoring import recall_in_windows
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.scoring import bits_per_byte, far_copy, recall_report
+from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import TextNets, score_ways, share_report, text_rows
 from megacontext.training.tokens import token_bytes
 from megacontext.training.windows import TextSource
@@ -87,7 +87,7 @@ def main() -> None:
     else:
         nets = nets_with_gists(args.model)
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    source = held_out_source(args.out, tokenizer, tomllib.loads(args.config.read_text())["shares"])
+    source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": lambda: measure_plain(nets, source, tokenizer, count),
         "recall": lambda: measure_recall(nets, source, count),

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
@@ -29,6 +28,7 @@ from megacontext.training.lens_model import LensTraining, hit_report, lens_utili
 from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
 from megacontext.training.rows import plain_row, puzzle_row, recall_row
+from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource, Window
 
 LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 8, 4
@@ -90,7 +90,7 @@ def main() -> None:
     began = time.monotonic()
     nets = nets_with_gists(args.model)
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
-    shares = tomllib.loads(args.config.read_text())["shares"]
+    shares = read_settings(args.config).shares
     source = TextSource(tokenizer, load_stores(args.out / "data", "train"), shares)
     samples = [sample for kind in KINDS for sample in label(nets, source, kind, args.rows, test=False)]
     torch.manual_seed(0)
