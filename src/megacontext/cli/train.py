@@ -66,6 +66,7 @@ def train(
             "--minutes", metavar="N", help="End after N minutes; rates then follow the clock.", show_default=False
         ),
     ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,6 +100,7 @@ def train(
         minutes=minutes,
         resume=resume,
         track=tuple(track or []),
+        device=device,
     )
     begin = None if resume else start  # what is resumed has started already
     state = run(arguments, lambda settings, seed: build_learner(settings, seed, start=begin, compiled=not eager))

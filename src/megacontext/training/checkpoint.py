@@ -82,7 +82,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()
         if damaged is not None:
             raise CorruptionError(f"{path} is damaged: {damaged} does not match its checksum; {fix}")
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location="cpu")
     except _DAMAGE as error:
         raise CorruptionError(f"{path} is cut off or no checkpoint ({_first_line(error)}); {fix}") from error
     parts = saved if isinstance(saved, dict) else {}

@@ -28,8 +28,9 @@ def compile_core(core: Core) -> None:
 
 def hidden_states(core: Core, ids_BT: Tensor) -> Tensor:
     """[B, T, D] after the last norm of windows of raw tokens at positions 0..T-1."""
-    mu_BT = torch.arange(ids_BT.shape[1], dtype=torch.float64)[None]
-    output: CoreOutput = core(core.embed(ids_BT), mu_BT, torch.zeros(1, ids_BT.shape[1]))
+    mu_BT = torch.arange(ids_BT.shape[1], dtype=torch.float64, device=ids_BT.device)[None]
+    sigma_BT = torch.zeros(1, ids_BT.shape[1], device=ids_BT.device)
+    output: CoreOutput = core(core.embed(ids_BT), mu_BT, sigma_BT)
     return output.hidden_BTD
 
 

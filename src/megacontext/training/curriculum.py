@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -123,6 +123,16 @@ class Batch:
     targets_BT: Tensor  # noqa: N815 - shape suffix
     weights_BT: Tensor  # noqa: N815 - shape suffix
     mixed: MixedWindows | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same there."""
+        return replace(
+            self,
+            ids_BT=self.ids_BT.to(device),
+            targets_BT=self.targets_BT.to(device),
+            weights_BT=self.weights_BT.to(device),
+            mixed=self.mixed and self.mixed.to(device),
+        )
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 PEAK_SIZE = 1024
+PEAK_SIZE_GPU = 8192
+CPU = torch.device("cpu")
 PEAK_SECONDS = 0.3
 
 
@@ -91,15 +93,16 @@ def gist_flops(gist_net: GistNet, batch: Batch) -> float:
     return float(num_spans * (block_tokens * per_token + gist_width * per_slot))
 
 
-def measured_peak(dtype: torch.dtype = torch.bfloat16) -> tuple[float, str]:
+def measured_peak(dtype: torch.dtype = torch.bfloat16, *, device: torch.device = CPU) -> tuple[float, str]:
     """Floating-point operations a second of square products in the given precision, and how that was found."""
-    a = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=dtype)
-    a @ a
+    size = PEAK_SIZE if device.type == "cpu" else PEAK_SIZE_GPU
+    a = torch.ones(size, size, dtype=dtype, device=device)
+    float((a @ a)[0, 0])
     began, count = time.perf_counter(), 0
     while (seconds := time.perf_counter() - began) < PEAK_SECONDS or not count:
-        a @ a
+        float((a @ a)[0, 0])  # reading a value waits for the product
         count += 1
-    return count * 2.0 * PEAK_SIZE**3 / seconds, f"measured: {dtype} products of {PEAK_SIZE} x {PEAK_SIZE} at the start"
+    return count * 2.0 * size**3 / seconds, f"measured: {dtype} products of {size} x {size} at the start"
 
 
 def gist_statistics(gists_ND: Tensor) -> dict[str, float]:

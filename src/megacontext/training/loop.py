@@ -135,6 +135,7 @@ class TrainingLoop:
         began = time.monotonic()
         state, stage = self.state, self.stages[self.state.stage]
         batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step, rank=self.team.rank)
+        batch = batch.to(self.optimizer.device)
         factor = schedule(
             self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
         )

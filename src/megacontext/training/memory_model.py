@@ -72,7 +72,8 @@ class MemoryLearner(nn.Module):
         if self.config.reconstruction:
             block_tokens = batch.mixed.block_tokens
             blocks_BNK = batch.ids_BT.view(len(batch.ids_BT), -1, block_tokens)
-            spans_NK = blocks_BNK[torch.arange(len(batch.ids_BT))[:, None], batch.mixed.closed_BC].flatten(0, 1)
+            rows_B1 = torch.arange(len(batch.ids_BT), device=batch.ids_BT.device)[:, None]
+            spans_NK = blocks_BNK[rows_B1, batch.mixed.closed_BC].flatten(0, 1)
             loss = loss + self.config.reconstruction * self._reconstruction(
                 gists_BCrD.flatten(0, 1), spans_NK, compiled=compiled
             )
@@ -101,7 +102,7 @@ class MemoryLearner(nn.Module):
         hidden_ND = self.reconstructor(gists_NrD[rows], span_tokens=span_tokens).flatten(0, 1)
         targets_N = spans_NK[rows].flatten()
         spare = -len(targets_N) % CHUNK_ROWS
-        weights_N = nn.functional.pad(torch.ones(len(targets_N)), (0, spare))
+        weights_N = nn.functional.pad(torch.ones(len(targets_N), device=targets_N.device), (0, spare))
         loss, _ = cross_entropy(
             nn.functional.pad(hidden_ND, (0, 0, 0, spare)),
             self.core.head.weight,

@@ -12,7 +12,7 @@ G gists of level 2, S entries of a window, P predicted positions of the batch, D
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -108,6 +108,18 @@ class MixedWindows:
     sigma_BS: Tensor  # noqa: N815 - shape suffix
     positions_P: Tensor  # noqa: N815 - shape suffix
     entries_P: Tensor  # noqa: N815 - shape suffix
+
+    def to(self, device: torch.device) -> MixedWindows:
+        """The same there."""
+        return replace(
+            self,
+            closed_BC=self.closed_BC.to(device),
+            sources_BS=self.sources_BS.to(device),
+            mu_BS=self.mu_BS.to(device),
+            sigma_BS=self.sigma_BS.to(device),
+            positions_P=self.positions_P.to(device),
+            entries_P=self.entries_P.to(device),
+        )
 
 
 def choose_open(
@@ -227,7 +239,7 @@ def closed_gists(gist_net: GistNet, windows: MixedWindows, entries_BTD: Tensor) 
     """Gists [B, C, r, D] of the closed blocks of rows of token embeddings."""
     num_rows, _, width = entries_BTD.shape
     blocks_BNKD = entries_BTD.view(num_rows, -1, windows.block_tokens, width)
-    spans_BCKD = blocks_BNKD[torch.arange(num_rows)[:, None], windows.closed_BC]
+    spans_BCKD = blocks_BNKD[torch.arange(num_rows, device=entries_BTD.device)[:, None], windows.closed_BC]
     gists_nrD: Tensor = gist_net(
         spans_BCKD.flatten(0, 1), level=1, num_children=windows.block_tokens, gist_width=windows.gist_width
     )
@@ -249,7 +261,7 @@ def window_entries(windows: MixedWindows, entries_BTD: Tensor, gists_BCrD: Tenso
     """Entries [B, S, D] in window order, from the rows' token embeddings, the gists of their closed blocks and those
     of level 2."""
     sources_BSD = torch.cat([entries_BTD, gists_BCrD.flatten(1, 2), joined_BGrD.flatten(1, 2)], dim=1)
-    return sources_BSD[torch.arange(len(entries_BTD))[:, None], windows.sources_BS]
+    return sources_BSD[torch.arange(len(entries_BTD), device=entries_BTD.device)[:, None], windows.sources_BS]
 
 
 def mixed_loss(
@@ -288,6 +300,6 @@ def mixed_loss(
         for part_BT in (targets_BT, weights_BT)
     )
     loss, losses_P = cross_entropy(hidden_PD, core.head.weight, targets_P, weights_P, compiled=compiled)
-    losses_N = torch.zeros(num_rows * num_tokens)
+    losses_N = torch.zeros(num_rows * num_tokens, device=losses_P.device)
     losses_N[windows.positions_P] = losses_P[:num_predicted]
     return loss, losses_N.view(num_rows, num_tokens), gists_BCrD

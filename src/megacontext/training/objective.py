@@ -22,7 +22,7 @@ def _chunk(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Ten
     exp_NV = torch.exp(logits_NV - peak_N1)
     total_N1 = exp_NV.sum(-1, keepdim=True)
     losses_N = (total_N1.log() + peak_N1 - logits_NV.gather(1, targets_N[:, None])).squeeze(1)
-    hit_NV = torch.arange(head_VD.shape[0])[None] == targets_N[:, None]
+    hit_NV = torch.arange(head_VD.shape[0], device=head_VD.device)[None] == targets_N[:, None]
     slope_NV = ((exp_NV / total_N1 - hit_NV.float()) * weights_N[:, None]).to(hidden_ND.dtype)
     return losses_N, slope_NV @ head_VD, slope_NV.T @ hidden_ND
 
@@ -40,7 +40,7 @@ class _CrossEntropy(torch.autograd.Function):
         chunk = _compiled_chunk() if compiled else _chunk
         share_N = weights_N / weights_N.sum()
         losses, hidden_slopes = [], []
-        head_slope_VD = torch.zeros(head_VD.shape, dtype=torch.float32)
+        head_slope_VD = torch.zeros(head_VD.shape, dtype=torch.float32, device=head_VD.device)
         for rows in range(0, len(hidden_ND), CHUNK_ROWS):
             part = slice(rows, rows + CHUNK_ROWS)
             losses_N, dh_ND, dw_VD = chunk(hidden_ND[part], head_VD, targets_N[part], share_N[part])

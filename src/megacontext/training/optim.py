@@ -95,6 +95,11 @@ class MasterOptimizer:
                 weight.copy_(self.masters[name])
         return float(norm)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter(self.masters.values())).device
+
     def state_dict(self) -> dict[str, Any]:
         """Masters and optimiser states: enough to go on to the bit."""
         return {"masters": self.masters, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI
 from megacontext.training.checkpoint import identity, read_checkpoint, same_shape
@@ -58,7 +60,8 @@ class RunArguments:
 
     config: its configuration file; data: folder with books/ and knowledge/; packages: site-packages folders to read
     code from; out: where token arrays, log and checkpoint go; minutes: end after so many, rates following the clock;
-    resume: go on from the checkpoint in ``out``; track: trackers beside the usual ones.
+    resume: go on from the checkpoint in ``out``; track: trackers beside the usual ones; device: auto (CUDA if there is
+    one), cpu, cuda, cuda:N.
     """
 
     config: Path
@@ -68,6 +71,7 @@ class RunArguments:
     minutes: float | None = None
     resume: bool = False
     track: tuple[str, ...] = ()
+    device: str = "auto"
 
     @classmethod
     def parse(cls, args: argparse.Namespace) -> RunArguments:
@@ -91,6 +95,7 @@ def recipe_parser(description: str | None, *, config: Path) -> argparse.Argument
     parser.add_argument("--config", type=Path, default=config)
     parser.add_argument("--minutes", type=float, help="end after this many minutes; rates then follow the clock")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
     parser.add_argument("--track", action="append", default=[], help=f"log to one of {', '.join(TRACKERS)}, too")
     return parser
 
@@ -112,12 +117,15 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     if args.out.exists() and not args.out.is_dir():
         raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
     refuse_missing(args.track)
+    device = training_device(args.device)
     settings = read_settings(args.config)
     config = settings.read("loop", LoopConfig, max_minutes=args.minutes)
     optim, shares = settings.read("optim", OptimConfig), settings.shares
     stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, config.seed)
+    for part in learner.parts.values():
+        part.to(device)
     team = join_team()
     if team.is_first:
         prepare(args.data, args.packages, args.out / "data", vocab_size=settings.vocab_size)
@@ -133,7 +141,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     made_of = identity(learner.shape, tokenizer, read)
     if learner.start is not None:
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
-    gauges = _with_peak(learner.gauges, config)
+    gauges = _with_peak(learner.gauges, config, device)
     source = TextSource(tokenizer, stores, shares)
     rehearse(source, stages, where=f"{settings.path}: ")
     loop = TrainingLoop(
@@ -154,12 +162,24 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     return loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
 
 
-def _with_peak(gauges: Gauges, config: LoopConfig) -> Gauges:
+def training_device(name: str) -> torch.device:
+    """Where to train; in a team, GPUs are dealt out in turn. InvalidValueError for one that is not there."""
+    check_placement("auto", name)
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not num_gpus):
+        return torch.device("cpu")
+    number = int(name.partition(":")[2] or int(os.environ.get("LOCAL_RANK", "0")) % max(1, num_gpus))
+    if number >= num_gpus:
+        raise InvalidValueError(f"device is {name}, but this machine has {num_gpus} CUDA devices; use auto or cpu")
+    return torch.device("cuda", number)
+
+
+def _with_peak(gauges: Gauges, config: LoopConfig, device: torch.device) -> Gauges:
     if config.peak_tflops is not None:
         return replace(gauges, peak_flops=config.peak_tflops * 1e12, peak_source="[loop] peak_tflops")
     if gauges.flops is None:
         return gauges
-    peak, source = measured_peak()
+    peak, source = measured_peak(device=device)
     return replace(gauges, peak_flops=peak, peak_source=source)
 
 
@@ -176,6 +196,7 @@ def _note_start(args: RunArguments, settings: Settings, loop: TrainingLoop) -> N
         "peak_source": gauges.peak_source,
         "torch": torch.__version__,
         "processes": loop.team.size,
+        "device": str(loop.optimizer.device),
     }
     with (args.out / "starts.jsonl").open("a") as lines:
         lines.write(json.dumps(start) + "\n")
