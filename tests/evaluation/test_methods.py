@@ -86,6 +86,14 @@ def test_retrieval_shows_the_passage_then_the_end(memory: OpenedMemory) -> None:
     assert shown.index(FACT) < shown.index("Line 149")
 
 
+def test_a_small_window_holds_one_passage_if_it_can(memory: OpenedMemory) -> None:
+    method = Retrieval(memory, BASE, budget_entries=BUDGET)
+    for room, is_found in ((129, True), (128, False)):  # a passage of 128 tokens and a line end
+        shown = method.context_ids(QUESTION, room)
+        assert len(shown) == room
+        assert ("Alice Green" in BASE.codec.decode(shown)) == is_found
+
+
 def test_retrieval_of_a_history_that_fits_shows_all_of_it_once(memory: OpenedMemory) -> None:
     method = Retrieval(memory, BASE, budget_entries=BUDGET)
     room = memory.num_tokens + 10
