@@ -32,7 +32,7 @@ COMMANDS = {
     "score": "--budget --json --lens --max-tokens --text",
     "search": "--json --limit",
     "sources": "--json",
-    "train": "--data --dry-run --eager --json --minutes --out --packages --resume --start --track",
+    "train": "--data --device --dry-run --eager --json --minutes --out --packages --resume --start --track",
 }
 
 
