@@ -26,6 +26,7 @@ BENCHMARKS = (
     "decode_overhead",
     "history_cost",
     "memory_footprint",
+    "learned_memory",
     "hidden_facts",
 )
 
