@@ -1,0 +1,225 @@
+"""How losses fall with weights and tokens: small runs, fitted curves, a picture, and what they say of sizes M and L.
+
+`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...]`
+
+Every run is a core with its GistNet, trained from nothing by scaling.toml and judged on held-out text and names. Runs
+that are in FOLDER already are not repeated. Weights are counted without embedding and head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.training.core_recipe import build_learner
+from megacontext.training.curriculum import ROWS
+from megacontext.training.gauges import num_weights
+from megacontext.training.held_out import core_logits, held_out_source, processor
+from megacontext.training.loop import LoopConfig, TrainingLoop
+from megacontext.training.memory_windows import Control, score_windows
+from megacontext.training.optim import MasterOptimizer, OptimConfig
+from megacontext.training.preparation import load_stores
+from megacontext.training.scaling import Curve, Point, fit_curve, left_out_errors
+from megacontext.training.scoring import spread_windows, token_nlls
+from megacontext.training.settings import Settings, read_settings
+from megacontext.training.windows import TextSource
+
+LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
+CONTEXTS = (32, 64, 128, 256, 512)
+RATIOS = (16, 4, 1)
+LARGER = {"M": ("base_m.toml", 1e9), "L": ("base_l.toml", 1e10)}
+TOLD: tuple[Control, Control] = ("real", "none")
+PER_STEP = 4000  # tokens of a step, about
+JUDGED = 48
+
+
+def sized(settings: Settings, width: int, num_steps: int) -> Settings:
+    """The settings for a core of another width, heads of 48 or 64."""
+    num_heads = max(1, width // 48)
+    head_dim = 48 if width % 48 == 0 else 64
+    shape = {"width": width, "num_layers": LAYERS[width], "num_heads": num_heads, "num_kv_heads": 1}
+    shape |= {"head_dim": head_dim, "mlp_width": 16 * (11 * width // 64), "rotary_dims": head_dim // 2}
+    heads = max(1, width // 48)
+    gists = {"width": width, "num_heads": heads, "mlp_width": 3 * width // 2, "num_pool_heads": 2 * heads}
+    tables = dict(settings.tables)
+    tables["model"] = {**tables["model"], **shape}
+    tables["gist_net"] = {**tables["gist_net"], **gists}
+    tables["memory"] = {**tables["memory"], "reconstructor_width": 4 * width}
+    tables["loop"] = {**tables["loop"], "num_steps": num_steps}
+    return replace(settings, tables=tables)
+
+
+def one_run(
+    settings: Settings, source: TextSource, held_out: TextSource, out: Path, *, compiled: bool
+) -> dict[str, Any]:
+    """Train one size for so many steps and judge it."""
+    began = time.monotonic()
+    config = settings.read("loop", LoopConfig)
+    learner = build_learner(settings, config.seed, compiled=compiled)
+    core, gist_net = learner.parts["core"], learner.parts["GistNet"]
+    assert isinstance(core, Core)
+    assert isinstance(gist_net, GistNet)
+    loop = TrainingLoop(
+        loss=learner.loss,
+        optimizer=MasterOptimizer(learner.weights, settings.read("optim", OptimConfig)),
+        source=source,
+        stages=settings.stages(),
+        config=config,
+        out=out,
+    )
+    state = loop.run()
+    (out / "checkpoint.pt").unlink()
+    return {
+        "model": asdict(settings.read("model", CoreConfig)),
+        "gist_net": asdict(settings.read("gist_net", GistNetConfig)),
+        "weights": num_weights(core.shifts, core.layers, core.norm),
+        "tokens": state.tokens,
+        "minutes": round((time.monotonic() - began) / 60, 2),
+        **judge(core.eval(), gist_net.eval(), held_out),
+    }
+
+
+@torch.no_grad()
+def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]:
+    """Nats on held-out text by tokens of context; on answers from gists by ratio; what gists of text save of what the
+    text itself saves over the next 64 tokens."""
+    length = CONTEXTS[-1] + 1
+    windows = [ids for store in held_out.stores.values() for ids in spread_windows(store, JUDGED // 2, length)]
+    nats_WT = token_nlls(core_logits(core), torch.from_numpy(np.stack(windows)))
+    edges = [0, *CONTEXTS]
+    by_context = {str(stop): float(nats_WT[:, start:stop].mean()) for start, stop in pairwise(edges)}
+    by_ratio, saved = {}, {}
+    rows = [ROWS["aligned_code"](held_out, Random(f"judge/{index}"), 192) for index in range(JUDGED)]
+    text = [ROWS["plain"](held_out, Random(f"judge/{index}"), 192) for index in range(JUDGED)]
+    is_open_BN = np.zeros((JUDGED, 6), dtype=np.bool_)
+    is_open_BN[:, -2:] = True
+    everything = np.ones_like(is_open_BN)
+    full = score_windows(core, gist_net, text, everything, block_tokens=32, gist_width=1).nats_BT[:, -64:].mean()
+    for gist_width in RATIOS:
+        score = partial(score_windows, core, gist_net, block_tokens=32, gist_width=gist_width)
+        scores = score(rows, is_open_BN)
+        answers = np.stack([row.weights_T > 1 for row in rows])
+        answers[:, :-64] = False
+        name = f"{32 // gist_width}:1"
+        by_ratio[name] = float(scores.nats_BT[answers].mean())
+        real, none = (score(text, is_open_BN, control=control).nats_BT[:, -64:].mean() for control in TOLD)
+        saved[name] = {"real": float(none - real), "text": float(none - full)}
+    return {
+        "nats": float(nats_WT.mean()),
+        "nats_by_context": by_context,
+        "gist_recall_nats": by_ratio,
+        "delta_nll_64": saved,
+    }
+
+
+def curves(runs: list[dict[str, Any]]) -> dict[str, tuple[Curve, list[Point]]]:
+    """Fitted curves: text, text after 256 tokens of context, and answers from gists of two tokens."""
+    read: dict[str, Callable[[dict[str, Any]], float]] = {
+        "text": lambda run: run["nats"],
+        "text, 256 to 512 tokens of context": lambda run: run["nats_by_context"]["512"],
+        "answers from gists, 2:1": lambda run: run["gist_recall_nats"]["2:1"],
+    }
+    found = {}
+    for name, nats in read.items():
+        points = [Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run)) for run in runs]
+        found[name] = (fit_curve(points), points)
+    return found
+
+
+def predictions(curve: Curve, folder: Path) -> dict[str, float]:
+    """Nats of the larger sizes at their number of tokens."""
+    said = {}
+    for name, (config, tokens) in LARGER.items():
+        core = Core(read_settings(folder / config).read("model", CoreConfig))  # counted, never run
+        said[name] = round(curve.at(num_weights(core.shifts, core.layers, core.norm), tokens), 3)
+    return said
+
+
+def draw(found: dict[str, tuple[Curve, list[Point]]], path: Path) -> None:
+    """One panel a curve: points by tokens, one colour a size."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False)
+    for axis, (name, (curve, points)) in zip(axes[0], found.items(), strict=True):
+        for number, weights in enumerate(sorted({point.weights for point in points})):
+            some = sorted((point for point in points if point.weights == weights), key=lambda point: point.tokens)
+            color = f"C{number}"
+            axis.plot(
+                [p.tokens for p in some], [p.nats for p in some], "o", color=color, label=f"{weights / 1e6:.1f} M"
+            )
+            line = np.geomspace(min(p.tokens for p in some) / 1.5, max(p.tokens for p in some) * 4, 50)
+            axis.plot(line, [curve.at(weights, tokens) for tokens in line], color=color, linewidth=1)
+        axis.set_xscale("log")
+        axis.set_title(f"{name}: nats a token", fontsize=10)
+        axis.set_xlabel("tokens")
+        axis.legend(title="weights", fontsize=8, title_fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Run what is missing, fit, foretell, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run, for its token arrays")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("scaling.toml"))
+    parser.add_argument("--tokens", type=float, nargs="+", default=[5e5, 1e6, 2e6, 4e6])
+    parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 144, 192], choices=sorted(LAYERS))
+    parser.add_argument("--eager", action="store_true", help="do not compile: starts at once, steps are slower")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = read_settings(args.config)
+    if not (args.run / "data" / "tokenizer").is_dir():
+        raise InvalidValueError(f"{args.run} has no token arrays; give the --out of prepare.py or of a run")
+    tokenizer = Tokenizer.from_file(str(args.run / "data" / "tokenizer" / "tokenizer.json"))
+    source = TextSource(tokenizer, load_stores(args.run / "data", "train"), settings.shares)
+    held_out = held_out_source(args.run, tokenizer, settings.shares)
+    runs = []
+    for width in args.widths:
+        for tokens in args.tokens:
+            folder = args.out / f"w{width}_t{tokens:.0f}"
+            result = folder / "result.json"
+            if not result.exists():
+                size = sized(settings, width, max(1, round(tokens / PER_STEP)))
+                run = one_run(size, source, held_out, folder, compiled=not args.eager)
+                result.write_text(json.dumps(run, indent=2) + "\n")
+            runs.append(json.loads(result.read_text()))
+            print(f"width {width}, {runs[-1]['tokens']:,} tokens: {runs[-1]['nats']:.3f} nats", flush=True)
+    found = curves(runs)
+    report = {
+        name: {
+            **asdict(curve),
+            "left_out_errors": [round(error, 3) for error in left_out_errors(points)],
+            "predicted": predictions(curve, args.config.parent),
+        }
+        for name, (curve, points) in found.items()
+    }
+    content = {"machine": f"one core, one thread, {processor()}", "curves": report, "runs": runs}
+    (args.out / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")
+    draw(found, args.out / "scaling.png")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MegaContextError as error:
+        raise SystemExit(str(error)) from error

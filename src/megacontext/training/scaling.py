@@ -1,0 +1,109 @@
+"""How a loss falls with weights and tokens: a curve through small runs, and what it says of larger ones.
+
+The curve is that of Hoffmann et al. 2022 ("Training compute-optimal large language models", approach 3):
+L(N, D) = E + A / N^alpha + B / D^beta, N weights, D tokens, fitted by a Huber loss on log L from many starts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megacontext.errors import InvalidValueError
+
+__all__ = ["Curve", "Point", "fit_curve", "left_out_errors"]
+
+HUBER = 1e-3  # of log nats, as in the paper
+BOUNDS = [(-6.0, 2.5), (-5.0, 25.0), (0.01, 2.0), (-5.0, 25.0), (0.01, 2.0)]
+FEWEST = 6  # points: one more than the curve has parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run: weights N, tokens D, and its loss in nats, > 0."""
+
+    weights: float
+    tokens: float
+    nats: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """L(N, D) = floor + weight_factor / N^weight_power + token_factor / D^token_power."""
+
+    floor: float
+    weight_factor: float
+    weight_power: float
+    token_factor: float
+    token_power: float
+
+    def parameters(self) -> tuple[float, float, float, float, float]:
+        """As they are fitted: logarithms of floor and factors, powers as they are."""
+        log = np.log
+        return (
+            float(log(self.floor)),
+            float(log(self.weight_factor)),
+            self.weight_power,
+            float(log(self.token_factor)),
+            self.token_power,
+        )
+
+    def at(self, weights: float, tokens: float) -> float:
+        """Nats that a run of this size is expected to end with."""
+        by_weights = self.weight_factor * weights**-self.weight_power
+        return self.floor + by_weights + self.token_factor * tokens**-self.token_power
+
+
+def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
+    """The curve through at least six points that differ in weights and in tokens; InvalidValueError for fewer.
+
+    near: a curve to start from, instead of from many places.
+    """
+    from scipy.optimize import minimize
+
+    if len(points) < FEWEST or min(len({p.weights for p in points}), len({p.tokens for p in points})) < 2:
+        raise InvalidValueError(
+            f"{len(points)} runs do not fix a curve of five parameters; measure at least {FEWEST}, with two or more "
+            "numbers of weights and of tokens"
+        )
+    if min(point.nats for point in points) <= 0:
+        raise InvalidValueError("a loss of 0 nats or less is no loss; give nats per token")
+    log_n, log_d, log_l = (np.log([getattr(point, name) for point in points]) for name in ("weights", "tokens", "nats"))
+
+    def misfit(params_5: npt.NDArray[np.float64]) -> float:
+        log_floor, log_a, alpha, log_b, beta = params_5
+        parts = np.stack([np.full_like(log_n, log_floor), log_a - alpha * log_n, log_b - beta * log_d])
+        gap = np.abs(np.logaddexp.reduce(parts) - log_l)
+        return float(np.where(gap < HUBER, gap**2 / 2, HUBER * (gap - HUBER / 2)).sum())
+
+    starts = itertools.product((-1.0, 0.0, 0.7), (0.0, 5.0), (0.2, 0.6), (0.0, 5.0), (0.2, 0.6))
+    best = None
+    for start in starts if near is None else [near.parameters()]:
+        found = minimize(misfit, np.array(start), method="L-BFGS-B", bounds=BOUNDS)
+        if best is None or found.fun < best.fun:
+            best = found
+    assert best is not None
+    log_floor, log_a, alpha, log_b, beta = best.x
+    return Curve(
+        floor=float(np.exp(log_floor)),
+        weight_factor=float(np.exp(log_a)),
+        weight_power=float(alpha),
+        token_factor=float(np.exp(log_b)),
+        token_power=float(beta),
+    )
+
+
+def left_out_errors(points: Sequence[Point]) -> list[float]:
+    """For each point, what the curve through all others says too much of it, in nats: how far to trust the curve. Empty
+    if the others are too few for one."""
+    if len(points) <= FEWEST:
+        return []
+    errors, curve = [], fit_curve(points)
+    for number, point in enumerate(points):
+        others = [*points[:number], *points[number + 1 :]]
+        errors.append(fit_curve(others, near=curve).at(point.weights, point.tokens) - point.nats)
+    return errors

@@ -1,0 +1,45 @@
+"""Scaling curves against ones that are known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from megacontext.errors import InvalidValueError
+from megacontext.training.scaling import Curve, Point, fit_curve, left_out_errors
+
+TRUE = Curve(floor=1.7, weight_factor=400.0, weight_power=0.45, token_factor=2000.0, token_power=0.5)
+GRID = [*itertools.product((2e5, 6e5, 2e6, 6e6), (5e5, 2e6, 8e6))]
+
+
+def points(noise: float = 0.0) -> list[Point]:
+    random = np.random.default_rng(0)
+    return [
+        Point(weights=weights, tokens=tokens, nats=TRUE.at(weights, tokens) * np.exp(noise * random.normal()))
+        for weights, tokens in GRID
+    ]
+
+
+def test_a_known_curve_is_found_and_foretells_larger_runs() -> None:
+    curve = fit_curve(points())
+    for weights, tokens in [*GRID, (2.5e7, 1e8), (1e8, 1e9)]:
+        assert curve.at(weights, tokens) == pytest.approx(TRUE.at(weights, tokens), rel=0.01)
+
+
+def test_what_is_left_out_is_foretold_as_well_as_the_noise_lets() -> None:
+    errors = left_out_errors(points(noise=0.003))
+    assert len(errors) == len(GRID)
+    assert 0 < max(map(abs, errors)) < 0.25
+    assert np.median(np.abs(errors)) < 0.03
+
+
+def test_too_few_runs_fix_no_curve() -> None:
+    with pytest.raises(InvalidValueError, match="5 runs do not fix a curve"):
+        fit_curve(points()[:5])
+    same = [Point(weights=1e6, tokens=1e6 * number, nats=3.0) for number in range(1, 8)]
+    with pytest.raises(InvalidValueError, match="two or more numbers of weights"):
+        fit_curve(same)
+    with pytest.raises(InvalidValueError, match="no loss"):
+        fit_curve([Point(weights=w, tokens=d, nats=0.0) for w, d in GRID])
