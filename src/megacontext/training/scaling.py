@@ -54,8 +54,8 @@ class Curve:
 
     def at(self, weights: float, tokens: float) -> float:
         """Nats that a run of this size is expected to end with."""
-        by_weights = self.weight_factor * weights**-self.weight_power
-        return self.floor + by_weights + self.token_factor * tokens**-self.token_power
+        by_weights = self.weight_factor / float(weights) ** self.weight_power
+        return float(self.floor + by_weights + self.token_factor / float(tokens) ** self.token_power)
 
 
 def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
