@@ -26,8 +26,9 @@ from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.ports.base import BaseInfo
 from megacontext.training.core_model import compile_core, window_loss
 from megacontext.training.curriculum import Batch, BatchKind
+from megacontext.training.gist_cuts import GistCut, predicted
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
-from megacontext.training.mixed import GistCut, mixed_windows, predicted
+from megacontext.training.mixed import mixed_windows
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from record import parser, record, row
 

@@ -18,9 +18,9 @@ from megacontext.training.core_model import window_loss
 from megacontext.training.core_recipe import memory_gauges
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
 from megacontext.training.gauges import Gauges, core_flops, gist_statistics, measured_peak
+from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
-from megacontext.training.mixed import GistCut
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.windows import TextSource
 

@@ -15,9 +15,10 @@ from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.core_model import window_loss
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
+from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
-from megacontext.training.mixed import GistCut, mixed_loss
+from megacontext.training.mixed import mixed_loss
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.rows import ALIGNED_BLOCK, aligned_row
 from megacontext.training.windows import TextSource

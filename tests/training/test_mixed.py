@@ -17,7 +17,8 @@ from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE
 from megacontext.training.core_model import window_loss
 from megacontext.training.curriculum import ROWS, BatchKind, Stage, draw_batch
-from megacontext.training.mixed import GistCut, choose_open, mixed_loss, mixed_windows, predicted
+from megacontext.training.gist_cuts import GistCut, choose_open, predicted
+from megacontext.training.mixed import mixed_loss, mixed_windows
 from megacontext.training.windows import TextSource
 
 

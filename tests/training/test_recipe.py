@@ -7,7 +7,7 @@ import torch
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
-from megacontext.training.mixed import GistCut
+from megacontext.training.gist_cuts import GistCut
 from megacontext.training.recipe import training_device
 from megacontext.training.windows import TextSource
 

@@ -6,7 +6,7 @@ import pytest
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import ROWS, BatchKind, Stage
-from megacontext.training.mixed import GistCut
+from megacontext.training.gist_cuts import GistCut
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.windows import TextSource
 

@@ -12,9 +12,9 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNetConfig
 from megacontext.training.curriculum import BatchKind, Stage
+from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig
 from megacontext.training.memory_model import MemoryConfig
-from megacontext.training.mixed import GistCut
 from megacontext.training.optim import OptimConfig
 from megacontext.training.reference import ReferenceConfig
 from megacontext.training.settings import read_settings

@@ -13,7 +13,8 @@ from torch import Tensor
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi_rows import babi_row
 from megacontext.training.cuts import cut_row
-from megacontext.training.mixed import GistCut, MixedWindows, choose_open, mixed_windows, predicted
+from megacontext.training.gist_cuts import GistCut, choose_open, predicted
+from megacontext.training.mixed import MixedWindows, mixed_windows
 from megacontext.training.recall import Asking
 from megacontext.training.rows import aligned_row, dense_puzzle_row, dense_row, plain_row, puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window

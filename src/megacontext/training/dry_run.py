@@ -21,8 +21,8 @@ from torch import Tensor
 from megacontext.errors import TrainingError
 from megacontext.training.curriculum import Batch, BatchKind, Stage, batch_of
 from megacontext.training.gauges import num_weights
+from megacontext.training.gist_cuts import UNJOINED, GistCut
 from megacontext.training.loop import LoopConfig
-from megacontext.training.mixed import UNJOINED, GistCut
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.recipe import Learner
 from megacontext.training.resident import forget_peak, peak_bytes, resident_bytes

@@ -17,9 +17,8 @@ import torch
 
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
+from megacontext.training.gist_cuts import UNJOINED, Joined
 from megacontext.training.mixed import (
-    UNJOINED,
-    Joined,
     MixedWindows,
     closed_gists,
     joined_gists,
