@@ -245,16 +245,21 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume(train, place):
     """A signal in the middle of a step: exit code 130, and the run goes on from its last checkpoint."""
     (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 100000"))
     folders = ("--data", place / "text", "--out", place / "base")
-    script = "import sys; from megacontext.cli.main import main; main()"
+    # who is started in the background by a shell ignores the signal, and hands that on
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    script += "from megacontext.cli.main import main; main()"
     command = [sys.executable, "-c", script, "train", place / "base.toml", *folders, "--eager"]
     with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as running:
-        until = time.monotonic() + 120
-        while not (place / "base" / "checkpoint.pt").exists():
-            assert running.poll() is None, running.communicate()[1]
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=60)[1]
+        try:
+            until = time.monotonic() + 120
+            while not (place / "base" / "checkpoint.pt").exists():
+                assert running.poll() is None, running.communicate()[1]
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            running.send_signal(signal.SIGINT)
+            said = running.communicate(timeout=60)[1]
+        finally:
+            running.kill()  # or a failed test would wait for it
     assert running.returncode == 130, said
     assert "Traceback" not in said
     steps = torch.load(place / "base" / "checkpoint.pt", weights_only=True)["state"]["step"]
