@@ -6,7 +6,6 @@ word index alone cannot answer those.
 
 from __future__ import annotations
 
-from functools import partial
 from random import Random
 
 from megacontext.evaluation.hidden_facts import SENTENCES, Fact, draw_facts
@@ -21,6 +20,7 @@ from megacontext.evaluation.tasks.task import (
     Setup,
     Task,
     length_name,
+    plans_by_length,
 )
 
 __all__ = ["DISTANCES", "PARAPHRASES", "DistanceTask", "fact_question"]
@@ -39,15 +39,7 @@ class DistanceTask(Task):
     columns = ("distance",)
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return [
-            Plan(
-                key=(key := f"distance/{length}/{number}"),
-                facets={"length": length_name(length)},
-                make=partial(distance_case, setup, key, length),
-            )
-            for length in setup.chosen_lengths((131072,), (4096,))
-            for number in range(setup.samples(8, 2))
-        ]
+        return plans_by_length(self.name, setup, distance_case, usual=((131072,), 8), quick=((4096,), 2))
 
 
 def distance_case(setup: Setup, key: str, length: int) -> Case:

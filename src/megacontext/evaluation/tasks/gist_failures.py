@@ -12,11 +12,11 @@ token-based context compression.
 
 from __future__ import annotations
 
-from functools import partial
+from abc import abstractmethod
 
 from megacontext.evaluation.hidden_facts import draw_facts
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, sentences_of, stretch, stretch_texts
-from megacontext.evaluation.tasks.task import Case, Continuation, Document, Metric, Plan, Setup, Task, length_name
+from megacontext.evaluation.tasks.task import Case, Continuation, Document, Metric, Plan, Setup, Task, plans_by_length
 
 __all__ = ["AlongTheWayTask", "BoundaryTask", "SurpriseTask"]
 
@@ -56,18 +56,10 @@ class _ClosedTask(Task):
     prefix = ""
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return [
-            Plan(
-                key=(key := f"{self.name}/{length}/{number}"),
-                facets={"length": length_name(length)},
-                make=partial(self.case, setup, key, length),
-            )
-            for length in setup.chosen_lengths((4096,), (2048,))
-            for number in range(setup.samples(40, 2))
-        ]
+        return plans_by_length(self.name, setup, self.case, usual=((4096,), 40), quick=((2048,), 2))
 
-    def case(self, setup: Setup, key: str, length: int) -> Case:
-        raise NotImplementedError
+    @abstractmethod
+    def case(self, setup: Setup, key: str, length: int) -> Case: ...
 
 
 class BoundaryTask(_ClosedTask):

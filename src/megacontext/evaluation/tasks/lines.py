@@ -22,7 +22,7 @@ from megacontext.evaluation.tasks.task import (
     Question,
     Setup,
     Task,
-    length_name,
+    plans_by_length,
 )
 
 __all__ = ["LinesTask"]
@@ -43,15 +43,9 @@ class LinesTask(Task):
 
     def plans(self, setup: Setup) -> list[Plan]:
         records = setup.data.records(FILE)
-        return [
-            Plan(
-                key=(key := f"lines/{length}/{number}"),
-                facets={"length": length_name(length)},
-                make=partial(lines_case, setup, key, length, records),
-            )
-            for length in setup.chosen_lengths((2048, 4096, 16384), (2048,))
-            for number in range(setup.samples(20, 2))
-        ]
+        return plans_by_length(
+            self.name, setup, partial(lines_case, records=records), usual=((2048, 4096, 16384), 20), quick=((2048,), 2)
+        )
 
 
 def lines_case(setup: Setup, key: str, length: int, records: list[dict[str, Any]]) -> Case:

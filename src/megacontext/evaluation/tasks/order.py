@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from abc import abstractmethod
 from itertools import combinations
 
 from megacontext.evaluation.hidden_facts import draw_facts
@@ -17,7 +17,7 @@ from megacontext.evaluation.tasks.task import (
     Plan,
     Setup,
     Task,
-    length_name,
+    plans_by_length,
 )
 
 __all__ = ["EVENTS", "OrderTask", "PlaceTask"]
@@ -30,15 +30,7 @@ class _EventsTask(Task):
     source = "events at known depths of a novel; chance is one over the number of options"
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return [
-            Plan(
-                key=(key := f"{self.name}/{length}/{number}"),
-                facets={"length": length_name(length)},
-                make=partial(self.case, setup, key, length),
-            )
-            for length in setup.chosen_lengths((4096, 32768), (2048,))
-            for number in range(setup.samples(20, 2))
-        ]
+        return plans_by_length(self.name, setup, self.case, usual=((4096, 32768), 20), quick=((2048,), 2))
 
     def case(self, setup: Setup, key: str, length: int) -> Case:
         """One event in each quarter of a novel, and what is asked about them."""
@@ -51,8 +43,8 @@ class _EventsTask(Task):
         items = self.items(setup, key, told)
         return Case(documents=(Document(name="novel", text=hide(novel, told, depths)),), items=tuple(items))
 
-    def items(self, setup: Setup, key: str, told: list[str]) -> list[Choice]:
-        raise NotImplementedError
+    @abstractmethod
+    def items(self, setup: Setup, key: str, told: list[str]) -> list[Choice]: ...
 
 
 class OrderTask(_EventsTask):

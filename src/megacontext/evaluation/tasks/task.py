@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
 from megacontext.errors import InvalidValueError
@@ -38,6 +39,7 @@ __all__ = [
     "Setup",
     "Task",
     "length_name",
+    "plans_by_length",
 ]
 
 Evidence = str | Span
@@ -177,6 +179,27 @@ class Task(ABC):
     @abstractmethod
     def plans(self, setup: Setup) -> list[Plan]:
         """The histories of a run, in order."""
+
+
+def plans_by_length(
+    name: str,
+    setup: Setup,
+    make: Callable[[Setup, str, int], Case],
+    *,
+    usual: tuple[Sequence[int], int],
+    quick: tuple[Sequence[int], int],
+) -> list[Plan]:
+    """Histories that differ in their length and their chance alone. make: from the setup, the plan's key and a length;
+    usual, quick: lengths, and how many histories of each."""
+    return [
+        Plan(
+            key=(key := f"{name}/{length}/{number}"),
+            facets={"length": length_name(length)},
+            make=partial(make, setup, key, length),
+        )
+        for length in setup.chosen_lengths(usual[0], quick[0])
+        for number in range(setup.samples(usual[1], quick[1]))
+    ]
 
 
 def length_name(num_tokens: int) -> str:

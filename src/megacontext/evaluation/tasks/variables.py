@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import string
 from bisect import bisect_right
-from functools import partial
 from itertools import pairwise
 
 from megacontext.errors import InvalidValueError
@@ -26,7 +25,7 @@ from megacontext.evaluation.tasks.task import (
     Question,
     Setup,
     Task,
-    length_name,
+    plans_by_length,
 )
 
 __all__ = ["CommonWordsTask", "VariablesTask"]
@@ -48,15 +47,7 @@ class VariablesTask(Task):
     columns = ("length",)
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return [
-            Plan(
-                key=(key := f"variables/{length}/{number}"),
-                facets={"length": length_name(length)},
-                make=partial(variables_case, setup, key, length),
-            )
-            for length in setup.chosen_lengths((4096, 32768, 131072), (2048,))
-            for number in range(setup.samples(20, 2))
-        ]
+        return plans_by_length(self.name, setup, variables_case, usual=((4096, 32768, 131072), 20), quick=((2048,), 2))
 
 
 def variables_case(setup: Setup, key: str, length: int) -> Case:
@@ -96,15 +87,9 @@ class CommonWordsTask(Task):
     columns = ("length",)
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return [
-            Plan(
-                key=(key := f"words/{length}/{number}"),
-                facets={"length": length_name(length)},
-                make=partial(common_words_case, setup, key, length),
-            )
-            for length in setup.chosen_lengths((4096, 16384, 32768), (4096,))
-            for number in range(setup.samples(20, 2))
-        ]
+        return plans_by_length(
+            self.name, setup, common_words_case, usual=((4096, 16384, 32768), 20), quick=((4096,), 2)
+        )
 
 
 def common_words_case(setup: Setup, key: str, length: int) -> Case:
