@@ -37,7 +37,9 @@ def sections(page):
 def test_the_python_on_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "documentation"}
-    for number, block in enumerate(blocks(page, "python")):
+    examples = blocks(page, "python")
+    assert examples
+    for number, block in enumerate(examples):
         exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.curriculum import ROWS, BatchKind, Stage
+from megacontext.training import rehearsal
+from megacontext.training.curriculum import ROWS, Batch, BatchKind, Stage, batch_of
 from megacontext.training.gist_cuts import GistCut
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.windows import TextSource
@@ -18,9 +21,20 @@ def stage_of(**changed: object) -> Stage:
     return Stage(name="s", batches=(BatchKind(**kind),))  # type: ignore[arg-type]
 
 
-def test_what_can_be_made_passes(source: TextSource) -> None:
+def test_every_kind_is_drawn_in_every_shape(source: TextSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = set()
+
+    def noting(kind: BatchKind, row_kinds: tuple[str, ...], *rest: Any) -> Batch:
+        batch = batch_of(kind, row_kinds, *rest)
+        mixed = batch.mixed
+        drawn.add((row_kinds, mixed and (mixed.block_tokens, mixed.gist_width)))
+        return batch
+
+    monkeypatch.setattr(rehearsal, "batch_of", noting)
     kinds = {kind: 1.0 for kind in ROWS if kind != "babi"}  # the fixture has no stories
     rehearse(source, [stage_of(length=512, mix=kinds), stage_of(gists=CUT, mix={"aligned": 0.5, "plain": 0.5})])
+    plain = {((kind,), None) for kind in kinds}
+    assert drawn == plain | {((kind,), shape) for kind in ("aligned", "plain") for shape in CUT.shapes}
 
 
 @pytest.mark.parametrize(
