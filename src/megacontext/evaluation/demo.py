@@ -39,6 +39,7 @@ from megacontext.evaluation.scores import Comparison, MethodScore
 from megacontext.evaluation.short_histories import ShortConfig, compare_short_histories
 from megacontext.evaluation.stamp import stamp
 from megacontext.evaluation.trials import Answered, Question, Tally, ask_all, read_on
+from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.values import whole_number
 
 __all__ = ["DemoConfig", "DemoResult", "run_demo"]
@@ -94,7 +95,7 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
     handle = BaseHandle(config.base)
     if config.gister == "auto" and handle.info.gist_net:
-        config = replace(config, gister="gistnet")
+        config = replace(config, gister=LEARNED_GISTER)
     with best_pace(handle.load()) as pace:
         gister = affordable_gister(config, pace, screen) if config.gister == "auto" else config.gister
         return measure(replace(config, gister=gister), handle, screen)

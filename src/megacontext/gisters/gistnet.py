@@ -17,13 +17,16 @@ from megacontext.gisters.source import BaseSource, whole_blocks
 from megacontext.ports.base import SupportsLearnedGists
 from megacontext.ports.gister import GistBatch
 
-__all__ = ["GistNetGister"]
+__all__ = ["LEARNED_GISTER", "GistNetGister"]
+
+
+LEARNED_GISTER = "gistnet"
 
 
 class GistNetGister:
     """Learned gists. Loads the base model when the first blocks come."""
 
-    name = "gistnet"
+    name = LEARNED_GISTER
     version = "1"
     context_tokens = 0
 

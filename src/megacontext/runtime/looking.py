@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from megacontext.errors import BaseModelError
 from megacontext.focus.working_context import WorkingContext
+from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.memory.memory import Memory
 from megacontext.ports.base import BaseInfo, SupportsLearnedLens
 from megacontext.runtime.decode import ModelWindow
@@ -21,7 +22,6 @@ from megacontext.tree.runs import runs_of
 __all__ = ["QUERY_TOKENS", "WindowLook", "check_learned_lens", "look_at"]
 
 QUERY_TOKENS = 32  # last tokens of the window whose states ask, as in training
-LEARNED_GISTER = "gistnet"
 
 
 def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:

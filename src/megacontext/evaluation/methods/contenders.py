@@ -16,13 +16,13 @@ from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import FullContext, Recency, Sinks
 from megacontext.evaluation.methods.retrieval import SMALL_WINDOW_PASSAGES, PassageRetrieval, Retrieval
 from megacontext.focus.lenses.registry import known_lenses
+from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.focus import Lens
 from megacontext.runtime.opened import OpenedMemory
 
 __all__ = ["Contender", "Histories", "contenders", "default_gister", "pick", "rows_for"]
 
-LEARNED_GISTER = "gistnet"
 GIST_LABELS = {"mean": "mean gists", "extractive": "extractive gists", LEARNED_GISTER: "learned gists"}
 LEARNED_LENS = "lensnet"
 LEVELS = (1, 2, 3)
@@ -85,14 +85,8 @@ def contenders(info: BaseInfo) -> list[Contender]:
         _control(f"{gister}-swapped", f"{GIST_LABELS[gister]}, swapped", _swapped(gister), of=gister),
         _lens("random", gister, RandomLens, label="lens random", kind="control"),
     ]
-    for name in sorted(
-        {*known_lenses(), LEARNED_LENS} - {*NOT_A_CONTENDER}, key=lambda name: (name == LEARNED_LENS, name)
-    ):
-        missing = ""
-        if name == LEARNED_LENS:
-            missing = "" if info.has_lens else "has no learned lens"
-            if name not in known_lenses():
-                missing = "this installation has no lens of that name"
+    for name in sorted({*known_lenses()} - {*NOT_A_CONTENDER}, key=lambda name: (name == LEARNED_LENS, name)):
+        missing = "has no learned lens" if name == LEARNED_LENS and not info.has_lens else ""
         rows.append(_lens(name, gister, name, label=f"lens {name}", missing=missing))
     rows.append(_plain(OracleFocus, "limit", gister))
     return rows

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from megacontext.evaluation.methods.focused import FocusedMemory, WindowShape
 from megacontext.evaluation.methods.method import Method
+from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.runtime.opened import OpenedMemory
 
@@ -25,6 +26,6 @@ class LearnedFocus(FocusedMemory):
 def with_learned(kinds: Sequence[type[Method]], info: BaseInfo, *, gister: str) -> list[type[Method]]:
     """These methods, and the learned lens behind ``FocusedMemory`` where base and gists allow it."""
     found = list(kinds)
-    if info.has_lens and gister == "gistnet":
+    if info.has_lens and gister == LEARNED_GISTER:
         found.insert(found.index(FocusedMemory) + 1, LearnedFocus)
     return found
