@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sysconfig
 import tomllib
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.errors import MegaContextError
 from megacontext.training.babi import BABI
 from megacontext.training.curriculum import ROWS
 from megacontext.training.packing import packing
@@ -68,12 +67,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60, help="rows of each kind to measure")
     args = parser.parse_args()
     data = args.out / "data"
-    if args.tokenizer is not None and not (data / "tokenizer").exists():
-        if not (args.tokenizer / "tokenizer.json").is_file():
-            raise InvalidValueError(f"--tokenizer {args.tokenizer} holds no tokenizer.json; give a folder that does")
-        shutil.copytree(args.tokenizer, data / "tokenizer")
     settings = tomllib.loads(args.config.read_text())
-    prepare(args.data, args.packages, data, vocab_size=settings["model"]["vocab_size"], cleaned=not args.uncleaned)
+    prepare(
+        args.data,
+        args.packages,
+        data,
+        vocab_size=settings["model"]["vocab_size"],
+        cleaned=not args.uncleaned,
+        tokenizer=args.tokenizer,
+    )
     add_stories(args.data, data)
     console = Console()
     measured = measure_rows(data, settings["shares"], args.rows)

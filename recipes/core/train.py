@@ -16,7 +16,7 @@ from megacontext.training.recipe import RunArguments, recipe_parser, train
 def main() -> None:
     """Train or resume what the configuration describes."""
     parser = recipe_parser(__doc__, config=Path(__file__).with_name("base.toml"))
-    parser.add_argument("--start", type=Path, help="checkpoint whose core to go on from")
+    parser.add_argument("--start", type=Path, help="checkpoint whose core to go on from, or a plain model")
     args = parser.parse_args()
     start = None if args.resume else args.start
     train(RunArguments.parse(args), lambda settings, seed: build_learner(settings, seed, start=start))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from megacontext.training.bundled import BUNDLED, config_path
 from megacontext.training.corpus import Document
@@ -118,6 +120,33 @@ def test_a_base_then_its_memory(train, place):
     assert data["state"]["tokens_by_row_kind"] == {"aligned_192_gists_32_1": 4 * 2 * 192}
     records = [json.loads(line) for line in (place / "memory" / "log.jsonl").read_text().splitlines()]
     assert records[-1]["gist/norm"] > 0
+
+
+def test_a_core_begins_with_a_plain_model(train, place, prepared):
+    model = place / "model"
+    plain = Qwen3Config(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        tie_word_embeddings=False,
+    )
+    Qwen3ForCausalLM(plain).save_pretrained(model)
+    refused = train("base.toml", "base", "--start", model)
+    assert refused.code == 2
+    assert "rotary_dims is 8, but weights of" in refused.err
+    shaped = CONFIG.replace("rotary_dims = 8", f"rotary_dims = 14\nrotary_base = {1e4 ** (7 / 8)!r}")
+    (place / "base.toml").write_text(shaped)
+    assert "holds no tokenizer.json" in train("base.toml", "base", "--start", model).err
+    assert not (place / "base" / "checkpoint.pt").exists()
+    shutil.copy(prepared / "tokenizer" / "tokenizer.json", model)
+    result = train("base.toml", "base", "--start", model)
+    assert result.out.startswith("step 4, 512 tokens, "), result.err
 
 
 def test_a_run_goes_on_only_when_asked_to(train, place):

@@ -13,6 +13,7 @@ from tests.training.test_babi import EXCERPT, write_stories
 from tests.training.test_cleaning import TABLE, code
 from tokenizers import Tokenizer
 
+from megacontext.errors import InvalidValueError
 from megacontext.training import preparation
 from megacontext.training.preparation import MOST_COUNTED_CHARS, add_stories, load_stores, num_tokens, prepare
 
@@ -75,6 +76,20 @@ def test_a_fresh_folder_is_cleaned_and_says_so(data: Path, packages: Path, tmp_p
     assert told["train"]["books"]["kept"]["documents"] == 1
     assert told["train"]["code"]["removed"]["table"]["tokens"] > 100
     assert "babi" not in load_stores(tmp_path / "out", "train")
+
+
+def test_a_tokenizer_can_be_given_and_another_one_is_refused(data: Path, packages: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    prepare(data, [packages], first, vocab_size=400)
+    prepare(data, [packages], second, vocab_size=300, tokenizer=first / "tokenizer")
+    vocabularies = [(out / "tokenizer" / "tokenizer.json").read_text() for out in (first, second)]
+    assert vocabularies[0] == vocabularies[1]
+    other = tmp_path / "other"
+    prepare(data, [packages], other, vocab_size=300)
+    with pytest.raises(InvalidValueError, match="holds another tokenizer"):
+        prepare(data, [packages], other, vocab_size=300, tokenizer=first / "tokenizer")
+    with pytest.raises(InvalidValueError, match=r"holds no tokenizer\.json"):
+        prepare(data, [packages], tmp_path / "new", vocab_size=300, tokenizer=data)
 
 
 def test_an_uncleaned_folder_holds_all_that_can_be_read(data: Path, packages: Path, tmp_path: Path) -> None:

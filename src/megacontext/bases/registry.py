@@ -23,7 +23,7 @@ from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameErr
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.values import shown
 
-__all__ = ["BUNDLED", "BaseHandle", "base_info", "check_placement", "load_base", "load_codec"]
+__all__ = ["BUNDLED", "BUNDLED_FOLDER", "BaseHandle", "base_info", "check_placement", "load_base", "load_codec"]
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 # Names that need no download, and the bundled folder that each one means today.

@@ -57,7 +57,12 @@ def train(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option("--start", metavar="FILE", help="Checkpoint whose core to go on from.", show_default=False),
+        typer.Option(
+            "--start",
+            metavar="PATH",
+            help="Checkpoint whose core to go on from, or folder of a plain model to begin with.",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     minutes: Annotated[

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megacontext.bases.registry import BUNDLED, BUNDLED_FOLDER
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.core_export import core_prefix, load_masters
+from megacontext.training.core_import import load_model
 from megacontext.training.core_model import build_core, compile_core, window_loss
 from megacontext.training.curriculum import Batch
 from megacontext.training.gauges import Gauges, core_flops, gate_values, gist_flops, gist_statistics, num_weights
@@ -28,15 +30,20 @@ __all__ = ["build_learner", "memory_gauges", "read_memory"]
 def build_learner(settings: Settings, seed: int, *, start: Path | None = None, compiled: bool = True) -> Learner:
     """A core that reads raw tokens or, with a `[gist_net]` table, one that learns to read gists, too.
 
-    start: checkpoint whose core to go on from. Raises InvalidValueError if it is of another shape, CorruptionError if
-    it is damaged.
+    start: checkpoint whose core to go on from, or a plain model (a folder, or the name of a bundled one) to begin with.
+    Raises InvalidValueError if it is of another shape, CorruptionError if it is damaged.
     """
     config = settings.read("model", CoreConfig)
     has_gists = "gist_net" in settings
     gist_config = settings.read("gist_net", GistNetConfig) if has_gists else None
     memory = read_memory(settings) if has_gists else None
     core = build_core(config, seed=seed)
-    if start is not None:
+    tokenizer = None
+    if start is not None and (start.is_dir() or str(start) in BUNDLED):
+        tokenizer = BUNDLED_FOLDER / BUNDLED.get(str(start), start)
+        load_model(core, tokenizer)
+        start = None
+    elif start is not None:
         masters = read_checkpoint(start)["optimizer"]["masters"]
         try:
             load_masters(core, masters, prefix=core_prefix(masters))
@@ -53,6 +60,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             start,
             Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
             {"core": core},
+            tokenizer,
         )
     learner = MemoryLearner(core, GistNet(gist_config).to(torch.bfloat16), memory)
     if compiled:
@@ -65,6 +73,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         start,
         memory_gauges(learner),
         {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor},
+        tokenizer,
     )
 
 

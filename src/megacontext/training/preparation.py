@@ -13,6 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI, has_stories, read_stories
 from megacontext.training.cleaning import SAYS, Cleaned, clean, clean_held_out, report
 from megacontext.training.corpus import (
@@ -32,6 +33,7 @@ from megacontext.training.tokens import END_OF_TEXT, PAD, TokenStore, encode_doc
 DOMAINS = ("books", "code", "knowledge")
 SIDES = ("held_out", "train")
 REPORT = "preparation.json"
+TOKENIZER = "tokenizer.json"
 SAMPLE_CHARS = 2_000
 SAMPLE_EVERY = 8
 MOST_COUNTED_CHARS = 2_000_000
@@ -67,7 +69,15 @@ def tokenizer_sample(documents: dict[str, list[Document]]) -> Iterator[str]:
         )
 
 
-def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int, cleaned: bool = True) -> None:
+def prepare(
+    data: Path,
+    packages: Sequence[Path],
+    out: Path,
+    *,
+    vocab_size: int,
+    cleaned: bool = True,
+    tokenizer: Path | None = None,
+) -> None:
     """Write `tokenizer/`, one token store a domain and side (`train`, `held_out`) and `preparation.json` below `out`.
 
     What exists is left alone, so that a run can go on from a folder that other rules made. bAbI stories are a store,
@@ -80,8 +90,12 @@ def prepare(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int,
         vocab_size: tokens of the tokenizer, if one has to be learnt.
         cleaned: whether the rules of `quality` and the search for duplicates apply; else only unreadable files are
             left out.
+        tokenizer: folder of the one to use instead of learning one. Raises InvalidValueError if it holds none, or if
+            ``out`` has another one already.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if tokenizer is not None:
+        _adopt_tokenizer(tokenizer, out)
     stores = [out / f"{domain}_{side}.npz" for domain in DOMAINS for side in SIDES]
     folder = out / "tokenizer"
     if not (folder / "tokenizer.json").exists() or not all(path.exists() for path in stores):
@@ -156,6 +170,16 @@ def num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
 
 def _write_report(out: Path, content: dict[str, Any]) -> None:
     (out / REPORT).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _adopt_tokenizer(folder: Path, out: Path) -> None:
+    source, target = folder / TOKENIZER, out / "tokenizer" / TOKENIZER
+    if not source.is_file():
+        raise InvalidValueError(f"{folder} holds no {TOKENIZER}; give the folder of a model, or of a tokenizer")
+    if not target.exists():
+        save_tokenizer(Tokenizer.from_file(str(source)), target.parent)
+    elif Tokenizer.from_file(str(source)).get_vocab() != Tokenizer.from_file(str(target)).get_vocab():
+        raise InvalidValueError(f"{target.parent} holds another tokenizer than {folder}; give a new --out")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

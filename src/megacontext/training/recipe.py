@@ -38,7 +38,8 @@ class Learner:
     """What a recipe trains.
 
     weights: by name; loss: of a batch; shape: the tables that say which weights there are; start: the checkpoint that
-    it begins with; gauges: what else it can say of itself; parts: the nets, by name.
+    it begins with; gauges: what else it can say of itself; parts: the nets, by name; tokenizer: the folder of the one
+    that its first weights know.
     """
 
     weights: Iterable[tuple[str, nn.Parameter]]
@@ -47,6 +48,7 @@ class Learner:
     start: Path | None = None
     gauges: Gauges = field(default_factory=Gauges)
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
+    tokenizer: Path | None = None
 
 
 def installed_packages() -> Path:
@@ -128,7 +130,13 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         part.to(device)
     team = join_team()
     if team.is_first:
-        prepare(args.data, args.packages, args.out / "data", vocab_size=settings.vocab_size)
+        prepare(
+            args.data,
+            args.packages,
+            args.out / "data",
+            vocab_size=settings.vocab_size,
+            tokenizer=learner.tokenizer,
+        )
     team.wait()
     tokenizer = Tokenizer.from_file(str(args.out / "data" / "tokenizer" / "tokenizer.json"))
     if tokenizer.get_vocab_size() > settings.vocab_size:
