@@ -1,6 +1,6 @@
 """Teach LensNet what opening blocks saves, and write it into a model folder.
 
-`python recipes/core/lens.py --out RUN --model FOLDER [--rows N]`
+`python recipes/core/lens.py --out RUN --model FOLDER [--rows N] [--processes N]`
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -17,21 +20,24 @@ import torch
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.bases.core_folder import write_core_folder
 from megacontext.errors import MegaContextError
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import TOKENIZER_FILES
 from megacontext.training.held_out import held_out_source, nets_with_gists
-from megacontext.training.lens_labels import LensSample, Moment, measure, moment_of
+from megacontext.training.lens_labels import LensSample, Moment, attribute, measure, moment_of
 from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, train_lens
 from megacontext.training.preparation import load_stores
+from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
 from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource, Window
 
 LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 8, 4
+ASKED = ("recall", "puzzles")
+Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]
 KINDS: dict[str, Callable[[bool], Maker]] = {
     "recall": lambda test: lambda source, random: recall_row(source, random, LENGTH, Asking(test=test)),
@@ -51,16 +57,43 @@ def moments(make: Maker, source: TextSource, seed: str) -> Iterator[tuple[Window
         index += 1
 
 
-def label(nets: CoreNets, source: TextSource, kind: str, count: int, *, test: bool) -> list[LensSample]:
-    """Measured samples of one kind of row."""
+def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, part: int) -> Labelled:
+    """Samples of this process's part of the rows: questions by counterfactuals, plain text by attribution."""
+    torch.set_num_threads(1)
+    nets = nets_with_gists(args.model)
     assert nets.gist_net is not None
-    drawn = moments(KINDS[kind](test), source, f"{kind}/{test}")
-    random = Random(f"{kind}/{test}")
-    samples: list[LensSample] = []
-    for _ in track(range(0, count, BATCH), description=f"measuring {kind}"):
-        rows = [next(drawn) for _ in range(BATCH)]
-        samples += measure(nets.core, nets.gist_net, rows, tail_tokens=TAIL, num_measured=MEASURED, random=random)
-    return samples
+    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    if test:
+        source = held_out_source(args.out, tokenizer, shares)
+    else:
+        source = TextSource(tokenizer, load_stores(args.out / "data", "train"), shares)
+    random = Random(f"{test}/{part}")
+    measured: Labelled = []
+    for kind in ASKED if test else KINDS:
+        drawn = moments(KINDS[kind](test), source, f"{kind}/{test}/{part}")
+        count = (args.rows // 4 if test else args.rows) // args.processes
+        for _ in track(range(0, count, BATCH), description=f"measuring {kind}", disable=part > 0):
+            rows = [next(drawn) for _ in range(BATCH)]
+            make = partial(measure, rows=rows) if kind in ASKED else partial(attribute, rows=[row for row, _ in rows])
+            samples = make(nets.core, nets.gist_net, tail_tokens=TAIL, num_measured=MEASURED, random=random)
+            names = [_asked(*pair) for pair in rows] if kind in ASKED else [kind] * len(samples)
+            measured += zip(names, samples, strict=True)
+    return measured
+
+
+def _asked(row: Window, moment: Moment) -> str:
+    """What kind of question the moment waits for."""
+    fact = next(answer.fact for answer in row.answers if answer.start == moment.horizon[0])
+    return fact.key if isinstance(fact, Puzzle) else "fact"
+
+
+def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> Labelled:
+    """The samples of all processes."""
+    if args.processes == 1:
+        return label(args, shares, test, 0)
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+        parts = pool.map(partial(label, args, shares, test), range(args.processes))
+        return [sample for part in parts for sample in part]
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
@@ -85,20 +118,20 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder with a GistNet; the lens is added")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--rows", type=int, default=1600, help="rows of each kind to measure for training")
+    parser.add_argument("--processes", type=int, default=1, help="how many measure at the same time, one core each")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     began = time.monotonic()
     nets = nets_with_gists(args.model)
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
     shares = read_settings(args.config).shares
-    source = TextSource(tokenizer, load_stores(args.out / "data", "train"), shares)
-    samples = [sample for kind in KINDS for sample in label(nets, source, kind, args.rows, test=False)]
+    samples = [sample for _, sample in label_all(args, shares, test=False)]
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=nets.core.config.width))
     curve = train_lens(lens, samples, LensTraining())
-    held_out = held_out_source(args.out, tokenizer, shares)
-    count = max(BATCH, args.rows // 8)
-    judged = {kind: report(lens, label(nets, held_out, kind, count, test=True)) for kind in ("recall", "puzzles")}
+    held_out = label_all(args, shares, test=True)
+    judged = {
+        kind: report(lens, [sample for name, sample in held_out if name == kind])
+        for kind in sorted({name for name, _ in held_out})
+    }
     files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)

@@ -13,8 +13,9 @@ from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
-from megacontext.training.lens_labels import LensSample, Moment, measure, moment_of
+from megacontext.training.lens_labels import LensSample, Moment, attribute, holders, measure, moment_of
 from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, strangers_of, train_lens
+from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import plain_row, recall_row
 from megacontext.training.windows import TextSource
 
@@ -84,9 +85,34 @@ def test_evidence_is_always_measured(nets: tuple[Core, GistNet], source: TextSou
         rows, measure(*nets, rows, tail_tokens=256, num_measured=6, random=Random(0)), strict=True
     ):
         assert set(moment.evidence) <= set(sample.measured_M.tolist())
-        assert sample.is_evidence_C.nonzero()[:, 0].tolist() == list(moment.evidence)
+        assert sample.evidence_C.nonzero()[:, 0].tolist() == list(moment.evidence)
         assert len(sample.measured_M) == 6
         assert float(sample.features_CF[:, LEXICAL].max()) == 1.0
+
+
+def test_what_context_saves_goes_to_the_blocks_that_hold_the_token() -> None:
+    blocks = np.array([[1, 2], [2, 3], [4, 4]])
+    saved = holders(blocks, np.array([2, 3, 9, 4, 1]), np.array([1.0, 0.5, 3.0, -0.2, 0.1]))
+    np.testing.assert_allclose(saved, [0.6, 1.0, 0.0])  # 9 stands nowhere; what context costs is nobody's
+
+
+def test_text_is_labelled_by_what_far_context_saves(nets: tuple[Core, GistNet], source: TextSource) -> None:
+    rows = [plain_row(source, Random(seed), 512) for seed in range(2)]
+    samples = attribute(*nets, rows, tail_tokens=256, num_measured=4, random=Random(0))
+    assert len(samples) == 2 * 3  # at 64, 128 and 192 tokens of each tail
+    is_open = np.zeros((2, 16), dtype=np.bool_)
+    is_open[:, 8:] = True
+    nats = [
+        score_windows(*nets, rows, opened, block_tokens=32, gist_width=1).nats_BT
+        for opened in (is_open, np.ones_like(is_open))
+    ]
+    row, sample, at = rows[1], samples[4], 256 + 128
+    horizon = slice(at - 1, at + 63)
+    saved = holders(row.tokens_T[:256].reshape(8, 32), row.targets_T[horizon], (nats[0] - nats[1])[1, horizon])
+    np.testing.assert_allclose(sample.utility_M, saved[sample.measured_M] / 31, atol=1e-5)
+    np.testing.assert_allclose(sample.evidence_C, saved / max(1.0, saved.sum()), atol=1e-5)
+    assert saved.argmax() in sample.measured_M.tolist()
+    assert sample.query_ids_Q.tolist() == row.tokens_T[at - 32 : at].tolist()
 
 
 def test_lexical_scores_prefer_rare_shared_tokens() -> None:
@@ -108,8 +134,8 @@ def made_up_samples(count: int, seed: int) -> list[LensSample]:
         asked[at] = gists[answer] @ turn
         features = torch.zeros(12, len(FEATURES))
         features[decoy, LEXICAL] = 1.0
-        is_evidence = torch.zeros(12, dtype=torch.bool)
-        is_evidence[answer] = True
+        evidence = torch.zeros(12)
+        evidence[answer] = 1.0
         measured = torch.tensor([answer, (answer + 1) % 12, (answer + 5) % 12])
         samples.append(
             LensSample(
@@ -119,7 +145,7 @@ def made_up_samples(count: int, seed: int) -> list[LensSample]:
                 features_CF=features,
                 measured_M=measured,
                 utility_M=torch.tensor([0.1, 0.0, -0.01]),
-                is_evidence_C=is_evidence,
+                evidence_C=evidence,
                 query_ids_Q=10 * decoy + torch.arange(4),
                 blocks_CK=10 * torch.arange(12)[:, None] + torch.arange(4),
             )
@@ -146,7 +172,7 @@ def test_a_lens_learns_what_was_measured_and_beats_the_words() -> None:
     for kind in ("hidden", "gist"):
         assert report[kind]["within_1"]["accuracy"] > 0.9
     with torch.no_grad():
-        said = torch.stack([lens_utilities(lens, sample, kind="gist")[sample.is_evidence_C][0] for sample in held_out])
+        said = torch.stack([lens_utilities(lens, sample, kind="gist")[sample.evidence_C > 0][0] for sample in held_out])
     assert 0.08 < float(said.mean()) < 0.12  # calibrated: 0.1 nats per entry were measured
 
 
@@ -176,7 +202,7 @@ def test_a_lens_tells_strangers_apart() -> None:
             matches = lens.matches(*lens.queries(sample.query_QD), lens.keys(strangers.gists_XD, kind="gist"))
             foreign = lens(matches, strangers.features_XF)
             own = lens_utilities(lens, sample, kind="gist")
-            hits.append(bool(own[sample.is_evidence_C].max() > foreign.max()))
+            hits.append(bool(own[sample.evidence_C > 0].max() > foreign.max()))
     assert np.mean(hits) > 0.9
 
 

@@ -4,7 +4,12 @@ Each sample is one row in a window that shows its tail and gists of everything b
 opening it alone saves, in nats over the horizon per extra entry of budget: a counterfactual, taken from two real
 forwards of the nets that the lens will serve. Facts have blocks that state the answer as well.
 
-Shape legend: C closed blocks, M of them measured, Q query tokens, D width, F features.
+Real text has no such blocks, and one block alone saves little there. `attribute` measures what opening *everything*
+saves on each token of the horizon, and gives it to the blocks that hold the token, the rarer the token the surer: two
+forwards label every block at several places of a row, where counterfactuals take one for each.
+
+Shape legend: B rows, T tokens, C closed blocks, M of them measured, K tokens of a block, Q query tokens, D width,
+F features.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,10 +27,12 @@ from megacontext.focus.lenses.features import feature_columns, lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES
-from megacontext.training.memory_windows import run_windows, scores_of
+from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
 from megacontext.training.windows import Window
 
-__all__ = ["LensSample", "Moment", "features_of", "measure", "moment_of"]
+__all__ = ["LensSample", "Moment", "attribute", "features_of", "holders", "measure", "moment_of"]
+
+MIN_SAVED = 1.0  # nats over a horizon; where far context saves less, shares of it sum to less than 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +50,9 @@ class LensSample:
     """What a lens sees and what it should have said.
 
     query_QD, hidden_CD: the tapped layer's states of the query tokens and of the gists; gists_CD: gist vectors as
-    stored; features_CF; measured_M: indices among the closed blocks; utility_M: nats per entry; is_evidence_C;
-    query_ids_Q, blocks_CK: the tokens themselves.
+    stored; features_CF; measured_M: indices among the closed blocks; utility_M: nats per entry; evidence_C: share of
+    what is asked that each block holds (sums to 1 at most); query_ids_Q, blocks_CK: the tokens
+    themselves.
     """
 
     query_QD: Tensor  # noqa: N815 - shape suffix
@@ -52,7 +61,7 @@ class LensSample:
     features_CF: Tensor  # noqa: N815 - shape suffix
     measured_M: Tensor  # noqa: N815 - shape suffix
     utility_M: Tensor  # noqa: N815 - shape suffix
-    is_evidence_C: Tensor  # noqa: N815 - shape suffix
+    evidence_C: Tensor  # noqa: N815 - shape suffix
     query_ids_Q: Tensor  # noqa: N815 - shape suffix
     blocks_CK: Tensor  # noqa: N815 - shape suffix
 
@@ -138,21 +147,103 @@ def measure(
         after_MT = scores_of(core, opened, [row] * len(chosen)).nats_BT
         horizon = slice(*moment.horizon)
         saved_M = before_BT[index, horizon].sum() - after_MT[:, horizon].sum(1)
-        is_evidence_C = torch.zeros(num_closed, dtype=torch.bool)
-        is_evidence_C[list(moment.evidence)] = True
-        shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
-        query = slice(moment.query[0] + shift, moment.query[1] + shift)
+        evidence_C = torch.zeros(num_closed)
+        evidence_C[list(moment.evidence)] = 1 / max(1, len(moment.evidence))
         samples.append(
-            LensSample(
-                query_QD=closed.tapped_BSD[index, query].clone(),
-                hidden_CD=closed.tapped_BSD[index, :num_closed].clone(),
-                gists_CD=closed.gists_BCrD[index, :, 0].clone(),
-                features_CF=features_CF,
+            _sample(
+                row,
+                moment,
+                closed,
+                index,
+                features_CF,
                 measured_M=torch.tensor(chosen),
                 utility_M=torch.from_numpy(saved_M / (block_tokens - 1)).float(),
-                is_evidence_C=is_evidence_C,
-                query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].copy()),
-                blocks_CK=torch.from_numpy(row.tokens_T[: num_closed * block_tokens].reshape(num_closed, -1).copy()),
+                evidence_C=evidence_C,
             )
         )
     return samples
+
+
+def _sample(
+    row: Window, moment: Moment, run: WindowRun, index: int, features_CF: Tensor, **labels: Tensor
+) -> LensSample:
+    """A sample of row ``index`` of a run whose tail alone is open."""
+    assert run.tapped_BSD is not None
+    num_closed, block_tokens = run.gists_BCrD.shape[1], run.windows.block_tokens
+    shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
+    query = slice(moment.query[0] + shift, moment.query[1] + shift)
+    return LensSample(
+        query_QD=run.tapped_BSD[index, query].clone(),
+        hidden_CD=run.tapped_BSD[index, :num_closed].clone(),
+        gists_CD=run.gists_BCrD[index, :, 0].clone(),
+        features_CF=features_CF,
+        query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].copy()),
+        blocks_CK=torch.from_numpy(row.tokens_T[: num_closed * block_tokens].reshape(num_closed, -1).copy()),
+        **labels,
+    )
+
+
+def attribute(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[Window],
+    *,
+    tail_tokens: int,
+    num_measured: int,
+    block_tokens: int = 32,
+    horizon_tokens: int = 64,
+    query_tokens: int = 32,
+    random: Random,
+) -> list[LensSample]:
+    """Samples at every ``horizon_tokens`` of the tails of rows of text, labelled by what far context saves."""
+    num_tokens = len(rows[0].tokens_T)
+    num_blocks, num_closed = num_tokens // block_tokens, (num_tokens - tail_tokens) // block_tokens
+    is_open_BN = np.zeros((len(rows), num_blocks), dtype=np.bool_)
+    is_open_BN[:, num_closed:] = True
+    closed = run_windows(
+        core,
+        gist_net,
+        rows,
+        is_open_BN,
+        block_tokens=block_tokens,
+        gist_width=1,
+        tap_layer=core.config.num_layers // 2,
+    )
+    opened = run_windows(core, gist_net, rows, np.ones_like(is_open_BN), block_tokens=block_tokens, gist_width=1)
+    saved_BT = scores_of(core, closed, rows).nats_BT - scores_of(core, opened, rows).nats_BT
+    samples = []
+    for index, row in enumerate(rows):
+        blocks_CK = row.tokens_T[: num_closed * block_tokens].reshape(num_closed, block_tokens)
+        for at in range(num_tokens - tail_tokens + horizon_tokens, num_tokens, horizon_tokens):
+            moment = Moment(query=(at - query_tokens, at), horizon=(at - 1, at + horizon_tokens - 1))
+            horizon = slice(*moment.horizon)
+            saved_C = torch.from_numpy(holders(blocks_CK, row.targets_T[horizon], saved_BT[index, horizon]))
+            best = saved_C.argsort(descending=True)[: num_measured // 2].tolist()
+            others = random.sample(range(num_closed), num_closed)
+            chosen = list(dict.fromkeys([*best, *others]))[:num_measured]
+            samples.append(
+                _sample(
+                    row,
+                    moment,
+                    closed,
+                    index,
+                    features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens),
+                    measured_M=torch.tensor(chosen),
+                    utility_M=(saved_C[chosen] / (block_tokens - 1)).float(),
+                    evidence_C=(saved_C / saved_C.sum().clamp(min=MIN_SAVED)).float(),
+                )
+            )
+    return samples
+
+
+def holders(
+    blocks_CK: npt.NDArray[np.integer], tokens_T: npt.NDArray[np.integer], saved_T: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float64]:
+    """Nats [C] that blocks are given: what far context saves on each token (losses count as nothing), in equal parts to
+    the blocks that hold the token."""
+    saved_C = np.zeros(len(blocks_CK))
+    for token, saved in zip(tokens_T.tolist(), saved_T.tolist(), strict=True):
+        holds_C = (blocks_CK == token).any(1)
+        if saved > 0 and holds_C.any():
+            saved_C += saved * holds_C / holds_C.sum()
+    return saved_C

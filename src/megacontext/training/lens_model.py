@@ -119,7 +119,7 @@ def _taken(every: LensSample, rows: Sequence[int]) -> LensSample:
 
 
 def lens_loss(lens: LensNet, batch: LensSample, config: LensTraining, strangers: Strangers | None = None) -> Tensor:
-    """Regression of the measured nats and, where blocks state the answer, the log-loss of finding one, for both keys.
+    """Regression of the measured nats and the log-loss of finding what blocks hold of what is asked, for both keys.
 
     ``batch`` and ``strangers`` have a leading axis, as ``stacked`` makes it. Strangers are judged by their gists, save
     nothing, and may not be found.
@@ -139,11 +139,10 @@ def lens_loss(lens: LensNet, batch: LensSample, config: LensTraining, strangers:
         if strangers is not None:
             loss = loss + nn.functional.smooth_l1_loss(strange_BX, torch.zeros_like(strange_BX), beta=0.02)
         log_shares_BN = (torch.cat([utilities_BC, strange_BX], dim=1) + 1e-9).log().log_softmax(-1)
-        is_evidence_BN = nn.functional.pad(batch.is_evidence_C, (0, strange_BX.shape[1]))
-        found_B = log_shares_BN.masked_fill(~is_evidence_BN, -torch.inf).logsumexp(-1)
-        asked_B = batch.is_evidence_C.any(-1)
+        found_B = (batch.evidence_C * log_shares_BN[:, : batch.evidence_C.shape[1]]).sum(-1)
+        asked_B = batch.evidence_C.sum(-1)
         if asked_B.any():
-            loss = loss - config.listwise * found_B[asked_B].mean()
+            loss = loss - config.listwise * found_B.sum() / asked_B.sum()
         losses.append(loss)
     return torch.stack(losses).mean()
 
@@ -182,13 +181,13 @@ def hit_report(
     scorers: dict[str, Scorer], samples: Sequence[LensSample], *, within: Sequence[int] = (1, 4)
 ) -> dict[str, dict[str, Share]]:
     """How often a block that states the answer is among the first ones a scorer would open."""
-    asked = [sample for sample in samples if sample.is_evidence_C.any()]
+    asked = [sample for sample in samples if sample.evidence_C.any()]
     report: dict[str, dict[str, Share]] = {}
     for name, scorer in scorers.items():
         ranks = [scorer(sample).argsort(descending=True) for sample in asked]
         report[name] = {
             f"within_{limit}": share(
-                [bool(sample.is_evidence_C[order[:limit]].any()) for sample, order in zip(asked, ranks, strict=True)]
+                [bool(sample.evidence_C[order[:limit]].any()) for sample, order in zip(asked, ranks, strict=True)]
             )
             for limit in within
         }
