@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-ENTRIES_STEP = 64  # windows are filled up to a multiple: a core is compiled for few lengths
+ENTRIES_STEP = 32  # windows are filled up to a multiple: a core is compiled for few lengths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Started by torchrun, which tells every process who it is; without it a run is a team of one. The kind of a batch is the
 same for all at each step, so that nobody waits long; the first process writes checkpoint and log.
 
-    torchrun --nproc-per-node 2 recipes/core/train.py --data DATA --out RUN
+    torchrun --nproc-per-node 2 -- recipes/core/train.py --data DATA --out RUN
 """
 
 from __future__ import annotations
