@@ -1,6 +1,8 @@
 """Measure a core and what it remembers, into `evaluation.json` of its model folder.
 
-`python recipes/core/evaluate.py --out RUN --model FOLDER [--only plain] [--quick]`
+`python recipes/core/evaluate.py --out RUN --model FOLDER [--plain NAME] [--only plain] [--quick]`
+
+Beside it stands a plain model on the same text and the same questions: what the core was before, or could have been.
 """
 
 from __future__ import annotations
@@ -15,16 +17,18 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
+from megacontext.bases.registry import BaseHandle
 from megacontext.errors import MegaContextError
 from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor, token_pieces
-from megacontext.training.memory_scoring import recall_in_windows
+from megacontext.training.memory_scoring import plain_recall, recall_in_windows
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
-from megacontext.training.scoring import bits_per_byte, far_copy, recall_report
+from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
-from megacontext.training.text_scoring import TextNets, score_ways, share_report, text_rows
+from megacontext.training.text_scoring import TextNets, pair_report, score_ways, share_report, text_rows
 from megacontext.training.tokens import token_bytes
 from megacontext.training.windows import TextSource
 
@@ -32,9 +36,9 @@ LENGTH = 2048
 BUDGETS = (512, 256, 128)
 
 
-def measure_plain(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
-    """The core as a plain decoder: text, far context, and recall in full windows."""
-    logits, pieces, bytes_v = core_logits(nets.core), token_pieces(tokenizer), token_bytes(tokenizer)
+def measure_plain(logits: Logits, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
+    """A plain decoder: text, far context, and recall in full windows."""
+    pieces, bytes_v = token_pieces(tokenizer), token_bytes(tokenizer)
     return {
         "validation": {
             domain: bits_per_byte(logits, store, bytes_v, count=max(4, count // 2))
@@ -47,7 +51,19 @@ def measure_plain(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, coun
     }
 
 
-def measure_recall(nets: CoreNets, source: TextSource, count: int) -> dict[str, Any]:
+def plain_logits(folder: Path) -> Logits:
+    """A plain model as a decoder: ids [B, T] to logits [B, T, V]."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+
+    @torch.no_grad()
+    def logits(ids_bt: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = model(ids_bt, use_cache=False).logits
+        return scores
+
+    return logits
+
+
+def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:
     """Exact recall of held-out names and values at three budgets, with controls."""
     assert nets.gist_net is not None
     codes = Asking(test=True, key="code", product=True)
@@ -55,7 +71,10 @@ def measure_recall(nets: CoreNets, source: TextSource, count: int) -> dict[str, 
         "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
         "puzzles": [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True) for index in range(count)],
     }
-    return {kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS) for kind, some in rows.items()}
+    return {
+        kind: {"plain": plain_recall(plain, some)} | recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS)
+        for kind, some in rows.items()
+    }
 
 
 def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
@@ -66,7 +85,8 @@ def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count
     for domain, store in source.stores.items():
         rows = text_rows(store, count)
         some = TextNets(core=nets.core, gist_net=nets.gist_net, lens_net=nets.lens_net and nets.lens_net.float())
-        report[domain] = share_report(score_ways(some, rows, pieces), rows, pieces)
+        ways = score_ways(some, rows, pieces)
+        report[domain] = {"ways": share_report(ways, rows, pieces), "pairs": pair_report(ways, rows, pieces)}
     return report
 
 
@@ -76,7 +96,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
     parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
-    parser.add_argument("--only", choices=("plain", "recall", "text"), help="one of the parts")
+    parser.add_argument("--plain", default="reference-plain", help="bundled model, or folder, to stand beside it")
+    parser.add_argument("--only", choices=("plain", "before", "recall", "text"), help="one of the parts")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -88,9 +109,11 @@ def main() -> None:
         nets = nets_with_gists(args.model)
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
+    beside = plain_logits(BaseHandle(args.plain).folder)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "plain": lambda: measure_plain(nets, source, tokenizer, count),
-        "recall": lambda: measure_recall(nets, source, count),
+        "plain": lambda: measure_plain(core_logits(nets.core), source, tokenizer, count),
+        "before": lambda: measure_plain(beside, source, tokenizer, count),
+        "recall": lambda: measure_recall(nets, beside, source, count),
         "text": lambda: measure_text(nets, source, tokenizer, count),
     }
     path = args.model / "evaluation.json"

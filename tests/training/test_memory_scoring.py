@@ -11,7 +11,7 @@ import torch
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.training.memory_scoring import blocks_within, recall_in_windows
+from megacontext.training.memory_scoring import blocks_within, plain_recall, recall_in_windows
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
@@ -84,6 +84,20 @@ def test_the_report_has_every_way_and_every_control(
     counts = {entry["exact"]["n"] for entry in report.values()}  # type: ignore[index]
     assert len(counts) == 1  # the same questions everywhere
     assert counts.pop() > 0
+
+
+def test_a_plain_model_is_asked_the_same_questions(nets: tuple[Core, GistNet], source: TextSource) -> None:
+    rows = [recall_row(source, Random(seed), 1024) for seed in range(3)]
+    report = recall_in_windows(*nets, rows, budgets=(512,), tail_blocks=4)
+
+    def logits(ids_BT: torch.Tensor) -> torch.Tensor:
+        mu_BT, sigma_BT = torch.arange(ids_BT.shape[1]).double()[None], torch.zeros(1, ids_BT.shape[1])
+        return nets[0].logits(nets[0](nets[0].embed(ids_BT), mu_BT, sigma_BT).hidden_BTD)
+
+    plain = plain_recall(logits, rows, tail_tokens=4 * 32)
+    assert plain["exact"] == report["full"]["exact"]
+    assert plain["answer_nats"] == pytest.approx(report["full"]["answer_nats"], abs=1e-3)
+    assert plain["exact"]["n"] > 0
 
 
 def test_a_budget_without_room_is_refused(nets: tuple[Core, GistNet]) -> None:

@@ -9,7 +9,7 @@ from tests.training.conftest import tiny_nets
 
 from megacontext.nets.core import Core
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
-from megacontext.training.text_scoring import FIRST, TextNets, score_ways, share_report
+from megacontext.training.text_scoring import FIRST, TextNets, pair_report, score_ways, share_report
 from megacontext.training.windows import Window
 
 PIECES = [
@@ -119,3 +119,16 @@ def test_nothing_is_shared_where_full_context_gains_nothing(rows):
     report = share_report({"recent 256": recent, "full": recent + 0.1, "other": recent}, rows, PIECES)
     assert report["other"]["all"]["share"] is None
     assert report["other"]["all"]["interval"] is None
+
+
+def test_pairs_are_compared_window_by_window(rows):
+    rng = np.random.default_rng(1)
+    level = rng.uniform(1, 9, (4, 1))  # windows differ far more than the ways do
+    gain_W = np.array([0.1, 0.2, 0.3, 0.4])
+    shuffled = level + np.zeros((4, 256))
+    ways = {"full": shuffled, "gists 32:1": shuffled - gain_W[:, None], "gists 32:1, shuffled": shuffled}
+    report = pair_report(ways, rows, PIECES)
+    assert list(report) == ["gists 32:1 - gists 32:1, shuffled"]
+    entry = report["gists 32:1 - gists 32:1, shuffled"]["all"]
+    assert entry["nats"] == pytest.approx(-0.25, abs=1e-4)
+    assert entry["standard_error"] == pytest.approx(gain_W.std() / 2, abs=1e-4)

@@ -13,15 +13,16 @@ from random import Random
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.memory_windows import CONTROLS, Control, score_windows
-from megacontext.training.scoring import Share, share
+from megacontext.training.scoring import Logits, Share, share
 from megacontext.training.windows import Answer, Window
 
-__all__ = ["Policy", "blocks_within", "recall_in_windows"]
+__all__ = ["Policy", "blocks_within", "plain_recall", "recall_in_windows"]
 
 SMALLEST_GAP = 0.1  # nats that full context must gain over recency for a share of it to mean something
 
@@ -120,6 +121,21 @@ def recall_in_windows(
                     "closure": closure,
                 }
     return report
+
+
+def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 64) -> dict[str, object]:
+    """The same questions asked of a plain model that sees everything: what ``full`` is measured against."""
+    hits, nats = [], []
+    for row in rows:
+        targets_T = torch.from_numpy(row.targets_T)
+        with torch.no_grad():
+            logits_TV = logits(torch.from_numpy(row.tokens_T)[None])[0].float()
+        nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
+        for answer in _asked_in_tail(row, tail_tokens):
+            span = slice(answer.start, answer.stop)
+            hits.append(bool((logits_TV[span].argmax(-1) == targets_T[span]).all()))
+            nats.append(float(nats_T[span].mean()))
+    return {"exact": share(hits), "answer_nats": round(float(np.mean(nats)), 4) if nats else math.nan}
 
 
 def _asked_in_tail(row: Window, tail_tokens: int) -> list[Answer]:

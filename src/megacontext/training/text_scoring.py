@@ -26,13 +26,24 @@ from megacontext.training.scoring import SCORED, WINDOW, spread_windows, word_to
 from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import Window
 
-__all__ = ["CHUNK", "LOCAL", "NUM_OPENED", "TextNets", "score_ways", "share_report", "text_rows"]
+__all__ = ["CHUNK", "LOCAL", "NUM_OPENED", "TextNets", "pair_report", "score_ways", "share_report", "text_rows"]
 
 LOCAL, CHUNK, NUM_OPENED, QUERY = 256, 64, 6, 32
 BLOCK = 32
 FIRST = WINDOW - SCORED  # the first scored token
 NUM_FAR = (FIRST - LOCAL) // BLOCK
 BOOTSTRAPS = 1000
+
+# Pairs of ways of which the first should cost less. "recent 512" has some more entries than six blocks and 42 gists.
+COMPARED = (
+    ("lens, opened, and gists", "recent 512"),
+    ("oracle, opened, and gists", "recent 512"),
+    ("lens, opened", "lexical, last 256, opened"),
+    ("gists 32:1", "gists 32:1, shuffled"),
+    ("gists 32:1", "recent 256"),
+    ("gists 8:1", "gists 8:1, shuffled"),
+    ("gists 8:1", "recent 256"),
+)
 
 Entry = dict[str, float | int | list[float] | None]
 
@@ -187,30 +198,57 @@ def share_report(
 ) -> dict[str, dict[str, Entry]]:
     """By way and kind of token (all, far, recent, new): the difference to 256 recent tokens in nats a token with its
     standard error over windows, and the share of full context's gain with a 95 % bootstrap interval over windows."""
+    masks = _masks(ways, rows, pieces_V)
+    num_windows = len(ways["full"])
+    draws = np.random.default_rng(seed).integers(0, num_windows, (BOOTSTRAPS, num_windows))
+    report: dict[str, dict[str, Entry]] = {}
+    for name, nats_WS in ways.items():
+        report[name] = {}
+        for kind, mask_WS in masks.items():
+            gain_W = ((nats_WS - ways["recent 256"]) * mask_WS).sum(1)
+            most_W = ((ways["full"] - ways["recent 256"]) * mask_WS).sum(1)
+            report[name][kind] = {
+                **_per_token(gain_W, mask_WS.sum(1)),
+                **_share_of(gain_W, most_W, draws),
+                "tokens": int(mask_WS.sum()),
+            }
+    return report
+
+
+def pair_report(
+    ways: Mapping[str, npt.NDArray[np.float64]], rows: Sequence[Window], pieces_V: Sequence[bytes]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By pair of ``COMPARED`` and kind of token: the paired difference in nats a token, with its standard error over
+    windows."""
+    masks = _masks(ways, rows, pieces_V)
+    return {
+        f"{first} - {second}": {
+            kind: _per_token(((ways[first] - ways[second]) * mask_WS).sum(1), mask_WS.sum(1))
+            for kind, mask_WS in masks.items()
+        }
+        for first, second in COMPARED
+        if first in ways and second in ways
+    }
+
+
+def _per_token(gain_W: npt.NDArray[np.float64], count_W: npt.NDArray[np.integer]) -> dict[str, float]:
+    total = max(1, int(count_W.sum()))
+    mean = gain_W.sum() / total
+    error = np.sqrt(((gain_W - mean * count_W) ** 2).sum()) / total
+    return {"nats": round(float(mean), 4), "standard_error": round(float(error), 4)}
+
+
+def _masks(
+    ways: Mapping[str, npt.NDArray[np.float64]], rows: Sequence[Window], pieces_V: Sequence[bytes]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which scored tokens [W, S] are of which kind."""
     num_windows = len(ways["full"])
     masks = {kind: np.zeros((num_windows, SCORED), dtype=np.bool_) for kind in ("far", "recent", "new")}
     for number, row in enumerate(rows[:num_windows]):
         found = word_tokens([pieces_V[index] for index in row.tokens_T], first=FIRST)
         for kind, positions in found.items():
             masks[kind][number, [position - FIRST for position in positions]] = True
-    masks = {"all": np.ones((num_windows, SCORED), dtype=np.bool_), **masks}
-    draws = np.random.default_rng(seed).integers(0, num_windows, (BOOTSTRAPS, num_windows))
-    report: dict[str, dict[str, Entry]] = {}
-    for name, nats_WS in ways.items():
-        report[name] = {}
-        for kind, mask_WS in masks.items():
-            count_W = mask_WS.sum(1)
-            gain_W = ((nats_WS - ways["recent 256"]) * mask_WS).sum(1)
-            most_W = ((ways["full"] - ways["recent 256"]) * mask_WS).sum(1)
-            total = max(1, int(count_W.sum()))
-            mean = gain_W.sum() / total
-            report[name][kind] = {
-                "nats": round(float(mean), 4),
-                "standard_error": round(float(np.sqrt(((gain_W - mean * count_W) ** 2).sum()) / total), 4),
-                **_share_of(gain_W, most_W, draws),
-                "tokens": int(count_W.sum()),
-            }
-    return report
+    return {"all": np.ones((num_windows, SCORED), dtype=np.bool_), **masks}
 
 
 def _share_of(
