@@ -27,7 +27,7 @@ from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import TOKENIZER_FILES
 from megacontext.training.held_out import held_out_source, nets_with_gists
 from megacontext.training.lens_labels import LensSample, Moment, attribute, measure, moment_of
-from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, train_lens
+from megacontext.training.lens_model import LensTraining, calibration, hit_report, lens_utilities, train_lens
 from megacontext.training.preparation import load_stores
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
@@ -69,8 +69,8 @@ def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, par
         source = TextSource(tokenizer, load_stores(args.out / "data", "train"), shares)
     random = Random(f"{test}/{part}")
     measured: Labelled = []
-    for kind in ASKED if test else KINDS:
-        drawn = moments(KINDS[kind](test), source, f"{kind}/{test}/{part}")
+    for kind, maker in KINDS.items():
+        drawn = moments(maker(test), source, f"{kind}/{test}/{part}")
         count = (args.rows // 4 if test else args.rows) // args.processes
         for _ in track(range(0, count, BATCH), description=f"measuring {kind}", disable=part > 0):
             rows = [next(drawn) for _ in range(BATCH)]
@@ -130,13 +130,18 @@ def main() -> None:
     held_out = label_all(args, shares, test=True)
     judged = {
         kind: report(lens, [sample for name, sample in held_out if name == kind])
-        for kind in sorted({name for name, _ in held_out})
+        for kind in sorted({name for name, _ in held_out} - {"plain"})
     }
     files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
-    (args.model / "lens.json").write_text(json.dumps({"loss": curve, "hits": judged}, indent=2) + "\n")
-    print(json.dumps(judged, indent=2))
+    told = {
+        kind: calibration(lens, [sample for name, sample in held_out if name in names])
+        for kind, names in {"questions": {name for name, _ in held_out} - {"plain"}, "plain": {"plain"}}.items()
+    }
+    found = {"loss": curve, "hits": judged, "calibration": told, "rows": args.rows}
+    (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
     print(f"{len(samples)} samples, {time.monotonic() - began:.0f} seconds")
 
 

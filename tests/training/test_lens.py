@@ -14,7 +14,14 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training.lens_labels import LensSample, Moment, attribute, holders, measure, moment_of
-from megacontext.training.lens_model import LensTraining, hit_report, lens_utilities, strangers_of, train_lens
+from megacontext.training.lens_model import (
+    LensTraining,
+    calibration,
+    hit_report,
+    lens_utilities,
+    strangers_of,
+    train_lens,
+)
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import plain_row, recall_row
 from megacontext.training.windows import TextSource
@@ -174,6 +181,12 @@ def test_a_lens_learns_what_was_measured_and_beats_the_words() -> None:
     with torch.no_grad():
         said = torch.stack([lens_utilities(lens, sample, kind="gist")[sample.evidence_C > 0][0] for sample in held_out])
     assert 0.08 < float(said.mean()) < 0.12  # calibrated: 0.1 nats per entry were measured
+    told = calibration(lens, held_out, kind="gist", num_bins=3)  # a third of the measured blocks hold the answer
+    assert told["correlation"] > 0.8
+    assert told["agreement"]["accuracy"] > 0.9
+    assert [one["saved"] for one in told["bins"]] == pytest.approx([-0.005, -0.005, 0.1], abs=0.02)
+    blind = calibration(LensNet(LensNetConfig(width=32, num_heads=2, key_dim=16, mlp_width=16)), held_out)
+    assert blind["correlation"] < 0.5
 
 
 def test_strangers_are_blocks_of_others_with_words_counted_among_all() -> None:
