@@ -125,7 +125,12 @@ BAD = {
     "huge vocabulary": ("vocab_size = 512", "vocab_size = 100000", "vocab_size is 100000; .* to 65536"),
     "no rows": ("rows = 2", "rows = 0", "batch 'short': rows is 0"),
     "uncuttable length": ("length = 64", "length = 80", r"length is 80; choose a multiple of block_tokens \(32\)"),
-    "no room for the tail": ("num_tail = 1", "num_tail = 3", "of at least 3 blocks"),
+    "no room for the tail": ("num_tail = 1", "num_tail = 3", "of more than 3 blocks"),
+    "nothing left for a gist": (
+        "num_tail = 1",
+        "num_tail = 2",
+        "of more than 2 blocks .* so that one is left for a gist",
+    ),
     "long windows": ("length = 64", "length = 512", r"length 512, but \[model\] max_positions is 256"),
     "no pair": ("[[32, 1]]", "[[32]]", r"shapes number 1 is \[32\]; write 2 values"),
     "no table": ("[optim]\nmatrix_rate = 1", "", r"has no table \[optim\]"),

@@ -68,10 +68,10 @@ class BatchKind:
             whole_number(f"{where}gist_width of a shape", gist_width, least=1, most=block_tokens)
             assert self.gists is not None
             num_shown = self.gists.num_tail + self.gists.num_open
-            if self.length % block_tokens or self.length // block_tokens < num_shown:
+            if self.length % block_tokens or self.length // block_tokens <= num_shown:
                 raise InvalidValueError(
-                    f"{where}length is {self.length}; choose a multiple of block_tokens ({block_tokens}) of at least "
-                    f"{num_shown} blocks (num_tail and num_open)"
+                    f"{where}length is {self.length}; choose a multiple of block_tokens ({block_tokens}) of more than "
+                    f"{num_shown} blocks (num_tail and num_open), so that one is left for a gist"
                 )
 
 
