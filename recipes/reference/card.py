@@ -7,23 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- figures: begin (written by recipes/reference/card.py) -->", "<!-- figures: end -->"
+from megacontext.errors import MegaContextError
+from megacontext.training.card import percent, rewrite_figures, table
 
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def percent(share: dict[str, Any]) -> str:
-    """A share with its standard error and the number of questions."""
-    return f"{100 * share['accuracy']:.1f} ± {100 * share['standard_error']:.1f} % (n = {share['n']})"
+WRITER = "recipes/reference/card.py"
 
 
 def figures(report: dict[str, Any]) -> str:
@@ -81,14 +71,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder with evaluation.json and README.md")
     args = parser.parse_args()
-    card = args.model / "README.md"
-    text = card.read_text()
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{card}: the markers are missing; put {BEGIN!r} and {END!r} where the tables belong")
     tables = figures(json.loads((args.model / "evaluation.json").read_text()))
-    block = f"{BEGIN}\n\n{tables}\n\n{END}"
-    card.write_text(re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: block, text, flags=re.DOTALL))
+    rewrite_figures(args.model / "README.md", tables, writer=WRITER)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MegaContextError as error:
+        raise SystemExit(str(error)) from error

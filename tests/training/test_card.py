@@ -1,0 +1,25 @@
+"""Figures of a card are replaced, and nothing else of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megacontext.errors import InvalidValueError
+from megacontext.training.card import END, begin, percent, rewrite_figures, table
+
+
+def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text(f"before\n{begin('a.py')}\nold \\1\n{END}\nafter\n")
+    rewrite_figures(card, table(("kind", "exact"), [("code", r"\1 %")]), writer="a.py")
+    assert card.read_text() == (
+        f"before\n{begin('a.py')}\n\n| kind | exact |\n| --- | --- |\n| code | \\1 % |\n\n{END}\nafter\n"
+    )
+    with pytest.raises(InvalidValueError, match="the markers are missing"):
+        rewrite_figures(card, "", writer="b.py")
+
+
+def test_a_share_says_how_sure_it_is() -> None:
+    assert percent({"accuracy": 0.875, "standard_error": 0.0123, "n": 720}) == "87.5 ± 1.2 % (n = 720)"
