@@ -90,6 +90,12 @@ def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count
     return report
 
 
+def _num_processes(run: Path) -> int:
+    """How many trained the run when it was last started."""
+    lines = (run / "starts.jsonl").read_text().splitlines()
+    return int(json.loads(lines[-1]).get("processes", 1))
+
+
 def main() -> None:
     """Run the measurements that the folder's nets allow; `--quick`: a tenth of the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -121,7 +127,7 @@ def main() -> None:
     state = torch.load(args.out / "checkpoint.pt", weights_only=True)["state"]
     report["run"] = {name: state[name] for name in ("step", "tokens", "tokens_by_row_kind", "stage_ends")} | {
         "minutes": round(state["seconds"] / 60, 1),
-        "machine": f"one core, one thread, {processor()}",
+        "machine": f"{_num_processes(args.out)} process(es) of one thread, {processor()}",
     }
     for name, measure in parts.items():
         if args.only in (None, name):

@@ -1,0 +1,158 @@
+"""Copy the figures of `evaluation.json`, `lens.json` and `positions.json` into the tables of the model card.
+
+`python recipes/core/card.py --model FOLDER`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from megacontext.errors import MegaContextError
+from megacontext.training.card import percent, rewrite_figures, table
+
+WRITER = "recipes/core/card.py"
+WAYS = (
+    "recent 448",
+    "recent 512",
+    "lexical, last 32, opened",
+    "lexical, last 256, opened",
+    "lens, opened",
+    "lens, opened, and gists",
+    "oracle, opened",
+    "oracle, opened, and gists",
+    "gists 32:1",
+    "gists 32:1, shuffled",
+    "gists 8:1",
+    "gists 8:1, shuffled",
+)
+
+
+def base_tables(report: dict[str, Any]) -> list[str]:
+    """The core beside the plain model that it began with: text, far words, recall from full context."""
+    now, before = report["plain"], report["before"]
+    rows = [
+        (f"{domain}, bits per byte", *(f"{one['validation'][domain]['bits_per_byte']:.3f}" for one in (before, now)))
+        for domain in now["validation"]
+    ]
+    rows += [
+        (
+            f"{domain}, nats a far word, 2,048 against 512 tokens of context",
+            *(f"{one['far_context'][domain]['far_words']:+.2f}" for one in (before, now)),
+        )
+        for domain in now["far_context"]
+    ]
+    rows.append(("5-digit codes in 2,048 tokens, exact", *(percent(one["recall"]["codes"]) for one in (before, now))))
+    return [table(("", "plain model", "this core"), rows)]
+
+
+def recall_tables(report: dict[str, Any]) -> list[str]:
+    """Questions in windows of 512, 256 and 128 of 2,048 tokens, with controls."""
+    tables = []
+    for kind, ways in report["recall"].items():
+        if kind == "rows":
+            continue
+        rows = []
+        for name, one in ways.items():
+            closure = one.get("closure")
+            shown = "" if closure is None else f"{closure:.2f}"
+            rows.append((name.replace("/", ", "), percent(one["exact"]), f"{one['answer_nats']:.2f}", shown))
+        head = (f"{kind}: entries, window, gists", "exact", "nats a token", "closure")
+        tables.append(table(head, rows))
+    return tables
+
+
+def text_tables(report: dict[str, Any]) -> list[str]:
+    """Held-out text: what each way brings back of what full context is worth, and pairs."""
+    tables = []
+    for domain, part in report["text"].items():
+        if domain == "rows":
+            continue
+        rows = []
+        for way in WAYS:
+            if way in part["ways"]:
+                every, far = part["ways"][way]["all"], part["ways"][way]["far"]
+                interval = far["interval"]
+                share = "" if far["share"] is None else f"{far['share']:.2f}"
+                spread = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+                rows.append((way, _nats(every), _nats(far), share + spread))
+        head = (f"{domain}: against 256 recent tokens", "all tokens", "far words", "share of full context's gain, far")
+        tables.append(table(head, rows))
+        pairs = [(name, _nats(one["all"]), _nats(one["far"])) for name, one in part["pairs"].items()]
+        tables.append(table((f"{domain}: pairs, the first less the second", "all tokens", "far words"), pairs))
+    return tables
+
+
+def lens_tables(lens: dict[str, Any]) -> list[str]:
+    """Whether the block that states the answer comes first, or among the first four, of 56."""
+    rows = [
+        (kind, scorer, percent(hits["within_1"]), percent(hits["within_4"]))
+        for kind, scorers in lens["hits"].items()
+        for scorer, hits in scorers.items()
+    ]
+    tables = [table(("question", "who ranks", "first", "within four"), rows)]
+    agreement = [
+        (kind, f"{one['correlation']:.2f}", percent(one["agreement"])) for kind, one in lens["calibration"].items()
+    ]
+    tables.append(table(("what opening saves", "correlation", "best block agreed on"), agreement))
+    return tables
+
+
+def position_tables(positions: dict[str, Any]) -> list[str]:
+    """What the residual stream says of an entry's index, and other sigmas."""
+    errors = positions["index_errors"]
+    head = ("index read from", *next(iter(errors.values())))
+    tables = [table(head, [(name, *(f"{value:,.1f}" for value in one.values())) for name, one in errors.items()])]
+    factors = positions["sigma_factors"]
+    rows = [
+        (factor, *(f"{one[factor]['nats']:+.4f} ± {one[factor]['standard_error']:.4f}" for one in factors.values()))
+        for factor in next(iter(factors.values()))
+    ]
+    tables.append(table(("sigma times", *factors), rows))
+    return tables
+
+
+def run_table(run: dict[str, Any]) -> str:
+    """How it was trained."""
+    ends = ", ".join(f"{end['minutes']:.0f}" for end in run["stage_ends"])
+    return table(
+        ("training of core and GistNet", ""),
+        [
+            ("tokens of history seen", f"{run['tokens']:,}"),
+            ("steps", f"{run['step']:,}"),
+            ("minutes", f"{run['minutes']} (stages ended after {ends})"),
+            ("machine", run["machine"]),
+        ],
+    )
+
+
+def _nats(one: dict[str, Any]) -> str:
+    return f"{one['nats']:+.3f} ± {one['standard_error']:.3f}"
+
+
+def main() -> None:
+    """Rewrite what stands between the markers of the card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder with evaluation.json and README.md")
+    args = parser.parse_args()
+    read = {
+        name: json.loads((args.model / f"{name}.json").read_text())
+        for name in ("evaluation", "lens", "positions")
+        if (args.model / f"{name}.json").exists()
+    }
+    report = read["evaluation"]
+    tables = [run_table(report["run"]), *base_tables(report), *recall_tables(report), *text_tables(report)]
+    if "lens" in read:
+        tables += lens_tables(read["lens"])
+    if "positions" in read:
+        tables += position_tables(read["positions"])
+    rewrite_figures(args.model / "README.md", "\n\n".join(tables), writer=WRITER)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MegaContextError as error:
+        raise SystemExit(str(error)) from error
