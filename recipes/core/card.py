@@ -58,8 +58,9 @@ def recall_tables(report: dict[str, Any]) -> list[str]:
         for name, one in ways.items():
             closure = one.get("closure")
             shown = "" if closure is None else f"{closure:.2f}"
-            rows.append((name.replace("/", ", "), percent(one["exact"]), f"{one['answer_nats']:.2f}", shown))
-        head = (f"{kind}: entries, window, gists", "exact", "nats a token", "closure")
+            inside = percent(one["inside"]) if one.get("inside", {}).get("n") else ""
+            rows.append((name.replace("/", ", "), percent(one["exact"]), inside, f"{one['answer_nats']:.2f}", shown))
+        head = (f"{kind}: entries, window, gists", "exact", "stated within one block", "nats a token", "closure")
         tables.append(table(head, rows))
     return tables
 

@@ -24,7 +24,11 @@ from megacontext.training.packing import packing
 from megacontext.training.preparation import REPORT, SIDES, add_stories, load_stores, prepare
 from megacontext.training.windows import TextSource
 
-LENGTHS = {"aligned": 192, "aligned_code": 192, "dense": 256, "dense_code": 256, "dense_puzzles": 256}
+LENGTHS = {
+    **dict.fromkeys(("aligned", "aligned_code"), 192),
+    **dict.fromkeys(("dense", "dense_code", "dense_puzzles"), 256),
+    **dict.fromkeys(("spread", "spread_code"), 768),
+}
 LONGEST = 2048
 
 

@@ -85,6 +85,23 @@ def test_spans_alone_teach_gist_net_and_leave_the_core(source: TextSource) -> No
         GistCut(shapes=((16, 2),), num_tail=2, spans_only=True)
 
 
+def test_of_many_blocks_half_state_a_fact_each(source: TextSource) -> None:
+    places = set()
+    for seed in range(20):
+        row = aligned_row(source, Random(seed), 768, num_blocks=16)
+        stated = {answer.fact: answer.evidence for answer in row.answers}
+        blocks = [start // ALIGNED_BLOCK for evidence in stated.values() for start, _ in evidence]
+        assert len(blocks) == len(set(blocks)) == len(stated) == 8
+        assert all(
+            start // ALIGNED_BLOCK == (stop - 1) // ALIGNED_BLOCK
+            for evidence in stated.values()
+            for start, stop in evidence
+        )
+        assert min(answer.start for answer in row.answers) >= 16 * ALIGNED_BLOCK
+        places |= set(blocks)
+    assert places == set(range(16))
+
+
 def test_aligned_rows_keep_each_fact_inside_its_block(source: TextSource) -> None:
     for seed in range(20):
         row = aligned_row(source, Random(seed), 192)

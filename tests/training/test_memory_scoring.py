@@ -84,6 +84,9 @@ def test_the_report_has_every_way_and_every_control(
     counts = {entry["exact"]["n"] for entry in report.values()}  # type: ignore[index]
     assert len(counts) == 1  # the same questions everywhere
     assert counts.pop() > 0
+    within = {entry["inside"]["n"] for entry in report.values()}  # type: ignore[index]
+    assert len(within) == 1
+    assert within.pop() <= report["full"]["exact"]["n"]  # type: ignore[index]
 
 
 def test_a_plain_model_is_asked_the_same_questions(nets: tuple[Core, GistNet], source: TextSource) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 import numpy as np
@@ -16,7 +17,15 @@ from megacontext.training.cuts import cut_row
 from megacontext.training.gist_cuts import GistCut, choose_open, predicted
 from megacontext.training.mixed import MixedWindows, mixed_windows
 from megacontext.training.recall import Asking
-from megacontext.training.rows import aligned_row, dense_puzzle_row, dense_row, plain_row, puzzle_row, recall_row
+from megacontext.training.rows import (
+    SPREAD_BLOCKS,
+    aligned_row,
+    dense_puzzle_row,
+    dense_row,
+    plain_row,
+    puzzle_row,
+    recall_row,
+)
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import number, whole_number
 
@@ -28,6 +37,8 @@ ROWS: dict[str, RowMaker] = {
     "dense_code": lambda source, random, length: dense_row(source, random, length, Asking(key="code")),
     "aligned": aligned_row,
     "aligned_code": lambda source, random, length: aligned_row(source, random, length, Asking(key="code")),
+    "spread": partial(aligned_row, num_blocks=SPREAD_BLOCKS),
+    "spread_code": partial(aligned_row, asking=Asking(key="code"), num_blocks=SPREAD_BLOCKS),
     "recall": recall_row,
     "dense_puzzles": dense_puzzle_row,
     "puzzles": puzzle_row,

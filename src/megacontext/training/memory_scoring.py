@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.memory_windows import CONTROLS, Control, score_windows
-from megacontext.training.scoring import Logits, Share, share
+from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
 
 __all__ = ["Policy", "blocks_within", "plain_recall", "recall_in_windows"]
@@ -78,13 +79,14 @@ def recall_in_windows(
     """Exact recall and answer nats of the questions in every row's tail whose evidence lies before it.
 
     By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists),
-    ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open). ``closure`` is the share of
-    what full context gains over recency on answer tokens, None where that is too little to share.
+    ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open). ``inside`` is the exact recall
+    of what was stated within one block: elsewhere one gist holds the name and its neighbour the value. ``closure`` is
+    the share of what full context gains over recency on answer tokens, None where that is too little to share.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
 
-    def run(choose: Policy, num_open: int, control: Control) -> tuple[Share, float]:
-        hits, nats = [], []
+    def run(choose: Policy, num_open: int, control: Control) -> dict[str, Any]:
+        hits, inside, nats = [], [], []
         for first in range(0, len(rows), batch_rows):
             part = rows[first : first + batch_rows]
             is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
@@ -95,11 +97,14 @@ def recall_in_windows(
                 for answer in _asked_in_tail(row, tail_blocks * block_tokens):
                     span = slice(answer.start, answer.stop)
                     hits.append(bool(scores.hits_BT[index, span].all()))
+                    if all(start // block_tokens == (stop - 1) // block_tokens for start, stop in answer.evidence):
+                        inside.append(hits[-1])
                     nats.append(float(scores.nats_BT[index, span].mean()))
-        return share(hits), float(np.mean(nats)) if nats else math.nan
+        mean = float(np.mean(nats)) if nats else math.nan
+        return {"exact": share(hits), "inside": share(inside), "answer_nats": round(mean, 4)}
 
-    full, full_nats = run(_open_tail, num_blocks, "real")
-    report: dict[str, dict[str, object]] = {"full": {"exact": full, "answer_nats": round(full_nats, 4)}}
+    full = run(_open_tail, num_blocks, "real")
+    report: dict[str, dict[str, object]] = {"full": full}
     for budget in budgets:
         at_budget = blocks_within(budget, num_blocks=num_blocks, block_tokens=block_tokens, gist_width=gist_width)
         if not tail_blocks <= at_budget < num_blocks:
@@ -107,19 +112,16 @@ def recall_in_windows(
                 f"a budget of {budget} entries opens {at_budget} of {num_blocks} blocks; give one that opens at least "
                 f"the {tail_blocks} of the tail and not all"
             )
-        recency, recency_nats = run(_open_tail, budget // block_tokens, "none")
-        report[f"{budget}/recency"] = {"exact": recency, "answer_nats": round(recency_nats, 4)}
+        recency = run(_open_tail, budget // block_tokens, "none")
+        report[f"{budget}/recency"] = recency
         ways = {"gists": (_open_tail, at_budget), "oracle": (_open_evidence(tail_blocks), at_budget)}
         for name, (choose, num_open) in ways.items():
             for control in CONTROLS:
-                exact, nats = run(choose, num_open, control)
-                gap = recency_nats - full_nats
-                closure = round((recency_nats - nats) / gap, 4) if gap >= SMALLEST_GAP else None
-                report[f"{budget}/{name}/{control}"] = {
-                    "exact": exact,
-                    "answer_nats": round(nats, 4),
-                    "closure": closure,
-                }
+                found = run(choose, num_open, control)
+                gap = recency["answer_nats"] - full["answer_nats"]
+                gained = recency["answer_nats"] - found["answer_nats"]
+                found["closure"] = round(gained / gap, 4) if gap >= SMALLEST_GAP else None
+                report[f"{budget}/{name}/{control}"] = found
     return report
 
 

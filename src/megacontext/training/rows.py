@@ -17,6 +17,7 @@ from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, 
 
 ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
+SPREAD_BLOCKS = 16
 
 
 def plain_row(source: TextSource, random: Random, length: int) -> Window:
@@ -42,16 +43,26 @@ def dense_row(source: TextSource, random: Random, length: int, asking: Asking = 
     return strip.window(length)
 
 
-def aligned_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
-    """One fact to a block of 32 tokens, four blocks, then nothing but questions: where gists become readable.
+def aligned_row(
+    source: TextSource, random: Random, length: int, asking: Asking = TRAINING, *, num_blocks: int = ALIGNED_FACTS
+) -> Window:
+    """One fact to a block of 32 tokens, four such blocks, then nothing but questions: where gists become readable.
 
-    Each block is filled up with real text before and after its statement, so that no statement crosses a border.
+    Each block is filled up with real text before and after its statement, so that no statement crosses a border. Of
+    more than four blocks, half state a fact and the others nothing: the way from a few gists to the dozens of a window.
     """
     domain = source.domain(random)
-    stated = _short_statements(source, random, domain, asking)
+    num_facts = max(ALIGNED_FACTS, num_blocks // 2)
+    stated = _short_statements(source, random, domain, asking, num_facts)
+    waiting = list(stated.items())
+    states_fact = random.sample([True] * num_facts + [False] * (num_blocks - num_facts), num_blocks)
     strip = Strip()
-    for fact, statement in stated.items():
+    for is_fact in states_fact:
         text = source.stretch(random, domain, ALIGNED_BLOCK).tolist()
+        if not is_fact:
+            strip.add_text(text, joined=False)
+            continue
+        fact, statement = waiting.pop()
         before = random.randint(0, ALIGNED_BLOCK - len(statement))
         strip.add_text(text[:before], joined=False)
         strip.add_fact(statement, fact, joined=before > 0)
@@ -63,14 +74,16 @@ def aligned_row(source: TextSource, random: Random, length: int, asking: Asking 
     return strip.window(length)
 
 
-def _short_statements(source: TextSource, random: Random, domain: str, asking: Asking) -> dict[Fact, Ids]:
-    """Four facts with statements that fit into a block."""
+def _short_statements(
+    source: TextSource, random: Random, domain: str, asking: Asking, num_facts: int
+) -> dict[Fact, Ids]:
+    """So many facts with statements that fit into a block."""
     for _ in range(100):
-        facts = draw_facts(random, 2 * ALIGNED_FACTS, asking, distractors=0.25)
+        facts = draw_facts(random, 2 * num_facts, asking, distractors=0.25)
         drawn = {fact: source.statement(random, fact, domain, new_line=random.random() < 0.5) for fact in facts}
         short = {fact: ids for fact, ids in drawn.items() if len(ids) <= ALIGNED_BLOCK}
-        if len(short) >= ALIGNED_FACTS:
-            return dict(list(short.items())[:ALIGNED_FACTS])
+        if len(short) >= num_facts:
+            return dict(list(short.items())[:num_facts])
     raise InvalidValueError(
         f"statements of facts hardly ever fit into {ALIGNED_BLOCK} tokens; use a tokenizer with a larger vocabulary"
     )
