@@ -35,7 +35,7 @@ from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource, Window
 
-LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 8, 4
+LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 4, 4
 ASKED = ("recall", "puzzles")
 Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]

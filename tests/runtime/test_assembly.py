@@ -19,6 +19,7 @@ from megacontext.gisters.registry import make_gister
 from megacontext.runtime import assembly
 from megacontext.runtime.base_source import LoadedBase
 from megacontext.testing.fake_base import tiny_base
+from megacontext.testing.fake_core import tiny_core_base
 
 
 def test_open_creates_once_and_then_opens_what_is_there(tmp_path, base):
@@ -28,6 +29,14 @@ def test_open_creates_once_and_then_opens_what_is_there(tmp_path, base):
         assert memory.num_tokens == 3
         assert memory.info.block_tokens == 16
         assert memory.info.gister_name == assembly.DEFAULT_GISTER
+
+
+def test_a_base_that_learned_gists_makes_them_by_default(tmp_path):
+    base = tiny_core_base()
+    with assembly.open(tmp_path / "learned.mc", base=base, create=True) as memory:
+        assert memory.info.gister_name == "gistnet"
+    with assembly.open(tmp_path / "mean.mc", base=base, create=True, gister="mean") as memory:
+        assert memory.info.gister_name == "mean"
 
 
 def test_a_memory_is_read_without_its_base(tmp_path, base):

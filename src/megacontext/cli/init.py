@@ -21,7 +21,15 @@ def init(
     block_tokens: Annotated[
         int, typer.Option("--block-tokens", metavar="K", help="Tokens of a block and children of a node, 8 to 128.")
     ] = 32,
-    gister: Annotated[str, typer.Option("--gister", metavar="NAME", help="What summarises blocks.")] = "extractive",
+    gister: Annotated[
+        str | None,
+        typer.Option(
+            "--gister",
+            metavar="NAME",
+            help="What summarises blocks; by default the base's own learned gists, else extractive.",
+            show_default=False,
+        ),
+    ] = None,
     gist_width: Annotated[int, typer.Option("--gist-width", metavar="R", help="Vectors of one summary.")] = 1,
     json: JsonOption = False,
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from megacontext.bases.registry import BaseHandle, check_placement
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
+from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
 from megacontext.ports.base import Base
@@ -52,7 +53,8 @@ def open(
         base: the bundled ``reference``, a model folder, a Hugging Face id, or a base in memory; None: the one that the
             memory was made with, ``reference`` for a new one. It is loaded when it is first needed.
         create: make the memory if it is not there.
-        gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made, or ``extractive``.
+        gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made; in a new one the
+            base's own learned gists, or ``extractive`` where it has none.
         block_tokens: children of a node (K), 8 to 128; 32 by default. Fixed when a memory is made.
         gist_width: vectors of a gist (r); 1 by default. Fixed when a memory is made.
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
@@ -174,7 +176,7 @@ def _create(
 ) -> tuple[SqliteCatalog, BaseSource]:
     """Everything is checked before anything is written."""
     source = _source(base if base is not None else DEFAULT_BASE, dtype, device)
-    name = shape.gister or DEFAULT_GISTER
+    name = shape.gister or (LEARNED_GISTER if source.info.gist_net else DEFAULT_GISTER)
     tree = TreeGeometry(shape.block_tokens or DEFAULT_BLOCK_TOKENS)
     # gists as wide as their blocks would save nothing
     width = whole_number("gist_width", shape.gist_width or 1, least=1, most=tree.block_tokens - 1, of="vectors")
