@@ -1,6 +1,6 @@
 """Measure a core and what it remembers, into `evaluation.json` of its model folder.
 
-`python recipes/core/evaluate.py --out RUN --model FOLDER [--plain NAME] [--only plain] [--quick]`
+`python recipes/core/evaluate.py --out RUN --model FOLDER [--plain NAME] [--only plain] [--rows N]`
 
 Beside it stands a plain model on the same text and the same questions: what the core was before, or could have been.
 """
@@ -97,18 +97,18 @@ def _num_processes(run: Path) -> int:
 
 
 def main() -> None:
-    """Run the measurements that the folder's nets allow; `--quick`: a tenth of the rows."""
+    """Run the measurements that the folder's nets allow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
     parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--plain", default="reference-plain", help="bundled model, or folder, to stand beside it")
     parser.add_argument("--only", choices=("plain", "before", "recall", "text"), help="one of the parts")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    count = 16 if args.quick else 160
+    count = args.rows
     if args.only == "plain":
         nets = read_core_folder(args.model, dtype=torch.bfloat16, device=torch.device("cpu"))
     else:

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -46,13 +47,13 @@ KINDS: dict[str, Callable[[bool], Maker]] = {
 }
 
 
-def moments(make: Maker, source: TextSource, seed: str) -> Iterator[tuple[Window, Moment]]:
-    """Rows whose tail asks for something before it, without end."""
+def moments(make: Maker, source: TextSource, seed: str, *, is_asked: bool) -> Iterator[tuple[Window, Moment]]:
+    """Rows whose tail asks for something before it, or rows of text, without end."""
     index = 0
     while True:
         row = make(source, Random(f"{seed}/{index}"))
         moment = moment_of(row, tail_tokens=TAIL, block_tokens=32)
-        if moment is not None:
+        if moment is not None and bool(moment.evidence) == is_asked:  # a row may lose its only question
             yield row, moment
         index += 1
 
@@ -70,7 +71,7 @@ def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, par
     random = Random(f"{test}/{part}")
     measured: Labelled = []
     for kind, maker in KINDS.items():
-        drawn = moments(maker(test), source, f"{kind}/{test}/{part}")
+        drawn = moments(maker(test), source, f"{kind}/{test}/{part}", is_asked=kind in ASKED)
         count = (args.rows // 4 if test else args.rows) // args.processes
         for _ in track(range(0, count, BATCH), description=f"measuring {kind}", disable=part > 0):
             rows = [next(drawn) for _ in range(BATCH)]
@@ -88,9 +89,12 @@ def _asked(row: Window, moment: Moment) -> str:
 
 
 def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> Labelled:
-    """The samples of all processes."""
-    if args.processes == 1:
-        return label(args, shares, test, 0)
+    """The samples of all processes.
+
+    Small samples that stay between large windows that go would keep glibc from ever giving the windows' memory back
+    (15 GB after 1,600 rows): with a fixed threshold, which only new processes read, large ones are mapped on their own.
+    """
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "262144")
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
         parts = pool.map(partial(label, args, shares, test), range(args.processes))
         return [sample for part in parts for sample in part]
