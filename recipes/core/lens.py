@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -36,7 +37,7 @@ from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource, Window
 
-LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 4, 4
+LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 3, 4
 ASKED = ("recall", "puzzles")
 Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]
@@ -58,8 +59,9 @@ def moments(make: Maker, source: TextSource, seed: str, *, is_asked: bool) -> It
         index += 1
 
 
-def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, part: int) -> Labelled:
-    """Samples of this process's part of the rows: questions by counterfactuals, plain text by attribution."""
+def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, part: int) -> Path:
+    """Measure this process's part of the rows, questions by counterfactuals and plain text by attribution; where the
+    samples are kept. A file, because tensors that are passed between processes take a file handle each."""
     torch.set_num_threads(1)
     nets = nets_with_gists(args.model)
     assert nets.gist_net is not None
@@ -79,7 +81,10 @@ def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, par
             samples = make(nets.core, nets.gist_net, tail_tokens=TAIL, num_measured=MEASURED, random=random)
             names = [_asked(*pair) for pair in rows] if kind in ASKED else [kind] * len(samples)
             measured += zip(names, samples, strict=True)
-    return measured
+    path = Path(args.out) / "lens" / f"{'test' if test else 'train'}_{part}.pt"
+    path.parent.mkdir(exist_ok=True)
+    torch.save([{"name": name, **vars(sample)} for name, sample in measured], path)
+    return path
 
 
 def _asked(row: Window, moment: Moment) -> str:
@@ -96,8 +101,9 @@ def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bo
     """
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "262144")
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-        parts = pool.map(partial(label, args, shares, test), range(args.processes))
-        return [sample for part in parts for sample in part]
+        paths = list(pool.map(partial(label, args, shares, test), range(args.processes)))
+    kept = [sample for path in paths for sample in torch.load(path, weights_only=True)]
+    return [(sample.pop("name"), LensSample(**sample)) for sample in kept]
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
@@ -131,18 +137,17 @@ def main() -> None:
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=nets.core.config.width))
     curve = train_lens(lens, samples, LensTraining())
-    held_out = label_all(args, shares, test=True)
-    judged = {
-        kind: report(lens, [sample for name, sample in held_out if name == kind])
-        for kind in sorted({name for name, _ in held_out} - {"plain"})
-    }
     files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
-    told = {
-        kind: calibration(lens, [sample for name, sample in held_out if name in names])
-        for kind, names in {"questions": {name for name, _ in held_out} - {"plain"}, "plain": {"plain"}}.items()
-    }
+    lens.float()  # judged as it is written
+    held_out = label_all(args, shares, test=True)
+    by_kind: dict[str, list[LensSample]] = defaultdict(list)
+    for name, sample in held_out:
+        by_kind[name].append(sample)
+    judged = {kind: report(lens, some) for kind, some in sorted(by_kind.items()) if kind != "plain"}
+    questions = [sample for kind in judged for sample in by_kind[kind]]
+    told = {"questions": calibration(lens, questions), "plain": calibration(lens, by_kind["plain"])}
     found = {"loss": curve, "hits": judged, "calibration": told, "rows": args.rows}
     (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
