@@ -99,7 +99,7 @@ def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bo
     Small samples that stay between large windows that go would keep glibc from ever giving the windows' memory back
     (15 GB after 1,600 rows): with a fixed threshold, which only new processes read, large ones are mapped on their own.
     """
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "262144")
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # it makes training many times as slow: for these processes alone
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
         paths = list(pool.map(partial(label, args, shares, test), range(args.processes)))
     kept = [sample for path in paths for sample in torch.load(path, weights_only=True)]
@@ -134,6 +134,7 @@ def main() -> None:
     nets = nets_with_gists(args.model)
     shares = read_settings(args.config).shares
     samples = [sample for _, sample in label_all(args, shares, test=False)]
+    torch.set_num_threads(1)  # at this size threads wait for each other
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=nets.core.config.width))
     curve = train_lens(lens, samples, LensTraining())

@@ -100,7 +100,9 @@ def test_sharded_weights_are_found(folder: Path) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UnknownNameError, match=r"unknown base 'nonesuch'; known: .*reference, reference-plain"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown base 'nonesuch'; known: .*reference, reference-core, reference-plain"
+    ):
         load_codec("nonesuch")
     with pytest.raises(BaseModelError, match="no such folder"):
         load_codec("/does/not/exist")

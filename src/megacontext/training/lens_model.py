@@ -47,12 +47,12 @@ class LensTraining:
     nats; hide_lexical: share of samples whose lexical feature is blanked, so that the lens also learns to read;
     num_strangers: blocks of other rows beside each sample's own in every second step."""
 
-    num_steps: int = 2000
+    num_steps: int = 2400
     samples_per_step: int = 32
     rate: float = 2e-3
     listwise: float = 0.05
     hide_lexical: float = 0.3
-    num_strangers: int = 192
+    num_strangers: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
