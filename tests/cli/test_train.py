@@ -122,7 +122,7 @@ def test_a_base_then_its_memory(train, place):
     assert records[-1]["gist/norm"] > 0
 
 
-def test_a_core_begins_with_a_plain_model(train, place, prepared):
+def test_a_core_begins_with_a_plain_model(train, place, prepared, monkeypatch):
     model = place / "model"
     plain = Qwen3Config(
         vocab_size=512,
@@ -145,7 +145,8 @@ def test_a_core_begins_with_a_plain_model(train, place, prepared):
     assert "holds no tokenizer.json" in train("base.toml", "base", "--start", model).err
     assert not (place / "base" / "checkpoint.pt").exists()
     shutil.copy(prepared / "tokenizer" / "tokenizer.json", model)
-    result = train("base.toml", "base", "--start", model)
+    monkeypatch.chdir(place)  # a folder of the user's, not one beside the bundled models
+    result = train("base.toml", "base", "--start", "model")
     assert result.out.startswith("step 4, 512 tokens, "), result.err
 
 

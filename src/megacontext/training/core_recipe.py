@@ -40,7 +40,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     core = build_core(config, seed=seed)
     tokenizer = None
     if start is not None and (start.is_dir() or str(start) in BUNDLED):
-        tokenizer = BUNDLED_FOLDER / BUNDLED.get(str(start), start)
+        tokenizer = BUNDLED_FOLDER / BUNDLED[str(start)] if str(start) in BUNDLED else start
         load_model(core, tokenizer)
         start = None
     elif start is not None:
