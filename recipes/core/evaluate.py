@@ -22,14 +22,14 @@ from transformers import AutoModelForCausalLM
 from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.bases.registry import BaseHandle
 from megacontext.errors import MegaContextError
-from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor, token_pieces
+from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor
 from megacontext.training.memory_scoring import plain_recall, recall_in_windows
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import TextNets, pair_report, score_ways, share_report, text_rows
-from megacontext.training.tokens import token_bytes
+from megacontext.training.tokens import token_bytes, token_pieces
 from megacontext.training.windows import TextSource
 
 LENGTH = 2048

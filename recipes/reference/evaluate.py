@@ -15,10 +15,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from megacontext.training.held_out import processor, token_pieces
+from megacontext.training.held_out import processor
 from megacontext.training.preparation import load_stores
 from megacontext.training.scoring import bits_per_byte, cut_report, far_copy, recall_report
-from megacontext.training.tokens import token_bytes
+from megacontext.training.tokens import token_bytes, token_pieces
 from megacontext.training.windows import TextSource
 
 HERE = Path(__file__).parent

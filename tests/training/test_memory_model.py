@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.mixed import mixed_loss
 from megacontext.training.optim import MasterOptimizer, OptimConfig
-from megacontext.training.rows import ALIGNED_BLOCK, aligned_row
+from megacontext.training.rows import ALIGNED_BLOCK, aligned_row, quotes_row, strewn_row
 from megacontext.training.windows import TextSource
 
 CUT = GistCut(shapes=((32, 1),), num_tail=2)
@@ -113,6 +115,31 @@ def test_aligned_rows_keep_each_fact_inside_its_block(source: TextSource) -> Non
             assert block < 4
             inside = source.tokenizer.decode(row.tokens_T[block * ALIGNED_BLOCK : stop].tolist())
             assert answer.fact.value in inside, text
+
+
+def test_strewn_facts_cross_borders_and_are_asked_for_after_all_of_them(source: TextSource) -> None:
+    num_crossing = num_facts = 0
+    for seed in range(20):
+        row = strewn_row(source, Random(seed), 768)
+        for evidence in {answer.fact: answer.evidence for answer in row.answers}.values():
+            ((start, stop),) = evidence
+            assert stop <= 512
+            num_facts += 1
+            num_crossing += start // 32 != (stop - 1) // 32
+        assert min(answer.start for answer in row.answers) >= 511
+    assert num_crossing / num_facts > 0.3
+
+
+def test_quotes_repeat_what_stood_before(source: TextSource) -> None:
+    row = quotes_row(source, Random(5), 768)
+    shown, ends = row.tokens_T[:512].tolist(), row.weights_T == 0
+    begins = np.flatnonzero(ends[1:] & ends[:-1]) + 1  # a piece costs nothing at its first and at its last token
+    assert begins[0] == 512
+    for begin, end in pairwise(begins):
+        piece = row.tokens_T[begin:end].tolist()
+        assert any(shown[at : at + len(piece)] == piece for at in range(len(shown)))
+    assert len(begins) > 8
+    assert (row.weights_T[:511] == 1).all()
 
 
 def test_a_frozen_core_stays_and_a_free_one_moves(source: TextSource) -> None:

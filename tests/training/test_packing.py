@@ -31,8 +31,8 @@ def test_hardly_a_position_is_wasted(row_kind: str, told: TextSource) -> None:
     length = 768 if row_kind.startswith("spread") else 512  # its sixteen blocks alone are 512
     measured = packing(told, ROWS[row_kind], length, [f"{row_kind}/{index}" for index in range(12)])
     assert measured.padding == 0
-    assert measured.untaught < 0.02
-    assert (measured.answers > 0) == (row_kind != "plain")
+    assert measured.untaught < (0.06 if row_kind == "quotes" else 0.02)  # what a quotation begins with cannot be known
+    assert (measured.answers > 0) == (row_kind not in ("plain", "quotes"))
 
 
 @pytest.mark.parametrize("row_kind", ["cut_recall", "cut_plain"])

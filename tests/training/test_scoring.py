@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megacontext.training.recall import Asking
 from megacontext.training.rows import recall_row
-from megacontext.training.scoring import bits_per_byte, far_copy, far_tokens, right_answers, share, token_nlls
+from megacontext.training.scoring import bits_per_byte, far_copy, right_answers, share, token_nlls
 from megacontext.training.tokens import TokenStore, token_bytes
 from megacontext.training.windows import TextSource
 
@@ -51,13 +51,6 @@ def test_a_model_that_knows_nothing_pays_the_log_of_the_vocabulary(
 def test_token_bytes_add_up_to_the_text(tokenizer: Tokenizer) -> None:
     text = "A quiet mill — naïve, 48213.\n"
     assert token_bytes(tokenizer)[tokenizer.encode(text).ids].sum() == len(text.encode())
-
-
-def test_far_words_were_seen_but_not_lately() -> None:
-    pieces = [b" stone", b" bridge"] + [b" a"] * 600 + [b" bri", b"dge", b" stone", b" a", b" stone"]
-    assert far_tokens(pieces, first=602) == [602, 603, 604]
-    assert far_tokens(pieces, first=604) == [604]
-    assert far_tokens(pieces[:2] + pieces[-5:], first=2) == []
 
 
 def test_a_prophet_answers_everything_once_and_a_blank_model_nothing(source: TextSource) -> None:

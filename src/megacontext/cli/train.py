@@ -34,7 +34,7 @@ def train(
         list[Path],
         typer.Argument(
             metavar="CONFIG...",
-            help="Configuration: a file, or base, base_m, base_l, memory, memory_m, memory_l; several for --dry-run.",
+            help="Configuration: a file, or base, base_m, base_l, memory, memory_further, memory_m, memory_l; several for --dry-run.",
             show_default=False,
         ),
     ],
@@ -60,7 +60,7 @@ def train(
         typer.Option(
             "--start",
             metavar="PATH",
-            help="Checkpoint whose core to go on from, or folder of a plain model to begin with.",
+            help="Go on from a checkpoint or a model, a folder or a bundled name: its core, and its GistNet.",
             show_default=False,
         ),
     ] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from megacontext.bases.registry import BUNDLED, BUNDLED_FOLDER
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.training.checkpoint import read_checkpoint
-from megacontext.training.core_export import core_prefix, load_masters
-from megacontext.training.core_import import load_model
 from megacontext.training.core_model import build_core, compile_core, window_loss
 from megacontext.training.curriculum import Batch
 from megacontext.training.gauges import Gauges, core_flops, gate_values, gist_flops, gist_statistics, num_weights
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner
 from megacontext.training.settings import Settings
+from megacontext.training.starting import Beginning
 from megacontext.values import number, whole_number
 
 __all__ = ["build_learner", "memory_gauges", "read_memory"]
@@ -30,7 +29,8 @@ __all__ = ["build_learner", "memory_gauges", "read_memory"]
 def build_learner(settings: Settings, seed: int, *, start: Path | None = None, compiled: bool = True) -> Learner:
     """A core that reads raw tokens or, with a `[gist_net]` table, one that learns to read gists, too.
 
-    start: checkpoint whose core to go on from, or a plain model (a folder, or the name of a bundled one) to begin with.
+    start: what to go on from: a checkpoint, or a model, a folder or the name of a bundled one, either a core or plain.
+    GistNet and reconstructor go on, too, if it has them.
     Raises InvalidValueError if it is of another shape, CorruptionError if it is damaged.
     """
     config = settings.read("model", CoreConfig)
@@ -38,17 +38,9 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     gist_config = settings.read("gist_net", GistNetConfig) if has_gists else None
     memory = read_memory(settings) if has_gists else None
     core = build_core(config, seed=seed)
-    tokenizer = None
-    if start is not None and (start.is_dir() or str(start) in BUNDLED):
-        tokenizer = BUNDLED_FOLDER / BUNDLED[str(start)] if str(start) in BUNDLED else start
-        load_model(core, tokenizer)
-        start = None
-    elif start is not None:
-        masters = read_checkpoint(start)["optimizer"]["masters"]
-        try:
-            load_masters(core, masters, prefix=core_prefix(masters))
-        except InvalidValueError as error:
-            raise InvalidValueError(f"{start} does not fit {settings.path}: {error}") from error
+    begin = Beginning.read(start)
+    with _named(start, settings):
+        begin.fill(core)
     shape = {"model": asdict(config)}
     if gist_config is None or memory is None:
         if compiled:
@@ -57,12 +49,14 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             core.named_parameters(),
             lambda batch: window_loss(core, *batch.tensors, compiled=compiled),
             shape,
-            start,
+            begin.checkpoint,
             Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
             {"core": core},
-            tokenizer,
+            begin.folder,
         )
     learner = MemoryLearner(core, GistNet(gist_config).to(torch.bfloat16), memory)
+    with _named(start, settings):
+        begin.fill_memory(learner)
     if compiled:
         learner.compile_parts()
     trained = {"reconstructor_width": memory.reconstructor_width, "frozen_core": memory.frozen_core}
@@ -70,11 +64,20 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         learner.learned_parameters(),
         lambda batch: learner.loss(batch, compiled=compiled),
         {**shape, "gist_net": asdict(gist_config), "memory": trained},
-        start,
+        begin.checkpoint,
         memory_gauges(learner),
         {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor},
-        tokenizer,
+        begin.folder,
     )
+
+
+@contextmanager
+def _named(start: Path | None, settings: Settings) -> Iterator[None]:
+    """Say of weights that do not fit where they and the shape come from."""
+    try:
+        yield
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{start} does not fit {settings.path}: {error}") from error
 
 
 def memory_gauges(learner: MemoryLearner) -> Gauges:

@@ -8,12 +8,14 @@ from functools import partial
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi_rows import babi_row
 from megacontext.training.cuts import cut_row
+from megacontext.training.far_words import closed_words
 from megacontext.training.gist_cuts import GistCut, choose_open, predicted
 from megacontext.training.mixed import MixedWindows, mixed_windows
 from megacontext.training.recall import Asking
@@ -24,7 +26,9 @@ from megacontext.training.rows import (
     dense_row,
     plain_row,
     puzzle_row,
+    quotes_row,
     recall_row,
+    strewn_row,
 )
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import number, whole_number
@@ -39,6 +43,9 @@ ROWS: dict[str, RowMaker] = {
     "aligned_code": lambda source, random, length: aligned_row(source, random, length, Asking(key="code")),
     "spread": partial(aligned_row, num_blocks=SPREAD_BLOCKS),
     "spread_code": partial(aligned_row, asking=Asking(key="code"), num_blocks=SPREAD_BLOCKS),
+    "strewn": strewn_row,
+    "strewn_code": partial(strewn_row, asking=Asking(key="code")),
+    "quotes": quotes_row,
     "recall": recall_row,
     "dense_puzzles": dense_puzzle_row,
     "puzzles": puzzle_row,
@@ -161,11 +168,14 @@ def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int, rank: 
         random = Random(f"{seed}/{step}/{rank}")
     row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.rows))
     rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
-    return batch_of(kind, row_kinds, rows, random)
+    return batch_of(kind, row_kinds, rows, random, source.pieces_V)
 
 
-def batch_of(kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window], random: Random) -> Batch:
-    """Rows as a batch, some of their blocks as gists if the kind says so."""
+def batch_of(
+    kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window], random: Random, pieces_V: Sequence[bytes] = ()
+) -> Batch:
+    """Rows as a batch, some of their blocks as gists if the kind says so. pieces_V: the text of each token, where words
+    weigh more."""
     weights_BT = np.stack([row.weights_T for row in rows])
     mixed = None
     if kind.gists is not None:
@@ -176,6 +186,10 @@ def batch_of(kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window]
         )
         if not kind.gists.spans_only:
             weights_BT = weights_BT * predicted(is_open_BN, block_tokens=block_tokens)
+        if kind.gists.far_weight != 1 and pieces_V:
+            for row, is_open_N, weights_T in zip(rows, is_open_BN, weights_BT, strict=True):
+                if not row.answers:
+                    weights_T *= _far_weights(row, np.repeat(is_open_N, block_tokens), kind.gists.far_weight, pieces_V)
         mixed = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined)
     return Batch(
         kind=kind,
@@ -185,3 +199,11 @@ def batch_of(kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window]
         weights_BT=torch.from_numpy(weights_BT),
         mixed=mixed,
     )
+
+
+def _far_weights(
+    row: Window, is_open_T: npt.NDArray[np.bool_], weight: float, pieces_V: Sequence[bytes]
+) -> npt.NDArray[np.float32]:
+    """``weight`` [T] where the next token belongs to a word that only closed blocks hold, 1 elsewhere."""
+    is_far_T = closed_words([pieces_V[index] for index in row.tokens_T], is_open_T)
+    return np.where(np.append(is_far_T[1:], False), weight, 1.0).astype(np.float32)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.windows import Answer, Window
+from megacontext.values import number
 
 __all__ = ["UNJOINED", "GistCut", "Joined", "choose_open", "predicted"]
 
@@ -30,6 +31,7 @@ class GistCut:
     shapes: (block_tokens, gist_width) pairs, one drawn per batch; num_tail: blocks open at the end; num_open: blocks
     open elsewhere, among them, with probability ``open_answers`` for each asked fact, the blocks that state it;
     joins: (number of level-2 gists, blocks in each) pairs, one drawn per batch; joined blocks are never open;
+    far_weight: what the tokens of a word weigh that only closed blocks hold, in rows that ask nothing;
     spans_only: there is no window at all, every block is read back from its gist (``num_tail`` is 0 then).
     """
 
@@ -38,9 +40,11 @@ class GistCut:
     num_open: int = 0
     open_answers: float = 0.0
     joins: Sequence[Joined] = (UNJOINED,)
+    far_weight: float = 1.0
     spans_only: bool = False
 
     def __post_init__(self) -> None:
+        number("far_weight", self.far_weight, above=0)
         if self.spans_only and (self.num_tail or self.num_open or self.joins != (UNJOINED,)):
             raise InvalidValueError(
                 f"spans_only shows no window, but num_tail is {self.num_tail}, num_open {self.num_open} and joins "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
@@ -16,7 +16,7 @@ from megacontext.nets.core import Core
 from megacontext.training.preparation import load_stores
 from megacontext.training.windows import TextSource
 
-__all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor", "token_pieces"]
+__all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor"]
 
 JUDGED = ("books", "code")
 
@@ -44,14 +44,6 @@ def core_logits(core: Core) -> Callable[[Tensor], Tensor]:
         return core.logits(core(core.embed(ids_BT), mu_BT, torch.zeros(1, num_tokens)).hidden_BTD)
 
     return logits
-
-
-def token_pieces(tokenizer: Tokenizer) -> Sequence[bytes]:
-    """The bytes of every token; characters that a token only begins are replaced, which no word match minds."""
-    decoder = decoders.ByteLevel()
-    return [
-        decoder.decode([tokenizer.id_to_token(index) or ""]).encode() for index in range(tokenizer.get_vocab_size())
-    ]
 
 
 def processor() -> str:

@@ -33,7 +33,7 @@ def _draw(source: TextSource, where: str, kind: BatchKind, row_kind: str) -> Non
             random = Random(seed)
             row = ROWS[row_kind](source, random, kind.length)
             for one in _layouts(kind):
-                batch_of(one, (row_kind,), [row], random)
+                batch_of(one, (row_kind,), [row], random, source.pieces_V)
     except (AssertionError, ValueError, LookupError) as error:
         if isinstance(error, InvalidValueError):
             why = str(error)

@@ -18,6 +18,7 @@ from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, 
 ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
 SPREAD_BLOCKS = 16
+QUOTED = 24  # tokens of the longest quoted piece
 
 
 def plain_row(source: TextSource, random: Random, length: int) -> Window:
@@ -71,6 +72,50 @@ def aligned_row(
     while len(strip.tokens) <= length:
         for fact in random.sample(facts, len(facts)):
             strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def strewn_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
+    """Facts anywhere in real text, two thirds of the row, then nothing but questions.
+
+    Statements begin where a sentence or a line does, so that most of them cross the border of two blocks, as they do in
+    a memory: one gist then holds the name and the next the value. At most one fact to two blocks.
+    """
+    domain = source.domain(random)
+    stop = 2 * length // 3 // ALIGNED_BLOCK * ALIGNED_BLOCK
+    most = max(2, stop // ALIGNED_BLOCK // 2)
+    facts = draw_facts(random, random.randint(max(2, most // 4), most), asking, distractors=0.25)
+    stated = {fact: source.statement(random, fact, domain, new_line=random.random() < 0.5) for fact in facts}
+    text = source.stretch(random, domain, stop)
+    openings = source.openings(text, domain)
+    room = max(1, stop - sum(len(statement) for statement in stated.values()))
+    strip, at = Strip(), 0
+    for place, (fact, statement) in zip(sorted(random.randrange(room) for _ in stated), stated.items(), strict=True):
+        begin = min(next_opening(openings, max(place, at)), room)
+        strip.add_text(text[at:begin].tolist())
+        strip.add_fact(statement, fact)
+        at = max(at, begin)
+    strip.add_text(text[at : max(at, at + stop - len(strip.tokens))].tolist())
+    while len(strip.tokens) <= length:
+        for fact in random.sample(facts, len(facts)):
+            strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def quotes_row(source: TextSource, random: Random, length: int) -> Window:
+    """Real text, two thirds of the row, then pieces of it word for word: every word that a gist holds teaches.
+
+    What a piece begins with cannot be known: its first two tokens cost nothing.
+    """
+    stop = 2 * length // 3 // ALIGNED_BLOCK * ALIGNED_BLOCK
+    text = source.stretch(random, source.domain(random), stop).tolist()
+    strip = Strip()
+    strip.add_text(text)
+    while len(strip.tokens) <= length:
+        size = random.randint(6, QUOTED)
+        begin = random.randrange(stop - size)
+        strip.add_text(text[begin : begin + size], joined=False)
+        strip.weights[-size] = 0.0
     return strip.window(length)
 
 

@@ -6,7 +6,6 @@ Bits per byte rather than per token, so that models with other tokenizers can be
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from megacontext.training.cuts import cut_row
+from megacontext.training.far_words import far_tokens
 from megacontext.training.recall import Asking
 from megacontext.training.rows import recall_row
 from megacontext.training.tokens import TokenStore
@@ -27,9 +27,7 @@ from megacontext.training.windows import TextSource, Window
 WINDOW = 2048
 SHORT_WINDOW = 512
 SCORED = 256
-FAR_TOKENS = 512
 DISTANCES = (0, 64, 128, 256, 512, 1024, 2048)
-WORD = re.compile(rb"[A-Za-z_]{5,}")
 
 Logits = Callable[[Tensor], Tensor]
 """From token ids [B, T] to logits [B, T, V]."""
@@ -81,29 +79,6 @@ def bits_per_byte(logits: Logits, store: TokenStore, bytes_V: npt.NDArray[np.int
         "nats_per_token": round(float(nats.sum() / (count * (WINDOW - 1))), 4),
         "windows": count,
     }
-
-
-def word_tokens(pieces: Sequence[bytes], *, first: int) -> dict[str, list[int]]:
-    """Positions >= `first` inside words of 5+ letters, by where the word was seen before: `far` (not within the last
-    512 tokens), `recent`, or `new` (nowhere in the window)."""
-    text = b"".join(pieces)
-    edges = np.cumsum([0, *(len(piece) for piece in pieces)])
-    last_seen: dict[bytes, int] = {}
-    found: dict[str, list[int]] = {"far": [], "recent": [], "new": []}
-    for match in WORD.finditer(text):
-        position = int(np.searchsorted(edges, match.start(), side="right")) - 1
-        stop = int(np.searchsorted(edges, match.end(), side="left"))
-        seen = last_seen.get(match.group())
-        if position >= first:
-            kind = "new" if seen is None else "far" if position - seen > FAR_TOKENS else "recent"
-            found[kind].extend(range(position, stop))
-        last_seen[match.group()] = position
-    return found
-
-
-def far_tokens(pieces: Sequence[bytes], *, first: int) -> list[int]:
-    """Positions >= `first` inside words of 5+ letters that were seen before, but not within the last 512 tokens."""
-    return word_tokens(pieces, first=first)["far"]
 
 
 def far_copy(logits: Logits, store: TokenStore, pieces_V: Sequence[bytes], *, count: int) -> dict[str, float]:

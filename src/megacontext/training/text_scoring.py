@@ -20,9 +20,10 @@ from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
+from megacontext.training.far_words import word_tokens
 from megacontext.training.lens_labels import Moment, features_of
 from megacontext.training.memory_windows import Control, run_windows, score_windows
-from megacontext.training.scoring import SCORED, WINDOW, spread_windows, word_tokens
+from megacontext.training.scoring import SCORED, WINDOW, spread_windows
 from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import Window
 

@@ -6,7 +6,7 @@ start of a text, and `<|endoftext|>` closes every document.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,3 +94,11 @@ def token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     for token, index in tokenizer.get_vocab().items():
         lengths[index] = 0 if token in SPECIAL_TOKENS else len(token)
     return lengths
+
+
+def token_pieces(tokenizer: Tokenizer) -> Sequence[bytes]:
+    """The bytes of every token; characters that a token only begins are replaced, which no word match minds."""
+    decoder = decoders.ByteLevel()
+    return [
+        decoder.decode([tokenizer.id_to_token(index) or ""]).encode() for index in range(tokenizer.get_vocab_size())
+    ]

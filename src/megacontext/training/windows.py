@@ -18,7 +18,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI, StoryBook
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking, Fact
-from megacontext.training.tokens import TokenStore
+from megacontext.training.tokens import TokenStore, token_pieces
 
 Ids = list[int]
 
@@ -118,6 +118,7 @@ class TextSource:
         self.stores = {domain: stores[domain] for domain in shares}
         self._stories = StoryBook(tokenizer, stores[BABI]) if BABI in stores else None
         self.shares = dict(shares)
+        self.pieces_V = token_pieces(tokenizer)
         size = tokenizer.get_vocab_size()
         tokens = [tokenizer.id_to_token(index) or "" for index in range(size)]
         self.opens_line_V = np.array([token.startswith("\u010a") for token in tokens])

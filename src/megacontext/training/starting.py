@@ -1,0 +1,87 @@
+"""What a run begins with: nothing, a checkpoint, a plain model, or a core with or without its GistNet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isclose
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megacontext.bases.core_folder import read_core_folder
+from megacontext.bases.registry import BUNDLED, BUNDLED_FOLDER
+from megacontext.bases.traits import CORE_TYPE
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core, CoreConfig
+from megacontext.training.checkpoint import read_checkpoint
+from megacontext.training.core_export import core_prefix, load_masters
+from megacontext.training.core_import import load_model
+from megacontext.training.memory_model import MemoryLearner
+
+__all__ = ["Beginning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """Weights to begin with.
+
+    path: as it was given; checkpoint: a file of a run; folder: a model, whose tokenizer is the run's, too; masters: the
+    weights of a core and what was taught with it by name, empty for a plain model.
+    """
+
+    path: Path | None = None
+    checkpoint: Path | None = None
+    folder: Path | None = None
+    masters: Mapping[str, Tensor] = field(default_factory=dict)
+    config: CoreConfig | None = None
+
+    @classmethod
+    def read(cls, path: Path | None) -> Beginning:
+        """From a checkpoint, a model folder, or the name of a bundled model.
+
+        Raises InvalidValueError for what is neither, CorruptionError or BaseModelError if it is damaged.
+        """
+        if path is None:
+            return cls()
+        if not path.is_dir() and str(path) not in BUNDLED:
+            return cls(path=path, checkpoint=path, masters=read_checkpoint(path)["optimizer"]["masters"])
+        folder = path if path.is_dir() else BUNDLED_FOLDER / BUNDLED[str(path)]
+        if not _is_core(folder):
+            return cls(path=path, folder=folder)
+        nets = read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+        named = {"core": nets.core, "gist_net": nets.gist_net}
+        masters = {
+            f"{prefix}.{name}": weight.detach()
+            for prefix, net in named.items()
+            if net is not None
+            for name, weight in net.named_parameters()
+        }
+        return cls(path=path, folder=folder, masters=masters, config=nets.core.config)
+
+    def fill(self, core: Core) -> None:
+        """Give a core its first weights; InvalidValueError if it is of another shape."""
+        if self.folder is not None and not self.masters:
+            load_model(core, self.folder)
+            return
+        if self.config is not None:
+            for name, needed in asdict(self.config).items():
+                given = getattr(core.config, name)
+                if name == "max_positions" or given == needed or (isinstance(given, float) and isclose(given, needed)):
+                    continue
+                raise InvalidValueError(f"{name} is {given}, but that of {self.path} is {needed}; change [model]")
+        if self.masters:
+            load_masters(core, self.masters, prefix=core_prefix(self.masters))
+
+    def fill_memory(self, learner: MemoryLearner) -> None:
+        """Give GistNet and reconstructor theirs, where there are any."""
+        for prefix, net in (("gist_net.", learner.gist_net), ("reconstructor.", learner.reconstructor)):
+            if any(name.startswith(prefix) for name in self.masters):
+                load_masters(net, self.masters, prefix=prefix)
+
+
+def _is_core(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == CORE_TYPE

@@ -1,0 +1,88 @@
+"""What a run begins with: a checkpoint or a core hands on everything that was taught, and only to its own shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tests.training.conftest import tiny_nets
+
+from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
+from megacontext.training.starting import Beginning
+
+
+def learner_of(core: Core, gist_net: GistNet) -> MemoryLearner:
+    return MemoryLearner(core, gist_net, MemoryConfig(reconstructor_width=32))
+
+
+@pytest.fixture
+def fresh() -> MemoryLearner:
+    torch.manual_seed(5)
+    return learner_of(Core(TINY_CORE), GistNet(TINY_GIST_NET))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    core, gist_net = tiny_nets()
+    write_core_folder(tmp_path / "model", CoreNets(core=core, gist_net=gist_net), [], eos_token_id=1)
+    return tmp_path / "model"
+
+
+def assert_same(found: torch.nn.Module, wanted: torch.nn.Module) -> None:
+    for (name, weight), (_, expected) in zip(found.named_parameters(), wanted.named_parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, msg=name)
+
+
+def test_a_core_hands_on_its_gist_net(folder: Path, fresh: MemoryLearner) -> None:
+    begin = Beginning.read(folder)
+    begin.fill(fresh.core)
+    begin.fill_memory(fresh)
+    core, gist_net = tiny_nets()
+    assert_same(fresh.core, core)
+    assert_same(fresh.gist_net, gist_net)
+    assert begin.folder == folder
+    assert begin.checkpoint is None
+
+
+def test_a_checkpoint_hands_on_the_reconstructor_too(tmp_path: Path, fresh: MemoryLearner) -> None:
+    trained = learner_of(*tiny_nets())
+    with torch.no_grad():
+        for weight in trained.reconstructor.parameters():
+            weight.normal_()
+    masters = {name: weight.detach().float() for name, weight in trained.named_parameters()}
+    torch.save({"optimizer": {"masters": masters}, "state": {}}, tmp_path / "checkpoint.pt")
+    begin = Beginning.read(tmp_path / "checkpoint.pt")
+    begin.fill(fresh.core)
+    begin.fill_memory(fresh)
+    assert_same(fresh, trained)
+    assert begin.checkpoint == tmp_path / "checkpoint.pt"
+    assert begin.folder is None
+
+
+def test_nothing_changes_nothing(fresh: MemoryLearner) -> None:
+    before = {name: weight.clone() for name, weight in fresh.named_parameters()}
+    begin = Beginning.read(None)
+    begin.fill(fresh.core)
+    begin.fill_memory(fresh)
+    for name, weight in fresh.named_parameters():
+        assert torch.equal(weight, before[name])
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_layers", 3), ("rotary_base", 77.0)])
+def test_another_shape_is_refused(folder: Path, name: str, value: float) -> None:
+    core = Core(replace(TINY_CORE, **{name: value}))
+    with pytest.raises(InvalidValueError, match=rf"{name} is {value}, but that of .* is .*; change \[model\]"):
+        Beginning.read(folder).fill(core)
+
+
+def test_another_gist_net_is_refused(folder: Path) -> None:
+    learner = learner_of(Core(TINY_CORE), GistNet(replace(TINY_GIST_NET, mlp_width=16)))
+    with pytest.raises(InvalidValueError, match=r"has shape .*, but the configuration says"):
+        Beginning.read(folder).fill_memory(learner)
