@@ -128,6 +128,11 @@ def test_the_oracle_serves_no_question(megacontext, filled_memory, verb):
     assert_one_line(result, 2, "psychic", "attention, auto, lensnet, lexical, recency")
 
 
+def test_a_demo_with_an_unknown_base_makes_no_folder(megacontext, tmp_path):
+    assert_one_line(megacontext("demo", "--out", tmp_path / "demo", "--base", "no/such"), 1, "no/such")
+    assert not (tmp_path / "demo").exists()
+
+
 def test_a_question_longer_than_the_window_names_the_smallest_budget(megacontext, filled_memory):
     result = megacontext("ask", filled_memory, "word " * 500, "--budget", 256)
     assert_one_line(result, 2, "budget of at least")

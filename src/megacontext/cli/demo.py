@@ -23,6 +23,9 @@ def demo(
         int, typer.Option("--continuations", metavar="N", help="Held-out texts to score.")
     ] = 40,
     budget: BudgetOption = 1024,
+    base: Annotated[
+        str, typer.Option("--base", metavar="BASE", help="reference, reference-core, a model folder, or an id.")
+    ] = "reference",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of texts, facts and places.")] = 0,
 ) -> None:
     """Hide facts in a million tokens of real text, ask for them through a small window, and compare with other ways.
@@ -37,6 +40,7 @@ def demo(
         num_facts=num_facts,
         num_continuations=num_continuations,
         budget_entries=budget,
+        base=base,
         seed=seed,
     )
     run_demo(config, console=output_console(), progress=error_console())

@@ -91,9 +91,9 @@ class DemoResult:
 def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Console | None = None) -> DemoResult:
     """Run everything and write ``config.out``; tables go to ``console``, progress bars to ``progress``."""
     screen = DemoScreen(console or Console(), progress or Console(stderr=True))
+    handle = BaseHandle(config.base)
     prepare_folder(config.out)
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
-    handle = BaseHandle(config.base)
     if config.gister == "auto" and handle.info.gist_net:
         config = replace(config, gister=LEARNED_GISTER)
     with best_pace(handle.load()) as pace:
