@@ -20,6 +20,7 @@ import torch
 
 from megacontext.bases.native import NativeBase
 from megacontext.bases.registry import BaseHandle
+from megacontext.focus.lenses.features import word_features
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
@@ -33,7 +34,7 @@ from megacontext.training.optim import MasterOptimizer, OptimConfig
 from record import parser, record, row
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "core" / "memory.toml"
-BLOCK, SCRATCH = 32, 32
+BLOCK, SCRATCH = 32, 64
 ROWS, LENGTH, NUM_TAIL, NUM_OPEN = 4, 2048, 4, 6
 
 
@@ -113,8 +114,12 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
     def forward() -> object:
         return base.forward(inputs, positions, base.new_cache(num_entries), spreads_T=spreads)
 
+    blocks = random.integers(0, base.info.vocab_size, (len(entries), BLOCK))
+    asked = random.integers(0, base.info.vocab_size, SCRATCH)
+
     def look() -> object:
-        return base.utilities_of_entries(cache, entries, features, num_queries=SCRATCH)
+        features[:, FEATURES.index("lexical")], words = word_features(blocks, asked)
+        return base.utilities_of_entries(cache, entries, features, words, num_queries=SCRATCH)
 
     pairs = [(median_seconds(look, 3), median_seconds(forward, 1)) for _ in range(repeats)]
     window = statistics.median(seconds for _, seconds in pairs)

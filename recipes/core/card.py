@@ -117,13 +117,17 @@ def position_tables(positions: dict[str, Any]) -> list[str]:
 
 def run_table(run: dict[str, Any]) -> str:
     """How it was trained."""
-    ends = ", ".join(f"{end['minutes']:.0f}" for end in run["stage_ends"])
+    told = " and ".join(
+        f"{one['minutes']:.0f}" + (f" (stages ended after {ends})" if ends else "")
+        for one in run["runs"]
+        for ends in [", ".join(f"{end['minutes']:.0f}" for end in one["stage_ends"])]
+    )
     return table(
         ("training of core and GistNet", ""),
         [
             ("tokens of history seen", f"{run['tokens']:,}"),
             ("steps", f"{run['step']:,}"),
-            ("minutes", f"{run['minutes']} (stages ended after {ends})"),
+            ("minutes", f"{run['minutes']}: {told}"),
             ("machine", run["machine"]),
         ],
     )

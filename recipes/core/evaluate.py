@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -66,13 +67,15 @@ def plain_logits(folder: Path) -> Logits:
 def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:
     """Exact recall of held-out names and values at three budgets, with controls."""
     assert nets.gist_net is not None
+    lens_net = nets.lens_net and nets.lens_net.float()
     codes = Asking(test=True, key="code", product=True)
     rows = {
         "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
         "puzzles": [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True) for index in range(count)],
     }
     return {
-        kind: {"plain": plain_recall(plain, some)} | recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS)
+        kind: {"plain": plain_recall(plain, some)}
+        | recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, lens_net=lens_net)
         for kind, some in rows.items()
     }
 
@@ -96,11 +99,28 @@ def _num_processes(run: Path) -> int:
     return int(json.loads(lines[-1]).get("processes", 1))
 
 
+def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:
+    """What training took, with the runs that this one went on from."""
+    states = [torch.load(one / "checkpoint.pt", weights_only=True)["state"] for one in (*earlier, run)]
+    by_kind: Counter[str] = Counter()
+    for state in states:
+        by_kind.update(state["tokens_by_row_kind"])
+    return {
+        "step": sum(state["step"] for state in states),
+        "tokens": sum(state["tokens"] for state in states),
+        "tokens_by_row_kind": dict(by_kind),
+        "runs": [{"minutes": round(state["seconds"] / 60, 1), "stage_ends": state["stage_ends"]} for state in states],
+        "minutes": round(sum(state["seconds"] for state in states) / 60, 1),
+        "machine": f"{_num_processes(run)} process(es) of one thread, {processor()}",
+    }
+
+
 def main() -> None:
     """Run the measurements that the folder's nets allow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
     parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
+    parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--plain", default="reference-plain", help="bundled model, or folder, to stand beside it")
     parser.add_argument("--only", choices=("plain", "before", "recall", "text"), help="one of the parts")
@@ -124,11 +144,7 @@ def main() -> None:
     }
     path = args.model / "evaluation.json"
     report = json.loads(path.read_text()) if path.exists() else {}
-    state = torch.load(args.out / "checkpoint.pt", weights_only=True)["state"]
-    report["run"] = {name: state[name] for name in ("step", "tokens", "tokens_by_row_kind", "stage_ends")} | {
-        "minutes": round(state["seconds"] / 60, 1),
-        "machine": f"{_num_processes(args.out)} process(es) of one thread, {processor()}",
-    }
+    report["run"] = _told(args.earlier, args.out)
     for name, measure in parts.items():
         if args.only in (None, name):
             began = time.monotonic()

@@ -1,6 +1,6 @@
 """Teach LensNet what opening blocks saves, and write it into a model folder.
 
-`python recipes/core/lens.py --out RUN --model FOLDER [--rows N] [--processes N]`
+`python recipes/core/lens.py --out RUN --model FOLDER [--rows N] [--measured N] [--processes N]`
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
-import os
+import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -24,12 +24,19 @@ from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import write_core_folder
 from megacontext.errors import MegaContextError
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import TOKENIZER_FILES
 from megacontext.training.held_out import held_out_source, nets_with_gists
-from megacontext.training.lens_labels import LensSample, Moment, attribute, measure, moment_of
-from megacontext.training.lens_model import LensTraining, calibration, hit_report, lens_utilities, train_lens
+from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, Moment, label, moments_of
+from megacontext.training.lens_model import (
+    LensTraining,
+    calibration,
+    hit_report,
+    lens_utilities,
+    train_lens,
+    words_lens,
+)
 from megacontext.training.preparation import load_stores
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
@@ -37,31 +44,38 @@ from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource, Window
 
-LENGTH, TAIL, MEASURED, BATCH = 2048, 256, 3, 4
-ASKED = ("recall", "puzzles")
+BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
+LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
+MEASURED_SHARE = 12  # of questions, a twelfth as many rows have their blocks opened: for calibration
+QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
 Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]
-KINDS: dict[str, Callable[[bool], Maker]] = {
+MAKERS: dict[str, Callable[[bool], Maker]] = {
     "recall": lambda test: lambda source, random: recall_row(source, random, LENGTH, Asking(test=test)),
     "puzzles": lambda test: lambda source, random: puzzle_row(source, random, LENGTH, test=test),
     "plain": lambda test: lambda source, random: plain_row(source, random, LENGTH),
 }
 
 
-def moments(make: Maker, source: TextSource, seed: str, *, is_asked: bool) -> Iterator[tuple[Window, Moment]]:
-    """Rows whose tail asks for something before it, or rows of text, without end."""
+def rows_with_moments(
+    make: Maker, source: TextSource, seed: str, *, asking: bool
+) -> Iterator[tuple[Window, list[Moment]]]:
+    """Rows whose tail has moments to ask at, without end."""
     index = 0
     while True:
         row = make(source, Random(f"{seed}/{index}"))
-        moment = moment_of(row, tail_tokens=TAIL, block_tokens=32)
-        if moment is not None and bool(moment.evidence) == is_asked:  # a row may lose its only question
-            yield row, moment
+        moments = moments_of(row, tail_tokens=TAIL, block_tokens=BLOCK)
+        if moments and (moments[0].answer is not None) == asking:  # a row may lose its only question
+            yield row, moments
         index += 1
 
 
-def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, part: int) -> Path:
-    """Measure this process's part of the rows, questions by counterfactuals and plain text by attribution; where the
-    samples are kept. A file, because tensors that are passed between processes take a file handle each."""
+def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool, part: int) -> Path:
+    """Label this process's part of the rows; the folder where the samples are kept.
+
+    Files, because tensors that are passed between processes take a file handle each, and one for each batch, because
+    small samples that stay between large windows that go would keep the allocator from giving memory back.
+    """
     torch.set_num_threads(1)
     nets = nets_with_gists(args.model)
     assert nets.gist_net is not None
@@ -70,51 +84,69 @@ def label(args: argparse.Namespace, shares: Mapping[str, float], test: bool, par
         source = held_out_source(args.out, tokenizer, shares)
     else:
         source = TextSource(tokenizer, load_stores(args.out / "data", "train"), shares)
-    random = Random(f"{test}/{part}")
-    measured: Labelled = []
-    for kind, maker in KINDS.items():
-        drawn = moments(maker(test), source, f"{kind}/{test}/{part}", is_asked=kind in ASKED)
-        count = (args.rows // 4 if test else args.rows) // args.processes
-        for _ in track(range(0, count, BATCH), description=f"measuring {kind}", disable=part > 0):
-            rows = [next(drawn) for _ in range(BATCH)]
-            make = partial(measure, rows=rows) if kind in ASKED else partial(attribute, rows=[row for row, _ in rows])
-            samples = make(nets.core, nets.gist_net, tail_tokens=TAIL, num_measured=MEASURED, random=random)
-            names = [_asked(*pair) for pair in rows] if kind in ASKED else [kind] * len(samples)
-            measured += zip(names, samples, strict=True)
-    path = Path(args.out) / "lens" / f"{'test' if test else 'train'}_{part}.pt"
-    path.parent.mkdir(exist_ok=True)
-    torch.save([{"name": name, **vars(sample)} for name, sample in measured], path)
+    path = Path(args.out) / "lens" / f"{'test' if test else 'train'}_{part}"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    for kind, maker in MAKERS.items():
+        drawn = rows_with_moments(maker(test), source, f"{kind}/{test}/{part}", asking=kind in QUESTIONS)
+        measured_rows = args.measured // (MEASURED_SHARE if kind in QUESTIONS else 1)
+        for measured, num_rows in ((True, measured_rows), (False, args.rows if kind in QUESTIONS else 0)):
+            count = num_rows // (5 if test else 1) // args.processes
+            what = f"{'measuring' if measured else 'labelling'} {kind}"
+            for index in track(range(0, count, BATCH), description=what, disable=part > 0):
+                rows = [next(drawn) for _ in range(BATCH)]
+                samples = label(nets.core, nets.gist_net, rows, tail_tokens=TAIL, measured=measured)
+                names = [_name(kind, moment) for _, moments in rows for moment in moments]
+                told = [{"name": name, **vars(sample)} for name, sample in zip(names, samples, strict=True)]
+                torch.save(told, path / f"{kind}_{'measured' if measured else 'asked'}_{index:06}.pt")
     return path
 
 
-def _asked(row: Window, moment: Moment) -> str:
-    """What kind of question the moment waits for."""
-    fact = next(answer.fact for answer in row.answers if answer.start == moment.horizon[0])
+def _name(kind: str, moment: Moment) -> str:
+    """What kind of question the moment waits for, or that it waits for text."""
+    if moment.answer is None:
+        return kind
+    fact = moment.answer.fact
     return fact.key if isinstance(fact, Puzzle) else "fact"
 
 
 def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> Labelled:
-    """The samples of all processes.
-
-    Small samples that stay between large windows that go would keep glibc from ever giving the windows' memory back
-    (15 GB after 1,600 rows): with a fixed threshold, which only new processes read, large ones are mapped on their own.
-    """
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"  # it makes training many times as slow: for these processes alone
-    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-        paths = list(pool.map(partial(label, args, shares, test), range(args.processes)))
-    kept = [sample for path in paths for sample in torch.load(path, weights_only=True)]
+    """The samples of all processes, or those that earlier ones left."""
+    folders = sorted((args.out / "lens").glob(f"{'test' if test else 'train'}_*/")) if args.keep else []
+    if not folders:
+        with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+            folders = list(pool.map(partial(label_part, args, shares, test), range(args.processes)))
+    files = [file for folder in folders for file in sorted(folder.glob("*.pt"))]
+    kept = [sample for file in files for sample in torch.load(file, weights_only=True)]
     return [(sample.pop("name"), LensSample(**sample)) for sample in kept]
+
+
+def drawn_weights(names: Sequence[str]) -> list[float]:
+    """How often each sample is drawn, so that kinds have their shares however many samples they have."""
+    kinds = [name if name == "plain" else "recall" if name == "fact" else "puzzles" for name in names]
+    counts = Counter(kinds)
+    shares = {**QUESTIONS, "plain": 1 - sum(QUESTIONS.values())}
+    return [shares[kind] / counts[kind] for kind in kinds]
+
+
+def teach(labelled: Labelled, *, width: int, seed: int) -> tuple[LensNet, list[float]]:
+    """A lens from a seed of its own, and how its loss fell."""
+    torch.manual_seed(seed)
+    lens = LensNet(LensNetConfig(width=width))
+    weights = drawn_weights([name for name, _ in labelled])
+    watch = partial(track, description=f"teaching lens {seed}")
+    curve = train_lens(lens, [sample for _, sample in labelled], LensTraining(seed=seed), weights, watch=watch)
+    return lens, curve
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
     """Hits of the lens with both keys, and of the words alone."""
-    lexical = FEATURES.index("lexical")
     return dict(
         hit_report(
             {
                 "lens, hidden states": lambda sample: lens_utilities(lens, sample, kind="hidden"),
                 "lens, stored gists": lambda sample: lens_utilities(lens, sample, kind="gist"),
-                "lexical": lambda sample: sample.features_CF[:, lexical],
+                "words": words_lens,
             },
             samples,
         )
@@ -122,37 +154,44 @@ def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure, train, judge on held-out names and texts, write."""
+    """Label, train, judge on held-out names and texts, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays")
     parser.add_argument("--model", type=Path, required=True, help="model folder with a GistNet; the lens is added")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
-    parser.add_argument("--rows", type=int, default=1600, help="rows of each kind to measure for training")
-    parser.add_argument("--processes", type=int, default=1, help="how many measure at the same time, one core each")
+    parser.add_argument("--rows", type=int, default=3000, help="rows of each kind of question for training")
+    parser.add_argument("--measured", type=int, default=300, help="rows of text whose blocks are opened one by one")
+    parser.add_argument("--processes", type=int, default=1, help="how many label at the same time, one core each")
+    parser.add_argument("--seeds", type=int, default=1, help="lenses to teach; the first is written, all are judged")
+    parser.add_argument("--keep", action="store_true", help="train on the samples that an earlier call left in --out")
     args = parser.parse_args()
     began = time.monotonic()
     nets = nets_with_gists(args.model)
     shares = read_settings(args.config).shares
-    samples = [sample for _, sample in label_all(args, shares, test=False)]
+    labelled = label_all(args, shares, test=False)
     torch.set_num_threads(1)  # at this size threads wait for each other
-    torch.manual_seed(0)
-    lens = LensNet(LensNetConfig(width=nets.core.config.width))
-    curve = train_lens(lens, samples, LensTraining())
+    taught = [teach(labelled, width=nets.core.config.width, seed=seed) for seed in range(args.seeds)]
+    lens, curve = taught[0]
     files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
     lens.float()  # judged as it is written
-    held_out = label_all(args, shares, test=True)
     by_kind: dict[str, list[LensSample]] = defaultdict(list)
-    for name, sample in held_out:
+    for name, sample in label_all(args, shares, test=True):
         by_kind[name].append(sample)
-    judged = {kind: report(lens, some) for kind, some in sorted(by_kind.items()) if kind != "plain"}
-    questions = [sample for kind in judged for sample in by_kind[kind]]
-    told = {"questions": calibration(lens, questions), "plain": calibration(lens, by_kind["plain"])}
-    found = {"loss": curve, "hits": judged, "calibration": told, "rows": args.rows}
+    text = by_kind.pop("plain")
+    questions = [sample for some in by_kind.values() for sample in some]
+    measured = [sample for sample in questions if not sample.utility_C.isnan().any()]
+    found = {
+        "loss": curve,
+        "hits": {kind: report(lens, some) for kind, some in sorted(by_kind.items())} | {"all": report(lens, questions)},
+        "seeds": [report(other, questions) for other, _ in taught],
+        "calibration": {"questions": calibration(lens, measured), "plain": calibration(lens, text)},
+        "samples": dict(sorted(Counter(name for name, _ in labelled).items())),
+    }
     (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
-    print(f"{len(samples)} samples, {time.monotonic() - began:.0f} seconds")
+    print(f"{len(labelled)} samples, {time.monotonic() - began:.0f} seconds")
 
 
 if __name__ == "__main__":

@@ -35,13 +35,15 @@ def test_utilities_are_the_lens_nets_own() -> None:
     cache = shown(base)
     rows = np.array([2, 7, 12])
     features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
-    said = base.utilities_of_entries(cache, rows, features, num_queries=6)
+    words = np.random.default_rng(3).random((3, 6, 2)).astype(np.float32)
+    said = base.utilities_of_entries(cache, rows, features, words, num_queries=6)
     lens, states = base._lens_net, cache.states_SD
     with torch.no_grad():
         queries = lens.queries(states[-6:])
-        expected = lens(lens.matches(*queries, lens.keys(states[rows], kind="hidden")), torch.from_numpy(features))
+        of_states = lens.matches(queries, lens.keys(states[rows], kind="hidden"), torch.from_numpy(words))
+        expected = lens(of_states, torch.from_numpy(features))
         vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)).half()
-        of_gists = lens(lens.matches(*queries, lens.keys(vectors.float(), kind="gist")), torch.from_numpy(features))
+        of_gists = lens(lens.matches(queries, lens.keys(vectors.float(), kind="gist")), torch.from_numpy(features))
     np.testing.assert_allclose(said, expected.numpy(), atol=1e-6)
     np.testing.assert_allclose(
         base.utilities_of_gists(cache, vectors.numpy(), features, num_queries=6), of_gists.numpy(), atol=1e-6

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import numpy as np
 import pytest
 import torch
 
 from megacontext.errors import BaseModelError
-from megacontext.focus.lenses.features import feature_columns
+from megacontext.focus.lenses.features import feature_columns, word_features
 from megacontext.focus.lenses.lensnet import LensNetLens
 from megacontext.nets.lens_net import FEATURES
 from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
-from megacontext.training.lens_labels import Moment, measure
-from megacontext.training.lens_model import lens_utilities
+from megacontext.training.lens_labels import QUERY_TOKENS, Moment, label
+from megacontext.training.lens_model import lens_utilities, looked
 from megacontext.training.windows import Window
 
 TAIL = 96
@@ -37,8 +35,10 @@ class Watched(LensNetLens):
                 distances_n=int(cut.stops[-1]) - cut.stops[entries],
                 lexical_n=None,
             )
-            self.by_state = request.learned.of_entries(entries, features)
-            self.by_gist = request.learned.of_gists(request.memory.gists(1, 0, len(entries)), features)
+            tokens = request.memory.tokens(0, 32 * len(entries)).reshape(-1, 32)
+            _, words = word_features(tokens, request.learned.query_token_ids)
+            self.by_state = request.learned.of_entries(entries, features, words)
+            self.by_gist = request.learned.of_gists(request.memory.gists(1, 0, len(entries)), features, words)
         return super().score(request)
 
 
@@ -49,10 +49,11 @@ def test_it_sees_in_a_session_what_it_saw_in_training(tmp_path):
     row = Window(
         tokens_T=tokens_T, targets_T=np.roll(tokens_T, -1), weights_T=np.ones(512, dtype=np.float32), answers=()
     )
-    moment = Moment(query=(end - 32, end), horizon=(end - 1, end + 8))
+    moment = Moment(query=(end - QUERY_TOKENS, end), horizon=(end - 1, end + 8))
     tail = 512 - (end - TAIL)
-    (sample,) = measure(base._core, base._gist_net, [(row, moment)], tail_tokens=tail, num_measured=2, random=Random(0))
-    sample.features_CF[:, FEATURES.index("lexical")] = 0
+    (sample,) = label(base._core, base._gist_net, [(row, [moment])], tail_tokens=tail, measured=False)
+    seen = looked(sample)
+    seen.features_NF[:, FEATURES.index("lexical")] = 0
     lens = Watched()
     with assembly.open(tmp_path / "memory", base=base, create=True, gister="gistnet") as memory:
         memory.append(tokens_T[:end])
@@ -60,10 +61,10 @@ def test_it_sees_in_a_session_what_it_saw_in_training(tmp_path):
         with memory.session(budget_entries=TAIL + num_closed, lens=lens, sink_tokens=0, recent_tokens=TAIL) as session:
             session.refocus()
     assert lens.request.cut.levels.tolist() == [1] * num_closed + [0] * (TAIL // 32)
-    assert lens.request.learned.query_token_ids.tolist() == tokens_T[end - 32 : end].tolist()
+    assert lens.request.learned.query_token_ids.tolist() == tokens_T[end - QUERY_TOKENS : end].tolist()
     with torch.no_grad():
-        by_state = lens_utilities(base._lens_net, sample, kind="hidden")
-        by_gist = lens_utilities(base._lens_net, sample, kind="gist")
+        by_state = lens_utilities(base._lens_net, sample, kind="hidden", seen=seen)
+        by_gist = lens_utilities(base._lens_net, sample, kind="gist", seen=seen)
     assert by_state.std() > 1e-5
     np.testing.assert_allclose(lens.by_state, by_state, rtol=0.02)
     np.testing.assert_allclose(lens.by_gist, by_gist, rtol=0.02)
@@ -76,7 +77,7 @@ def lexical_base():
         lens = base._lens_net
         lens.match_weight.zero_()
         lens.up.weight.zero_()
-        lens.up.weight[0, lens.config.num_heads + FEATURES.index("lexical")] = 20.0
+        lens.up.weight[0, FEATURES.index("lexical") - len(FEATURES)] = 20.0
         lens.down.weight.zero_()
         lens.down.weight[0, 0] = 1.0
     return base

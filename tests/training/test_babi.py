@@ -15,7 +15,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.babi import WORLDS, StoryBook, has_stories, parse_story, read_stories
 from megacontext.training.babi_rows import babi_row
 from megacontext.training.gist_cuts import GistCut, choose_open
-from megacontext.training.lens_labels import moment_of
+from megacontext.training.lens_labels import moments_of
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.tokens import TokenStore, encode_documents
 from megacontext.training.windows import TextSource
@@ -149,8 +149,7 @@ def test_evidence_opens_blocks_and_labels_the_lens(babi_source: TextSource) -> N
             for block in (start // 32, (stop - 1) // 32)
         }
         assert is_open_N[sorted(stated)].mean() > (0.99 if len(stated) <= 40 else 0.6)
-        moment = moment_of(row, tail_tokens=256, block_tokens=32)
-        if moment is not None:
+        for moment in moments_of(row, tail_tokens=256, block_tokens=32):
             assert set(moment.evidence) <= stated
             num_moments += 1
     assert num_moments >= 10

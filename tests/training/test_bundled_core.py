@@ -21,7 +21,7 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
 from megacontext.training.corpus import read_standard_library
-from megacontext.training.lens_labels import measure, moment_of
+from megacontext.training.lens_labels import label, moments_of
 from megacontext.training.lens_model import hit_report, lens_utilities
 from megacontext.training.memory_scoring import recall_in_windows
 from megacontext.training.recall import Asking
@@ -71,16 +71,16 @@ def test_it_reads_its_own_gists_and_nobody_elses(nets: tuple[Core, GistNet, Lens
     nats = {way: float(entry["answer_nats"]) for way, entry in report.items()}  # type: ignore[arg-type]
     assert nats["full"] < 0.6
     assert nats["256/oracle/real"] < 0.6
-    assert nats["256/gists/real"] < 0.7 * nats["256/recency"]
+    assert nats["256/gists/real"] < 0.4 * nats["256/recency"]
     assert nats["256/gists/shuffled"] > 0.9 * nats["256/recency"]
 
 
 def test_its_lens_finds_most_answers_within_four(nets: tuple[Core, GistNet, LensNet], unseen: TextSource) -> None:
     core, gist_net, lens_net = nets
     drawn = (puzzle_row(unseen, Random(seed), 2048, test=True) for seed in range(48))
-    rows = [(row, moment) for row in drawn if (moment := moment_of(row, tail_tokens=256, block_tokens=32))]
-    samples = measure(core, gist_net, rows, tail_tokens=256, num_measured=1, random=Random(0))
+    rows = [(row, moments) for row in drawn if (moments := moments_of(row, tail_tokens=320, block_tokens=32))]
+    samples = label(core, gist_net, rows, tail_tokens=320, measured=False)
     for kind in ("hidden", "gist"):
         hits = hit_report({"lens": partial(lens_utilities, lens_net, kind=kind)}, samples)["lens"]
-        assert hits["within_1"]["accuracy"] > 0.2  # by chance: a few hundredths
-        assert hits["within_4"]["accuracy"] > 0.6
+        assert hits["within_1"]["accuracy"] > 0.6  # by chance: a few hundredths
+        assert hits["within_4"]["accuracy"] > 0.85

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
+from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.training.memory_scoring import blocks_within, plain_recall, recall_in_windows
+from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.training.memory_scoring import blocks_within, lens_opens, plain_recall, recall_in_windows
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
@@ -87,6 +89,39 @@ def test_the_report_has_every_way_and_every_control(
     within = {entry["inside"]["n"] for entry in report.values()}  # type: ignore[index]
     assert len(within) == 1
     assert within.pop() <= report["full"]["exact"]["n"]  # type: ignore[index]
+
+
+def test_the_lens_opens_what_it_values_for_each_question(nets: tuple[Core, GistNet], source: TextSource) -> None:
+    torch.manual_seed(0)
+    lens_net = LensNet(LensNetConfig(width=nets[0].config.width, num_heads=2, key_dim=8, mlp_width=16))
+    with torch.no_grad():
+        for weight in (lens_net.match_weight, lens_net.up.weight, lens_net.down.weight):
+            weight.zero_()
+        lens_net.up.weight[0, FEATURES.index("lexical") - len(FEATURES)] = 20.0  # it goes by the words alone
+        lens_net.down.weight[0, 0] = 1.0
+    choose = lens_opens(*nets, lens_net, tail_blocks=4)
+    num_asked = 0
+    for seed in range(12):
+        row = recall_row(source, Random(seed), 1024)
+        asked = [answer for answer in row.answers if answer.start >= 896 and answer.evidence[0][1] <= 896]
+        asked = [one for one in asked if not any(o.fact == one.fact and o.start < one.start for o in row.answers)]
+        is_open = choose(row, 7, 32)
+        assert is_open[-4:].all()
+        assert is_open.sum() == (7 if asked else 4)
+        num_asked += len(asked)
+        far = row.tokens_T[:896].reshape(28, 32)
+        for answer in sorted(asked, key=lambda answer: -answer.start)[:3]:
+            query = row.tokens_T[max(896, answer.start - 63) : answer.start + 1]
+            assert is_open[lexical_scores(far, query).argmax()]
+    assert num_asked > 12
+    report = recall_in_windows(
+        *nets,
+        [recall_row(source, Random(seed), 1024) for seed in range(2)],
+        budgets=(256,),
+        tail_blocks=4,
+        lens_net=lens_net,
+    )
+    assert {f"256/lens/{control}" for control in ("real", "shuffled", "none")} < set(report)
 
 
 def test_a_plain_model_is_asked_the_same_questions(nets: tuple[Core, GistNet], source: TextSource) -> None:

@@ -9,6 +9,7 @@ from tests.training.conftest import tiny_nets
 
 from megacontext.nets.core import Core
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.training import text_scoring
 from megacontext.training.text_scoring import FIRST, TextNets, pair_report, score_ways, share_report
 from megacontext.training.windows import Window
 
@@ -36,7 +37,7 @@ def nets() -> TextNets:
     with torch.no_grad():
         lens_net.match_weight.zero_()
         lens_net.up.weight.zero_()
-        lens_net.up.weight[0, 2 + FEATURES.index("lexical")] = 20.0  # it goes by the words alone
+        lens_net.up.weight[0, FEATURES.index("lexical") - len(FEATURES)] = 20.0  # it goes by the words alone
         lens_net.down.weight.zero_()
         lens_net.down.weight[0, 0] = 1.0
     return TextNets(core=core.eval(), gist_net=gist_net.eval(), lens_net=lens_net.eval())
@@ -44,7 +45,9 @@ def nets() -> TextNets:
 
 @pytest.fixture(scope="module")
 def ways(nets: TextNets, rows: list[Window]) -> dict[str, np.ndarray]:
-    return score_ways(nets, rows, PIECES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_scoring, "QUERY_TOKENS", 32)  # as many as the words alone look at
+        return score_ways(nets, rows, PIECES)
 
 
 @torch.no_grad()

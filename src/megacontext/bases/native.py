@@ -169,31 +169,34 @@ class NativeBase:
         cache: ModelCache,
         rows_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
         """Expected nats [n] per entry of budget of opening what stands at these positions of the window."""
         assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
         states_nD = cache.states_SD[torch.from_numpy(rows_n).to(self._device)]
-        return self._utilities(cache, states_nD, features_nF, kind="hidden", num_queries=num_queries)
+        return self._utilities(cache, states_nD, features_nF, words_nQ2, kind="hidden", num_queries=num_queries)
 
     def utilities_of_gists(
         self,
         cache: ModelCache,
         vectors_nD: npt.NDArray[np.float16],
         features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
         """The same [n] for gists anywhere in the memory, from their vectors as stored."""
         vectors = torch.from_numpy(vectors_nD).to(self._device)
-        return self._utilities(cache, vectors, features_nF, kind="gist", num_queries=num_queries)
+        return self._utilities(cache, vectors, features_nF, words_nQ2, kind="gist", num_queries=num_queries)
 
     def _utilities(
         self,
         cache: ModelCache,
         vectors_nD: torch.Tensor,
         features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None,
         *,
         kind: KeyKind,
         num_queries: int,
@@ -210,9 +213,10 @@ class NativeBase:
         with torch.no_grad():
             lens = self._lens_net
             queries = lens.queries(cache.states_SD[-num_queries:].float())
-            matches_nH = lens.matches(*queries, lens.keys(vectors_nD.float(), kind=kind))
+            words = None if words_nQ2 is None else torch.from_numpy(words_nQ2).to(self._device)
+            matches_nM = lens.matches(queries, lens.keys(vectors_nD.float(), kind=kind), words)
             utilities: npt.NDArray[np.float32] = (
-                lens(matches_nH, torch.from_numpy(features_nF).to(self._device)).cpu().numpy()
+                lens(matches_nM, torch.from_numpy(features_nF).to(self._device)).cpu().numpy()
             )
         return utilities
 

@@ -34,7 +34,10 @@ def train(
         list[Path],
         typer.Argument(
             metavar="CONFIG...",
-            help="Configuration: a file, or base, base_m, base_l, memory, memory_further, memory_m, memory_l; several for --dry-run.",
+            help=(
+                "Configuration: a file, or base, base_m, base_l, memory, memory_further, memory_settle, memory_m, "
+                "memory_l; several for --dry-run."
+            ),
             show_default=False,
         ),
     ],

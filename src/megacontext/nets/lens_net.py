@@ -3,16 +3,19 @@
 - two towers: queries from the core's hidden states of the last tokens, keys from the entries' own hidden states, or
   from gist vectors as they lie on disk, so that spans outside the window can be scored too
 - late interaction: each query token looks for its own best entry (Khattab and Zaharia 2020, "ColBERT")
+- exact words: what a span has in common with the query, each query token weighed by its state and its place from the
+  end, because a question stands among others (Gao et al. 2021, "COIL", weighs both sides)
 - a small MLP joins matches with what is known without reading: level, width, distance, words in common, residency
 - O(entries): nothing here compares entries with each other
 
-Shape legend: Q query tokens, n entries, r vectors per entry, D width, H heads, E key dimension, F features.
+Shape legend: Q query tokens, n entries, r vectors per entry, D width, H heads, E key dimension, W word heads,
+F features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,21 +23,34 @@ from torch.nn import functional
 
 from megacontext.nets.core import NORM_EPSILON
 
-__all__ = ["FEATURES", "KeyKind", "LensNet", "LensNetConfig"]
+__all__ = ["FEATURES", "WORD_KINDS", "KeyKind", "LensNet", "LensNetConfig", "Queries"]
 
 KeyKind = Literal["hidden", "gist"]
 # What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in.
 FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency")
+WORD_KINDS = 2  # a token, and a token with the one before it
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensNetConfig:
-    """width: that of the core."""
+    """width: that of the core; query_tokens: the most that ask, the last ones of the window; num_word_heads: ways to
+    weigh them where words are compared, for each kind of word."""
 
     width: int = 256
     num_heads: int = 4
     key_dim: int = 64
     mlp_width: int = 64
+    query_tokens: int = 64
+    num_word_heads: int = 4
+
+
+class Queries(NamedTuple):
+    """What the last tokens ask: unit vectors [H, Q, E], how much each matters [H, Q] (logits), and how much each counts
+    where words are compared [WORD_KINDS, W, Q] (sums to 1 over Q)."""
+
+    vectors_HQE: Tensor  # noqa: N815 - shape suffix
+    salience_HQ: Tensor  # noqa: N815 - shape suffix
+    words_2WQ: Tensor  # noqa: N815 - shape suffix
 
 
 FIRST_GUESS = -6.0  # softplus of it, and of the matches around 2 that are added to it: a few hundredths of a nat
@@ -51,16 +67,24 @@ class LensNet(nn.Module):
         self.salience = nn.Linear(config.width, config.num_heads, bias=False)
         self.key = nn.ModuleDict({kind: nn.Linear(config.width, key_width, bias=False) for kind in ("hidden", "gist")})
         self.sharpness = nn.Parameter(torch.full((config.num_heads,), 4.0))
-        self.up = nn.Linear(config.num_heads + len(FEATURES), config.mlp_width)
+        self.word_salience = nn.Linear(config.width, WORD_KINDS * config.num_word_heads, bias=False)
+        self.word_places = nn.Parameter(torch.zeros(WORD_KINDS * config.num_word_heads, config.query_tokens))
+        self.up = nn.Linear(config.num_heads + WORD_KINDS * config.num_word_heads + len(FEATURES), config.mlp_width)
         self.down = nn.Linear(config.mlp_width, 1)
         nn.init.constant_(self.down.bias, FIRST_GUESS)
         self.match_weight = nn.Parameter(torch.full((config.num_heads,), 1.0 / config.num_heads))
 
-    def queries(self, hidden_QD: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit queries [H, Q, E] of the last tokens, and how much each matters [H, Q] (logits)."""
+    def queries(self, hidden_QD: Tensor) -> Queries:
+        """From the core's hidden states of the last tokens; of more than ``query_tokens``, the last ones count."""
+        hidden_QD = hidden_QD[..., -self.config.query_tokens :, :]
         normed_QD = functional.rms_norm(hidden_QD, (hidden_QD.shape[-1],), eps=NORM_EPSILON)
         q_HQE = self.query(normed_QD).unflatten(-1, (self.config.num_heads, -1)).transpose(-3, -2)
-        return functional.normalize(q_HQE, dim=-1), self.salience(normed_QD).transpose(-2, -1)
+        logits_wQ = self.word_salience(normed_QD).transpose(-2, -1) + self.word_places[:, -normed_QD.shape[-2] :]
+        return Queries(
+            functional.normalize(q_HQE, dim=-1),
+            self.salience(normed_QD).transpose(-2, -1),
+            logits_wQ.softmax(-1).unflatten(-2, (WORD_KINDS, -1)),
+        )
 
     def keys(self, vectors_nD: Tensor, *, kind: KeyKind) -> Tensor:
         """Unit keys [H, n, E] of entries: of their hidden states, or of gist vectors as stored.
@@ -70,14 +94,26 @@ class LensNet(nn.Module):
         k_nHE = self.key[kind](vectors_nD).unflatten(-1, (self.config.num_heads, -1))
         return functional.normalize(k_nHE, dim=-1).transpose(-3, -2)
 
-    def matches(self, queries_HQE: Tensor, salience_HQ: Tensor, keys_HnE: Tensor) -> Tensor:
-        """Soft maximum [n, H] over query tokens of how well each entry answers."""
-        cosines_HQn = queries_HQE @ keys_HnE.transpose(-2, -1)
-        weighted = cosines_HQn * self.sharpness[:, None, None] + salience_HQ.log_softmax(-1)[..., None]
-        return weighted.logsumexp(-2).transpose(-2, -1)
+    def matches(self, queries: Queries, keys_HnE: Tensor, words_nQ2: Tensor | None = None) -> Tensor:
+        """How well each entry answers, [n, H + WORD_KINDS * W].
 
-    def forward(self, matches_nH: Tensor, features_nF: Tensor) -> Tensor:
+        The soft maximum over query tokens for each head, then the words in common as ``shared_words`` gives them,
+        weighed; zeros if nobody has looked at words.
+        """
+        cosines_HQn = queries.vectors_HQE @ keys_HnE.transpose(-2, -1)
+        weighted = cosines_HQn * self.sharpness[:, None, None] + queries.salience_HQ.log_softmax(-1)[..., None]
+        found_nH = weighted.logsumexp(-2).transpose(-2, -1)
+        num_queries = queries.words_2WQ.shape[-1]
+        if words_nQ2 is None:
+            in_common_nw = found_nH.new_zeros(*found_nH.shape[:-1], WORD_KINDS * self.config.num_word_heads)
+        else:
+            words_2nQ = words_nQ2[..., -num_queries:, :].movedim(-1, -3).to(found_nH)
+            in_common_nw = (words_2nQ @ queries.words_2WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
+        return torch.cat([found_nH, in_common_nw], dim=-1)
+
+    def forward(self, matches_nM: Tensor, features_nF: Tensor) -> Tensor:
         """Expected delta-NLL [n] in nats per entry of budget that opening each entry saves, >= 0."""
-        hidden = functional.gelu(self.up(torch.cat([matches_nH, features_nF.to(matches_nH)], dim=-1)))
-        raw_n: Tensor = self.down(hidden)[..., 0] + matches_nH @ self.match_weight
+        hidden = functional.gelu(self.up(torch.cat([matches_nM, features_nF.to(matches_nM)], dim=-1)))
+        by_state_n = matches_nM[..., : self.config.num_heads] @ self.match_weight
+        raw_n: Tensor = self.down(hidden)[..., 0] + by_state_n
         return functional.softplus(raw_n)

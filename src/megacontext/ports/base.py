@@ -138,6 +138,7 @@ class SupportsLearnedLens(Protocol):
         cache: ModelCache,
         rows_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
@@ -149,6 +150,7 @@ class SupportsLearnedLens(Protocol):
         cache: ModelCache,
         vectors_nD: npt.NDArray[np.float16],
         features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:

@@ -82,13 +82,21 @@ class LearnedUtilities(Protocol):
     def num_scratch(self) -> int: ...
 
     def of_entries(
-        self, entries_n: npt.NDArray[np.int64], features_nF: npt.NDArray[np.float32]
+        self,
+        entries_n: npt.NDArray[np.int64],
+        features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Expected nats [n] per entry of budget of opening these collapsed entries of the cut, from their states."""
+        """Expected nats [n] per entry of budget of opening these collapsed entries of the cut, from their states.
+
+        words_nQ2: what each has in common with each query token, where that is known."""
         ...
 
     def of_gists(
-        self, vectors_nrD: npt.NDArray[np.float16], features_nF: npt.NDArray[np.float32]
+        self,
+        vectors_nrD: npt.NDArray[np.float16],
+        features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """The same [n] for nodes anywhere, from their gists."""
         ...

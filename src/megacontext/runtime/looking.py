@@ -1,6 +1,6 @@
 """What a lens sees of the window that the question has just run in: the base's learned lens, entry by entry.
 
-Shape legend: n entries or nodes, r vectors of each, F features, D embedding width.
+Shape legend: n entries or nodes, r vectors of each, F features, Q query tokens, D embedding width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from megacontext.tree.runs import runs_of
 
 __all__ = ["QUERY_TOKENS", "WindowLook", "check_learned_lens", "look_at"]
 
-QUERY_TOKENS = 32  # last tokens of the window whose states ask, as in training
+QUERY_TOKENS = 64  # last tokens of the window whose states ask, as in training
 
 
 def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:
@@ -57,7 +57,10 @@ class WindowLook:
         return self.base.lens_features
 
     def of_entries(
-        self, entries_n: npt.NDArray[np.int64], features_nF: npt.NDArray[np.float32]
+        self,
+        entries_n: npt.NDArray[np.int64],
+        features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Expected nats [n] per entry of budget of opening collapsed entries: the best of their vectors."""
         rows_nr = self.first_rows_E[entries_n][:, None] + np.arange(self.gist_width)
@@ -66,12 +69,16 @@ class WindowLook:
                 self.window.cache,
                 rows_nr.reshape(-1),
                 features_nF.repeat(self.gist_width, axis=0),
+                None if words_nQ2 is None else words_nQ2.repeat(self.gist_width, axis=0),
                 num_queries=len(self.query_token_ids),
             )
         )
 
     def of_gists(
-        self, vectors_nrD: npt.NDArray[np.float16], features_nF: npt.NDArray[np.float32]
+        self,
+        vectors_nrD: npt.NDArray[np.float16],
+        features_nF: npt.NDArray[np.float32],
+        words_nQ2: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """The same [n] for nodes anywhere."""
         return self._best(
@@ -79,6 +86,7 @@ class WindowLook:
                 self.window.cache,
                 vectors_nrD.reshape(-1, vectors_nrD.shape[-1]),
                 features_nF.repeat(self.gist_width, axis=0),
+                None if words_nQ2 is None else words_nQ2.repeat(self.gist_width, axis=0),
                 num_queries=len(self.query_token_ids),
             )
         )

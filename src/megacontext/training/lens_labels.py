@@ -1,22 +1,19 @@
 """What a lens should have said: measured by opening blocks and looking at the next tokens.
 
-Each sample is one row in a window that shows its tail and gists of everything before. The label of a block is what
-opening it alone saves, in nats over the horizon per extra entry of budget: a counterfactual, taken from two real
-forwards of the nets that the lens will serve. Facts have blocks that state the answer as well.
+A row stands in a window that shows its tail and gists of everything before; the lens is asked at moments of the tail.
+The label of a block is what opening it alone saves, in nats over the moment's horizon per extra entry of budget: a
+counterfactual by the nets that the lens will serve. What any block would save (the median: raw text of the same kind
+helps a little, whichever it is) is taken off, because a budget is spent anyway and the question is on what. One forward
+with a block open serves all moments of a row. Facts have blocks that state the answer as well; where those are enough,
+the forward with everything closed is all it takes.
 
-Real text has no such blocks, and one block alone saves little there. `attribute` measures what opening *everything*
-saves on each token of the horizon, and gives it to the blocks that hold the token, the rarer the token the surer: two
-forwards label every block at several places of a row, where counterfactuals take one for each.
-
-Shape legend: B rows, T tokens, C closed blocks, M of them measured, K tokens of a block, Q query tokens, D width,
-F features.
+Shape legend: B rows, T tokens, C closed blocks, K tokens of a block, Q query tokens, D width, F features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -28,21 +25,24 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
-from megacontext.training.windows import Window
+from megacontext.training.windows import Answer, Window
 
-__all__ = ["LensSample", "Moment", "attribute", "features_of", "holders", "measure", "moment_of"]
+__all__ = ["QUERY_TOKENS", "LensSample", "Moment", "features_of", "label", "moments_of", "sample_of"]
 
-MIN_SAVED = 1.0  # nats over a horizon; where far context saves less, shares of it sum to less than 1
+QUERY_TOKENS = 64  # last tokens of the window whose states ask, as in sessions
+OPENED_ROWS = 14  # windows of one forward, of 350 entries each
+MIN_SAVED = 1.0  # nats over a horizon; where blocks save less together, shares of it sum to less than 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
     """When a row's lens is asked. query: positions [start, stop) of the last tokens; horizon: positions whose next
-    tokens count; evidence: the blocks that state what is asked, none for plain text."""
+    tokens count; evidence: the blocks that state what is asked, none for plain text; answer: what is asked."""
 
     query: tuple[int, int]
     horizon: tuple[int, int]
     evidence: tuple[int, ...] = ()
+    answer: Answer | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,33 +50,42 @@ class LensSample:
     """What a lens sees and what it should have said.
 
     query_QD, hidden_CD: the tapped layer's states of the query tokens and of the gists; gists_CD: gist vectors as
-    stored; features_CF; measured_M: indices among the closed blocks; utility_M: nats per entry; evidence_C: share of
-    what is asked that each block holds (sums to 1 at most); query_ids_Q, blocks_CK: the tokens
-    themselves.
+    stored; features_CF; utility_C: nats per entry, NaN if not measured; evidence_C: share of what is asked, or of what
+    blocks save, that each block holds (sums to 1 at most); query_ids_Q, blocks_CK: the tokens themselves; asks: whether
+    there is a question, bool [].
     """
 
     query_QD: Tensor  # noqa: N815 - shape suffix
     hidden_CD: Tensor  # noqa: N815 - shape suffix
     gists_CD: Tensor  # noqa: N815 - shape suffix
     features_CF: Tensor  # noqa: N815 - shape suffix
-    measured_M: Tensor  # noqa: N815 - shape suffix
-    utility_M: Tensor  # noqa: N815 - shape suffix
+    utility_C: Tensor  # noqa: N815 - shape suffix
     evidence_C: Tensor  # noqa: N815 - shape suffix
     query_ids_Q: Tensor  # noqa: N815 - shape suffix
     blocks_CK: Tensor  # noqa: N815 - shape suffix
+    asks: Tensor
 
 
-def moment_of(
-    row: Window, *, tail_tokens: int, block_tokens: int, query_tokens: int = 32, horizon_tokens: int = 64
-) -> Moment | None:
-    """The last question of a row whose evidence lies before the tail; for a row without facts its last tokens; None if
-    a row asks only for what its tail shows."""
+def moments_of(
+    row: Window,
+    *,
+    tail_tokens: int,
+    block_tokens: int,
+    query_tokens: int = QUERY_TOKENS,
+    horizon_tokens: int = 64,
+    step_tokens: int = 32,
+) -> list[Moment]:
+    """Every question of the tail whose evidence lies before it, asked for the first time; in a row that asks nothing,
+    every ``step_tokens``, with the ``horizon_tokens`` after it."""
     num_tokens = len(row.tokens_T)
     first = num_tokens - tail_tokens
     if not row.answers:
-        start = num_tokens - horizon_tokens
-        return Moment(query=(start + 1 - query_tokens, start + 1), horizon=(start, num_tokens))
-    for answer in sorted(row.answers, key=lambda answer: -answer.start):
+        return [
+            Moment(query=(at - query_tokens, at), horizon=(at - 1, at - 1 + horizon_tokens))
+            for at in range(first + query_tokens, num_tokens - horizon_tokens + 2, step_tokens)
+        ]
+    moments = []
+    for answer in row.answers:
         is_first_time = not any(other.fact == answer.fact and other.start < answer.start for other in row.answers)
         query = (answer.start + 1 - query_tokens, answer.start + 1)
         if query[0] >= first and is_first_time and all(stop <= first for _, stop in answer.evidence):
@@ -85,8 +94,9 @@ def moment_of(
                 for start, stop in answer.evidence
                 for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)
             }
-            return Moment(query=query, horizon=(answer.start, answer.stop), evidence=tuple(sorted(blocks)))
-    return None
+            horizon = (answer.start, answer.stop)
+            moments.append(Moment(query=query, horizon=horizon, evidence=tuple(sorted(blocks)), answer=answer))
+    return moments
 
 
 def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
@@ -104,146 +114,94 @@ def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: i
     )
 
 
-def measure(
+def label(
     core: Core,
     gist_net: GistNet,
-    rows: Sequence[tuple[Window, Moment]],
+    rows: Sequence[tuple[Window, Sequence[Moment]]],
     *,
     tail_tokens: int,
-    num_measured: int,
+    measured: bool = True,
     block_tokens: int = 32,
-    random: Random,
 ) -> list[LensSample]:
-    """Labels of some blocks of each row: all evidence, the lexically best, and others at random. Gists of width 1."""
+    """A sample for each moment of each row, in order. Gists have width 1; measured: whether blocks are opened one by
+    one, which plain text needs."""
     windows = [row for row, _ in rows]
     num_blocks = len(windows[0].tokens_T) // block_tokens
     num_closed = num_blocks - tail_tokens // block_tokens
-    tap_layer = core.config.num_layers // 2
     is_open_BN = np.zeros((len(rows), num_blocks), dtype=np.bool_)
     is_open_BN[:, num_closed:] = True
-    closed = run_windows(
-        core, gist_net, windows, is_open_BN, block_tokens=block_tokens, gist_width=1, tap_layer=tap_layer
-    )
-    before_BT = scores_of(core, closed, windows).nats_BT
-    assert closed.tapped_BSD is not None
-    samples = []
-    for index, (row, moment) in enumerate(rows):
-        features_CF = features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens)
-        lexical_C = features_CF[:, FEATURES.index("lexical")]
-        best = lexical_C.argsort(descending=True)[: num_measured // 3].tolist()
-        others = random.sample(range(num_closed), num_closed)
-        chosen = list(dict.fromkeys([*moment.evidence, *best, *others]))[:num_measured]
-        opened_MN = np.repeat(is_open_BN[index : index + 1], len(chosen), axis=0)
-        opened_MN[np.arange(len(chosen)), chosen] = True
-        opened = run_windows(
-            core,
-            gist_net,
-            [row] * len(chosen),
-            opened_MN,
-            block_tokens=block_tokens,
-            gist_width=1,
-            made_BCrD=closed.gists_BCrD[index : index + 1].expand(len(chosen), -1, -1, -1),
-        )
-        after_MT = scores_of(core, opened, [row] * len(chosen)).nats_BT
-        horizon = slice(*moment.horizon)
-        saved_M = before_BT[index, horizon].sum() - after_MT[:, horizon].sum(1)
-        evidence_C = torch.zeros(num_closed)
-        evidence_C[list(moment.evidence)] = 1 / max(1, len(moment.evidence))
-        samples.append(
-            _sample(
-                row,
-                moment,
-                closed,
-                index,
-                features_CF,
-                measured_M=torch.tensor(chosen),
-                utility_M=torch.from_numpy(saved_M / (block_tokens - 1)).float(),
-                evidence_C=evidence_C,
-            )
-        )
-    return samples
-
-
-def _sample(
-    row: Window, moment: Moment, run: WindowRun, index: int, features_CF: Tensor, **labels: Tensor
-) -> LensSample:
-    """A sample of row ``index`` of a run whose tail alone is open."""
-    assert run.tapped_BSD is not None
-    num_closed, block_tokens = run.gists_BCrD.shape[1], run.windows.block_tokens
-    shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
-    query = slice(moment.query[0] + shift, moment.query[1] + shift)
-    return LensSample(
-        query_QD=run.tapped_BSD[index, query].clone(),
-        hidden_CD=run.tapped_BSD[index, :num_closed].clone(),
-        gists_CD=run.gists_BCrD[index, :, 0].clone(),
-        features_CF=features_CF,
-        query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].copy()),
-        blocks_CK=torch.from_numpy(row.tokens_T[: num_closed * block_tokens].reshape(num_closed, -1).copy()),
-        **labels,
-    )
-
-
-def attribute(
-    core: Core,
-    gist_net: GistNet,
-    rows: Sequence[Window],
-    *,
-    tail_tokens: int,
-    num_measured: int,
-    block_tokens: int = 32,
-    horizon_tokens: int = 64,
-    query_tokens: int = 32,
-    random: Random,
-) -> list[LensSample]:
-    """Samples at every ``horizon_tokens`` of the tails of rows of text, labelled by what far context saves."""
-    num_tokens = len(rows[0].tokens_T)
-    num_blocks, num_closed = num_tokens // block_tokens, (num_tokens - tail_tokens) // block_tokens
-    is_open_BN = np.zeros((len(rows), num_blocks), dtype=np.bool_)
-    is_open_BN[:, num_closed:] = True
-    closed = run_windows(
+    run = run_windows(
         core,
         gist_net,
-        rows,
+        windows,
         is_open_BN,
         block_tokens=block_tokens,
         gist_width=1,
         tap_layer=core.config.num_layers // 2,
     )
-    opened = run_windows(core, gist_net, rows, np.ones_like(is_open_BN), block_tokens=block_tokens, gist_width=1)
-    saved_BT = scores_of(core, closed, rows).nats_BT - scores_of(core, opened, rows).nats_BT
+    before_BT = scores_of(core, run, windows).nats_BT
     samples = []
-    for index, row in enumerate(rows):
-        blocks_CK = row.tokens_T[: num_closed * block_tokens].reshape(num_closed, block_tokens)
-        for at in range(num_tokens - tail_tokens + horizon_tokens, num_tokens, horizon_tokens):
-            moment = Moment(query=(at - query_tokens, at), horizon=(at - 1, at + horizon_tokens - 1))
-            horizon = slice(*moment.horizon)
-            saved_C = torch.from_numpy(holders(blocks_CK, row.targets_T[horizon], saved_BT[index, horizon]))
-            best = saved_C.argsort(descending=True)[: num_measured // 2].tolist()
-            others = random.sample(range(num_closed), num_closed)
-            chosen = list(dict.fromkeys([*best, *others]))[:num_measured]
-            samples.append(
-                _sample(
-                    row,
-                    moment,
-                    closed,
-                    index,
-                    features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens),
-                    measured_M=torch.tensor(chosen),
-                    utility_M=(saved_C[chosen] / (block_tokens - 1)).float(),
-                    evidence_C=(saved_C / saved_C.sum().clamp(min=MIN_SAVED)).float(),
-                )
-            )
+    for index, (row, moments) in enumerate(rows):
+        saved_CT = None
+        if measured:
+            first = min(moment.horizon[0] for moment in moments)
+            after_CT = _nats_opened(core, gist_net, row, run, index, first=first)
+            saved_CT = before_BT[index] - after_CT
+        samples += [sample_of(row, moment, run, index, saved_CT) for moment in moments]
     return samples
 
 
-def holders(
-    blocks_CK: npt.NDArray[np.integer], tokens_T: npt.NDArray[np.integer], saved_T: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
-    """Nats [C] that blocks are given: what far context saves on each token (losses count as nothing), in equal parts to
-    the blocks that hold the token."""
-    saved_C = np.zeros(len(blocks_CK))
-    for token, saved in zip(tokens_T.tolist(), saved_T.tolist(), strict=True):
-        holds_C = (blocks_CK == token).any(1)
-        if saved > 0 and holds_C.any():
-            saved_C += saved * holds_C / holds_C.sum()
-    return saved_C
+def _nats_opened(
+    core: Core, gist_net: GistNet, row: Window, run: WindowRun, index: int, *, first: int
+) -> npt.NDArray[np.float32]:
+    """Nats [C, T] of a row's tokens after position ``first`` with one block open beside its tail."""
+    block_tokens, num_closed = run.windows.block_tokens, run.gists_BCrD.shape[1]
+    is_open_CN = np.zeros((num_closed, len(row.tokens_T) // block_tokens), dtype=np.bool_)
+    is_open_CN[:, num_closed:] = True
+    is_open_CN[np.arange(num_closed), np.arange(num_closed)] = True
+    parts = []
+    for block in range(0, num_closed, OPENED_ROWS):
+        is_open_MN = is_open_CN[block : block + OPENED_ROWS]
+        opened = run_windows(
+            core,
+            gist_net,
+            [row] * len(is_open_MN),
+            is_open_MN,
+            block_tokens=block_tokens,
+            gist_width=1,
+            made_BCrD=run.gists_BCrD[index : index + 1].expand(len(is_open_MN), -1, -1, -1),
+        )
+        parts.append(scores_of(core, opened, [row] * len(is_open_MN), first=first).nats_BT)
+    return np.concatenate(parts)
+
+
+def sample_of(
+    row: Window, moment: Moment, run: WindowRun, index: int, saved_CT: npt.NDArray[np.float32] | None = None
+) -> LensSample:
+    """A sample of row ``index`` of a run whose tail alone is open; saved_CT: nats that opening a block saves on each
+    token of the row."""
+    assert run.tapped_BSD is not None
+    num_closed, block_tokens = run.gists_BCrD.shape[1], run.windows.block_tokens
+    shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
+    query = slice(moment.query[0] + shift, moment.query[1] + shift)
+    saved_C = torch.full((num_closed,), torch.nan)
+    if saved_CT is not None:
+        saved_C = torch.from_numpy(saved_CT[:, slice(*moment.horizon)].sum(1))
+        saved_C = saved_C - saved_C.median()
+    evidence_C = torch.zeros(num_closed)
+    if moment.evidence:
+        evidence_C[list(moment.evidence)] = 1 / len(moment.evidence)
+    elif saved_CT is not None:
+        gains_C = saved_C.clamp(min=0)
+        evidence_C = gains_C / gains_C.sum().clamp(min=MIN_SAVED)
+    return LensSample(
+        query_QD=run.tapped_BSD[index, query].clone(),
+        hidden_CD=run.tapped_BSD[index, :num_closed].clone(),
+        gists_CD=run.gists_BCrD[index, :, 0].clone(),
+        features_CF=features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens),
+        utility_C=saved_C / (block_tokens - 1),
+        evidence_C=evidence_C,
+        query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].astype(np.int32)),
+        blocks_CK=torch.from_numpy(row.tokens_T[: num_closed * block_tokens].reshape(num_closed, -1).astype(np.int32)),
+        asks=torch.tensor(bool(moment.evidence)),
+    )

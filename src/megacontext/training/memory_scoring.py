@@ -19,11 +19,14 @@ import torch
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.training.memory_windows import CONTROLS, Control, score_windows
+from megacontext.nets.lens_net import LensNet
+from megacontext.training.lens_labels import QUERY_TOKENS, Moment, sample_of
+from megacontext.training.lens_model import lens_utilities
+from megacontext.training.memory_windows import CONTROLS, Control, run_windows, score_windows
 from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
 
-__all__ = ["Policy", "blocks_within", "plain_recall", "recall_in_windows"]
+__all__ = ["Policy", "blocks_within", "lens_opens", "plain_recall", "recall_in_windows"]
 
 SMALLEST_GAP = 0.1  # nats that full context must gain over recency for a share of it to mean something
 
@@ -65,12 +68,44 @@ def _open_evidence(tail_blocks: int) -> Policy:
     return choose
 
 
+def lens_opens(core: Core, gist_net: GistNet, lens_net: LensNet, *, tail_blocks: int) -> Policy:
+    """A policy that opens what the lens values most for the questions of the tail, by turns, the latest one's first."""
+
+    def choose(row: Window, num_open: int, block_tokens: int) -> npt.NDArray[np.bool_]:
+        is_open_N = _open_tail(row, min(tail_blocks, num_open), block_tokens)
+        first = len(row.tokens_T) - tail_blocks * block_tokens
+        run = run_windows(
+            core,
+            gist_net,
+            [row],
+            is_open_N[None],
+            block_tokens=block_tokens,
+            gist_width=1,
+            tap_layer=core.config.num_layers // 2,
+        )
+        orders = []
+        for answer in sorted(_asked_in_tail(row, tail_blocks * block_tokens), key=lambda answer: -answer.start):
+            query = (max(first, answer.start + 1 - QUERY_TOKENS), answer.start + 1)
+            sample = sample_of(row, Moment(query=query, horizon=(answer.start, answer.stop)), run, 0)
+            with torch.no_grad():
+                utilities_C = lens_utilities(lens_net, sample, kind="hidden")
+            orders.append(utilities_C.argsort(descending=True).tolist())
+        for block in (block for turn in zip(*orders, strict=True) for block in turn):
+            if is_open_N.sum() == num_open:
+                break
+            is_open_N[block] = True
+        return is_open_N
+
+    return choose
+
+
 def recall_in_windows(
     core: Core,
     gist_net: GistNet,
     rows: Sequence[Window],
     *,
     budgets: Sequence[int],
+    lens_net: LensNet | None = None,
     tail_blocks: int = 2,
     block_tokens: int = 32,
     gist_width: int = 1,
@@ -78,10 +113,11 @@ def recall_in_windows(
 ) -> dict[str, dict[str, object]]:
     """Exact recall and answer nats of the questions in every row's tail whose evidence lies before it.
 
-    By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists),
-    ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open). ``inside`` is the exact recall
-    of what was stated within one block: elsewhere one gist holds the name and its neighbour the value. ``closure`` is
-    the share of what full context gains over recency on answer tokens, None where that is too little to share.
+    By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists), ``lens``
+    (what it values most opened), ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open).
+    ``inside`` is the exact recall of what was stated within one block: elsewhere one gist holds the name and its
+    neighbour the value. ``closure`` is the share of what full context gains over recency on answer tokens, None where
+    that is too little to share.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
 
@@ -115,6 +151,8 @@ def recall_in_windows(
         recency = run(_open_tail, budget // block_tokens, "none")
         report[f"{budget}/recency"] = recency
         ways = {"gists": (_open_tail, at_budget), "oracle": (_open_evidence(tail_blocks), at_budget)}
+        if lens_net is not None:
+            ways["lens"] = (lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks), at_budget)
         for name, (choose, num_open) in ways.items():
             for control in CONTROLS:
                 found = run(choose, num_open, control)

@@ -98,16 +98,18 @@ def run_windows(
 
 
 @torch.no_grad()
-def scores_of(core: Core, run: WindowRun, rows: Sequence[Window]) -> RowScores:
-    """What a run says of every next token that it predicts."""
+def scores_of(core: Core, run: WindowRun, rows: Sequence[Window], *, first: int = 0) -> RowScores:
+    """What a run says of every next token that it predicts, from the one after position ``first`` of each row on."""
     targets_N = torch.from_numpy(np.stack([row.targets_T for row in rows])).flatten()
     hidden_SD = run.hidden_BSD.flatten(0, 1)
     nats_N = torch.full((len(targets_N),), math.nan)
     hits_N = torch.zeros(len(targets_N), dtype=torch.bool)
-    for start in range(0, len(run.windows.positions_P), CHUNK_ROWS):
+    wanted = run.windows.positions_P % len(rows[0].tokens_T) >= first
+    positions_P, entries_P = run.windows.positions_P[wanted], run.windows.entries_P[wanted]
+    for start in range(0, len(positions_P), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
-        positions = run.windows.positions_P[chunk]
-        logits = core.logits(hidden_SD[run.windows.entries_P[chunk]]).float()
+        positions = positions_P[chunk]
+        logits = core.logits(hidden_SD[entries_P[chunk]]).float()
         nats_N[positions] = torch.nn.functional.cross_entropy(logits, targets_N[positions], reduction="none")
         hits_N[positions] = logits.argmax(-1) == targets_N[positions]
     return RowScores(nats_N.view(len(rows), -1).numpy(), hits_N.view(len(rows), -1).numpy())

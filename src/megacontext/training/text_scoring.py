@@ -21,7 +21,8 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
 from megacontext.training.far_words import word_tokens
-from megacontext.training.lens_labels import Moment, features_of
+from megacontext.training.lens_labels import QUERY_TOKENS, Moment, sample_of
+from megacontext.training.lens_model import lens_utilities
 from megacontext.training.memory_windows import Control, run_windows, score_windows
 from megacontext.training.scoring import SCORED, WINDOW, spread_windows
 from megacontext.training.tokens import TokenStore
@@ -163,7 +164,6 @@ def _oracle(row: Window, at: int, pieces_V: Sequence[bytes]) -> npt.NDArray[np.i
 def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.float32]:
     """Utilities [B, chunks, C] of far blocks before each chunk. One forward serves all: states do not look ahead."""
     assert nets.lens_net is not None
-    lens = nets.lens_net
     is_open_BN = np.zeros((len(rows), WINDOW // BLOCK), dtype=np.bool_)
     is_open_BN[:, NUM_FAR:] = True
     run = run_windows(
@@ -175,22 +175,11 @@ def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.fl
         gist_width=1,
         tap_layer=nets.core.config.num_layers // 2,
     )
-    assert run.tapped_BSD is not None
-    shift = NUM_FAR - NUM_FAR * BLOCK
     chunks = []
     for at in range(FIRST, WINDOW, CHUNK):
-        features_BCF = torch.stack(
-            [
-                features_of(
-                    row, Moment(query=(at - QUERY, at), horizon=(at - 1, at)), num_closed=NUM_FAR, block_tokens=BLOCK
-                )
-                for row in rows
-            ]
-        )
-        states_BSD = run.tapped_BSD.float()
-        queries = lens.queries(states_BSD[:, at - QUERY + shift : at + shift])
-        matches = lens.matches(*queries, lens.keys(states_BSD[:, :NUM_FAR], kind="hidden"))
-        chunks.append(lens(matches, features_BCF))
+        moment = Moment(query=(at - QUERY_TOKENS, at), horizon=(at - 1, at))
+        samples = [sample_of(row, moment, run, index) for index, row in enumerate(rows)]
+        chunks.append(torch.stack([lens_utilities(nets.lens_net, sample, kind="hidden") for sample in samples]))
     return torch.stack(chunks, dim=1).numpy()
 
 

@@ -29,13 +29,15 @@ class Told:
     num_scratch: int = 5
     entries: list[int] = field(default_factory=list)
     seen: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    words: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
 
-    def of_entries(self, entries_n, features_nF):
+    def of_entries(self, entries_n, features_nF, words_nQ2=None):
         self.entries += entries_n.tolist()
         return np.full(len(entries_n), 2.0, dtype=np.float32)
 
-    def of_gists(self, vectors_nrD, features_nF):
+    def of_gists(self, vectors_nrD, features_nF, words_nQ2=None):
         self.seen.append(features_nF)
+        self.words.append(words_nQ2)
         return vectors_nrD[:, 0, 0].astype(np.float32)
 
 
@@ -121,6 +123,11 @@ def test_features_are_those_of_training(plain):
     distance = memory.num_tokens + 5 - 78 * 8
     np.testing.assert_allclose(first[77], [1 / MAX_LEVEL, 3 / MAX_LOG2, np.log2(distance) / MAX_LOG2, 0, 0], rtol=1e-6)
     assert (second[:, 3] == 1).sum() == 1, "the block that has all words of the query"
+    assert told.words[0] is None
+    holder = int(second[:, 3].argmax())
+    assert (told.words[1][holder, :, 0] == 1).all(), "each token of the query stands there alone, and once"
+    assert (told.words[1][holder, 1:, 1] == 1).all(), "and after the token before it"
+    assert told.words[1].sum() == 8 + 7
 
 
 def test_without_a_window_words_lead(plain):

@@ -1,6 +1,6 @@
 """What a learned lens is told of a span beside its vectors. Training and sessions fill it in here, by one rule.
 
-Shape legend: n spans, K tokens of a block, Q query tokens, F features.
+Shape legend: n spans, K tokens of a block, Q query tokens, U different ones of them, F features.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from megacontext.errors import BaseModelError
 
-__all__ = ["MAX_LEVEL", "MAX_LOG2", "feature_columns", "lexical_scores"]
+__all__ = ["MAX_LEVEL", "MAX_LOG2", "feature_columns", "lexical_scores", "word_features"]
 
 MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
 
@@ -22,15 +22,57 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
 
     A token's rarity is that among these blocks.
     """
-    num_blocks = len(blocks_nK)
-    scores_n = np.zeros(num_blocks)
-    for token_id in dict.fromkeys(query_Q.tolist()):
-        frequency_n = (blocks_nK == token_id).sum(1)
-        num_with = np.count_nonzero(frequency_n)
-        if num_with:
-            weight = np.log1p((num_blocks - num_with + 0.5) / (num_with + 0.5))
-            scores_n += weight * frequency_n * 2.2 / (frequency_n + 1.2)
-    return scores_n
+    return word_features(blocks_nK, query_Q)[0]
+
+
+def word_features(
+    blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """``lexical_scores`` [n], and what each query token has in common with each block, [n, Q, 2]: the token itself, and
+    it with the one before.
+
+    The parts are BM25's terms, scaled so that what one block alone holds once counts 1. Pairs tell "Ann Lee" from "Ann
+    Ray".
+    """
+    num_blocks, num_queries = len(blocks_nK), len(query_Q)
+    if not num_blocks or not num_queries:
+        return np.zeros(num_blocks), np.zeros((num_blocks, num_queries, 2), dtype=np.float32)
+    ids_U, of_Q = np.unique(query_Q, return_inverse=True)
+    place_V = np.full(int(max(ids_U[-1], blocks_nK.max())) + 1, -1, dtype=np.int16)
+    place_V[ids_U] = np.arange(len(ids_U))
+    rows, columns = np.nonzero(place_V[blocks_nK] >= 0)
+    tokens = blocks_nK[rows, columns]
+    terms_nU = _terms(rows, place_V[tokens], (num_blocks, len(ids_U)))
+    most = np.log1p((num_blocks - 0.5) / 1.5)
+    words_nQ2 = np.zeros((num_blocks, num_queries, 2), dtype=np.float32)
+    words_nQ2[:, :, 0] = (terms_nU / most).astype(np.float32)[:, of_Q]
+    if num_queries > 1:
+        codes_U, of_pair = np.unique(_pair_codes(query_Q[:-1], query_Q[1:]), return_inverse=True)
+        follows = columns > 0
+        codes = _pair_codes(blocks_nK[rows[follows], columns[follows] - 1], tokens[follows])
+        found = np.minimum(np.searchsorted(codes_U, codes), len(codes_U) - 1)
+        is_pair = codes_U[found] == codes
+        pairs_nU = _terms(rows[follows][is_pair], found[is_pair], (num_blocks, len(codes_U)))
+        words_nQ2[:, 1:, 1] = (pairs_nU / most).astype(np.float32)[:, of_pair]
+    return terms_nU.sum(1), words_nQ2
+
+
+def _terms(
+    rows: npt.NDArray[np.int64], places: npt.NDArray[np.integer], shape: tuple[int, int]
+) -> npt.NDArray[np.float64]:
+    """BM25's terms [n, U] of what was found in which block."""
+    num_blocks, num_different = shape
+    counts_nU = np.bincount(rows * num_different + places, minlength=num_blocks * num_different).reshape(shape)
+    num_with_U = np.count_nonzero(counts_nU, axis=0)
+    rarity_U = np.log1p((num_blocks - num_with_U + 0.5) / (num_with_U + 0.5))
+    terms_nU: npt.NDArray[np.float64] = counts_nU * 2.2 / (counts_nU + 1.2) * rarity_U
+    return terms_nU
+
+
+def _pair_codes(first_n: npt.NDArray[np.integer], second_n: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """One number for each pair of tokens."""
+    codes_n: npt.NDArray[np.int64] = (first_n.astype(np.int64) << 32) | second_n.astype(np.int64)
+    return codes_n
 
 
 def feature_columns(

@@ -5,7 +5,7 @@ the best of them a second time, with the words in common; what stands in the win
 model gave it there. The best are nominated. The scan is bounded, so that a refocus costs the same however long the
 history is; beyond it the words of the query lead.
 
-Shape legend: n blocks, K tokens of a block, r vectors of a gist, F features.
+Shape legend: n blocks, K tokens of a block, r vectors of a gist, Q query tokens, F features.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.focus.lenses.features import feature_columns, lexical_scores
+from megacontext.focus.lenses.features import feature_columns, word_features
 from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.ports.focus import FocusRequest, FocusScores, LearnedUtilities, Nomination
@@ -100,14 +100,15 @@ def _utilities(
     cut, block_tokens = request.cut, request.cut.block_tokens
     runs = runs_of(blocks_n)
     tokens = [request.memory.tokens(first * block_tokens, last * block_tokens) for first, last in runs]
-    lexical_n = lexical_scores(np.concatenate(tokens).reshape(-1, block_tokens), learned.query_token_ids)
+    tokens_nK = np.concatenate(tokens).reshape(-1, block_tokens)
+    lexical_n, words_nQ2 = word_features(tokens_nK, learned.query_token_ids)
     features_nF = _features(request, learned, blocks_n, lexical_n)
     vectors_nrD = np.concatenate([request.memory.gists(1, first, last) for first, last in runs])
-    nats_n = learned.of_gists(vectors_nrD, features_nF).astype(np.float64)
+    nats_n = learned.of_gists(vectors_nrD, features_nF, words_nQ2).astype(np.float64)
     entry_n = np.searchsorted(cut.starts, blocks_n * block_tokens, side="right") - 1
     shown = np.flatnonzero(cut.levels[entry_n] == 1)
     if len(shown):
-        nats_n[shown] = learned.of_entries(entry_n[shown], features_nF[shown])
+        nats_n[shown] = learned.of_entries(entry_n[shown], features_nF[shown], words_nQ2[shown])
     return nats_n
 
 
