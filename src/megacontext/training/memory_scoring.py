@@ -90,7 +90,8 @@ def lens_opens(core: Core, gist_net: GistNet, lens_net: LensNet, *, tail_blocks:
             with torch.no_grad():
                 utilities_C = lens_utilities(lens_net, sample, kind="hidden")
             orders.append(utilities_C.argsort(descending=True).tolist())
-        for block in (block for turn in zip(*orders, strict=True) for block in turn):
+        spare = range(len(is_open_N))  # rows of one batch have equally many open blocks, also where nothing is asked
+        for block in [*(block for turn in zip(*orders, strict=True) for block in turn), *spare]:
             if is_open_N.sum() == num_open:
                 break
             is_open_N[block] = True
