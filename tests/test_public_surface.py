@@ -19,7 +19,7 @@ COMMANDS = {
     "chat": "--allocator --budget --lens --max-new-tokens --seed --temperature --top-p",
     "check": "--json --recompute-gists --repair",
     "complete": "--allocator --budget --json --lens --max-new-tokens --prompt --seed --temperature --top-p",
-    "demo": "--budget --continuations --facts --out --seed --tokens",
+    "demo": "--base --budget --continuations --facts --out --seed --tokens",
     "erase": "--json --yes",
     "eval": "--base --budget --data --json --lengths --list --methods --out --quick --resume --samples --seed --task",
     "export": "--json",

@@ -10,7 +10,7 @@ SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 
 
 def scores(lens: LensNet, asked: torch.Tensor, entries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    matches = lens.matches(*lens.queries(asked), lens.keys(entries, kind="gist"))
+    matches = lens.matches(lens.queries(asked), lens.keys(entries, kind="gist"))
     return lens(matches, features)
 
 
