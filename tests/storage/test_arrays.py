@@ -257,3 +257,15 @@ def test_read_only_media_is_read_and_not_written(small_disk: Path) -> None:
     np.testing.assert_array_equal(store.read_shard(GISTS, 0), example_rows(GISTS, 0))
     with pytest.raises(MemoryReadOnlyError):
         store.write_shard(GISTS, 1, example_rows(GISTS, 1))
+
+
+@pytest.mark.parametrize("num_left", [1, 5000])
+def test_what_a_killed_writer_left_does_not_reach_the_next_shard(tmp_path: Path, num_left: int) -> None:
+    store = TensorStoreArrays(tmp_path / "m")
+    rows = [example_rows(TOKENS, shard) for shard in (0, 1)]
+    store.write_shard(TOKENS, 0, rows[0])
+    (tmp_path / "m" / f"{store.object_name(TOKENS, 1)}.__lock").write_bytes(b"x" * num_left)
+    store.write_shard(TOKENS, 1, rows[1])
+    np.testing.assert_array_equal(store.read_shard(TOKENS, 1), rows[1])
+    np.testing.assert_array_equal(store.read(TOKENS, 0, 2 * TOKENS.shard_rows), np.concatenate(rows))
+    assert store.remove_orphans() == 0
