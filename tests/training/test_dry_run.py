@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -128,10 +129,12 @@ def test_the_peak_is_what_the_process_holds_on_top() -> None:
     assert before is not None
     assert peak is not None
     assert 63 * MIB < peak - before < 80 * MIB
-    assert forget_peak()
-    lower = peak_bytes()
-    assert lower is not None
-    assert lower < peak
+    lowest = peak
+    until = time.monotonic() + 5  # a busy kernel gives pages back a little later
+    while lowest >= peak and time.monotonic() < until:
+        assert forget_peak()
+        lowest = peak_bytes() or 0
+    assert 0 < lowest < peak
 
 
 @pytest.mark.usefixtures("trimmed")
