@@ -43,6 +43,7 @@ from megacontext.training.recall import Asking
 from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource, Window
+from megacontext.values import whole_number
 
 BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
 LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
@@ -165,6 +166,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="lenses to teach; the first is written, all are judged")
     parser.add_argument("--keep", action="store_true", help="train on the samples that an earlier call left in --out")
     args = parser.parse_args()
+    for name in ("processes", "seeds", "measured", "rows"):
+        whole_number(f"--{name}", getattr(args, name), least=1)
     began = time.monotonic()
     nets = nets_with_gists(args.model)
     shares = read_settings(args.config).shares

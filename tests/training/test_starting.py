@@ -10,7 +10,7 @@ import torch
 from tests.training.conftest import tiny_nets
 
 from megacontext.bases.core_folder import CoreNets, write_core_folder
-from megacontext.errors import InvalidValueError
+from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
@@ -80,6 +80,12 @@ def test_another_shape_is_refused(folder: Path, name: str, value: float) -> None
     core = Core(replace(TINY_CORE, **{name: value}))
     with pytest.raises(InvalidValueError, match=rf"{name} is {value}, but that of .* is .*; change \[model\]"):
         Beginning.read(folder).fill(core)
+
+
+def test_a_damaged_config_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": ')
+    with pytest.raises(CorruptionError, match=r"config\.json is no JSON .*; take another copy"):
+        Beginning.read(folder)
 
 
 def test_another_gist_net_is_refused(folder: Path) -> None:

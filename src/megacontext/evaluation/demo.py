@@ -92,6 +92,7 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     """Run everything and write ``config.out``; tables go to ``console``, progress bars to ``progress``."""
     screen = DemoScreen(console or Console(), progress or Console(stderr=True))
     handle = BaseHandle(config.base)
+    handle.load()  # before an earlier demo makes room
     prepare_folder(config.out)
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
     if config.gister == "auto" and handle.info.gist_net:

@@ -23,11 +23,12 @@ from torch.nn import functional
 
 from megacontext.nets.core import NORM_EPSILON
 
-__all__ = ["FEATURES", "WORD_KINDS", "KeyKind", "LensNet", "LensNetConfig", "Queries"]
+__all__ = ["FEATURES", "QUERY_TOKENS", "WORD_KINDS", "KeyKind", "LensNet", "LensNetConfig", "Queries"]
 
 KeyKind = Literal["hidden", "gist"]
 # What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in.
 FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency")
+QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
 WORD_KINDS = 2  # a token, and a token with the one before it
 
 
@@ -40,7 +41,7 @@ class LensNetConfig:
     num_heads: int = 4
     key_dim: int = 64
     mlp_width: int = 64
-    query_tokens: int = 64
+    query_tokens: int = QUERY_TOKENS
     num_word_heads: int = 4
 
 

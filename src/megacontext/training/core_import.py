@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from math import isclose
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +25,7 @@ from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import NORM_EPSILON, Core, CoreConfig
 from megacontext.training.core_export import load_masters
 
-__all__ = ["core_config_of", "load_model", "masters_of"]
+__all__ = ["core_config_of", "load_model", "masters_of", "read_config"]
 
 LAYER_NAMES = {
     "attention_norm.weight": "input_layernorm.weight",
@@ -42,15 +43,24 @@ LAYER_NAMES = {
 ROTATED = ("attention.q_proj.weight", "attention.k_proj.weight", "attention.q_gain", "attention.k_gain")
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself. InvalidValueError if it says nothing, CorruptionError if it is damaged."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InvalidValueError(f"{folder} holds no config.json; give a folder with a model")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptionError(f"{path} is no JSON ({error}); take another copy") from error
+    return config
+
+
 def core_config_of(folder: Path) -> CoreConfig:
     """The shape of the core that a model folder's weights fit.
 
     Raises InvalidValueError if it holds another architecture, or one with traits that the core lacks.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InvalidValueError(f"{folder} holds no config.json; give a folder with a Qwen3 model")
-    config = json.loads(path.read_text())
+    path, config = folder / "config.json", read_config(folder)
     if config.get("model_type") != "qwen3":
         raise InvalidValueError(f"{folder} holds a {config.get('model_type')!r} model; only 'qwen3' becomes a core")
     rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta")}

@@ -23,13 +23,12 @@ from torch import Tensor
 from megacontext.focus.lenses.features import feature_columns, lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES
+from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
 from megacontext.training.windows import Answer, Window
 
 __all__ = ["QUERY_TOKENS", "LensSample", "Moment", "features_of", "label", "moments_of", "sample_of"]
 
-QUERY_TOKENS = 64  # last tokens of the window whose states ask, as in sessions
 OPENED_ROWS = 14  # windows of one forward, of 350 entries each
 MIN_SAVED = 1.0  # nats over a horizon; where blocks save less together, shares of it sum to less than 1
 

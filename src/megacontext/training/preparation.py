@@ -197,6 +197,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_stores(out: Path, side: str) -> dict[str, TokenStore]:
-    """Load the token stores that `prepare` wrote for `train` or `held_out`; bAbI stories only if there are any."""
+    """Load the token stores that `prepare` wrote for `train` or `held_out`; bAbI stories only if there are any.
+
+    Raises InvalidValueError if one was never written.
+    """
     domains = [*DOMAINS, BABI] if (out / f"{BABI}_{side}.npz").exists() else DOMAINS
+    for domain in domains:
+        if not (out / f"{domain}_{side}.npz").is_file():
+            raise InvalidValueError(
+                f"{out} holds no {domain}_{side}.npz; give the --out of a run, or prepare one there"
+            )
     return {domain: TokenStore.load(out / f"{domain}_{side}.npz") for domain in domains}

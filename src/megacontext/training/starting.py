@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from math import isclose
@@ -18,7 +17,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.core_export import core_prefix, load_masters
-from megacontext.training.core_import import load_model
+from megacontext.training.core_import import load_model, read_config
 from megacontext.training.memory_model import MemoryLearner
 
 __all__ = ["Beginning"]
@@ -42,14 +41,14 @@ class Beginning:
     def read(cls, path: Path | None) -> Beginning:
         """From a checkpoint, a model folder, or the name of a bundled model.
 
-        Raises InvalidValueError for what is neither, CorruptionError or BaseModelError if it is damaged.
+        Raises InvalidValueError for what is none of them, CorruptionError or BaseModelError if it is damaged.
         """
         if path is None:
             return cls()
         if not path.is_dir() and str(path) not in BUNDLED:
             return cls(path=path, checkpoint=path, masters=read_checkpoint(path)["optimizer"]["masters"])
         folder = path if path.is_dir() else BUNDLED_FOLDER / BUNDLED[str(path)]
-        if not _is_core(folder):
+        if read_config(folder).get("model_type") != CORE_TYPE:
             return cls(path=path, folder=folder)
         nets = read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
         named = {"core": nets.core, "gist_net": nets.gist_net}
@@ -80,8 +79,3 @@ class Beginning:
         for prefix, net in (("gist_net.", learner.gist_net), ("reconstructor.", learner.reconstructor)):
             if any(name.startswith(prefix) for name in self.masters):
                 load_masters(net, self.masters, prefix=prefix)
-
-
-def _is_core(folder: Path) -> bool:
-    path = folder / "config.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == CORE_TYPE
