@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import time
+import mmap
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -123,18 +122,17 @@ def test_the_peak_is_what_the_process_holds_on_top() -> None:
     if not forget_peak():
         pytest.skip("nobody counts it here")
     before = resident_bytes()
-    taken = np.ones(64 * MIB, dtype=np.uint8)
-    del taken
+    with mmap.mmap(-1, 64 * MIB) as taken:  # of the kernel itself: an allocator may keep what is freed
+        for _ in range(64):
+            taken.write(bytes([1]) * MIB)
     peak = peak_bytes()
     assert before is not None
     assert peak is not None
     assert 63 * MIB < peak - before < 80 * MIB
-    lowest = peak
-    until = time.monotonic() + 5  # a busy kernel gives pages back a little later
-    while lowest >= peak and time.monotonic() < until:
-        assert forget_peak()
-        lowest = peak_bytes() or 0
-    assert 0 < lowest < peak
+    assert forget_peak()
+    after = peak_bytes()
+    assert after is not None
+    assert after < peak - 32 * MIB
 
 
 @pytest.mark.usefixtures("trimmed")
