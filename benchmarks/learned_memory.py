@@ -20,7 +20,7 @@ import torch
 
 from megacontext.bases.native import NativeBase
 from megacontext.bases.registry import BaseHandle
-from megacontext.focus.lenses.features import word_features
+from megacontext.focus.lenses.features import TOKENS_BEFORE, word_features
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
@@ -114,16 +114,19 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
     def forward() -> object:
         return base.forward(inputs, positions, base.new_cache(num_entries), spreads_T=spreads)
 
-    blocks = random.integers(0, base.info.vocab_size, (len(entries), BLOCK))
+    blocks = random.integers(0, base.info.vocab_size, (len(entries), TOKENS_BEFORE + BLOCK))
     asked = random.integers(0, base.info.vocab_size, SCRATCH)
 
     def look() -> object:
-        features[:, FEATURES.index("lexical")], words = word_features(blocks, asked)
-        return base.utilities_of_entries(cache, entries, features, words, num_queries=SCRATCH)
+        common = word_features(blocks, asked)
+        features[:, FEATURES.index("lexical")] = common.lexical_n
+        features[:, FEATURES.index("continues")] = common.continues_n
+        base.stakes(cache, num_queries=SCRATCH)
+        return base.evidence_of_entries(cache, entries, features, common.words_nQ2, num_queries=SCRATCH)
 
     pairs = [(median_seconds(look, 3), median_seconds(forward, 1)) for _ in range(repeats)]
     window = statistics.median(seconds for _, seconds in pairs)
-    scan = median_seconds(lambda: base.utilities_of_gists(cache, scanned, scan_features, num_queries=SCRATCH), 3)
+    scan = median_seconds(lambda: base.evidence_of_gists(cache, scanned, scan_features, num_queries=SCRATCH), 3)
     return [
         row(
             f"lens on all {len(entries)} gists of a window of {num_entries} / one forward of the window",

@@ -17,12 +17,15 @@ WRITER = "recipes/core/card.py"
 WAYS = (
     "recent 448",
     "recent 512",
-    "lexical, last 32, opened",
-    "lexical, last 256, opened",
-    "lens, opened",
-    "lens, opened, and gists",
-    "oracle, opened",
-    "oracle, opened, and gists",
+    "lexical, last 256, every 64",
+    "lens, every 64",
+    "lens, every 64, and gists",
+    "oracle, every 64",
+    "lexical, last 8, every 8",
+    "lens, every 8",
+    "lens, every 8, and gists",
+    "oracle, every 8",
+    "oracle, every 8, and gists",
     "gists 32:1",
     "gists 32:1, shuffled",
     "gists 8:1",
@@ -94,10 +97,13 @@ def lens_tables(lens: dict[str, Any]) -> list[str]:
         for scorer, hits in scorers.items()
     ]
     tables = [table(("question", "who ranks", "first", "within four"), rows)]
-    agreement = [
-        (kind, f"{one['correlation']:.2f}", percent(one["agreement"])) for kind, one in lens["calibration"].items()
-    ]
-    tables.append(table(("what opening saves", "correlation", "best block agreed on"), agreement))
+    for kind, by_level in lens["calibration"].items():
+        for level, one in by_level.items():
+            if one["correlation"] is None:
+                continue
+            bins = [(f"{part['blocks']:,}", f"{part['said']:.2f}", f"{part['saved']:.2f}") for part in one["bins"]]
+            head = (f"{kind}, {level}, correlation {one['correlation']:.2f}: blocks", "said, nats", "saved, nats")
+            tables.append(table(head, bins))
     return tables
 
 

@@ -47,7 +47,7 @@ from megacontext.values import whole_number
 
 BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
 LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
-MEASURED_SHARE = 12  # of questions, a twelfth as many rows have their blocks opened: for calibration
+MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
 QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
 Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]
@@ -184,7 +184,7 @@ def main() -> None:
         by_kind[name].append(sample)
     text = by_kind.pop("plain")
     questions = [sample for some in by_kind.values() for sample in some]
-    measured = [sample for sample in questions if not sample.utility_C.isnan().any()]
+    measured = [sample for sample in questions if not sample.saved_LC[0].isnan().any()]
     found = {
         "loss": curve,
         "hits": {kind: report(lens, some) for kind, some in sorted(by_kind.items())} | {"all": report(lens, questions)},

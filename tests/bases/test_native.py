@@ -29,14 +29,14 @@ def shown(base: NativeBase, num_entries: int = 40, *, pieces: tuple[int, ...] = 
     return cache
 
 
-def test_utilities_are_the_lens_nets_own() -> None:
+def test_evidence_is_the_lens_nets_own() -> None:
     base = tiny_core_base()
     assert isinstance(base, SupportsLearnedLens)
     cache = shown(base)
     rows = np.array([2, 7, 12])
     features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
     words = np.random.default_rng(3).random((3, 6, 2)).astype(np.float32)
-    said = base.utilities_of_entries(cache, rows, features, words, num_queries=6)
+    said = base.evidence_of_entries(cache, rows, features, words, num_queries=6)
     lens, states = base._lens_net, cache.states_SD
     with torch.no_grad():
         queries = lens.queries(states[-6:])
@@ -46,8 +46,12 @@ def test_utilities_are_the_lens_nets_own() -> None:
         of_gists = lens(lens.matches(queries, lens.keys(vectors.float(), kind="gist")), torch.from_numpy(features))
     np.testing.assert_allclose(said, expected.numpy(), atol=1e-6)
     np.testing.assert_allclose(
-        base.utilities_of_gists(cache, vectors.numpy(), features, num_queries=6), of_gists.numpy(), atol=1e-6
+        base.evidence_of_gists(cache, vectors.numpy(), features, num_queries=6), of_gists.numpy(), atol=1e-6
     )
+    nothing, stakes = base.stakes(cache, num_queries=6)
+    assert nothing == pytest.approx(float(queries.nothing), abs=1e-6)
+    np.testing.assert_allclose(stakes, queries.stakes_L.numpy(), atol=1e-6)
+    assert (stakes > 0).all()
 
 
 def test_states_are_the_same_however_the_window_was_filled() -> None:
@@ -64,11 +68,13 @@ def test_what_is_missing_is_named() -> None:
     cache = shown(bare)
     features = np.zeros((1, len(bare.lens_features)), dtype=np.float32)
     with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
-        bare.utilities_of_entries(cache, np.array([0]), features, num_queries=1)
+        bare.evidence_of_entries(cache, np.array([0]), features, num_queries=1)
+    with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
+        bare.stakes(cache, num_queries=1)
     with pytest.raises(BaseModelError, match="has no GistNet; use a base"):
         bare.gists_of_tokens(np.zeros((1, 8), dtype=np.uint32), gist_width=1)
     with pytest.raises(InvalidValueError, match="num_queries is 41; it must be between 1 and the 40"):
-        plain.utilities_of_entries(shown(plain), np.array([0]), features, num_queries=41)
+        plain.evidence_of_entries(shown(plain), np.array([0]), features, num_queries=41)
     with pytest.raises(InvalidValueError, match="give one per entry"):
         plain.forward(plain.embed(np.zeros(3, np.uint32)), np.arange(2.0), plain.new_cache(3))
     with pytest.raises(InvalidValueError, match="give finite numbers"):

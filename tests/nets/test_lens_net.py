@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, LensNetConfig, shares_of
 
 SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 
@@ -19,14 +19,27 @@ def example() -> tuple[LensNet, torch.Tensor, torch.Tensor, torch.Tensor]:
     return LensNet(SMALL), torch.randn(5, 32), torch.randn(20, 32), torch.rand(20, len(FEATURES))
 
 
-def test_scores_are_nats_and_each_entry_stands_alone() -> None:
+def test_each_entry_stands_alone() -> None:
     lens, asked, entries, features = example()
     with torch.no_grad():
         together = scores(lens, asked, entries, features)
         alone = scores(lens, asked, entries[7:8], features[7:8])
     assert together.shape == (20,)
-    assert (together >= 0).all()
     torch.testing.assert_close(together[7:8], alone)
+
+
+def test_shares_leave_room_for_nothing() -> None:
+    lens, asked, entries, features = example()
+    with torch.no_grad():
+        queries, logits = lens.queries(asked), scores(lens, asked, entries, features)
+        shares = shares_of(logits, queries.nothing)
+        more = shares_of(torch.cat([logits, logits]), queries.nothing)
+    expected = torch.cat([queries.nothing[None], logits]).softmax(0)[1:]
+    torch.testing.assert_close(shares, expected)
+    assert 0 < float(shares.sum()) < float(more.sum()) < 1
+    assert (more[:20] < shares).all()
+    assert queries.stakes_L.shape == (STAKE_LEVELS,)
+    assert (queries.stakes_L > 0).all()
 
 
 def test_the_two_kinds_of_keys_are_their_own() -> None:
@@ -52,7 +65,7 @@ def test_it_learns_to_find_the_entry_that_one_query_token_asks_for() -> None:
         losses = []
         for _ in range(8):
             asked, entries, answer = draw()
-            logits = scores(lens, asked, entries, no_features).log()
+            logits = scores(lens, asked, entries, no_features)
             losses.append(torch.nn.functional.cross_entropy(logits[None], torch.tensor([answer])))
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()

@@ -14,7 +14,7 @@ from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
 from megacontext.training.lens_labels import QUERY_TOKENS, Moment, label
-from megacontext.training.lens_model import lens_utilities, looked
+from megacontext.training.lens_model import lens_logits, looked
 from megacontext.training.windows import Window
 
 TAIL = 96
@@ -27,16 +27,16 @@ class Watched(LensNetLens):
         if request.learned is not None:
             self.request = request
             cut, ones = request.cut, np.ones(int((request.cut.levels == 1).sum()), dtype=np.int64)
+            self.stakes = request.learned.stakes
             entries = np.flatnonzero(cut.levels == 1)
             features = feature_columns(
                 FEATURES,
                 levels_n=ones,
                 widths_n=32 * ones,
                 distances_n=int(cut.stops[-1]) - cut.stops[entries],
-                lexical_n=None,
             )
             tokens = request.memory.tokens(0, 32 * len(entries)).reshape(-1, 32)
-            _, words = word_features(tokens, request.learned.query_token_ids)
+            words = word_features(tokens, request.learned.query_token_ids, num_before=0).words_nQ2
             self.by_state = request.learned.of_entries(entries, features, words)
             self.by_gist = request.learned.of_gists(request.memory.gists(1, 0, len(entries)), features, words)
         return super().score(request)
@@ -53,7 +53,10 @@ def test_it_sees_in_a_session_what_it_saw_in_training(tmp_path):
     tail = 512 - (end - TAIL)
     (sample,) = label(base._core, base._gist_net, [(row, [moment])], tail_tokens=tail, measured=False)
     seen = looked(sample)
-    seen.features_NF[:, FEATURES.index("lexical")] = 0
+    seen.features_NF[:, [FEATURES.index("lexical"), FEATURES.index("continues")]] = 0
+    seen.words_NQ2[:] = torch.from_numpy(
+        word_features(tokens_T[: end - TAIL].reshape(-1, 32), sample.query_ids_Q.numpy(), num_before=0).words_nQ2
+    )
     lens = Watched()
     with assembly.open(tmp_path / "memory", base=base, create=True, gister="gistnet") as memory:
         memory.append(tokens_T[:end])
@@ -63,11 +66,14 @@ def test_it_sees_in_a_session_what_it_saw_in_training(tmp_path):
     assert lens.request.cut.levels.tolist() == [1] * num_closed + [0] * (TAIL // 32)
     assert lens.request.learned.query_token_ids.tolist() == tokens_T[end - QUERY_TOKENS : end].tolist()
     with torch.no_grad():
-        by_state = lens_utilities(base._lens_net, sample, kind="hidden", seen=seen)
-        by_gist = lens_utilities(base._lens_net, sample, kind="gist", seen=seen)
+        queries, by_state = lens_logits(base._lens_net, sample, kind="hidden", seen=seen)
+        _, by_gist = lens_logits(base._lens_net, sample, kind="gist", seen=seen)
     assert by_state.std() > 1e-5
     np.testing.assert_allclose(lens.by_state, by_state, rtol=0.02)
     np.testing.assert_allclose(lens.by_gist, by_gist, rtol=0.02)
+    nothing, stakes = lens.stakes
+    assert nothing == pytest.approx(float(queries.nothing), abs=0.02)
+    np.testing.assert_allclose(stakes, queries.stakes_L, rtol=0.02)
 
 
 def lexical_base():

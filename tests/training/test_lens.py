@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 
 import numpy as np
@@ -9,10 +10,17 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
-from megacontext.focus.lenses.features import lexical_scores, word_features
+from megacontext.focus.lenses.features import (
+    TOKENS_BEFORE,
+    UNKNOWN,
+    blocks_with_before,
+    lexical_scores,
+    word_features,
+)
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.training import lens_labels
 from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label, moments_of
 from megacontext.training.lens_model import (
     LensTraining,
@@ -47,34 +55,50 @@ def test_moments_are_the_questions_that_the_tail_cannot_answer(source: TextSourc
     assert found > 30
 
 
-def test_text_is_looked_at_every_32_tokens(source: TextSource) -> None:
+def test_text_is_looked_at_every_16_tokens(source: TextSource) -> None:
     moments = moments_of(plain_row(source, Random(0), 1024), tail_tokens=320, block_tokens=32)
-    assert [moment.query[1] for moment in moments] == list(range(768, 961, 32))
-    assert all(moment.horizon == (moment.query[1] - 1, moment.query[1] + 63) for moment in moments)
+    assert [moment.query[1] for moment in moments] == list(range(768, 1009, 16))
+    assert all(moment.horizon == (moment.query[1] - 1, moment.query[1] + 15) for moment in moments)
     assert moments[0].query == (704, 768)
 
 
-def test_labels_are_what_opening_a_block_alone_saves(nets: tuple[Core, GistNet], source: TextSource) -> None:
+def test_labels_are_what_opening_a_block_alone_saves(
+    nets: tuple[Core, GistNet], source: TextSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     core, gist_net = nets
     row = plain_row(source, Random(1), 256)
-    moments = moments_of(row, tail_tokens=160, block_tokens=32, step_tokens=16)
+    moments = moments_of(row, tail_tokens=160, block_tokens=32, horizon_tokens=64, step_tokens=16)
     assert [moment.query[1] for moment in moments] == [160, 176, 192]
+    monkeypatch.setattr(lens_labels, "GROUP", 2)
+    monkeypatch.setattr(lens_labels, "FAR_NATS", 0.02)
     samples = label(core, gist_net, [(row, moments)], tail_tokens=160)
     ids = torch.from_numpy(row.tokens_T)
     with torch.no_grad():
 
-        def token_nats(opened: int | None) -> torch.Tensor:
-            """Of the last 160 tokens."""
+        def gist_of(block: int) -> torch.Tensor:
+            return gist_net(
+                core.embed(ids[32 * block : 32 * block + 32])[None], level=1, num_children=32, gist_width=1
+            )[0]
+
+        def token_nats(opened: Collection[int] = (), *, joined: bool = False) -> torch.Tensor:
+            """Of the last 160 tokens; joined: the first two blocks are one gist of level 2."""
             entries, mu, sigma, at = [], [], [], 0.0
             for block in range(8):
                 raw = core.embed(ids[32 * block : 32 * block + 32])
-                if block >= 3 or block == opened:
+                if joined and block < 2:
+                    if block == 1:
+                        both = torch.stack([gist_of(0), gist_of(1)])[:, 0][None]
+                        entries.append(gist_net(both, level=2, num_children=2, gist_width=1)[0])
+                        mu.append(1.5)
+                        sigma.append(4 * 12**-0.5)
+                        at = 4
+                elif block >= 3 or block in opened:
                     entries.append(raw)
                     mu.extend(at + place for place in range(32))
                     sigma.extend([0.0] * 32)
                     at += 32
                 else:
-                    entries.append(gist_net(raw[None], level=1, num_children=32, gist_width=1)[0])
+                    entries.append(gist_of(block))
                     mu.append(at + 1.5)
                     sigma.append(4 * 12**-0.5)
                     at += 4
@@ -82,17 +106,33 @@ def test_labels_are_what_opening_a_block_alone_saves(nets: tuple[Core, GistNet],
             logits = core.logits(core(torch.cat(entries)[None], mus, sigmas).hidden_BTD)[0, -160:]
             return torch.nn.functional.cross_entropy(logits, torch.from_numpy(row.targets_T[-160:]), reduction="none")
 
-        saved_CT = token_nats(None) - torch.stack([token_nats(block) for block in range(3)])
+        after_CT = torch.stack([token_nats([block]) for block in range(3)])
+        saved_CT = token_nats() - after_CT
+        joined_CT = token_nats(joined=True) - after_CT
+        needed_T = token_nats() - token_nats(range(3))
+    num_held = 0
     for moment, sample in zip(moments, samples, strict=True):
-        expected_C = saved_CT[:, moment.horizon[0] - 96 : moment.horizon[1] - 96].sum(1)
-        expected_C = expected_C - expected_C.median()
-        np.testing.assert_allclose(sample.utility_C, expected_C / 31, atol=1e-4)
-        gains_C = expected_C.clamp(min=0)
-        np.testing.assert_allclose(sample.evidence_C, gains_C / gains_C.sum().clamp(min=1.0), atol=1e-4)
+        horizon = slice(moment.horizon[0] - 96, moment.horizon[1] - 96)
+        expected_C = saved_CT[:, horizon].sum(1)
+        np.testing.assert_allclose(sample.saved_LC[0], expected_C - expected_C.median(), atol=1e-4)
+        joined_C = joined_CT[:2, horizon].sum(1)
+        np.testing.assert_allclose(sample.saved_LC[1, :2], joined_C - expected_C.median(), atol=1e-4)
+        assert sample.saved_LC[1, 2].isnan(), "a gist of its own stands for it"
+        evidence_C = torch.zeros(3)
+        for saved_C, needed in zip(saved_CT[:, horizon].T, needed_T[horizon], strict=True):
+            held_C = saved_C.clamp(max=needed) * (saved_C >= needed / 4)
+            if needed >= 0.02 and float(held_C.sum()) > 0:
+                num_held += 1
+                evidence_C += needed * held_C / held_C.sum()
+        np.testing.assert_allclose(sample.evidence_C, evidence_C / max(1, float(evidence_C.sum())), atol=1e-4)
         assert sample.query_ids_Q.tolist() == row.tokens_T[slice(*moment.query)].tolist()
         assert sample.query_QD.shape == (QUERY_TOKENS, 32)
         assert sample.hidden_CD.shape == sample.gists_CD.shape == (3, 32)
         assert not sample.asks
+        assert sample.blocks_CK[:, TOKENS_BEFORE:].tolist() == row.tokens_T[:96].reshape(3, 32).tolist()
+        assert sample.blocks_CK[1, :TOKENS_BEFORE].tolist() == row.tokens_T[28:32].tolist()
+        assert (sample.blocks_CK[0, :TOKENS_BEFORE] == UNKNOWN).all()
+    assert num_held
 
 
 def test_questions_know_their_evidence_without_a_measurement(nets: tuple[Core, GistNet], source: TextSource) -> None:
@@ -103,7 +143,7 @@ def test_questions_know_their_evidence_without_a_measurement(nets: tuple[Core, G
     assert len(samples) == len(moments) > 6
     for moment, sample in zip(moments, samples, strict=True):
         assert sample.asks
-        assert sample.utility_C.isnan().all()
+        assert sample.saved_LC.isnan().all()
         assert sample.evidence_C.nonzero()[:, 0].tolist() == list(moment.evidence)
         assert float(sample.features_CF[:, LEXICAL].max()) == 1.0
         assert float(words_lens(sample).max()) > 0
@@ -119,7 +159,7 @@ def test_lexical_scores_prefer_rare_shared_tokens() -> None:
 
 def test_words_in_common_are_counted_by_token_and_by_pair() -> None:
     blocks = np.array([[1, 2, 3, 9], [2, 1, 9, 9], [9, 4, 9, 9], [9, 9, 9, 9]])
-    scores, words = word_features(blocks, np.array([1, 2, 7]))
+    scores, words, _ = word_features(blocks, np.array([1, 2, 7]), num_before=0)
     np.testing.assert_allclose(scores, lexical_scores(blocks, np.array([1, 2, 7])))
     assert words.shape == (4, 3, 2)
     ones, pairs = words[..., 0], words[..., 1]
@@ -128,7 +168,21 @@ def test_words_in_common_are_counted_by_token_and_by_pair() -> None:
     assert (words[2:] == 0).all()
     assert pairs[:, 0].tolist() == [0, 0, 0, 0], "nothing stands before the first"
     assert pairs[:, 1].tolist() == pytest.approx([1, 0, 0, 0])
-    assert word_features(blocks, np.array([4]))[1][2, 0, 0] == pytest.approx(1)
+    assert word_features(blocks, np.array([4]), num_before=0).words_nQ2[2, 0, 0] == pytest.approx(1)
+
+
+def test_what_goes_on_may_have_begun_in_the_block_before() -> None:
+    text = np.array([7, 8, 1, 2, 3, 4, 5, 6, 2, 3, 9, 9])
+    blocks = blocks_with_before(np.concatenate([np.full(TOKENS_BEFORE, UNKNOWN), text]), block_tokens=4)
+    assert blocks.tolist() == [[-1, -1, -1, -1, 7, 8, 1, 2], [7, 8, 1, 2, 3, 4, 5, 6], [3, 4, 5, 6, 2, 3, 9, 9]]
+    asked = word_features(blocks, np.array([5, 8, 1, 2]))
+    assert asked.continues_n.tolist() == [0, 3, 1], "after 8 1 2 comes the second block, after a 2 also the third"
+    assert (asked.words_nQ2[1] == 0)[1:].all(), "what stands before a block is none of its words"
+    assert word_features(blocks, np.array([2, 3])).words_nQ2[1, 1, 1] > 0, "but a pair may begin there"
+    assert word_features(blocks, np.array([2])).continues_n.tolist() == [0, 1, 1]
+    assert word_features(blocks, np.array([6, 2, 3, 9])).continues_n.tolist() == [0, 0, 4]
+    assert word_features(blocks, np.array([5, 6, 2, 3, 9])).continues_n.tolist() == [0, 0, TOKENS_BEFORE]
+    assert word_features(blocks[:0], np.array([2])).continues_n.shape == (0,)
 
 
 def made_up_samples(count: int, seed: int) -> list[LensSample]:
@@ -144,18 +198,21 @@ def made_up_samples(count: int, seed: int) -> list[LensSample]:
         features[decoy, LEXICAL] = 1.0
         evidence = torch.zeros(12)
         evidence[answer] = 1.0
-        utility = torch.full((12,), torch.nan)
-        utility[[answer, (answer + 1) % 12, (answer + 5) % 12]] = torch.tensor([0.1, 0.0, -0.01])
+        saved = torch.full((2, 12), torch.nan)
+        saved[0, [answer, (answer + 1) % 12, (answer + 5) % 12]] = torch.tensor([2.0, 0.0, -0.01])
+        saved[1, answer] = 4.0
         samples.append(
             LensSample(
                 query_QD=asked,
                 hidden_CD=gists,
                 gists_CD=gists,
                 features_CF=features,
-                utility_C=utility,
+                saved_LC=saved,
                 evidence_C=evidence,
                 query_ids_Q=10 * decoy + torch.arange(6),
-                blocks_CK=(10 * torch.arange(12)[:, None] + torch.arange(33) % 5),
+                blocks_CK=torch.cat(
+                    [torch.full((12, 4), UNKNOWN), 10 * torch.arange(12)[:, None] + torch.arange(33) % 5], dim=1
+                ),
                 asks=torch.tensor(True),
             )
         )
@@ -168,7 +225,7 @@ SMALL = LensNetConfig(width=32, num_heads=2, key_dim=16, mlp_width=16, query_tok
 def test_a_lens_learns_what_was_measured_and_beats_the_words() -> None:
     torch.manual_seed(0)
     lens = LensNet(SMALL)
-    config = LensTraining(num_steps=400, samples_per_step=32, rate=5e-3, num_strangers=12)
+    config = LensTraining(num_steps=400, samples_per_step=32, rate=5e-3, num_strangers=12, measured=0.2)
     curve = train_lens(lens, made_up_samples(2000, seed=1), config)
     assert len(curve) == 4
     assert curve[-1] < curve[0]
@@ -185,24 +242,32 @@ def test_a_lens_learns_what_was_measured_and_beats_the_words() -> None:
     for kind in ("hidden", "gist"):
         assert report[kind]["within_1"]["accuracy"] > 0.9
     with torch.no_grad():
-        said = torch.stack([lens_utilities(lens, sample, kind="gist")[sample.evidence_C > 0][0] for sample in held_out])
-    assert 0.08 < float(said.mean()) < 0.12  # calibrated: 0.1 nats per entry were measured
+        for level, measured in ((1, 2.0), (2, 4.0)):
+            said = [lens_utilities(lens, one, kind="gist", level=level)[one.evidence_C > 0][0] for one in held_out]
+            assert float(torch.stack(said).mean()) == pytest.approx(measured, rel=0.15)
 
 
 def test_calibration_compares_what_is_said_with_what_was_saved() -> None:
     samples = made_up_samples(30, seed=4)
     for sample in samples:
-        sample.utility_C[:] = 0.1 * sample.evidence_C
+        sample.saved_LC[0] = 2 * sample.evidence_C
+        sample.saved_LC[1] = torch.nan
     torch.manual_seed(0)
     lens = LensNet(SMALL)
-    blind = calibration(lens, samples)
+    blind = calibration(lens, samples)["level 1"]
     assert abs(blind["correlation"]) < 0.3
-    train_lens(lens, made_up_samples(2000, seed=1), LensTraining(num_steps=400, rate=5e-3, num_strangers=0))
-    told = calibration(lens, samples, kind="gist", num_bins=12)
+    train_lens(
+        lens, made_up_samples(2000, seed=1), LensTraining(num_steps=400, rate=5e-3, num_strangers=0, measured=0.2)
+    )
+    levels = calibration(lens, samples, kind="gist", num_bins=4)
+    told = levels["level 1"]
     assert told["correlation"] > 0.8
     assert told["agreement"]["accuracy"] > 0.9
-    assert told["bins"][-1]["saved"] == pytest.approx(0.1, abs=0.01)
-    assert told["bins"][0]["saved"] == 0
+    assert told["bins"][-1]["saved"] == pytest.approx(2, abs=0.2)
+    assert told["bins"][-1]["said"] == pytest.approx(2, rel=0.2)
+    assert told["bins"][0]["saved"] < 0.2
+    assert sum(part["blocks"] for part in told["bins"]) == 30 * 12
+    assert levels["level 2"] == {"correlation": None, "agreement": None, "bins": []}
 
 
 def test_strangers_stand_as_far_away_as_what_is_asked() -> None:
@@ -258,11 +323,11 @@ def test_a_lens_learns_which_words_are_asked_about() -> None:
         )
         made.evidence_C[:] = 0
         made.evidence_C[answer] = 1
-        made.utility_C[:] = torch.nan
+        made.saved_LC[:] = torch.nan
         return made
 
     lens = LensNet(SMALL)
-    train_lens(lens, [sample() for _ in range(400)], LensTraining(num_steps=200, rate=1e-2, num_strangers=0))
+    train_lens(lens, [sample() for _ in range(400)], LensTraining(num_steps=300, rate=1e-2, num_strangers=0))
     held_out = [sample() for _ in range(60)]
     hits = hit_report(
         {"lens": lambda one: lens_utilities(lens, one, kind="gist"), "words": lambda one: words_lens(one)}, held_out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -70,8 +72,11 @@ def test_full_and_recent_windows_are_plain_ones(nets, rows, ways):
 
 
 def test_the_lens_chooses_what_its_net_says(ways):
-    np.testing.assert_allclose(ways["lens, opened"], ways["lexical, last 32, opened"], atol=1e-3)
-    assert not np.allclose(ways["lens, opened"], ways["lens, opened, and gists"], atol=1e-3)
+    for every in (64, 8):
+        by_lens = ways[f"lens, every {every}"]
+        np.testing.assert_allclose(by_lens, ways[f"lexical, last 32, every {every}"], atol=1e-3)
+        assert not np.allclose(by_lens, ways[f"lens, every {every}, and gists"], atol=1e-3)
+    assert not np.allclose(ways["lens, every 64"], ways["lens, every 8"], atol=1e-3)
 
 
 def test_ways_differ_where_their_windows_differ(ways):
@@ -85,18 +90,23 @@ def test_the_oracle_opens_the_block_of_the_coming_word(nets, rows, monkeypatch):
     from megacontext.training import text_scoring
 
     opened = []
-    real = text_scoring.score_windows
+    real = text_scoring.run_windows
 
     def watched(core, gist_net, part, is_open_BN, **options):
         opened.append((part, is_open_BN))
         return real(core, gist_net, part, is_open_BN, **options)
 
-    monkeypatch.setattr(text_scoring, "score_windows", watched)
-    text_scoring._with_opened(nets, rows, lambda row, at: text_scoring._oracle(row, at, PIECES), "none")
+    monkeypatch.setattr(text_scoring, "run_windows", watched)
+    text_scoring._with_opened(nets, rows, partial(text_scoring._oracle, pieces_V=PIECES), "none", 64)
     chunks = [is_open_BN for _, is_open_BN in opened]
     assert [len(is_open_BN[0]) for is_open_BN in chunks] == [58, 60, 62, 64]
     assert all((is_open_BN[:, :48].sum(1) == 6).all() and is_open_BN[:, 48:].all() for is_open_BN in chunks)
     assert chunks[1][:, 17].all()
+    opened.clear()
+    text_scoring._with_opened(nets, rows, partial(text_scoring._oracle, pieces_V=PIECES), "none", 8)
+    often = [is_open_BN for _, is_open_BN in opened]
+    assert [len(is_open_BN[0]) for is_open_BN in often] == np.repeat(range(57, 65), 4).tolist()
+    assert often[8][:, 17].all(), "the word comes 70 tokens after the first scored one"
 
 
 def test_shares_are_measured_against_full_context(rows):

@@ -16,7 +16,7 @@ from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import NUM_SHIFTS, Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, KeyKind, LensNet
+from megacontext.nets.lens_net import FEATURES, KeyKind, LensNet, Queries
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
@@ -164,7 +164,7 @@ class NativeBase:
         num_children, gist_width = vectors.shape[1:3]
         return self._encode(vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width)
 
-    def utilities_of_entries(
+    def evidence_of_entries(
         self,
         cache: ModelCache,
         rows_n: npt.NDArray[np.int64],
@@ -173,12 +173,12 @@ class NativeBase:
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
-        """Expected nats [n] per entry of budget of opening what stands at these positions of the window."""
+        """How much speaks for what stands at these positions of the window [n], as logits."""
         assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
         states_nD = cache.states_SD[torch.from_numpy(rows_n).to(self._device)]
-        return self._utilities(cache, states_nD, features_nF, words_nQ2, kind="hidden", num_queries=num_queries)
+        return self._evidence(cache, states_nD, features_nF, words_nQ2, kind="hidden", num_queries=num_queries)
 
-    def utilities_of_gists(
+    def evidence_of_gists(
         self,
         cache: ModelCache,
         vectors_nD: npt.NDArray[np.float16],
@@ -189,9 +189,15 @@ class NativeBase:
     ) -> npt.NDArray[np.float32]:
         """The same [n] for gists anywhere in the memory, from their vectors as stored."""
         vectors = torch.from_numpy(vectors_nD).to(self._device)
-        return self._utilities(cache, vectors, features_nF, words_nQ2, kind="gist", num_queries=num_queries)
+        return self._evidence(cache, vectors, features_nF, words_nQ2, kind="gist", num_queries=num_queries)
 
-    def _utilities(
+    def stakes(self, cache: ModelCache, *, num_queries: int) -> tuple[float, npt.NDArray[np.float32]]:
+        """The logit of nothing being needed, and the nats [L] at stake by the level that stands for what is."""
+        with torch.no_grad():
+            queries = self._queries(cache, num_queries)
+        return float(queries.nothing), queries.stakes_L.cpu().numpy()
+
+    def _evidence(
         self,
         cache: ModelCache,
         vectors_nD: torch.Tensor,
@@ -201,6 +207,18 @@ class NativeBase:
         kind: KeyKind,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            queries = self._queries(cache, num_queries)
+            lens = self._lens_net
+            assert lens is not None
+            words = None if words_nQ2 is None else torch.from_numpy(words_nQ2).to(self._device)
+            matches_nM = lens.matches(queries, lens.keys(vectors_nD.float(), kind=kind), words)
+            logits: npt.NDArray[np.float32] = (
+                lens(matches_nM, torch.from_numpy(features_nF).to(self._device)).cpu().numpy()
+            )
+        return logits
+
+    def _queries(self, cache: ModelCache, num_queries: int) -> Queries:
         assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
         if self._lens_net is None:
             raise BaseModelError(
@@ -210,15 +228,7 @@ class NativeBase:
             raise InvalidValueError(
                 f"num_queries is {num_queries}; it must be between 1 and the {cache.num_entries} entries of the cache"
             )
-        with torch.no_grad():
-            lens = self._lens_net
-            queries = lens.queries(cache.states_SD[-num_queries:].float())
-            words = None if words_nQ2 is None else torch.from_numpy(words_nQ2).to(self._device)
-            matches_nM = lens.matches(queries, lens.keys(vectors_nD.float(), kind=kind), words)
-            utilities: npt.NDArray[np.float32] = (
-                lens(matches_nM, torch.from_numpy(features_nF).to(self._device)).cpu().numpy()
-            )
-        return utilities
+        return self._lens_net.queries(cache.states_SD[-num_queries:].float())
 
     def _encode(
         self, vectors_NKD: torch.Tensor, *, level: int, num_children: int, gist_width: int

@@ -1,4 +1,8 @@
-"""LensNet: what opening a span would be worth, in nats per entry of budget, for what is asked now.
+"""LensNet: what opening a span would be worth, in nats, for what is asked now.
+
+Worth is a probability times a stake: which span holds what the next tokens need (or none does), and what seeing it
+would save. The first is a choice among all spans at hand, so that thousands of them together expect no more than is to
+be had; the second depends on what stands for the span now, a gist of its own or one of a far larger span.
 
 - two towers: queries from the core's hidden states of the last tokens, keys from the entries' own hidden states, or
   from gist vectors as they lie on disk, so that spans outside the window can be scored too
@@ -9,7 +13,7 @@
 - O(entries): nothing here compares entries with each other
 
 Shape legend: Q query tokens, n entries, r vectors per entry, D width, H heads, E key dimension, W word heads,
-F features.
+F features, L levels.
 """
 
 from __future__ import annotations
@@ -23,13 +27,24 @@ from torch.nn import functional
 
 from megacontext.nets.core import NORM_EPSILON
 
-__all__ = ["FEATURES", "QUERY_TOKENS", "WORD_KINDS", "KeyKind", "LensNet", "LensNetConfig", "Queries"]
+__all__ = [
+    "FEATURES",
+    "QUERY_TOKENS",
+    "STAKE_LEVELS",
+    "WORD_KINDS",
+    "KeyKind",
+    "LensNet",
+    "LensNetConfig",
+    "Queries",
+    "shares_of",
+]
 
 KeyKind = Literal["hidden", "gist"]
 # What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in.
-FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency")
+FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
 QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
 WORD_KINDS = 2  # a token, and a token with the one before it
+STAKE_LEVELS = 2  # of the gist that stands for a span: its own, or one of level 2 and above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +62,14 @@ class LensNetConfig:
 
 class Queries(NamedTuple):
     """What the last tokens ask: unit vectors [H, Q, E], how much each matters [H, Q] (logits), and how much each counts
-    where words are compared [WORD_KINDS, W, Q] (sums to 1 over Q)."""
+    where words are compared [WORD_KINDS, W, Q] (sums to 1 over Q); the evidence that nothing is needed [] (a logit
+    beside those of spans), and what is at stake [L] in nats."""
 
     vectors_HQE: Tensor  # noqa: N815 - shape suffix
     salience_HQ: Tensor  # noqa: N815 - shape suffix
     words_2WQ: Tensor  # noqa: N815 - shape suffix
-
-
-FIRST_GUESS = -6.0  # softplus of it, and of the matches around 2 that are added to it: a few hundredths of a nat
+    nothing: Tensor
+    stakes_L: Tensor  # noqa: N815 - shape suffix
 
 
 class LensNet(nn.Module):
@@ -72,7 +87,9 @@ class LensNet(nn.Module):
         self.word_places = nn.Parameter(torch.zeros(WORD_KINDS * config.num_word_heads, config.query_tokens))
         self.up = nn.Linear(config.num_heads + WORD_KINDS * config.num_word_heads + len(FEATURES), config.mlp_width)
         self.down = nn.Linear(config.mlp_width, 1)
-        nn.init.constant_(self.down.bias, FIRST_GUESS)
+        self.need_salience = nn.Linear(config.width, 1, bias=False)
+        self.need_places = nn.Parameter(torch.zeros(1, config.query_tokens))
+        self.need = nn.Linear(config.width, 1 + STAKE_LEVELS)
         self.match_weight = nn.Parameter(torch.full((config.num_heads,), 1.0 / config.num_heads))
 
     def queries(self, hidden_QD: Tensor) -> Queries:
@@ -80,11 +97,16 @@ class LensNet(nn.Module):
         hidden_QD = hidden_QD[..., -self.config.query_tokens :, :]
         normed_QD = functional.rms_norm(hidden_QD, (hidden_QD.shape[-1],), eps=NORM_EPSILON)
         q_HQE = self.query(normed_QD).unflatten(-1, (self.config.num_heads, -1)).transpose(-3, -2)
-        logits_wQ = self.word_salience(normed_QD).transpose(-2, -1) + self.word_places[:, -normed_QD.shape[-2] :]
+        num_queries = normed_QD.shape[-2]
+        logits_wQ = self.word_salience(normed_QD).transpose(-2, -1) + self.word_places[:, -num_queries:]
+        need_1Q = self.need_salience(normed_QD).transpose(-2, -1) + self.need_places[:, -num_queries:]
+        need_N = self.need((need_1Q.softmax(-1) @ normed_QD)[..., 0, :])
         return Queries(
             functional.normalize(q_HQE, dim=-1),
             self.salience(normed_QD).transpose(-2, -1),
             logits_wQ.softmax(-1).unflatten(-2, (WORD_KINDS, -1)),
+            need_N[..., 0],
+            functional.softplus(need_N[..., 1:]),
         )
 
     def keys(self, vectors_nD: Tensor, *, kind: KeyKind) -> Tensor:
@@ -113,8 +135,13 @@ class LensNet(nn.Module):
         return torch.cat([found_nH, in_common_nw], dim=-1)
 
     def forward(self, matches_nM: Tensor, features_nF: Tensor) -> Tensor:
-        """Expected delta-NLL [n] in nats per entry of budget that opening each entry saves, >= 0."""
+        """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``."""
         hidden = functional.gelu(self.up(torch.cat([matches_nM, features_nF.to(matches_nM)], dim=-1)))
         by_state_n = matches_nM[..., : self.config.num_heads] @ self.match_weight
-        raw_n: Tensor = self.down(hidden)[..., 0] + by_state_n
-        return functional.softplus(raw_n)
+        logits_n: Tensor = self.down(hidden)[..., 0] + by_state_n
+        return logits_n
+
+
+def shares_of(logits_n: Tensor, nothing: Tensor) -> Tensor:
+    """Probabilities [..., n] that each entry holds what is needed; what they lack to 1 is that none does."""
+    return torch.cat([nothing[..., None], logits_n], dim=-1).softmax(-1)[..., 1:]

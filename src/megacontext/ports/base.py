@@ -126,14 +126,14 @@ class SupportsLearnedGists(Protocol):
 
 @runtime_checkable
 class SupportsLearnedLens(Protocol):
-    """What opening a span would be worth, by a net that was taught together with the model.
+    """Which spans hold what the next tokens need, by a net that was taught together with the model.
 
     F features of each span, as the net names them. The query are the last ``num_queries`` entries of the cache.
     """
 
     lens_features: tuple[str, ...]
 
-    def utilities_of_entries(
+    def evidence_of_entries(
         self,
         cache: ModelCache,
         rows_n: npt.NDArray[np.int64],
@@ -142,10 +142,10 @@ class SupportsLearnedLens(Protocol):
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
-        """Expected nats [n] per entry of budget of opening what stands at these positions of the window."""
+        """How much speaks for what stands at these positions of the window [n], as logits."""
         ...
 
-    def utilities_of_gists(
+    def evidence_of_gists(
         self,
         cache: ModelCache,
         vectors_nD: npt.NDArray[np.float16],
@@ -155,4 +155,9 @@ class SupportsLearnedLens(Protocol):
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
         """The same [n] for gists anywhere in the memory, from their vectors as stored."""
+        ...
+
+    def stakes(self, cache: ModelCache, *, num_queries: int) -> tuple[float, npt.NDArray[np.float32]]:
+        """How much speaks for nothing being needed, a logit like those of spans; and the nats [L] that opening the
+        span that is needed would save, by the level of the gist that stands for it: 1, 2, ..., L and above."""
         ...

@@ -23,7 +23,7 @@ __all__ = [
     "CutView",
     "FocusRequest",
     "FocusScores",
-    "LearnedUtilities",
+    "LearnedEvidence",
     "Lens",
     "MemoryView",
     "Nomination",
@@ -65,11 +65,12 @@ class MemoryView(Protocol):
     def search_hits(self, text: str, *, limit: int) -> list[SearchHit]: ...
 
 
-class LearnedUtilities(Protocol):
+class LearnedEvidence(Protocol):
     """What a lens that was taught together with the base says, with the window before it that the question ran in.
 
     features: names of the columns that are to be filled in, F of them. query_token_ids: the last tokens of the window,
-    whose states ask. num_scratch: how many tokens stand in the window after the history.
+    whose states ask. num_scratch: how many tokens stand in the window after the history. stakes: as a base gives them
+    (``SupportsLearnedLens``).
     """
 
     @property
@@ -81,13 +82,16 @@ class LearnedUtilities(Protocol):
     @property
     def num_scratch(self) -> int: ...
 
+    @property
+    def stakes(self) -> tuple[float, npt.NDArray[np.float32]]: ...
+
     def of_entries(
         self,
         entries_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
         words_nQ2: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Expected nats [n] per entry of budget of opening these collapsed entries of the cut, from their states.
+        """How much speaks for these collapsed entries of the cut [n], from their states, as logits.
 
         words_nQ2: what each has in common with each query token, where that is known."""
         ...
@@ -117,7 +121,7 @@ class FocusRequest:
     query_text: str
     query_token_ids: npt.NDArray[np.uint32]
     attention_mass: npt.NDArray[np.float32] | None = None
-    learned: LearnedUtilities | None = None
+    learned: LearnedEvidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

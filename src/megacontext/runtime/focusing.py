@@ -22,7 +22,7 @@ from megacontext.ports.focus import (
     Allocator,
     AllocatorConfig,
     FocusRequest,
-    LearnedUtilities,
+    LearnedEvidence,
     Lens,
     MemoryView,
     WindowLens,
@@ -113,7 +113,7 @@ class FocusDriver:
         *,
         look: MemoryView,
         attention_mass: npt.NDArray[np.float32] | None = None,
-        learned: LearnedUtilities | None = None,
+        learned: LearnedEvidence | None = None,
         hysteresis: Hysteresis = FREE,
     ) -> Edits:
         """Score the cut, allocate, apply. ``look``: the memory as the lens sees it; ``attention_mass``: per entry of

@@ -40,7 +40,7 @@ def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowLook:
-    """``LearnedUtilities`` of a window as it stands in the cache.
+    """``LearnedEvidence`` of a window as it stands in the cache.
 
     first_rows_E: window row of each entry of the cut; query_token_ids: the last raw tokens of the window.
     """
@@ -56,16 +56,20 @@ class WindowLook:
     def features(self) -> tuple[str, ...]:
         return self.base.lens_features
 
+    @property
+    def stakes(self) -> tuple[float, npt.NDArray[np.float32]]:
+        return self.base.stakes(self.window.cache, num_queries=len(self.query_token_ids))
+
     def of_entries(
         self,
         entries_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
         words_nQ2: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Expected nats [n] per entry of budget of opening collapsed entries: the best of their vectors."""
+        """How much speaks for collapsed entries [n]: the best of their vectors."""
         rows_nr = self.first_rows_E[entries_n][:, None] + np.arange(self.gist_width)
         return self._best(
-            self.base.utilities_of_entries(
+            self.base.evidence_of_entries(
                 self.window.cache,
                 rows_nr.reshape(-1),
                 features_nF.repeat(self.gist_width, axis=0),
@@ -82,7 +86,7 @@ class WindowLook:
     ) -> npt.NDArray[np.float32]:
         """The same [n] for nodes anywhere."""
         return self._best(
-            self.base.utilities_of_gists(
+            self.base.evidence_of_gists(
                 self.window.cache,
                 vectors_nrD.reshape(-1, vectors_nrD.shape[-1]),
                 features_nF.repeat(self.gist_width, axis=0),
@@ -91,8 +95,8 @@ class WindowLook:
             )
         )
 
-    def _best(self, utilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        best_n: npt.NDArray[np.float32] = utilities.reshape(-1, self.gist_width).max(axis=1)
+    def _best(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        best_n: npt.NDArray[np.float32] = logits.reshape(-1, self.gist_width).max(axis=1)
         return best_n
 
 

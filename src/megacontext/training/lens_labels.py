@@ -1,13 +1,18 @@
 """What a lens should have said: measured by opening blocks and looking at the next tokens.
 
 A row stands in a window that shows its tail and gists of everything before; the lens is asked at moments of the tail.
-The label of a block is what opening it alone saves, in nats over the moment's horizon per extra entry of budget: a
-counterfactual by the nets that the lens will serve. What any block would save (the median: raw text of the same kind
-helps a little, whichever it is) is taken off, because a budget is spent anyway and the question is on what. One forward
-with a block open serves all moments of a row. Facts have blocks that state the answer as well; where those are enough,
-the forward with everything closed is all it takes.
+Two things are measured, by the nets that the lens will serve:
 
-Shape legend: B rows, T tokens, C closed blocks, K tokens of a block, Q query tokens, D width, F features.
+- what opening a block alone saves on each token of the tail, by one forward with that block open. What any block would
+  save (the median: raw text of the same kind helps a little, whichever it is) is taken off, because a budget is spent
+  anyway and the question is on what. Once against a window where a gist of its own stands for every block, once against
+  one whose far part is a single gist of level 2, as in a long memory;
+- which block holds what is needed. Questions know it. In text it is decided where it is clear: on tokens that full
+  context makes much cheaper, by the share that each block alone brings of that. Elsewhere an opened block is lucky as
+  often as not, and nothing is needed.
+
+Shape legend: B rows, T tokens, C closed blocks, K tokens of a block, P before it, Q query tokens, D width, F features,
+L levels.
 """
 
 from __future__ import annotations
@@ -20,17 +25,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from megacontext.focus.lenses.features import feature_columns, lexical_scores
+from megacontext.focus.lenses.features import (
+    TOKENS_BEFORE,
+    UNKNOWN,
+    blocks_with_before,
+    feature_columns,
+    word_features,
+)
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS
+from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS, STAKE_LEVELS
+from megacontext.training.gist_cuts import UNJOINED
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
 from megacontext.training.windows import Answer, Window
 
 __all__ = ["QUERY_TOKENS", "LensSample", "Moment", "features_of", "label", "moments_of", "sample_of"]
 
 OPENED_ROWS = 14  # windows of one forward, of 350 entries each
-MIN_SAVED = 1.0  # nats over a horizon; where blocks save less together, shares of it sum to less than 1
+FAR_NATS = 0.5  # what full context must save on a token of text for it to need something far away
+LEAST_PART = 0.25  # of that, what a block alone must bring to count as holding it
+MIN_NEEDED = 1.0  # nats over a horizon; where text needs less than that, it is likelier that nothing is needed
+GROUP = 32  # blocks of one gist of level 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +64,17 @@ class LensSample:
     """What a lens sees and what it should have said.
 
     query_QD, hidden_CD: the tapped layer's states of the query tokens and of the gists; gists_CD: gist vectors as
-    stored; features_CF; utility_C: nats per entry, NaN if not measured; evidence_C: share of what is asked, or of what
-    blocks save, that each block holds (sums to 1 at most); query_ids_Q, blocks_CK: the tokens themselves; asks: whether
-    there is a question, bool [].
+    stored; features_CF; saved_LC: nats that opening each block saves where its own gist stands for it, and where one of
+    level 2 does, NaN if not measured; evidence_C: how likely each block holds what is needed (what is lacking to 1:
+    nothing is); query_ids_Q, blocks_CK: the tokens themselves, the latter [C, P + K]; asks: whether there is a
+    question, bool [].
     """
 
     query_QD: Tensor  # noqa: N815 - shape suffix
     hidden_CD: Tensor  # noqa: N815 - shape suffix
     gists_CD: Tensor  # noqa: N815 - shape suffix
     features_CF: Tensor  # noqa: N815 - shape suffix
-    utility_C: Tensor  # noqa: N815 - shape suffix
+    saved_LC: Tensor  # noqa: N815 - shape suffix
     evidence_C: Tensor  # noqa: N815 - shape suffix
     query_ids_Q: Tensor  # noqa: N815 - shape suffix
     blocks_CK: Tensor  # noqa: N815 - shape suffix
@@ -71,8 +87,8 @@ def moments_of(
     tail_tokens: int,
     block_tokens: int,
     query_tokens: int = QUERY_TOKENS,
-    horizon_tokens: int = 64,
-    step_tokens: int = 32,
+    horizon_tokens: int = 16,
+    step_tokens: int = 16,
 ) -> list[Moment]:
     """Every question of the tail whose evidence lies before it, asked for the first time; in a row that asks nothing,
     every ``step_tokens``, with the ``horizon_tokens`` after it."""
@@ -101,16 +117,22 @@ def moments_of(
 def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
     """Features [C, F] of the closed blocks before the tail, in the order of ``FEATURES``."""
     starts_C = np.arange(num_closed) * block_tokens
-    blocks_CK = row.tokens_T[: num_closed * block_tokens].reshape(num_closed, block_tokens)
+    blocks_CK = _blocks(row, num_closed, block_tokens)
     return torch.from_numpy(
         feature_columns(
             FEATURES,
             levels_n=np.ones(num_closed, dtype=np.int64),
             widths_n=np.full(num_closed, block_tokens),
             distances_n=moment.query[1] - starts_C - block_tokens,
-            lexical_n=lexical_scores(blocks_CK, row.tokens_T[slice(*moment.query)]),
+            in_common=word_features(blocks_CK, row.tokens_T[slice(*moment.query)]),
         )
     )
+
+
+def _blocks(row: Window, num_closed: int, block_tokens: int) -> npt.NDArray[np.int64]:
+    """The closed blocks [C, P + K] of a row."""
+    tokens_T = np.concatenate([np.full(TOKENS_BEFORE, UNKNOWN), row.tokens_T[: num_closed * block_tokens]])
+    return blocks_with_before(tokens_T, block_tokens=block_tokens)
 
 
 def label(
@@ -139,14 +161,23 @@ def label(
         tap_layer=core.config.num_layers // 2,
     )
     before_BT = scores_of(core, run, windows).nats_BT
+    if not measured:
+        return [sample_of(row, moment, run, index) for index, (row, moments) in enumerate(rows) for moment in moments]
+
+    def nats_of(is_open_BN: npt.NDArray[np.bool_], joined: tuple[int, int]) -> npt.NDArray[np.float32]:
+        other = run_windows(core, gist_net, windows, is_open_BN, block_tokens=block_tokens, gist_width=1, joined=joined)
+        return scores_of(core, other, windows).nats_BT
+
+    needed_BT = before_BT - nats_of(np.ones_like(is_open_BN), UNJOINED)
+    num_joined = num_closed // GROUP * GROUP
+    joined_BT = nats_of(is_open_BN, (num_joined // GROUP, GROUP)) if num_joined else before_BT
     samples = []
     for index, (row, moments) in enumerate(rows):
-        saved_CT = None
-        if measured:
-            first = min(moment.horizon[0] for moment in moments)
-            after_CT = _nats_opened(core, gist_net, row, run, index, first=first)
-            saved_CT = before_BT[index] - after_CT
-        samples += [sample_of(row, moment, run, index, saved_CT) for moment in moments]
+        first = min(moment.horizon[0] for moment in moments)
+        after_CT = _nats_opened(core, gist_net, row, run, index, first=first)
+        saved_LCT = np.stack([before_BT[index] - after_CT, joined_BT[index] - after_CT])
+        saved_LCT[1, num_joined:] = np.nan
+        samples += [sample_of(row, moment, run, index, saved_LCT, needed_T=needed_BT[index]) for moment in moments]
     return samples
 
 
@@ -175,32 +206,50 @@ def _nats_opened(
 
 
 def sample_of(
-    row: Window, moment: Moment, run: WindowRun, index: int, saved_CT: npt.NDArray[np.float32] | None = None
+    row: Window,
+    moment: Moment,
+    run: WindowRun,
+    index: int,
+    saved_LCT: npt.NDArray[np.float32] | None = None,
+    *,
+    needed_T: npt.NDArray[np.float32] | None = None,
 ) -> LensSample:
-    """A sample of row ``index`` of a run whose tail alone is open; saved_CT: nats that opening a block saves on each
-    token of the row."""
+    """A sample of row ``index`` of a run whose tail alone is open. saved_LCT: nats that opening a block saves on each
+    token of the row; needed_T: nats that full context saves there."""
     assert run.tapped_BSD is not None
     num_closed, block_tokens = run.gists_BCrD.shape[1], run.windows.block_tokens
     shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
-    query = slice(moment.query[0] + shift, moment.query[1] + shift)
-    saved_C = torch.full((num_closed,), torch.nan)
-    if saved_CT is not None:
-        saved_C = torch.from_numpy(saved_CT[:, slice(*moment.horizon)].sum(1))
-        saved_C = saved_C - saved_C.median()
+    query, horizon = slice(moment.query[0] + shift, moment.query[1] + shift), slice(*moment.horizon)
+    saved_LC = torch.full((STAKE_LEVELS, num_closed), torch.nan)
     evidence_C = torch.zeros(num_closed)
+    if saved_LCT is not None:
+        saved_LC = torch.from_numpy(saved_LCT[..., horizon].sum(-1))
+        saved_LC = saved_LC - saved_LC[0].median()  # opening any block of a group of level 2 also shows its siblings
     if moment.evidence:
         evidence_C[list(moment.evidence)] = 1 / len(moment.evidence)
-    elif saved_CT is not None:
-        gains_C = saved_C.clamp(min=0)
-        evidence_C = gains_C / gains_C.sum().clamp(min=MIN_SAVED)
+    elif saved_LCT is not None and needed_T is not None:
+        evidence_C = torch.from_numpy(_holders(saved_LCT[0, :, horizon], needed_T[horizon])).float()
     return LensSample(
         query_QD=run.tapped_BSD[index, query].clone(),
         hidden_CD=run.tapped_BSD[index, :num_closed].clone(),
         gists_CD=run.gists_BCrD[index, :, 0].clone(),
         features_CF=features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens),
-        utility_C=saved_C / (block_tokens - 1),
+        saved_LC=saved_LC,
         evidence_C=evidence_C,
         query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].astype(np.int32)),
-        blocks_CK=torch.from_numpy(row.tokens_T[: num_closed * block_tokens].reshape(num_closed, -1).astype(np.int32)),
+        blocks_CK=torch.from_numpy(_blocks(row, num_closed, block_tokens).astype(np.int32)),
         asks=torch.tensor(bool(moment.evidence)),
     )
+
+
+def _holders(saved_CH: npt.NDArray[np.float32], needed_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """How likely each block [C] holds what a horizon of text needs, from what opening it saves on each of its H tokens
+    and what full context does: every token that needs something far away counts as many nats as that saves, and they
+    are shared among the blocks that bring a good part of them."""
+    is_far_H = needed_H >= FAR_NATS
+    saved_CH = np.minimum(saved_CH, needed_H)
+    held_CH = np.where(is_far_H & (saved_CH >= LEAST_PART * needed_H), saved_CH, 0.0)
+    total_H = held_CH.sum(0)
+    nats_H = np.where(total_H > 0, needed_H, 0.0)
+    by_block_C: npt.NDArray[np.float64] = (held_CH / np.maximum(total_H, 1e-9) * nats_H).sum(1)
+    return by_block_C / max(MIN_NEEDED, float(nats_H.sum()))

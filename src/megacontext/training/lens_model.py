@@ -21,8 +21,14 @@ import torch
 from torch import Tensor
 
 from megacontext.errors import InvalidValueError
-from megacontext.focus.lenses.features import MAX_LOG2, feature_columns, lexical_scores, word_features
-from megacontext.nets.lens_net import FEATURES, KeyKind, LensNet
+from megacontext.focus.lenses.features import (
+    MAX_LOG2,
+    TOKENS_BEFORE,
+    feature_columns,
+    lexical_scores,
+    word_features,
+)
+from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, KeyKind, LensNet, Queries, shares_of
 from megacontext.training.lens_labels import LensSample
 from megacontext.training.scoring import Share, share
 
@@ -31,6 +37,7 @@ __all__ = [
     "Looked",
     "calibration",
     "hit_report",
+    "lens_logits",
     "lens_loss",
     "lens_utilities",
     "looked",
@@ -41,20 +48,21 @@ __all__ = [
 
 Scorer = Callable[[LensSample], Tensor]
 Part = TypeVar("Part", LensSample, "Looked")
-LEXICAL, DISTANCE = FEATURES.index("lexical"), FEATURES.index("log2_distance")
+DISTANCE = FEATURES.index("log2_distance")
+COMPARED = [FEATURES.index("lexical"), FEATURES.index("continues")]  # what is known of words in common
 NEAREST, FARTHEST = 8.0, 20.0  # log2 of how far strangers stand
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensTraining:
-    """num_steps of ``samples_per_step`` samples; measured: weight of the measured nats against that of finding the
-    evidence; hide_words: share of samples without words in common, so that the lens also learns to read; num_strangers:
-    blocks of other rows beside each sample's own in every second step."""
+    """num_steps of ``samples_per_step`` samples; measured: weight of a squared nat of what is at stake against a nat of
+    finding the evidence; hide_words: share of samples without words in common, so that the lens also learns to read;
+    num_strangers: blocks of other rows beside each sample's own in every second step."""
 
     num_steps: int = 3000
     samples_per_step: int = 32
     rate: float = 2e-3
-    measured: float = 0.2
+    measured: float = 0.02
     hide_words: float = 0.25
     num_strangers: int = 128
     seed: int = 0
@@ -88,37 +96,49 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
         if sample.asks:
             own = 2 ** (MAX_LOG2 * features_NF[:, DISTANCE]) + 2 ** random.uniform(NEAREST, FARTHEST)
             features_NF[:, DISTANCE] = own.log2() / MAX_LOG2
-        num_strangers, block_tokens = blocks_XK.shape
+        num_strangers, num_read = blocks_XK.shape
         nearest = NEAREST if sample.asks else float(features_NF[:, DISTANCE].max() * MAX_LOG2)
         columns = feature_columns(
             FEATURES,
             levels_n=np.ones(num_strangers, dtype=np.int64),
-            widths_n=np.full(num_strangers, block_tokens),
+            widths_n=np.full(num_strangers, num_read - TOKENS_BEFORE),
             distances_n=np.exp2([random.uniform(nearest, FARTHEST) for _ in range(num_strangers)]).astype(np.int64),
         )
         blocks = np.concatenate([blocks, blocks_XK.numpy()])
         features_NF = torch.cat([features_NF, torch.from_numpy(columns)])
-    lexical_N, words_NQ2 = word_features(blocks, query)
-    features_NF[:, LEXICAL] = torch.from_numpy(lexical_N / max(1e-9, lexical_N.max())).float()
-    return Looked(features_NF=features_NF, words_NQ2=torch.from_numpy(words_NQ2), gists_XD=gists_XD)
+    common = word_features(blocks, query)
+    columns_N2 = [common.lexical_n / max(1e-9, common.lexical_n.max()), common.continues_n / TOKENS_BEFORE]
+    features_NF[:, COMPARED] = torch.from_numpy(np.stack(columns_N2, axis=1)).float()
+    return Looked(features_NF=features_NF, words_NQ2=torch.from_numpy(common.words_nQ2), gists_XD=gists_XD)
 
 
-def lens_utilities(lens: LensNet, sample: LensSample, *, kind: KeyKind, seen: Looked | None = None) -> Tensor:
-    """Utilities [..., N] in nats per entry of a sample's own blocks, from the gists' hidden states or from the gist
-    vectors alone, and then of strangers by their gists."""
+def lens_logits(
+    lens: LensNet, sample: LensSample, *, kind: KeyKind, seen: Looked | None = None
+) -> tuple[Queries, Tensor]:
+    """What is asked, and the evidence [..., N] for a sample's own blocks, from the gists' hidden states or from the
+    gist vectors alone, and then for strangers by their gists."""
     seen = seen or looked(sample)
     own_CD = sample.hidden_CD if kind == "hidden" else sample.gists_CD
     keys_HCE = lens.keys(own_CD.float(), kind=kind)
     keys_HXE = lens.keys(seen.gists_XD.float(), kind="gist")
     queries = lens.queries(sample.query_QD.float())
     matches_NM = lens.matches(queries, torch.cat([keys_HCE, keys_HXE], dim=-2), seen.words_NQ2)
-    utilities_N: Tensor = lens(matches_NM, seen.features_NF)
-    return utilities_N
+    logits_N: Tensor = lens(matches_NM, seen.features_NF)
+    return queries, logits_N
+
+
+def lens_utilities(
+    lens: LensNet, sample: LensSample, *, kind: KeyKind, seen: Looked | None = None, level: int = 1
+) -> Tensor:
+    """Nats [..., N] that opening each block is expected to save where a gist of ``level`` stands for it."""
+    queries, logits_N = lens_logits(lens, sample, kind=kind, seen=seen)
+    return shares_of(logits_N, queries.nothing) * queries.stakes_L[..., level - 1, None]
 
 
 def words_lens(sample: LensSample, *, query_tokens: int = 32) -> Tensor:
     """What the words alone say [C]: BM25 of the last tokens."""
-    return torch.from_numpy(lexical_scores(sample.blocks_CK.numpy(), sample.query_ids_Q[-query_tokens:].numpy()))
+    blocks_CK = sample.blocks_CK[:, TOKENS_BEFORE:].numpy()
+    return torch.from_numpy(lexical_scores(blocks_CK, sample.query_ids_Q[-query_tokens:].numpy()))
 
 
 def stacked(parts: Sequence[Part]) -> Part:
@@ -130,20 +150,22 @@ def stacked(parts: Sequence[Part]) -> Part:
 def lens_loss(lens: LensNet, batch: LensSample, seen: Looked, config: LensTraining) -> Tensor:
     """Loss of stacked samples, for both kinds of keys.
 
-    What was measured is met by the Poisson deviance, whose minimum is the mean at any scale: questions save fifty times
-    what text does. Evidence is found by the log-loss of its share of all utilities. Strangers save nothing.
+    Which block is needed, or none, is learnt by the log-loss of the evidence. What is at stake is the least-squares
+    factor between a block's probability and what opening it saved; probabilities do not follow it, because what opening
+    a block saves is mostly luck.
     """
     losses = []
-    num_own, entries = batch.utility_C.shape[-1], batch.blocks_CK.shape[-1] - 1
-    is_measured_BC = ~batch.utility_C.isnan()
-    saved_BC = batch.utility_C.nan_to_num().clamp(min=0)  # opening is never worth less than leaving closed
+    num_own = batch.evidence_C.shape[-1]
+    is_measured_BLC = ~batch.saved_LC.isnan()
+    nothing_B = 1 - batch.evidence_C.sum(-1)
     for kind in ("hidden", "gist"):
-        said_BN = lens_utilities(lens, batch, kind=kind, seen=seen) + 1e-9
-        logs_BN = said_BN.log()
-        deviance_BC = (said_BN[:, :num_own] - saved_BC * logs_BN[:, :num_own]) * is_measured_BC
-        deviance = entries * (deviance_BC.sum() + said_BN[:, num_own:].sum()) / len(said_BN)
-        found_B = (batch.evidence_C * logs_BN.log_softmax(-1)[:, :num_own]).sum(-1)
-        losses.append(config.measured * deviance - found_B.mean())
+        queries, logits_BN = lens_logits(lens, batch, kind=kind, seen=seen)
+        logs_BN = torch.cat([queries.nothing[:, None], logits_BN], dim=-1).log_softmax(-1)
+        logs_BC = logs_BN[:, 1 : num_own + 1]
+        found_B = (batch.evidence_C * logs_BC).sum(-1) + nothing_B * logs_BN[:, 0]
+        said_BLC = logs_BC.detach().exp()[:, None] * queries.stakes_L[..., None]
+        missed_BLC = (said_BLC - batch.saved_LC.nan_to_num()).square() * is_measured_BLC
+        losses.append(config.measured * missed_BLC.sum((-1, -2)).mean() - found_B.mean())
     return torch.stack(losses).mean()
 
 
@@ -170,7 +192,7 @@ def train_lens(
             strangers = _drawn(samples, config.num_strangers, random)
         seen = stacked([looked(sample, strangers, random) for sample in chosen])
         is_blank = torch.tensor([random.random() < config.hide_words for _ in chosen])
-        seen.features_NF[is_blank, :, LEXICAL] = 0  # looking made copies
+        seen.features_NF[is_blank.nonzero(), :, COMPARED] = 0  # looking made copies
         seen.words_NQ2[is_blank] = 0
         loss = lens_loss(lens, stacked(chosen), seen, config)
         optimizer.zero_grad()
@@ -212,23 +234,44 @@ def hit_report(
 @torch.no_grad()
 def calibration(
     lens: LensNet, samples: Sequence[LensSample], *, kind: KeyKind = "hidden", num_bins: int = 5
-) -> dict[str, Any]:
-    """How what a lens says of measured blocks compares with what opening them saved.
+) -> dict[str, dict[str, Any]]:
+    """How what a lens says of measured blocks compares with what opening them saved, by the level of the gist that
+    stood for them.
 
     ``correlation`` (Pearson) over all blocks; ``agreement``: how often the block it values most saved most; ``bins``:
-    blocks in equal numbers by what was said, with the means of both in nats per entry.
+    blocks by what was said, each holding an equal part of its sum, with the means of both in nats.
     """
+    return {
+        f"level {level}": _calibration_at(lens, samples, kind, level=level, num_bins=num_bins)
+        for level in range(1, STAKE_LEVELS + 1)
+    }
+
+
+def _calibration_at(
+    lens: LensNet, samples: Sequence[LensSample], kind: KeyKind, *, level: int, num_bins: int
+) -> dict[str, Any]:
     said, saved, agreed = [], [], []
     for sample in samples:
-        said_C = lens_utilities(lens, sample, kind=kind)
-        said.append(said_C)
-        saved.append(sample.utility_C)
-        agreed.append(bool(said_C.argmax() == sample.utility_C.argmax()))
+        saved_C = sample.saved_LC[level - 1]
+        is_measured_C = ~saved_C.isnan()
+        said_C = lens_utilities(lens, sample, kind=kind, level=level)[is_measured_C]
+        if len(said_C):
+            said.append(said_C)
+            saved.append(saved_C[is_measured_C])
+            agreed.append(bool(said[-1].argmax() == saved[-1].argmax()))
+    if not said:
+        return {"correlation": None, "agreement": None, "bins": []}
     said_n, saved_n = torch.cat(said), torch.cat(saved)
     order = said_n.argsort()
+    part_n = (said_n[order].cumsum(0) / said_n.sum() * num_bins).long().clamp(max=num_bins - 1)
     bins = [
-        {"said": round(float(said_n[part].mean()), 5), "saved": round(float(saved_n[part].mean()), 5)}
-        for part in order.chunk(num_bins)
+        {
+            "blocks": len(some),
+            "said": round(float(said_n[some].mean()), 5),
+            "saved": round(float(saved_n[some].mean()), 5),
+        }
+        for index in range(num_bins)
+        if len(some := order[part_n == index])
     ]
     correlation = float(torch.corrcoef(torch.stack([said_n, saved_n]))[0, 1])
     return {"correlation": round(correlation, 4), "agreement": share(agreed), "bins": bins}

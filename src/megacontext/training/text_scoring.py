@@ -2,7 +2,8 @@
 
 The last 256 tokens of windows of 2,048 are scored. Every way shows the 256 tokens before them and those in between; of
 the 48 blocks further back it opens some, shows gists of the others, or leaves them out. Blocks are chosen anew every 64
-tokens, from what was read so far. The measure is the share of what full context gains over 256 recent tokens.
+or every 8 tokens, from what was read so far: what the next word needs is known when it begins. The measure is the share
+of what full context gains over 256 recent tokens.
 
 Shape legend: W windows, T tokens of a window, N blocks, C far blocks, S scored tokens.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +25,15 @@ from megacontext.nets.lens_net import LensNet
 from megacontext.training.far_words import word_tokens
 from megacontext.training.lens_labels import QUERY_TOKENS, Moment, sample_of
 from megacontext.training.lens_model import lens_utilities
-from megacontext.training.memory_windows import Control, run_windows, score_windows
+from megacontext.training.memory_windows import Control, run_windows, score_windows, scores_of
 from megacontext.training.scoring import SCORED, WINDOW, spread_windows
 from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import Window
 
-__all__ = ["CHUNK", "LOCAL", "NUM_OPENED", "TextNets", "pair_report", "score_ways", "share_report", "text_rows"]
+__all__ = ["EVERY", "LOCAL", "NUM_OPENED", "TextNets", "pair_report", "score_ways", "share_report", "text_rows"]
 
-LOCAL, CHUNK, NUM_OPENED, QUERY = 256, 64, 6, 32
+LOCAL, NUM_OPENED = 256, 6
+EVERY = (64, 8)  # tokens between two choices
 BLOCK = 32
 FIRST = WINDOW - SCORED  # the first scored token
 NUM_FAR = (FIRST - LOCAL) // BLOCK
@@ -38,9 +41,11 @@ BOOTSTRAPS = 1000
 
 # Pairs of ways of which the first should cost less. "recent 512" has some more entries than six blocks and 42 gists.
 COMPARED = (
-    ("lens, opened, and gists", "recent 512"),
-    ("oracle, opened, and gists", "recent 512"),
-    ("lens, opened", "lexical, last 256, opened"),
+    ("lens, every 8, and gists", "recent 512"),
+    ("lens, every 64, and gists", "recent 512"),
+    ("oracle, every 64, and gists", "recent 512"),
+    ("lens, every 8", "lexical, last 8, every 8"),
+    ("lens, every 64", "lexical, last 256, every 64"),
     ("gists 32:1", "gists 32:1, shuffled"),
     ("gists 32:1", "recent 256"),
     ("gists 8:1", "gists 8:1, shuffled"),
@@ -49,8 +54,9 @@ COMPARED = (
 
 Entry = dict[str, float | int | list[float] | None]
 
-Choice = Callable[[Window, int], npt.NDArray[np.int64]]
-"""From a window and the position of the next token to the far blocks to open."""
+Choice = Callable[[Window, int, int], npt.NDArray[np.int64]]
+"""From a window, the position of the next token, and the number of tokens until the next choice, to the far blocks to
+open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,27 +113,31 @@ def _score_batch(
         "gists 8:1, shuffled": whole(LOCAL, "shuffled", block_tokens=8),
     }
     choices: dict[str, Choice] = {
-        "lexical, last 32": lambda row, at: _lexical(row, row.tokens_T[at - QUERY : at]),
-        "lexical, last 256": lambda row, at: _lexical(row, row.tokens_T[at - LOCAL : at]),
-        "oracle": lambda row, at: _oracle(row, at, pieces_V),
+        f"lexical, last {length}": partial(_lexical, length=length) for length in (8, 32, 256)
     }
+    choices["oracle"] = partial(_oracle, pieces_V=pieces_V)
     if nets.lens_net is not None:
         utilities = _lens_utilities(nets, rows)
         index = {id(row): number for number, row in enumerate(rows)}
-        choices["lens"] = lambda row, at: np.argsort(-utilities[index[id(row)], (at - FIRST) // CHUNK], kind="stable")
-    for name, choose in choices.items():
-        ways[f"{name}, opened"] = _with_opened(nets, rows, choose, "none")
-    for name in ("lens", "oracle"):
-        if name in choices:
-            ways[f"{name}, opened, and gists"] = _with_opened(nets, rows, choices[name], "real")
+        choices["lens"] = lambda row, at, every: np.argsort(
+            -utilities[index[id(row)], (at - FIRST) // min(EVERY)], kind="stable"
+        )
+    for every in EVERY:
+        for name, choose in choices.items():
+            ways[f"{name}, every {every}"] = _with_opened(nets, rows, choose, "none", every)
+        for name in ("lens", "oracle"):
+            if name in choices:
+                ways[f"{name}, every {every}, and gists"] = _with_opened(nets, rows, choices[name], "real", every)
     return ways
 
 
-def _with_opened(nets: TextNets, rows: Sequence[Window], choose: Choice, control: Control) -> npt.NDArray[np.float64]:
-    """Nats of the scored tokens with ``NUM_OPENED`` far blocks open, chosen anew for each chunk."""
+def _with_opened(
+    nets: TextNets, rows: Sequence[Window], choose: Choice, control: Control, every: int
+) -> npt.NDArray[np.float64]:
+    """Nats of the scored tokens with ``NUM_OPENED`` far blocks open, chosen anew every so many tokens."""
     chunks = []
-    for at in range(FIRST, WINDOW, CHUNK):
-        stop = at + CHUNK
+    for at in range(FIRST, WINDOW, every):
+        stop = -(-(at + every) // BLOCK) * BLOCK
         cut = [
             Window(tokens_T=row.tokens_T[:stop], targets_T=row.targets_T[:stop], weights_T=row.weights_T[:stop])
             for row in rows
@@ -135,11 +145,10 @@ def _with_opened(nets: TextNets, rows: Sequence[Window], choose: Choice, control
         is_open_BN = np.zeros((len(rows), stop // BLOCK), dtype=np.bool_)
         is_open_BN[:, NUM_FAR:] = True
         for number, row in enumerate(rows):
-            is_open_BN[number, choose(row, at)[:NUM_OPENED]] = True
-        scores = score_windows(
-            nets.core, nets.gist_net, cut, is_open_BN, block_tokens=BLOCK, gist_width=1, control=control
-        )
-        chunks.append(scores.nats_BT[:, at - 1 : stop - 1].astype(np.float64))
+            is_open_BN[number, choose(row, at, every)[:NUM_OPENED]] = True
+        run = run_windows(nets.core, nets.gist_net, cut, is_open_BN, block_tokens=BLOCK, gist_width=1, control=control)
+        scores = scores_of(nets.core, run, cut, first=at - 1)
+        chunks.append(scores.nats_BT[:, at - 1 : at + every - 1].astype(np.float64))
     return np.concatenate(chunks, axis=1)
 
 
@@ -147,22 +156,23 @@ def _far_blocks(row: Window) -> npt.NDArray[np.int64]:
     return row.tokens_T[: NUM_FAR * BLOCK].reshape(NUM_FAR, BLOCK)
 
 
-def _lexical(row: Window, query: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.argsort(-lexical_scores(_far_blocks(row), query), kind="stable")
+def _lexical(row: Window, at: int, every: int, *, length: int) -> npt.NDArray[np.int64]:
+    """Blocks by BM25 of the last ``length`` tokens."""
+    return np.argsort(-lexical_scores(_far_blocks(row), row.tokens_T[at - length : at]), kind="stable")
 
 
-def _oracle(row: Window, at: int, pieces_V: Sequence[bytes]) -> npt.NDArray[np.int64]:
+def _oracle(row: Window, at: int, every: int, *, pieces_V: Sequence[bytes]) -> npt.NDArray[np.int64]:
     """Blocks that hold most of the far words among the next tokens, which no lens may see; then most of all of them."""
-    pieces = [pieces_V[index] for index in row.tokens_T[: at + CHUNK]]
+    pieces = [pieces_V[index] for index in row.tokens_T[: at + every]]
     far = row.tokens_T[word_tokens(pieces, first=at)["far"]]
     blocks = _far_blocks(row)
-    scores = 10 * lexical_scores(blocks, far) + lexical_scores(blocks, row.tokens_T[at : at + CHUNK])
+    scores = 10 * lexical_scores(blocks, far) + lexical_scores(blocks, row.tokens_T[at : at + every])
     return np.argsort(-scores, kind="stable")
 
 
 @torch.no_grad()
 def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.float32]:
-    """Utilities [B, chunks, C] of far blocks before each chunk. One forward serves all: states do not look ahead."""
+    """Utilities [B, choices, C] of far blocks at each choice. One forward serves all: states do not look ahead."""
     assert nets.lens_net is not None
     is_open_BN = np.zeros((len(rows), WINDOW // BLOCK), dtype=np.bool_)
     is_open_BN[:, NUM_FAR:] = True
@@ -176,7 +186,7 @@ def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.fl
         tap_layer=nets.core.config.num_layers // 2,
     )
     chunks = []
-    for at in range(FIRST, WINDOW, CHUNK):
+    for at in range(FIRST, WINDOW, min(EVERY)):
         moment = Moment(query=(at - QUERY_TOKENS, at), horizon=(at - 1, at))
         samples = [sample_of(row, moment, run, index) for index, row in enumerate(rows)]
         chunks.append(torch.stack([lens_utilities(nets.lens_net, sample, kind="hidden") for sample in samples]))

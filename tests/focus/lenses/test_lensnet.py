@@ -14,26 +14,28 @@ from megacontext.focus.lenses.features import MAX_LEVEL, MAX_LOG2, feature_colum
 from megacontext.focus.lenses.lensnet import LensNetLens
 from megacontext.focus.refocusing import refocus
 
-NAMES = ("level", "log2_width", "log2_distance", "lexical", "residency")
+NAMES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
 NUM_BLOCKS = 400
 
 
 @dataclass
 class Told:
-    """Answers with the first component of a gist, and 2 more for what stands in the window; notes what was asked."""
+    """Evidence is the first component of a gist, and ``in_window`` for what stands there; notes what was asked."""
 
     query_token_ids: npt.NDArray[np.uint32] = field(
         default_factory=lambda: np.arange(77 * 8, 77 * 8 + 8, dtype=np.uint32)
     )
     features: tuple[str, ...] = NAMES
     num_scratch: int = 5
+    in_window: float = 0.0
+    stakes: tuple[float, npt.NDArray[np.float32]] = (0.0, np.array([2.0, 8.0], dtype=np.float32))
     entries: list[int] = field(default_factory=list)
     seen: list[npt.NDArray[np.float32]] = field(default_factory=list)
     words: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
 
     def of_entries(self, entries_n, features_nF, words_nQ2=None):
         self.entries += entries_n.tolist()
-        return np.full(len(entries_n), 2.0, dtype=np.float32)
+        return np.full(len(entries_n), self.in_window, dtype=np.float32)
 
     def of_gists(self, vectors_nrD, features_nF, words_nQ2=None):
         self.seen.append(features_nF)
@@ -42,7 +44,7 @@ class Told:
 
 
 class GistMemory:
-    """Tokens count up; every gist says how much its block is worth."""
+    """Tokens count up; every gist says how likely its block is (as a logit beside ``Told.stakes``)."""
 
     def __init__(self, worth: dict[int, float]) -> None:
         self.num_tokens = NUM_BLOCKS * 8 + 3
@@ -58,7 +60,7 @@ class GistMemory:
     def gists(self, level, start, stop):
         assert level == 1
         self.scanned.append((start, stop))
-        return np.array([[[self.worth.get(block, 0.0)]] for block in range(start, stop)], dtype=np.float16)
+        return np.array([[[self.worth.get(block, -20.0)]] for block in range(start, stop)], dtype=np.float16)
 
     def search_hits(self, text, *, limit):
         return []
@@ -73,26 +75,32 @@ def ask(plain, worth, *, lens=None, told=None):
 
 
 def test_the_best_blocks_are_nominated_wherever_they_stand(plain):
-    scores, wc, _, _ = ask(plain, {17: 0.5, 230: 0.25, 231: 0.125})
+    told = Told(in_window=-20.0)
+    scores, wc, _, _ = ask(plain, {17: 4.0, 230: 3.0, 231: 2.0}, told=told)
     assert [(place.start, place.stop) for place in scores.nominations][:3] == [
         (17 * 8, 18 * 8),
         (230 * 8, 231 * 8),
         (231 * 8, 232 * 8),
     ]
-    assert [place.utility for place in scores.nominations][:3] == [0.5 * 7, 0.25 * 7, 0.125 * 7]
+    shares = np.exp([4.0, 3.0, 2.0]) / np.exp([4.0, 3.0, 2.0, 0.0]).sum()  # the last is nothing at all
+    said = [place.utility for place in scores.nominations][:3]
+    np.testing.assert_allclose(said, 8 * shares, rtol=1e-4)
     assert len(scores.nominations) == 12
+    told.stakes = (30.0, told.stakes[1])
+    calm, _, _, _ = ask(plain, {17: 4.0}, told=told)
+    assert max(place.utility for place in calm.nominations) < 1e-9, "where nothing is needed, nothing is opened"
     refocus(wc, scores, make_allocator("greedy"))
     raw = wc.starts[wc.levels == 0].tolist()
     assert {17 * 8, 230 * 8, 231 * 8} <= set(raw)
 
 
 def test_what_stands_in_the_window_is_judged_by_its_state(plain):
-    scores, wc, _, told = ask(plain, {})
+    scores, wc, _, told = ask(plain, {}, told=Told(in_window=9.0))
     collapsed = np.flatnonzero(wc.levels == 1)
     assert len(collapsed)
     assert set(told.entries) == set(collapsed.tolist())
     recency = LensNetLens().recency * 1.0
-    assert (scores.utility[collapsed] >= 2.0 * 7).all()
+    assert scores.utility[collapsed].sum() == pytest.approx(2.0, rel=0.1), "a gist of its own stands for each"
     assert (scores.utility[wc.levels > 1] <= recency).all()
     assert not {place.start for place in scores.nominations} & set(wc.starts[collapsed].tolist())
 
@@ -103,6 +111,22 @@ def test_the_scan_is_bounded(plain):
     assert sum(stop - start for start, stop in memory.scanned[1:]) <= 8 + (wc.levels <= 1).sum()
     assert 17 * 8 not in {place.start for place in scores.nominations}
     assert scores.nominations[0].start == 355 * 8
+
+
+def test_what_is_pinned_is_not_judged(plain):
+    memory = GistMemory({390: 9.0, 17: 4.0})
+    wc = plain.working_context(memory)
+    request = replace(plain.request(memory, "what?", wc=wc), learned=Told())
+    cut = request.cut
+    entry = int(np.searchsorted(cut.starts, 390 * 8, side="right")) - 1
+    assert cut.levels[entry] == 0
+    free = LensNetLens().score(request)
+    pinned = cut.pinned.copy()
+    pinned[entry] = True
+    held = LensNetLens().score(replace(request, cut=replace(cut, pinned=pinned)))
+    assert free.utility[entry] > 1.5
+    assert held.utility[entry] <= 0.25, "it is open whatever is said of it"
+    assert held.nominations[0].utility > 5 > free.nominations[0].utility
 
 
 def test_search_hits_reach_beyond_the_scan(plain):
@@ -116,18 +140,22 @@ def test_search_hits_reach_beyond_the_scan(plain):
 
 
 def test_features_are_those_of_training(plain):
-    _, _, memory, told = ask(plain, {77: 1.0})
+    _, _, memory, told = ask(plain, {77: 1.0, 78: 1.0})
     first, second = told.seen
-    assert first.shape == (NUM_BLOCKS, 5)
+    assert first.shape == (NUM_BLOCKS, 6)
     assert (first[:, 3] == 0).all(), "no words are read in the scan"
     distance = memory.num_tokens + 5 - 78 * 8
-    np.testing.assert_allclose(first[77], [1 / MAX_LEVEL, 3 / MAX_LOG2, np.log2(distance) / MAX_LOG2, 0, 0], rtol=1e-6)
+    expected = [1 / MAX_LEVEL, 3 / MAX_LOG2, np.log2(distance) / MAX_LOG2, 0, 0, 0]
+    np.testing.assert_allclose(first[77], expected, rtol=1e-6)
+    assert (first[:, 5] == 0).all()
     assert (second[:, 3] == 1).sum() == 1, "the block that has all words of the query"
     assert told.words[0] is None
     holder = int(second[:, 3].argmax())
     assert (told.words[1][holder, :, 0] == 1).all(), "each token of the query stands there alone, and once"
     assert (told.words[1][holder, 1:, 1] == 1).all(), "and after the token before it"
     assert told.words[1].sum() == 8 + 7
+    assert second[holder + 1, 5] == 1, "the next block is what they go on with"
+    assert second[:, 5].sum() == 1
 
 
 def test_without_a_window_words_lead(plain):

@@ -1,20 +1,53 @@
 """What a learned lens is told of a span beside its vectors. Training and sessions fill it in here, by one rule.
 
-Shape legend: n spans, K tokens of a block, Q query tokens, U different ones of them, F features.
+Shape legend: n spans, K tokens of a block, P tokens before it, Q query tokens, U different ones of them, F features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BaseModelError
 
-__all__ = ["MAX_LEVEL", "MAX_LOG2", "feature_columns", "lexical_scores", "word_features"]
+__all__ = [
+    "MAX_LEVEL",
+    "MAX_LOG2",
+    "TOKENS_BEFORE",
+    "UNKNOWN",
+    "InCommon",
+    "blocks_with_before",
+    "feature_columns",
+    "lexical_scores",
+    "word_features",
+]
 
 MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
+TOKENS_BEFORE = 4  # that a block is read with: what it goes on with may have begun in the block before
+UNKNOWN = -1  # a token that nobody has read, or that is not there
+
+
+class InCommon(NamedTuple):
+    """What blocks have in common with a query.
+
+    lexical_n: BM25; words_nQ2: by query token, the token itself and it with the one before; continues_n: how many of
+    the query's last tokens stand right before some token of the block, at most ``TOKENS_BEFORE``: it may go on there.
+    """
+
+    lexical_n: npt.NDArray[np.float64]
+    words_nQ2: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
+    continues_n: npt.NDArray[np.float64]
+
+
+def blocks_with_before(tokens_T: npt.NDArray[np.integer], *, block_tokens: int) -> npt.NDArray[np.int64]:
+    """Blocks [n, P + K] of a text that begins with the P tokens before its first block (``UNKNOWN`` where there are
+    none), each with the tokens before it."""
+    num_tokens = len(tokens_T) - TOKENS_BEFORE
+    windows = np.lib.stride_tricks.sliding_window_view(tokens_T.astype(np.int64), TOKENS_BEFORE + block_tokens)
+    return windows[: num_tokens - block_tokens + 1 : block_tokens]
 
 
 def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
@@ -22,25 +55,26 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
 
     A token's rarity is that among these blocks.
     """
-    return word_features(blocks_nK, query_Q)[0]
+    return word_features(blocks_nK, query_Q, num_before=0).lexical_n
 
 
 def word_features(
-    blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.integer]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
-    """``lexical_scores`` [n], and what each query token has in common with each block, [n, Q, 2]: the token itself, and
-    it with the one before.
+    blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.integer], *, num_before: int = TOKENS_BEFORE
+) -> InCommon:
+    """What each of the blocks [n, ``num_before`` + K] has in common with the query.
 
-    The parts are BM25's terms, scaled so that what one block alone holds once counts 1. Pairs tell "Ann Lee" from "Ann
-    Ray".
+    Words are scaled so that what one block alone holds once counts 1; pairs tell "Ann Lee" from "Ann Ray". Tokens
+    before a block do not count as its own, but a pair may begin there.
     """
     num_blocks, num_queries = len(blocks_nK), len(query_Q)
     if not num_blocks or not num_queries:
-        return np.zeros(num_blocks), np.zeros((num_blocks, num_queries, 2), dtype=np.float32)
+        words_nQ2 = np.zeros((num_blocks, num_queries, 2), dtype=np.float32)
+        return InCommon(np.zeros(num_blocks), words_nQ2, np.zeros(num_blocks))
     ids_U, of_Q = np.unique(query_Q, return_inverse=True)
-    place_V = np.full(int(max(ids_U[-1], blocks_nK.max())) + 1, -1, dtype=np.int16)
+    place_V = np.full(int(max(ids_U[-1], blocks_nK.max())) + 2, -1, dtype=np.int16)  # the last one is for UNKNOWN
     place_V[ids_U] = np.arange(len(ids_U))
-    rows, columns = np.nonzero(place_V[blocks_nK] >= 0)
+    rows, columns = np.nonzero(place_V[blocks_nK[:, num_before:]] >= 0)
+    columns += num_before
     tokens = blocks_nK[rows, columns]
     terms_nU = _terms(rows, place_V[tokens], (num_blocks, len(ids_U)))
     most = np.log1p((num_blocks - 0.5) / 1.5)
@@ -54,7 +88,24 @@ def word_features(
         is_pair = codes_U[found] == codes
         pairs_nU = _terms(rows[follows][is_pair], found[is_pair], (num_blocks, len(codes_U)))
         words_nQ2[:, 1:, 1] = (pairs_nU / most).astype(np.float32)[:, of_pair]
-    return terms_nU.sum(1), words_nQ2
+    return InCommon(terms_nU.sum(1), words_nQ2, _continues(blocks_nK, query_Q, num_before))
+
+
+def _continues(
+    blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.integer], num_before: int
+) -> npt.NDArray[np.float64]:
+    """How many of the query's last tokens [n] stand right before a token of each block."""
+    num_blocks, width = blocks_nK.shape
+    first = max(0, num_before - 1)  # the end of what may go on with the block's first token
+    goes_on_nE = np.ones((num_blocks, width - 1 - first), dtype=np.bool_)
+    length_nE = np.zeros((num_blocks, width - 1 - first), dtype=np.int64)
+    for back, token in enumerate(query_Q[: -TOKENS_BEFORE - 1 : -1]):
+        stands = blocks_nK[:, max(0, first - back) : width - 1 - back] == token
+        goes_on_nE[:, -stands.shape[1] :] &= stands
+        goes_on_nE[:, : -stands.shape[1]] = False
+        length_nE += goes_on_nE
+    longest_n: npt.NDArray[np.float64] = length_nE.max(axis=1, initial=0).astype(np.float64)
+    return longest_n
 
 
 def _terms(
@@ -81,20 +132,21 @@ def feature_columns(
     levels_n: npt.NDArray[np.integer],
     widths_n: npt.NDArray[np.integer],
     distances_n: npt.NDArray[np.integer],
-    lexical_n: npt.NDArray[np.floating] | None = None,
+    in_common: InCommon | None = None,
 ) -> npt.NDArray[np.float32]:
     """Features [n, F] in the order of ``names``; zero where nothing is known.
 
-    distances_n: tokens from the end of each span to the end of the query; lexical_n: scores of any scale, >= 0.
+    distances_n: tokens from the end of each span to the end of the query; in_common: where words were compared.
     Raises BaseModelError for a name that this version cannot fill in.
     """
     zeros_n = np.zeros(len(levels_n))
-    best = 0.0 if lexical_n is None else float(lexical_n.max(initial=0.0))
+    best = 0.0 if in_common is None else float(in_common.lexical_n.max(initial=0.0))
     columns: Mapping[str, npt.NDArray[np.floating]] = {
         "level": levels_n / MAX_LEVEL,
         "log2_width": np.log2(widths_n) / MAX_LOG2,
         "log2_distance": np.log2(np.maximum(1, distances_n)) / MAX_LOG2,
-        "lexical": zeros_n if lexical_n is None or best <= 0 else lexical_n / best,
+        "lexical": zeros_n if in_common is None or best <= 0 else in_common.lexical_n / best,
+        "continues": zeros_n if in_common is None else in_common.continues_n / TOKENS_BEFORE,
         "residency": zeros_n,  # no label knows of it yet
     }
     for name in names:

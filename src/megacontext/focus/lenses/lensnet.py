@@ -2,8 +2,9 @@
 
 Every block of the last ``num_scanned`` and every block that the words of the query find is scored by its stored gist;
 the best of them a second time, with the words in common; what stands in the window as a gist by the state that the
-model gave it there. The best are nominated. The scan is bounded, so that a refocus costs the same however long the
-history is; beyond it the words of the query lead.
+model gave it there. Those compete, with nothing at all, for being what the next tokens need; the probability times what
+is at stake, given the level of the gist that stands there now, is the value. The best are nominated. The scan is
+bounded, so that a refocus costs the same however long the history is; beyond it the words of the query lead.
 
 Shape legend: n blocks, K tokens of a block, r vectors of a gist, Q query tokens, F features.
 """
@@ -13,10 +14,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.focus.lenses.features import feature_columns, word_features
+from megacontext.focus.lenses.features import (
+    TOKENS_BEFORE,
+    UNKNOWN,
+    InCommon,
+    blocks_with_before,
+    feature_columns,
+    word_features,
+)
 from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.focus.lenses.recency import recency_utility
-from megacontext.ports.focus import FocusRequest, FocusScores, LearnedUtilities, Nomination
+from megacontext.ports.focus import CutView, FocusRequest, FocusScores, LearnedEvidence, Nomination
 from megacontext.tree.runs import runs_of
 from megacontext.values import number, whole_number
 
@@ -60,8 +68,8 @@ class LensNetLens:
         blocks_n = self._shortlist(request, learned)
         if not len(blocks_n):
             return FocusScores(utility=utility)
-        nats_n = _utilities(request, learned, blocks_n) * (block_tokens - cut.gist_width)
-        entry_n = np.searchsorted(cut.starts, blocks_n * block_tokens, side="right") - 1
+        nats_n = _nats(request, learned, blocks_n)
+        entry_n = _entries_of(cut, blocks_n)
         is_entry_n = cut.levels[entry_n] <= 1  # a block of its own in the window, raw or collapsed
         np.add.at(utility, entry_n[is_entry_n], nats_n[is_entry_n])
         below = np.flatnonzero(~is_entry_n)
@@ -74,49 +82,70 @@ class LensNetLens:
             ),
         )
 
-    def _shortlist(self, request: FocusRequest, learned: LearnedUtilities) -> npt.NDArray[np.int64]:
-        """Blocks worth a second look, ascending: the best of the scan, those of search hits, those in the window."""
+    def _shortlist(self, request: FocusRequest, learned: LearnedEvidence) -> npt.NDArray[np.int64]:
+        """Blocks worth a second look, ascending: the best of the scan, those of search hits, those in the window. What
+        is pinned is open whatever is said of it."""
         cut, block_tokens = request.cut, request.cut.block_tokens
         num_blocks = int(cut.stops[-1]) // block_tokens
         first = max(0, num_blocks - self.num_scanned)
         scanned_n = np.arange(first, num_blocks)
         if len(scanned_n) > self.num_shortlisted:
-            nats_n = learned.of_gists(
+            logits_n = learned.of_gists(
                 request.memory.gists(1, first, num_blocks), _features(request, learned, scanned_n)
             )
-            scanned_n = scanned_n[np.argpartition(-nats_n, self.num_shortlisted)[: self.num_shortlisted]]
+            scanned_n = scanned_n[np.argpartition(-logits_n, self.num_shortlisted)[: self.num_shortlisted]]
         found = [scanned_n, cut.starts[(cut.levels <= 1)] // block_tokens]
         if self.num_passages and request.query_text.strip():
             for hit in request.memory.search_hits(request.query_text, limit=self.num_passages):
                 found.append(np.arange(hit.token_start // block_tokens, -(-hit.token_stop // block_tokens)))
         blocks_n = np.unique(np.concatenate(found))
-        return blocks_n[blocks_n < num_blocks]
+        blocks_n = blocks_n[blocks_n < num_blocks]
+        return blocks_n[~cut.pinned[_entries_of(cut, blocks_n)]]
 
 
-def _utilities(
-    request: FocusRequest, learned: LearnedUtilities, blocks_n: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Nats [n] per entry of budget of opening whole blocks, given ascending."""
-    cut, block_tokens = request.cut, request.cut.block_tokens
+def _entries_of(cut: CutView, blocks_n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The entry [n] that each block begins in."""
+    return np.searchsorted(cut.starts, blocks_n * cut.block_tokens, side="right") - 1
+
+
+def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Nats [n] that opening blocks, given ascending, is expected to save. An open one: would save, were it closed."""
+    cut = request.cut
     runs = runs_of(blocks_n)
-    tokens = [request.memory.tokens(first * block_tokens, last * block_tokens) for first, last in runs]
-    tokens_nK = np.concatenate(tokens).reshape(-1, block_tokens)
-    lexical_n, words_nQ2 = word_features(tokens_nK, learned.query_token_ids)
-    features_nF = _features(request, learned, blocks_n, lexical_n)
+    in_common = word_features(
+        np.concatenate([_read(request, first, last) for first, last in runs]), learned.query_token_ids
+    )
+    features_nF = _features(request, learned, blocks_n, in_common)
     vectors_nrD = np.concatenate([request.memory.gists(1, first, last) for first, last in runs])
-    nats_n = learned.of_gists(vectors_nrD, features_nF, words_nQ2).astype(np.float64)
-    entry_n = np.searchsorted(cut.starts, blocks_n * block_tokens, side="right") - 1
-    shown = np.flatnonzero(cut.levels[entry_n] == 1)
+    logits_n = learned.of_gists(vectors_nrD, features_nF, in_common.words_nQ2).astype(np.float64)
+    entry_n = _entries_of(cut, blocks_n)
+    levels_n = cut.levels[entry_n]
+    shown = np.flatnonzero(levels_n == 1)
     if len(shown):
-        nats_n[shown] = learned.of_entries(entry_n[shown], features_nF[shown], words_nQ2[shown])
+        logits_n[shown] = learned.of_entries(entry_n[shown], features_nF[shown], in_common.words_nQ2[shown])
+    nothing, nats_L = learned.stakes
+    highest = max(nothing, logits_n.max())
+    shares_n = np.exp(logits_n - highest)
+    shares_n /= shares_n.sum() + np.exp(nothing - highest)
+    nats_n: npt.NDArray[np.float64] = shares_n * nats_L[np.clip(levels_n, 1, len(nats_L)) - 1]
     return nats_n
+
+
+def _read(request: FocusRequest, first: int, last: int) -> npt.NDArray[np.int64]:
+    """Blocks ``[first, last)``, each with the tokens before it."""
+    block_tokens = request.cut.block_tokens
+    start = first * block_tokens
+    before = min(start, TOKENS_BEFORE)
+    tokens_T = request.memory.tokens(start - before, last * block_tokens).astype(np.int64)
+    missing = np.full(TOKENS_BEFORE - before, UNKNOWN)
+    return blocks_with_before(np.concatenate([missing, tokens_T]), block_tokens=block_tokens)
 
 
 def _features(
     request: FocusRequest,
-    learned: LearnedUtilities,
+    learned: LearnedEvidence,
     blocks_n: npt.NDArray[np.int64],
-    lexical_n: npt.NDArray[np.float64] | None = None,
+    in_common: InCommon | None = None,
 ) -> npt.NDArray[np.float32]:
     block_tokens = request.cut.block_tokens
     end = int(request.cut.stops[-1]) + learned.num_scratch
@@ -125,5 +154,5 @@ def _features(
         levels_n=np.ones(len(blocks_n), dtype=np.int64),
         widths_n=np.full(len(blocks_n), block_tokens),
         distances_n=end - (blocks_n + 1) * block_tokens,
-        lexical_n=lexical_n,
+        in_common=in_common,
     )
