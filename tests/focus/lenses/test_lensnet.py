@@ -94,15 +94,17 @@ def test_the_best_blocks_are_nominated_wherever_they_stand(plain):
     assert {17 * 8, 230 * 8, 231 * 8} <= set(raw)
 
 
-def test_what_stands_in_the_window_is_judged_by_its_state(plain):
-    scores, wc, _, told = ask(plain, {}, told=Told(in_window=9.0))
-    collapsed = np.flatnonzero(wc.levels == 1)
-    assert len(collapsed)
-    assert set(told.entries) == set(collapsed.tolist())
-    recency = LensNetLens().recency * 1.0
-    assert scores.utility[collapsed].sum() == pytest.approx(2.0, rel=0.1), "a gist of its own stands for each"
-    assert (scores.utility[wc.levels > 1] <= recency).all()
-    assert not {place.start for place in scores.nominations} & set(wc.starts[collapsed].tolist())
+def test_the_stake_is_that_of_what_stands_there(plain):
+    wc = plain.working_context(GistMemory({}))
+    collapsed = int(np.flatnonzero(wc.levels == 1)[0])
+    is_open = int(np.flatnonzero((wc.levels == 0) & ~wc.pinned)[0])
+    for entry, stake in ((collapsed, 2.0), (is_open, 8.0)):
+        block = int(wc.starts[entry]) // 8
+        scores, _, _, told = ask(plain, {block: 9.0})
+        assert scores.utility[entry] == pytest.approx(stake, rel=0.1)
+        assert not told.entries, "stored gists speak for all"
+        assert (scores.utility[wc.levels > 1] <= LensNetLens().recency).all()
+        assert int(wc.starts[entry]) not in {place.start for place in scores.nominations}
 
 
 def test_the_scan_is_bounded(plain):

@@ -1,10 +1,10 @@
 """``lensnet``: what the base's own learned lens expects opening to save, in nats.
 
-Every block of the last ``num_scanned`` and every block that the words of the query find is scored by its stored gist;
-the best of them a second time, with the words in common; what stands in the window as a gist by the state that the
-model gave it there. Those compete, with nothing at all, for being what the next tokens need; the probability times what
-is at stake, given the level of the gist that stands there now, is the value. The best are nominated. The scan is
-bounded, so that a refocus costs the same however long the history is; beyond it the words of the query lead.
+Every block of the last ``num_scanned`` is scored by its stored gist; the best of them, what the words of the query
+find, and what stands in the window are scored again, with the words in common. They compete, with nothing at all, for
+being what the next tokens need; the probability times what is at stake, given the level of the gist that stands there
+now, is the value. The best are nominated. The scan is bounded, so that a refocus costs the same however long the
+history is; beyond it the words of the query lead.
 
 Shape legend: n blocks, K tokens of a block, r vectors of a gist, Q query tokens, F features.
 """
@@ -36,7 +36,8 @@ class LensNetLens:
 
     Arguments: num_places: blocks nominated; num_scanned: blocks at the end of the history that are scored by their
     gists (32,768 blocks of 32 are a million tokens); num_shortlisted: those of them whose words are read; num_passages:
-    search hits whose blocks are read wherever they stand; recency: nats that the recent tail is worth.
+    search hits whose blocks are read wherever they stand, and with them what the lens ``lexical`` would open (0:
+    neither); recency: nats that the recent tail is worth.
     """
 
     name = "lensnet"
@@ -98,6 +99,8 @@ class LensNetLens:
         if self.num_passages and request.query_text.strip():
             for hit in request.memory.search_hits(request.query_text, limit=self.num_passages):
                 found.append(np.arange(hit.token_start // block_tokens, -(-hit.token_stop // block_tokens)))
+            for place in self._by_words.score(request).nominations:
+                found.append(np.arange(place.start // block_tokens, -(-place.stop // block_tokens)))
         blocks_n = np.unique(np.concatenate(found))
         blocks_n = blocks_n[blocks_n < num_blocks]
         return blocks_n[~cut.pinned[_entries_of(cut, blocks_n)]]
@@ -109,7 +112,11 @@ def _entries_of(cut: CutView, blocks_n: npt.NDArray[np.int64]) -> npt.NDArray[np
 
 
 def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Nats [n] that opening blocks, given ascending, is expected to save. An open one: would save, were it closed."""
+    """Nats [n] that opening blocks, given ascending, is expected to save. An open one: would save, were it as coarse as
+    a long history makes it, or what was found would be closed again.
+
+    Stored gists speak for all of them: the state of a gist in the window has read what stands open before it.
+    """
     cut = request.cut
     runs = runs_of(blocks_n)
     in_common = word_features(
@@ -119,15 +126,12 @@ def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray
     vectors_nrD = np.concatenate([request.memory.gists(1, first, last) for first, last in runs])
     logits_n = learned.of_gists(vectors_nrD, features_nF, in_common.words_nQ2).astype(np.float64)
     entry_n = _entries_of(cut, blocks_n)
-    levels_n = cut.levels[entry_n]
-    shown = np.flatnonzero(levels_n == 1)
-    if len(shown):
-        logits_n[shown] = learned.of_entries(entry_n[shown], features_nF[shown], in_common.words_nQ2[shown])
     nothing, nats_L = learned.stakes
+    levels_n = np.where(cut.levels[entry_n] == 0, len(nats_L), cut.levels[entry_n])
     highest = max(nothing, logits_n.max())
     shares_n = np.exp(logits_n - highest)
     shares_n /= shares_n.sum() + np.exp(nothing - highest)
-    nats_n: npt.NDArray[np.float64] = shares_n * nats_L[np.clip(levels_n, 1, len(nats_L)) - 1]
+    nats_n: npt.NDArray[np.float64] = shares_n * nats_L[np.minimum(levels_n, len(nats_L)) - 1]
     return nats_n
 
 
