@@ -78,7 +78,7 @@ def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool
     small samples that stay between large windows that go would keep the allocator from giving memory back.
     """
     torch.set_num_threads(1)
-    nets = nets_with_gists(args.model)
+    nets = nets_with_gists(args.model, with_lens=False)
     assert nets.gist_net is not None
     tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
     if test:
@@ -158,7 +158,9 @@ def main() -> None:
     """Label, train, judge on held-out names and texts, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays")
-    parser.add_argument("--model", type=Path, required=True, help="model folder with a GistNet; the lens is added")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="model folder with a GistNet; a lens takes the place of its own"
+    )
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--rows", type=int, default=3000, help="rows of each kind of question for training")
     parser.add_argument("--measured", type=int, default=300, help="rows of text whose blocks are opened one by one")
@@ -169,7 +171,7 @@ def main() -> None:
     for name in ("processes", "seeds", "measured", "rows"):
         whole_number(f"--{name}", getattr(args, name), least=1)
     began = time.monotonic()
-    nets = nets_with_gists(args.model)
+    nets = nets_with_gists(args.model, with_lens=False)
     shares = read_settings(args.config).shares
     labelled = label_all(args, shares, test=False)
     torch.set_num_threads(1)  # at this size threads wait for each other

@@ -48,6 +48,15 @@ def test_every_net_comes_back_to_the_bit(folder: Path, nets: CoreNets) -> None:
     assert found.core.config == nets.core.config
 
 
+def test_a_lens_of_an_older_shape_does_not_stand_in_the_way_of_a_new_one(folder: Path, nets: CoreNets) -> None:
+    (folder / "lens_net.safetensors").unlink()
+    found = read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"), with_lens=False)
+    assert found.lens_net is None
+    assert found.gist_net is not None
+    with pytest.raises(BaseModelError, match=r"lens_net\.safetensors: is missing"):
+        read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+
+
 def test_a_folder_is_a_base_like_any_other(folder: Path, nets: CoreNets) -> None:
     base = load_base(str(folder))
     assert isinstance(base, SupportsLearnedGists)

@@ -145,7 +145,7 @@ def test_questions_know_their_evidence_without_a_measurement(nets: tuple[Core, G
         assert sample.asks
         assert sample.saved_LC.isnan().all()
         assert sample.evidence_C.nonzero()[:, 0].tolist() == list(moment.evidence)
-        assert float(sample.features_CF[:, LEXICAL].max()) == 1.0
+        assert float(looked(sample).features_NF[:, LEXICAL].max()) == 1.0
         assert float(words_lens(sample).max()) > 0
 
 

@@ -80,8 +80,11 @@ def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path],
     shutil.rmtree(before, ignore_errors=True)
 
 
-def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> CoreNets:
-    """The nets of a folder in evaluation mode. BaseModelError names the file, what is wrong with it and what to do."""
+def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, with_lens: bool = True) -> CoreNets:
+    """The nets of a folder in evaluation mode; with_lens: also its LensNet, if it has one.
+
+    BaseModelError names the file, what is wrong with it and what to do.
+    """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -89,7 +92,9 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) 
     if "core" not in config:
         raise BaseModelError(f"{folder / CONFIG_FILE}: describes no core; copy the folder again")
     nets: dict[str, Any] = {
-        name: _read_net(folder, name, config).to(device, dtype).eval() for name in NETS if name in config
+        name: _read_net(folder, name, config).to(device, dtype).eval()
+        for name in NETS
+        if name in config and (with_lens or name != "lens_net")
     }
     width = config["core"]["width"]
     for name in nets.keys() - {"core"}:

@@ -21,9 +21,9 @@ __all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor"]
 JUDGED = ("books", "code")
 
 
-def nets_with_gists(folder: Path) -> CoreNets:
-    """The nets of a folder in bfloat16; InvalidValueError if no GistNet is among them."""
-    nets = read_core_folder(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+def nets_with_gists(folder: Path, *, with_lens: bool = True) -> CoreNets:
+    """The nets of a folder in bfloat16, or those beside its LensNet; InvalidValueError if no GistNet is among them."""
+    nets = read_core_folder(folder, dtype=torch.bfloat16, device=torch.device("cpu"), with_lens=with_lens)
     if nets.gist_net is None:
         raise InvalidValueError(f"{folder} has no GistNet; export a run that was trained with one")
     return nets

@@ -30,7 +30,6 @@ from megacontext.focus.lenses.features import (
     UNKNOWN,
     blocks_with_before,
     feature_columns,
-    word_features,
 )
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
@@ -115,16 +114,15 @@ def moments_of(
 
 
 def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
-    """Features [C, F] of the closed blocks before the tail, in the order of ``FEATURES``."""
+    """Features [C, F] of the closed blocks before the tail, in the order of ``FEATURES``. Words in common are left out:
+    they depend on which other blocks are looked at."""
     starts_C = np.arange(num_closed) * block_tokens
-    blocks_CK = _blocks(row, num_closed, block_tokens)
     return torch.from_numpy(
         feature_columns(
             FEATURES,
             levels_n=np.ones(num_closed, dtype=np.int64),
             widths_n=np.full(num_closed, block_tokens),
             distances_n=moment.query[1] - starts_C - block_tokens,
-            in_common=word_features(blocks_CK, row.tokens_T[slice(*moment.query)]),
         )
     )
 
