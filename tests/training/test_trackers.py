@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from megacontext.errors import TrainingError, UnknownNameError, UsageError
-from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
+from megacontext.training.trackers import TRACKERS, TensorBoard, open_trackers, refuse_missing
 
 CONFIG = {"loop": {"seed": 1}, "stage": [{"name": "dense"}]}
 Calls = list[tuple[Any, ...]]
@@ -67,6 +69,26 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> Calls:
     install(monkeypatch, exceptions)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return calls
+
+
+def test_ctrl_c_waits_until_the_figures_of_a_step_are_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = TensorBoard(tmp_path, {})
+    queued: list[str] = []
+
+    def interrupted(name: str, value: float, step: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        queued.append(name)
+
+    monkeypatch.setattr(tracker._writer, "add_scalar", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tracker.log({"loss": 1.0, "rate": 2.0}, 1)
+        assert queued == ["loss", "rate"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        tracker.close()
 
 
 def test_wandb_gets_the_settings_and_every_figure_with_its_step(wandb: Calls, tmp_path: Path) -> None:

@@ -12,16 +12,20 @@ import importlib.util
 import json
 import logging
 import os
+import signal
+import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 from megacontext.errors import TrainingError, UnknownNameError, UsageError
 
 _LOG = logging.getLogger(__name__)
 
-__all__ = ["TRACKERS", "Tracker", "open_trackers", "refuse_missing"]
+__all__ = ["TRACKERS", "TensorBoard", "Tracker", "open_trackers", "refuse_missing"]
 
 PROJECT = "megacontext"
 RUN_IDS = "trackers.json"
@@ -50,12 +54,31 @@ class TensorBoard:
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """One scalar a figure."""
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, step)
+        with _interrupts_after():
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the event file."""
         self._writer.close()
+
+
+@contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """Ctrl-C waits until the block is through: within a queue's lock it can lose a wake-up, and closing the event file
+    then waits two minutes for a writer that sleeps."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        handler(*came[0])
 
 
 class WeightsAndBiases:
