@@ -21,7 +21,17 @@ from megacontext.evaluation.held_out import is_held_out
 from megacontext.evaluation.library import Text
 from megacontext.ports.text import TextCodec
 
-__all__ = ["ANSWER_DIGITS", "Fact", "HiddenFact", "answer_value", "draw_facts", "hide_facts", "locate"]
+__all__ = [
+    "ANSWER_DIGITS",
+    "LAST_NAMES",
+    "Fact",
+    "HiddenFact",
+    "answer_value",
+    "draw_facts",
+    "draw_value",
+    "hide_facts",
+    "locate",
+]
 
 ANSWER_DIGITS = 5
 SIMILAR_SHARE = 0.3
@@ -88,7 +98,7 @@ def draw_facts(random: Random, count: int) -> list[Fact]:
             names = [name for name in free if not words.isdisjoint(name.split())] or free
         name = random.choice(names)
         free.remove(name)
-        facts.append(Fact(name=name, value=_value(random, taken={fact.value for fact in facts})))
+        facts.append(Fact(name=name, value=draw_value(random, taken={fact.value for fact in facts})))
     return facts
 
 
@@ -130,7 +140,7 @@ def answer_value(answer: str) -> str:
     return match.group() if match else ""
 
 
-def _value(random: Random, taken: set[str]) -> str:
+def draw_value(random: Random, taken: set[str]) -> str:
     """Five digits; the first is not 0, so that a constant in code is a legal literal."""
     while True:
         value = str(random.randrange(10 ** (ANSWER_DIGITS - 1), 10**ANSWER_DIGITS))

@@ -12,6 +12,7 @@ from megacontext.evaluation.tasks.gist_failures import AlongTheWayTask, Boundary
 from megacontext.evaluation.tasks.going_on import GoingOnTask, LevelsTask
 from megacontext.evaluation.tasks.lines import LinesTask
 from megacontext.evaluation.tasks.needle import NeedleTask
+from megacontext.evaluation.tasks.nicknames import NicknamesTask
 from megacontext.evaluation.tasks.order import OrderTask, PlaceTask
 from megacontext.evaluation.tasks.task import Task
 from megacontext.evaluation.tasks.variables import CommonWordsTask, VariablesTask
@@ -25,6 +26,7 @@ TASKS: dict[str, Task] = {
         GoingOnTask(),
         LevelsTask(),
         DistanceTask(),
+        NicknamesTask(),
         NeedleTask(),
         VariablesTask(),
         CommonWordsTask(),
