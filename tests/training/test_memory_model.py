@@ -56,12 +56,35 @@ def test_a_mixed_batch_adds_what_gists_forget_of_their_spans(source: TextSource)
     assert batch.mixed is not None
     with torch.no_grad():
         loss, _ = learner.loss(batch, compiled=False)
-        read, _, gists = mixed_loss(learner.core, learner.gist_net, batch.mixed, batch.tensors, compiled=False)
+        read, _, gists, _ = mixed_loss(learner.core, learner.gist_net, batch.mixed, batch.tensors, compiled=False)
         # the four closed blocks of the first row are the spans in order; 128 tokens are four spans of the batch of 16
         closed = batch.ids_BT[:, :128].reshape(16, 32)[::4]
         hidden = learner.reconstructor(gists.flatten(0, 1)[::4], span_tokens=32)
         nats = torch.nn.functional.cross_entropy(learner.core.logits(hidden).flatten(0, 1), closed.flatten())
     torch.testing.assert_close(loss, read + 0.5 * nats, atol=1e-4, rtol=1e-4)
+
+
+def test_places_can_be_asked_for(source: TextSource) -> None:
+    learner, plain = make_learner(replace(SMALL, index=0.5)), make_learner()
+    plain.load_state_dict(learner.state_dict(), strict=False)
+    assert learner.index_head is not None
+    batch = draw_batch(source, replace(STAGE, batches=STAGE.batches[:1]), seed=0, step=0)
+    loss, losses_BT = learner.loss(batch, compiled=False)
+    first = {name: float(value) for name, value in learner.index_figures.items()}
+    with torch.no_grad():
+        unasked, unasked_BT = plain.loss(batch, compiled=False)
+    torch.testing.assert_close(losses_BT.detach(), unasked_BT)
+    assert float(loss.detach() - unasked) != 0
+    optimizer = torch.optim.Adam(learner.index_head.parameters(), lr=0.03)
+    for _ in range(200):
+        optimizer.zero_grad()
+        learner.loss(batch, compiled=False)[0].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for kind in ("gists", "tokens"):
+        missed, expected = (float(learner.index_figures[f"index/{kind}_{what}"]) for what in ("missed", "expected"))
+        assert missed < 0.6 * first[f"index/{kind}_missed"]
+        assert 0.3 < expected / missed < 3, "it knows its error"
+    assert learner.core.layers[0].attention.q_proj.weight.grad is not None
 
 
 def test_spans_alone_teach_gist_net_and_leave_the_core(source: TextSource) -> None:

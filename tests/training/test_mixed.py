@@ -18,7 +18,7 @@ from megacontext.testing.fake_core import TINY_CORE
 from megacontext.training.core_model import window_loss
 from megacontext.training.curriculum import ROWS, BatchKind, Stage, draw_batch
 from megacontext.training.gist_cuts import GistCut, choose_open, predicted
-from megacontext.training.mixed import mixed_loss, mixed_windows
+from megacontext.training.mixed import entry_indices, mixed_loss, mixed_windows
 from megacontext.training.windows import TextSource
 
 
@@ -93,7 +93,9 @@ def test_losses_equal_a_slow_reference(block: int, r: int, joined: tuple[int, in
         is_open_BN[0, 2] = True
     windows = mixed_windows(is_open_BN, block_tokens=block, gist_width=r, joined=joined)
     with torch.no_grad():
-        loss, losses_BT, gists = mixed_loss(core, gist_net, windows, (ids_BT, targets_BT, weights_BT), compiled=False)
+        loss, losses_BT, gists, _ = mixed_loss(
+            core, gist_net, windows, (ids_BT, targets_BT, weights_BT), compiled=False
+        )
         expected = [slow_losses(core, gist_net, ids_BT[row], is_open_BN[row], block, r, joined) for row in range(2)]
     total = weight = torch.zeros(())
     for row, says in enumerate(expected):
@@ -114,6 +116,15 @@ def test_a_window_with_nothing_closed_is_the_plain_window() -> None:
         plain = window_loss(core, *batch(2, 64), compiled=False)
     torch.testing.assert_close(ours[0], plain[0])
     torch.testing.assert_close(ours[1], plain[1])
+
+
+def test_every_entry_has_its_place_in_the_row() -> None:
+    is_open_BN = np.zeros((1, 8), dtype=np.bool_)
+    is_open_BN[0, [5, 7]] = True
+    windows = mixed_windows(is_open_BN, block_tokens=8, gist_width=2, joined=(2, 2))
+    (index_S,) = entry_indices(windows, num_tokens=64)
+    joined = [3.5, 11.5, 19.5, 27.5]  # halves of two spans of 16 tokens
+    assert index_S.tolist() == [*joined, 33.5, 37.5, *range(40, 48), 49.5, 53.5, *range(56, 64)]
 
 
 def test_both_nets_learn_from_it() -> None:

@@ -60,6 +60,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     if compiled:
         learner.compile_parts()
     trained = {"reconstructor_width": memory.reconstructor_width, "frozen_core": memory.frozen_core}
+    trained |= {"index": True} if memory.index else {}  # another set of weights
     return Learner(
         learner.learned_parameters(),
         lambda batch: learner.loss(batch, compiled=compiled),
@@ -81,7 +82,8 @@ def _named(start: Path | None, settings: Settings) -> Iterator[None]:
 
 
 def memory_gauges(learner: MemoryLearner) -> Gauges:
-    """Arithmetic of core, GistNet and reconstructor; norm and variance of the newest gists of level 1; gates."""
+    """Arithmetic of core, GistNet and reconstructor; norm and variance of the newest gists of level 1; gates; errors of
+    places, in tokens, where they are asked for."""
     newest: dict[str, Tensor] = {}
 
     def keep(net: nn.Module, args: object, kwargs: dict[str, Any], gists_NrD: Tensor) -> None:
@@ -104,7 +106,8 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
 
     def probe() -> dict[str, float]:
         gists = gist_statistics(newest["gists"]) if newest else {}
-        return {**gists, **gate_values(learner.core)}
+        places = {name: float(value) for name, value in learner.index_figures.items()}
+        return {**gists, **places, **gate_values(learner.core)}
 
     return Gauges(flops=flops, probe=probe)
 
@@ -116,4 +119,5 @@ def read_memory(settings: Settings) -> MemoryConfig:
     number(f"{where}reconstruction", config.reconstruction, least=0)
     whole_number(f"{where}reconstructed_tokens", config.reconstructed_tokens, least=1)
     whole_number(f"{where}reconstructor_width", config.reconstructor_width, least=1)
+    number(f"{where}index", config.index, least=0)
     return config

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
+from megacontext.nets.index_head import IndexHead
 from megacontext.nets.reconstruction import Reconstructor
 from megacontext.training.core_model import compile_core, window_loss
 from megacontext.training.curriculum import Batch
-from megacontext.training.mixed import MixedWindows, closed_gists, mixed_loss
+from megacontext.training.mixed import MixedWindows, closed_gists, entry_indices, mixed_loss
 from megacontext.training.objective import CHUNK_ROWS, cross_entropy
 
 __all__ = ["MemoryConfig", "MemoryLearner"]
@@ -26,12 +27,14 @@ __all__ = ["MemoryConfig", "MemoryLearner"]
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
     """How memory is learned. reconstruction: weight of the loss that asks for a span's tokens from its gist alone;
-    reconstructed_tokens: how many tokens of a batch it asks for; frozen_core: teach GistNet alone."""
+    reconstructed_tokens: how many tokens of a batch it asks for; frozen_core: teach GistNet alone; index: weight of the
+    loss that asks every entry's state for its place (0: not asked)."""
 
     reconstruction: float = 0.5
     reconstructed_tokens: int = 1024
     reconstructor_width: int = 512
     frozen_core: bool = False
+    index: float = 0.0
 
 
 class MemoryLearner(nn.Module):
@@ -49,6 +52,8 @@ class MemoryLearner(nn.Module):
         self.reconstructor = Reconstructor(core.config.width, mlp_width=config.reconstructor_width).to(
             core.embed_tokens.weight.dtype
         )
+        self.index_head = IndexHead(core.config.width).to(core.embed_tokens.weight.dtype) if config.index else None
+        self.index_figures: dict[str, Tensor] = {}
         if config.frozen_core:
             core.requires_grad_(False)
 
@@ -66,9 +71,16 @@ class MemoryLearner(nn.Module):
             return window_loss(self.core, *batch.tensors, compiled=compiled)
         if batch.kind.gists is not None and batch.kind.gists.spans_only:
             return self._spans_loss(batch, batch.mixed, compiled=compiled)
-        loss, losses_BT, gists_BCrD = mixed_loss(
-            self.core, self.gist_net, batch.mixed, batch.tensors, compiled=compiled
+        loss, losses_BT, gists_BCrD, tapped_BSD = mixed_loss(
+            self.core,
+            self.gist_net,
+            batch.mixed,
+            batch.tensors,
+            compiled=compiled,
+            tap_layer=self.core.config.num_layers // 2 if self.index_head else None,
         )
+        if tapped_BSD is not None:
+            loss = loss + self.config.index * self._index(tapped_BSD, batch.mixed, num_tokens=batch.ids_BT.shape[1])
         if self.config.reconstruction:
             block_tokens = batch.mixed.block_tokens
             blocks_BNK = batch.ids_BT.view(len(batch.ids_BT), -1, block_tokens)
@@ -78,6 +90,19 @@ class MemoryLearner(nn.Module):
                 gists_BCrD.flatten(0, 1), spans_NK, compiled=compiled
             )
         return loss, losses_BT
+
+    def _index(self, tapped_BSD: Tensor, windows: MixedWindows, *, num_tokens: int) -> Tensor:
+        """Nats of the places of all entries; keeps the errors made, and those expected, of gists and of tokens."""
+        assert self.index_head is not None
+        index_BS = entry_indices(windows, num_tokens=num_tokens)
+        loss, said_BS, sigma_BS = self.index_head.loss(tapped_BSD, index_BS)
+        is_gist_BS = windows.sources_BS >= num_tokens
+        self.index_figures = {
+            f"index/{kind}_{what}": squares_BS[mask_BS].mean().sqrt()
+            for kind, mask_BS in (("gists", is_gist_BS), ("tokens", ~is_gist_BS))
+            for what, squares_BS in (("missed", (said_BS - index_BS).square()), ("expected", sigma_BS.square()))
+        }
+        return loss
 
     def _spans_loss(self, batch: Batch, windows: MixedWindows, *, compiled: bool) -> tuple[Tensor, Tensor]:
         """GistNet alone: every token of every block from the block's gist. The core's tables are used, not moved."""

@@ -27,6 +27,7 @@ from megacontext.tree.timeline import GIST_EXTENT, timeline
 __all__ = [
     "MixedWindows",
     "closed_gists",
+    "entry_indices",
     "joined_gists",
     "mixed_loss",
     "mixed_windows",
@@ -169,6 +170,19 @@ def window_entries(windows: MixedWindows, entries_BTD: Tensor, gists_BCrD: Tenso
     return sources_BSD[torch.arange(len(entries_BTD), device=entries_BTD.device)[:, None], windows.sources_BS]
 
 
+def entry_indices(windows: MixedWindows, *, num_tokens: int) -> Tensor:
+    """Index [B, S] of the middle of each entry's part of the row, in tokens from its beginning, float32."""
+    block_tokens, width = windows.block_tokens, windows.gist_width
+    num_groups, group_blocks = windows.joined
+    slots_r = (torch.arange(width, device=windows.closed_BC.device) + 0.5) / width
+    tokens_T = torch.arange(num_tokens, device=slots_r.device).expand(len(windows.closed_BC), -1)
+    blocks_BCr = (windows.closed_BC[..., None] + slots_r) * block_tokens - 0.5
+    groups_Gr = (torch.arange(num_groups, device=slots_r.device)[:, None] + slots_r) * group_blocks * block_tokens - 0.5
+    groups_BN = groups_Gr.flatten().expand(len(windows.closed_BC), -1)
+    middles_BN = torch.cat([tokens_T.float(), blocks_BCr.flatten(1), groups_BN], dim=1)
+    return middles_BN.gather(1, windows.sources_BS)
+
+
 def mixed_loss(
     core: Core,
     gist_net: GistNet,
@@ -176,14 +190,15 @@ def mixed_loss(
     rows: tuple[Tensor, Tensor, Tensor],
     *,
     compiled: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+    tap_layer: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Loss of a batch of mixed windows.
 
     rows: ids, targets (int64) and weights (float32), each [B, T].
 
     Returns:
-        The weighted mean over predicted positions, the loss of every position [B, T] (0 where none is predicted), and
-        the gist vectors [B, C, r, D].
+        The weighted mean over predicted positions, the loss of every position [B, T] (0 where none is predicted), the
+        gist vectors [B, C, r, D], and the residual stream [B, S, D] after ``tap_layer``, if one is given.
     """
     ids_BT, targets_BT, weights_BT = rows
     num_rows, num_tokens = ids_BT.shape
@@ -192,11 +207,13 @@ def mixed_loss(
     inputs_BSD = window_entries(windows, entries_BTD, gists_BCrD, joined_gists(gist_net, windows, gists_BCrD))
     num_entries = inputs_BSD.shape[1]
     idle = -num_entries % ENTRIES_STEP  # nothing looks at what comes last
-    hidden_BSD = core(
+    output = core(
         torch.nn.functional.pad(inputs_BSD, (0, 0, 0, idle)),
         torch.nn.functional.pad(windows.mu_BS, (0, idle)),
         torch.nn.functional.pad(windows.sigma_BS, (0, idle)),
-    ).hidden_BTD[:, :num_entries]
+        tap_layer=tap_layer,
+    )
+    hidden_BSD = output.hidden_BTD[:, :num_entries]
     num_predicted = len(windows.positions_P)
     spare = -num_predicted % CHUNK_ROWS  # the loss is compiled for whole chunks
     hidden_PD = torch.nn.functional.pad(hidden_BSD.flatten(0, 1)[windows.entries_P], (0, 0, 0, spare))
@@ -207,4 +224,5 @@ def mixed_loss(
     loss, losses_P = cross_entropy(hidden_PD, core.head.weight, targets_P, weights_P, compiled=compiled)
     losses_N = torch.zeros(num_rows * num_tokens, device=losses_P.device)
     losses_N[windows.positions_P] = losses_P[:num_predicted]
-    return loss, losses_N.view(num_rows, num_tokens), gists_BCrD
+    tapped_BSD = None if output.tapped_BTD is None else output.tapped_BTD[:, :num_entries]
+    return loss, losses_N.view(num_rows, num_tokens), gists_BCrD, tapped_BSD
