@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megacontext.nets.core import NORM_EPSILON
+from megacontext.nets.norm import NORM_EPSILON
 from megacontext.nets.reconstruction import Reconstructor
 
 

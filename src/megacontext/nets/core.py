@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.gaussian_rope import frequencies, gaussian_phases, rotate
+from megacontext.nets.norm import NORM_EPSILON
 from megacontext.values import number, whole_number
 
 __all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
@@ -29,7 +30,6 @@ __all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
 NUM_SHIFTS = 2
 EMBEDDING_STD = 0.5  # the scale that the layers' outputs grow to
 QK_GAIN = 1.5  # sharp attention from the start: copying circuits form sooner
-NORM_EPSILON = 1e-6  # the same in every precision: bfloat16's own would be 0.008
 GIST_BIAS = -2.0  # nats by which a gist's key starts below a token's
 
 

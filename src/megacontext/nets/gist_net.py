@@ -7,7 +7,8 @@
 
 Pooling by attention: Lee et al. 2019, "Set Transformer".
 
-Shape legend: N spans, K vectors per span, r slots, D width, H heads, E head dimension, P pooling heads, F features.
+Shape legend: N spans, K vectors per span, r slots, D width, H heads, E head dimension, P pooling heads, F features,
+I = P * E.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import NORM_EPSILON
+from megacontext.nets.norm import rms_normed
 from megacontext.values import whole_number
 
 __all__ = ["GistNet", "GistNetConfig", "share_means", "slot_centers"]
@@ -80,12 +81,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x_NKD: Tensor) -> Tensor:
         num_spans, num_vectors, width = x_NKD.shape
-        qkv = self.qkv(functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON))
-        q, k, v = qkv.view(num_spans, num_vectors, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
-        q, k = (functional.rms_norm(part, (part.shape[-1],), eps=NORM_EPSILON) for part in (q, k))
-        y = functional.scaled_dot_product_attention(q, k, v)
+        qkv = self.qkv(rms_normed(x_NKD)).view(num_spans, num_vectors, 3, self.num_heads, width // self.num_heads)
+        q, k = rms_normed(qkv[:, :, :2]).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(q, k, qkv[:, :, 2].transpose(1, 2))
         x_NKD = x_NKD + self.out(y.transpose(1, 2).flatten(2))
-        hidden = functional.gelu(self.up(functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON)), approximate="tanh")
+        hidden = functional.gelu(self.up(rms_normed(x_NKD)), approximate="tanh")
         out: Tensor = x_NKD + self.down(hidden)
         return out
 
@@ -120,8 +120,7 @@ class GistNet(nn.Module):
             num_children: how many tokens or nodes the span is made of.
             gist_width: r.
         """
-        num_spans, num_vectors, width = vectors_NKD.shape
-        config = self.config
+        num_vectors = vectors_NKD.shape[1]
         child_width = num_vectors // num_children
         if level < 1 or child_width * num_children != num_vectors or not 1 <= gist_width <= num_vectors:
             raise InvalidValueError(
@@ -131,34 +130,38 @@ class GistNet(nn.Module):
         like = vectors_NKD
         within = slot_centers(1, child_width)
         places_K = (torch.arange(num_children)[:, None] + within).flatten()
-        x_NKD = functional.rms_norm(vectors_NKD, (width,), eps=NORM_EPSILON) + self.place(
-            self._features(places_K, like)
-        )
+        x_NKD = rms_normed(vectors_NKD) + self.place(self._features(places_K, like))
         for layer in self.layers:
             x_NKD = layer(x_NKD)
-        x_NKD = functional.rms_norm(x_NKD, (width,), eps=NORM_EPSILON)
+        x_NKD = rms_normed(x_NKD)
         centers_r = slot_centers(num_children, gist_width)
         reach = torch.full((gist_width, 1), math.log2(num_children / gist_width)).to(like)
         asks_rF = torch.cat([self._features(centers_r, like), reach], dim=-1)
-        q = self.slot_query(asks_rF).view(gist_width, config.num_pool_heads, config.pool_head_dim).transpose(0, 1)
-        k = (
-            self.pool_key(x_NKD)
-            .view(num_spans, num_vectors, config.num_pool_heads, config.pool_head_dim)
-            .transpose(1, 2)
-        )
-        v = (
-            self.pool_value(x_NKD)
-            .view(num_spans, num_vectors, config.num_pool_heads, config.pool_head_dim)
-            .transpose(1, 2)
-        )
-        y = functional.scaled_dot_product_attention(q.expand(num_spans, -1, -1, -1), k, v)
-        y_NrD = self.pool_out(y.transpose(1, 2).flatten(2))
-        hidden = functional.gelu(self.up(functional.rms_norm(y_NrD, (width,), eps=NORM_EPSILON)), approximate="tanh")
-        y_NrD = functional.rms_norm(y_NrD + self.down(hidden), (width,), eps=NORM_EPSILON)
+        y_NrD = self._pool(x_NKD, self.slot_query(asks_rF))
+        hidden = functional.gelu(self.up(rms_normed(y_NrD)), approximate="tanh")
+        y_NrD = rms_normed(y_NrD + self.down(hidden))
         kind = min(level, NUM_LEVEL_KINDS) - 1
         means_NrD = share_means(vectors_NKD, gist_width) * self.mean_gain[kind]
         gists: Tensor = means_NrD + y_NrD * self.level_scale[kind] + self.level_shift[kind]
         return gists
+
+    def _pool(self, x_NKD: Tensor, asks_rI: Tensor) -> Tensor:
+        """What each slot finds [N, r, D]: attention of P heads from the slots to the vectors.
+
+        Slots ask the same of every span, so their queries are folded into the map of keys, and values are mapped after
+        they are summed up: neither is made for each vector, which would take a fifth of the net's arithmetic.
+        """
+        config = self.config
+        (num_spans, _, width), gist_width = x_NKD.shape, len(asks_rI)
+        heads = (config.num_pool_heads, config.pool_head_dim)
+        asks_rPE = asks_rI.view(gist_width, *heads) * config.pool_head_dim**-0.5
+        keys_PED, values_PED = (net.weight.view(*heads, width) for net in (self.pool_key, self.pool_value))
+        asks_rPD = torch.einsum("rpe,ped->rpd", asks_rPE, keys_PED)
+        shares_NrPK = (asks_rPD.flatten(0, 1) @ x_NKD.transpose(1, 2)).softmax(-1)
+        sums_NrPD = (shares_NrPK @ x_NKD).view(num_spans, gist_width, config.num_pool_heads, width)
+        found_NrPE = torch.einsum("nrpd,ped->nrpe", sums_NrPD, values_PED)
+        found_NrD: Tensor = self.pool_out(found_NrPE.flatten(2))
+        return found_NrD
 
     def _features(self, places: Tensor, like: Tensor) -> Tensor:
         """Sines and cosines [..., F] of places inside a span, periods from 2 positions up to ``LONGEST_PERIOD``."""

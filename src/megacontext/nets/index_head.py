@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megacontext.nets.core import NORM_EPSILON
+from megacontext.nets.norm import rms_normed
 
 __all__ = ["IndexHead"]
 
@@ -35,7 +35,7 @@ class IndexHead(nn.Module):
 
     def forward(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Index and standard deviation [B, S] float32, in tokens from the beginning of the row."""
-        normed_BSD = functional.rms_norm(states_BSD.float(), (states_BSD.shape[-1],), eps=NORM_EPSILON)
+        normed_BSD = rms_normed(states_BSD.float())
         said_BS2 = functional.linear(normed_BSD, self.read.weight.float(), self.read.bias.float())
         return UNIT * said_BS2[..., 0], UNIT * said_BS2[..., 1].clamp(*LOG_SIGMAS).exp()
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megacontext.nets.core import NORM_EPSILON
+from megacontext.nets.norm import NORM_EPSILON
 
 __all__ = ["Reconstructor"]
 

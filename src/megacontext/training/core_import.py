@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megacontext.errors import CorruptionError, InvalidValueError
-from megacontext.nets.core import NORM_EPSILON, Core, CoreConfig
+from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.norm import NORM_EPSILON
 from megacontext.training.core_export import load_masters
 
 __all__ = ["core_config_of", "load_model", "masters_of", "read_config"]
