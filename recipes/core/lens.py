@@ -111,15 +111,29 @@ def _name(kind: str, moment: Moment) -> str:
     return fact.key if isinstance(fact, Puzzle) else "fact"
 
 
-def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> Labelled:
-    """The samples of all processes, or those that earlier ones left."""
-    folders = sorted((args.out / "lens").glob(f"{'test' if test else 'train'}_*/")) if args.keep else []
-    if not folders:
-        with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-            folders = list(pool.map(partial(label_part, args, shares, test), range(args.processes)))
-    files = [file for folder in folders for file in sorted(folder.glob("*.pt"))]
+def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> None:
+    """Let all processes label, unless the samples of an earlier call are to be kept."""
+    if args.keep and _folders(args, test=test):
+        return
+    for folder in _folders(args, test=test):  # of a call with more processes
+        shutil.rmtree(folder)
+    with _workers(args) as pool:
+        list(pool.map(partial(label_part, args, shares, test), range(args.processes)))
+
+
+def label_kept(args: argparse.Namespace, *, test: bool) -> Labelled:
+    """The samples that lie in ``--out``."""
+    files = [file for folder in _folders(args, test=test) for file in sorted(folder.glob("*.pt"))]
     kept = [sample for file in files for sample in torch.load(file, weights_only=True)]
     return [(sample.pop("name"), LensSample(**sample)) for sample in kept]
+
+
+def _folders(args: argparse.Namespace, *, test: bool) -> list[Path]:
+    return sorted((args.out / "lens").glob(f"{'test' if test else 'train'}_*/"))
+
+
+def _workers(args: argparse.Namespace) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn"))
 
 
 def drawn_weights(names: Sequence[str]) -> list[float]:
@@ -130,14 +144,17 @@ def drawn_weights(names: Sequence[str]) -> list[float]:
     return [shares[kind] / counts[kind] for kind in kinds]
 
 
-def teach(labelled: Labelled, *, width: int, seed: int) -> tuple[LensNet, list[float]]:
-    """A lens from a seed of its own, and how its loss fell."""
+def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The weights of a lens from a seed of its own, taught on the samples that lie in ``--out``, and how its loss
+    fell. Seeds are taught side by side, a process and a thread each: at this size threads wait for each other."""
+    torch.set_num_threads(1)
+    labelled = label_kept(args, test=False)
     torch.manual_seed(seed)
     lens = LensNet(LensNetConfig(width=width))
     weights = drawn_weights([name for name, _ in labelled])
-    watch = partial(track, description=f"teaching lens {seed}")
+    watch = partial(track, description=f"teaching lens {seed}", disable=seed > 0)
     curve = train_lens(lens, [sample for _, sample in labelled], LensTraining(seed=seed), weights, watch=watch)
-    return lens, curve
+    return lens.state_dict(), curve
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
@@ -164,7 +181,12 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--rows", type=int, default=3000, help="rows of each kind of question for training")
     parser.add_argument("--measured", type=int, default=300, help="rows of text whose blocks are opened one by one")
-    parser.add_argument("--processes", type=int, default=1, help="how many label at the same time, one core each")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many label, and how many seeds are taught, at the same time, one core each",
+    )
     parser.add_argument("--seeds", type=int, default=1, help="lenses to teach; the first is written, all are judged")
     parser.add_argument("--keep", action="store_true", help="train on the samples that an earlier call left in --out")
     args = parser.parse_args()
@@ -173,30 +195,37 @@ def main() -> None:
     began = time.monotonic()
     nets = nets_with_gists(args.model, with_lens=False)
     shares = read_settings(args.config).shares
-    labelled = label_all(args, shares, test=False)
-    torch.set_num_threads(1)  # at this size threads wait for each other
-    taught = [teach(labelled, width=nets.core.config.width, seed=seed) for seed in range(args.seeds)]
-    lens, curve = taught[0]
+    label_all(args, shares, test=False)
+    label_all(args, shares, test=True)
+    width = nets.core.config.width
+    with _workers(args) as pool:
+        taught = list(pool.map(partial(teach, args, width), range(args.seeds)))
+    lenses = [LensNet(LensNetConfig(width=width)) for _ in taught]
+    for one, (weights, _) in zip(lenses, taught, strict=True):
+        one.load_state_dict(weights)
+    lens, (_, curve) = lenses[0], taught[0]
+    torch.set_num_threads(args.processes)
     files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
     lens.float()  # judged as it is written
     by_kind: dict[str, list[LensSample]] = defaultdict(list)
-    for name, sample in label_all(args, shares, test=True):
+    for name, sample in label_kept(args, test=True):
         by_kind[name].append(sample)
     text = by_kind.pop("plain")
     questions = [sample for some in by_kind.values() for sample in some]
     measured = [sample for sample in questions if not sample.saved_LC[0].isnan().any()]
+    samples = Counter(name for name, _ in label_kept(args, test=False))
     found = {
         "loss": curve,
         "hits": {kind: report(lens, some) for kind, some in sorted(by_kind.items())} | {"all": report(lens, questions)},
-        "seeds": [report(other, questions) for other, _ in taught],
+        "seeds": [report(other, questions) for other in lenses],
         "calibration": {"questions": calibration(lens, measured), "plain": calibration(lens, text)},
-        "samples": dict(sorted(Counter(name for name, _ in labelled).items())),
+        "samples": dict(sorted(samples.items())),
     }
     (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
-    print(f"{len(labelled)} samples, {time.monotonic() - began:.0f} seconds")
+    print(f"{samples.total()} samples, {time.monotonic() - began:.0f} seconds")
 
 
 if __name__ == "__main__":

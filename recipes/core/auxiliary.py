@@ -1,0 +1,144 @@
+"""Does it help a core to be asked for absolute places? The same short run with and without, several seeds.
+
+`python recipes/core/auxiliary.py --run RUN --out FOLDER [--weight W] [--seeds N] [--steps N] [--start MODEL]`
+
+Every run is the first stage of memory.toml from the plain model. Both arms see the same batches and are judged on the
+same held-out names and text; a difference below zero says that the head helps. What the head itself learned, the errors
+it makes and those it expects, in tokens, stands in the log of each run. Runs that are in FOLDER are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cleaning import interval
+from scaling import judge
+from tokenizers import Tokenizer
+
+from megacontext.errors import MegaContextError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.training.core_recipe import build_learner
+from megacontext.training.held_out import held_out_source, processor
+from megacontext.training.loop import LoopConfig, TrainingLoop
+from megacontext.training.optim import MasterOptimizer, OptimConfig
+from megacontext.training.preparation import load_stores
+from megacontext.training.settings import Settings, read_settings
+from megacontext.training.windows import TextSource
+
+
+def changed(settings: Settings, *, index: float, seed: int, num_steps: int) -> Settings:
+    """The first stage alone, with a weight for places."""
+    tables = dict(settings.tables)
+    tables["memory"] = {**tables["memory"], "index": index}
+    tables["loop"] = {**tables["loop"], "num_steps": num_steps, "seed": seed}
+    tables["stage"] = tables["stage"][:1]
+    return replace(settings, tables=tables)
+
+
+def one_run(settings: Settings, source: TextSource, held_out: TextSource, out: Path, start: Path) -> dict[str, Any]:
+    """Train and judge."""
+    began = time.monotonic()
+    config = settings.read("loop", LoopConfig)
+    learner = build_learner(settings, config.seed, start=start)
+    core, gist_net = learner.parts["core"], learner.parts["GistNet"]
+    assert isinstance(core, Core)
+    assert isinstance(gist_net, GistNet)
+    loop = TrainingLoop(
+        loss=learner.loss,
+        optimizer=MasterOptimizer(learner.weights, settings.read("optim", OptimConfig)),
+        source=source,
+        stages=settings.stages(),
+        config=config,
+        out=out,
+        gauges=learner.gauges,
+    )
+    state = loop.run()
+    (out / "checkpoint.pt").unlink()
+    places = {name: value for name, value in learner.gauges.probe().items() if name.startswith("index/")}
+    minutes = round((time.monotonic() - began) / 60, 2)
+    return {
+        "tokens": state.tokens,
+        "minutes": minutes,
+        "places": places,
+        **judge(core.eval(), gist_net.eval(), held_out),
+    }
+
+
+def differences(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Each measure of both arms, and the paired difference with its 95 % interval over seeds."""
+    ratios = runs["plain"][0]["gist_recall_nats"]
+    found = {"text": _compared(runs, lambda run: run["nats"])}
+    for ratio in ratios:
+        found[f"answers from gists, {ratio}"] = _compared(runs, partial(_gist_recall, ratio))
+    return found
+
+
+def _gist_recall(ratio: str, run: dict[str, Any]) -> float:
+    nats: float = run["gist_recall_nats"][ratio]
+    return nats
+
+
+def _compared(runs: dict[str, list[dict[str, Any]]], read: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+    plain_S, asked_S = (np.array([read(run) for run in runs[arm]]) for arm in ("plain", "places"))
+    return {
+        "plain": round(float(plain_S.mean()), 4),
+        "places": round(float(asked_S.mean()), 4),
+        "difference": round(float((asked_S - plain_S).mean()), 4),
+        "interval": [round(bound, 4) for bound in interval(asked_S - plain_S)],
+    }
+
+
+def main() -> None:
+    """Run what is missing, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run, for its token arrays")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
+    parser.add_argument("--start", type=Path, default=Path("reference-plain"))
+    parser.add_argument("--weight", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only-seed", type=int, help="run this one and stop: for a process for each")
+    parser.add_argument("--steps", type=int, default=200)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = read_settings(args.config)
+    tokenizer = Tokenizer.from_file(str(args.run / "data" / "tokenizer" / "tokenizer.json"))
+    source = TextSource(tokenizer, load_stores(args.run / "data", "train"), settings.shares)
+    held_out = held_out_source(args.run, tokenizer, settings.shares)
+    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "places": []}
+    for seed in range(args.seeds) if args.only_seed is None else [args.only_seed]:
+        for arm, weight in (("plain", 0.0), ("places", args.weight)):
+            folder = args.out / f"{arm}_{seed}"
+            if not (folder / "result.json").exists():
+                arm_settings = changed(settings, index=weight, seed=seed, num_steps=args.steps)
+                result = one_run(arm_settings, source, held_out, folder, args.start)
+                (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+            runs[arm].append(json.loads((folder / "result.json").read_text()))
+    if args.only_seed is not None:
+        return
+    report = {
+        "machine": f"one core, one thread, {processor()}",
+        "steps": args.steps,
+        "weight": args.weight,
+        "measures": differences(runs),
+        "runs": runs,
+    }
+    (args.out / "auxiliary.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report["measures"], indent=2))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MegaContextError as error:
+        raise SystemExit(str(error)) from error
