@@ -3,7 +3,8 @@
     The code for Robert Moore is 48213.     Which digits belong to Bob?
 
 A word index cannot find the place; who knows that Bob is a Robert can. Every history tells of as many first names as it
-has room for, so that finding any code is not enough.
+has room for, so that finding any code is not enough. The bundled core was taught these nicknames, with other people and
+codes, and half of the wordings; the other half it has never seen.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ from megacontext.evaluation.tasks.task import (
 
 __all__ = ["NICKNAMES", "NicknamesTask", "nicknames_case"]
 
+# none is a part of its name: tokens of the two would be alike
 NICKNAMES = dict(
     pair.split("/")
     for pair in (
-        "Robert/Bob James/Jim Peter/Pete Susan/Sue Thomas/Tom Nancy/Nan Edward/Ned Henry/Hank Olivia/Liv Walter/Walt "
-        "Rachel/Rae Victor/Vic Monica/Mona Philip/Pip Teresa/Tess Leonard/Leo Vivian/Viv Harold/Hal Eugene/Gene "
-        "Cynthia/Cindy Vernon/Vern Gilbert/Gil Marcus/Marc Nathan/Nate Elena/Lena Anton/Tony"
+        "Alice/Ally Robert/Bob James/Jim Susan/Sue David/Dave Thomas/Tom Edward/Ned Henry/Hank Rachel/Rae Monica/Mona "
+        "Philip/Pip Teresa/Tess Harold/Hal Miriam/Mim Cynthia/Cindy Nathan/Nate Tariq/Taz Anton/Tony"
     ).split()
 )
 STATEMENTS = ("The code for {n} is {v}.", "{n} was given the code {v}.", "Remember that the code for {n} is {v}.")
-QUESTIONS = ("What number does {n} have?", "Which digits belong to {n}?", "What is {n}'s number?")
-MOST_FACTS = 20
+QUESTIONS = {
+    "taught": ("What number does {n} have?", "Which digits belong to {n}?", "What is {n}'s number?"),
+    "new": ("Which number is {n}'s?", "What digits does {n} use?", "Do you know the number that {n} has?"),
+}
+MOST_FACTS = 16
 TOKENS_PER_FACT = 160  # a history tells no more than so densely
 
 
@@ -45,10 +49,10 @@ class NicknamesTask(Task):
     """Exact recall of held-out codes asked for by nickname."""
 
     name = "nicknames"
-    summary = "recall of a five-digit code whose question shares no word with its statement"
+    summary = "recall of a five-digit code by nickname: question and statement share no word that tells"
     source = "after Modarressi et al. (2025), NoLiMa: Long-Context Evaluation Beyond Literal Matching; our own needles"
     metrics = (SCORE, ANSWER_NATS)
-    columns = ("length",)
+    columns = ("length", "wording")
 
     def plans(self, setup: Setup) -> list[Plan]:
         return plans_by_length(self.name, setup, nicknames_case, usual=((4096, 32768, 131072), 4), quick=((2048,), 1))
@@ -61,12 +65,14 @@ def nicknames_case(setup: Setup, key: str, length: int) -> Case:
     told = {first: random.choice(STATEMENTS).format(n=fact.name, v=fact.value) for first, fact in facts.items()}
     used = sum(len(setup.codec.encode(statement).token_ids) + 1 for statement in told.values())
     text = stretch(random, setup.codec, setup.data.books, length - ROOM_TOKENS - used)
+    wordings = {first: random.choice(list(QUESTIONS)) for first in facts}
     items = tuple(
         Question(
-            text=random.choice(QUESTIONS).format(n=NICKNAMES[first]),
+            text=random.choice(QUESTIONS[wordings[first]]).format(n=NICKNAMES[first]),
             expected=(fact.value,),
             gold=f" {fact.value}.",
             evidence=(told[first],),
+            facets={"wording": wordings[first]},
         )
         for first, fact in facts.items()
     )
