@@ -107,14 +107,14 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
     cache = base.new_cache(num_entries)
     base.forward(inputs, positions, cache, spreads_T=spreads)
     features = random.random((num_entries - SCRATCH, len(FEATURES))).astype(np.float32)
-    entries = np.arange(num_entries - SCRATCH)
+    stored = random.normal(size=(num_entries - SCRATCH, base.info.dim)).astype(np.float16)
     scanned = random.normal(size=(num_scanned, base.info.dim)).astype(np.float16)
     scan_features = random.random((num_scanned, len(FEATURES))).astype(np.float32)
 
     def forward() -> object:
         return base.forward(inputs, positions, base.new_cache(num_entries), spreads_T=spreads)
 
-    blocks = random.integers(0, base.info.vocab_size, (len(entries), TOKENS_BEFORE + BLOCK))
+    blocks = random.integers(0, base.info.vocab_size, (len(stored), TOKENS_BEFORE + BLOCK))
     asked = random.integers(0, base.info.vocab_size, SCRATCH)
 
     def look() -> object:
@@ -122,14 +122,14 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
         features[:, FEATURES.index("lexical")] = common.lexical_n
         features[:, FEATURES.index("continues")] = common.continues_n
         base.stakes(cache, num_queries=SCRATCH)
-        return base.evidence_of_entries(cache, entries, features, common.words_nQ2, num_queries=SCRATCH)
+        return base.evidence_of_gists(cache, stored, features, common.words_nQ4, num_queries=SCRATCH)
 
     pairs = [(median_seconds(look, 3), median_seconds(forward, 1)) for _ in range(repeats)]
     window = statistics.median(seconds for _, seconds in pairs)
     scan = median_seconds(lambda: base.evidence_of_gists(cache, scanned, scan_features, num_queries=SCRATCH), 3)
     return [
         row(
-            f"lens on all {len(entries)} gists of a window of {num_entries} / one forward of the window",
+            f"lens on all {len(stored)} gists of a window of {num_entries} / one forward of the window",
             statistics.median(look_seconds / seconds for look_seconds, seconds in pairs),
             "x",
             at_most=0.03,

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cleaning import interval
 from scaling import judge
+from scipy.stats import t as student_t
 from tokenizers import Tokenizer
 
-from megacontext.errors import MegaContextError
+from megacontext.errors import InvalidValueError, MegaContextError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.core_recipe import build_learner
@@ -34,6 +34,7 @@ from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.windows import TextSource
+from megacontext.values import whole_number
 
 
 def changed(settings: Settings, *, index: float, seed: int, num_steps: int) -> Settings:
@@ -75,7 +76,7 @@ def one_run(settings: Settings, source: TextSource, held_out: TextSource, out: P
 
 
 def differences(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Each measure of both arms, and the paired difference with its 95 % interval over seeds."""
+    """Each measure of both arms, and the paired difference with its 95 % interval over seeds (Student's t)."""
     ratios = runs["plain"][0]["gist_recall_nats"]
     found = {"text": _compared(runs, lambda run: run["nats"])}
     for ratio in ratios:
@@ -90,11 +91,14 @@ def _gist_recall(ratio: str, run: dict[str, Any]) -> float:
 
 def _compared(runs: dict[str, list[dict[str, Any]]], read: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
     plain_S, asked_S = (np.array([read(run) for run in runs[arm]]) for arm in ("plain", "places"))
+    difference_S = asked_S - plain_S
+    error = float(difference_S.std(ddof=1)) / len(difference_S) ** 0.5
+    half = float(student_t.ppf(0.975, len(difference_S) - 1)) * error
     return {
         "plain": round(float(plain_S.mean()), 4),
         "places": round(float(asked_S.mean()), 4),
-        "difference": round(float((asked_S - plain_S).mean()), 4),
-        "interval": [round(bound, 4) for bound in interval(asked_S - plain_S)],
+        "difference": round(float(difference_S.mean()), 4),
+        "interval": [round(float(difference_S.mean()) + side * half, 4) for side in (-1, 1)],
     }
 
 
@@ -110,6 +114,8 @@ def main() -> None:
     parser.add_argument("--only-seed", type=int, help="run this one and stop: for a process for each")
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
+    whole_number("--seeds", args.seeds, least=2)
+    whole_number("--steps", args.steps, least=1)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
     tokenizer = Tokenizer.from_file(str(args.run / "data" / "tokenizer" / "tokenizer.json"))
@@ -119,11 +125,14 @@ def main() -> None:
     for seed in range(args.seeds) if args.only_seed is None else [args.only_seed]:
         for arm, weight in (("plain", 0.0), ("places", args.weight)):
             folder = args.out / f"{arm}_{seed}"
+            asked = {"steps": args.steps, "weight": weight}
             if not (folder / "result.json").exists():
                 arm_settings = changed(settings, index=weight, seed=seed, num_steps=args.steps)
-                result = one_run(arm_settings, source, held_out, folder, args.start)
+                result = {**asked, **one_run(arm_settings, source, held_out, folder, args.start)}
                 (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
             runs[arm].append(json.loads((folder / "result.json").read_text()))
+            if not asked.items() <= runs[arm][-1].items():
+                raise InvalidValueError(f"{folder} was not made with {asked}; give another --out, or remove it")
     if args.only_seed is not None:
         return
     report = {

@@ -17,11 +17,15 @@ WRITER = "recipes/core/card.py"
 WAYS = (
     "recent 448",
     "recent 512",
+    "lexical, last 8, every 64",
+    "lexical, last 32, every 64",
     "lexical, last 256, every 64",
     "lens, every 64",
     "lens, every 64, and gists",
     "oracle, every 64",
     "lexical, last 8, every 8",
+    "lexical, last 32, every 8",
+    "lexical, last 256, every 8",
     "lens, every 8",
     "lens, every 8, and gists",
     "oracle, every 8",
@@ -90,13 +94,25 @@ def text_tables(report: dict[str, Any]) -> list[str]:
 
 
 def lens_tables(lens: dict[str, Any]) -> list[str]:
-    """Whether the block that states the answer comes first, or among the first four, of 56."""
+    """Whether a block of the evidence, and one in which the value stands, comes first or among the first four of 56."""
     rows = [
-        (kind, scorer, percent(hits["within_1"]), percent(hits["within_4"]))
+        (kind, scorer, *(percent(hits[name]) for name in ("within_1", "within_4", "told_1", "told_4")))
         for kind, scorers in lens["hits"].items()
         for scorer, hits in scorers.items()
     ]
-    tables = [table(("question", "who ranks", "first", "within four"), rows)]
+    tables = [
+        table(
+            (
+                "question",
+                "who ranks",
+                "a block of the evidence first",
+                "within four",
+                "one with the value first",
+                "within four",
+            ),
+            rows,
+        )
+    ]
     for kind, by_level in lens["calibration"].items():
         for level, one in by_level.items():
             if one["correlation"] is None:

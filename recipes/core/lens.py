@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -23,7 +24,8 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import write_core_folder
-from megacontext.errors import MegaContextError
+from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.focus.lenses.features import TOKENS_BEFORE
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import TOKENIZER_FILES
@@ -47,6 +49,7 @@ from megacontext.values import whole_number
 
 BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
 LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
+TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
 QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
 Labelled = list[tuple[str, LensSample]]
@@ -92,7 +95,7 @@ def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool
         drawn = rows_with_moments(maker(test), source, f"{kind}/{test}/{part}", asking=kind in QUESTIONS)
         measured_rows = args.measured // (MEASURED_SHARE if kind in QUESTIONS else 1)
         for measured, num_rows in ((True, measured_rows), (False, args.rows if kind in QUESTIONS else 0)):
-            count = num_rows // (5 if test else 1) // args.processes
+            count = num_rows // (TEST_SHARE if test else 1) // args.processes
             what = f"{'measuring' if measured else 'labelling'} {kind}"
             for index in track(range(0, count, BATCH), description=what, disable=part > 0):
                 rows = [next(drawn) for _ in range(BATCH)]
@@ -113,12 +116,20 @@ def _name(kind: str, moment: Moment) -> str:
 
 def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> None:
     """Let all processes label, unless the samples of an earlier call are to be kept."""
-    if args.keep and _folders(args, test=test):
+    made = {"model": _digests(args.model), "tail": TAIL, "length": LENGTH, "tokens_before": TOKENS_BEFORE}
+    told = args.out / "lens" / f"{'test' if test else 'train'}.json"
+    if args.keep and told.exists():
+        if (kept := json.loads(told.read_text())) != made:
+            raise InvalidValueError(
+                f"{told} says that its samples were made with {kept}, but these are {made}: leave out --keep"
+            )
         return
+    told.unlink(missing_ok=True)
     for folder in _folders(args, test=test):  # of a call with more processes
         shutil.rmtree(folder)
     with _workers(args) as pool:
         list(pool.map(partial(label_part, args, shares, test), range(args.processes)))
+    told.write_text(json.dumps(made, indent=2) + "\n")  # all of them are there
 
 
 def label_kept(args: argparse.Namespace, *, test: bool) -> Labelled:
@@ -126,6 +137,12 @@ def label_kept(args: argparse.Namespace, *, test: bool) -> Labelled:
     files = [file for folder in _folders(args, test=test) for file in sorted(folder.glob("*.pt"))]
     kept = [sample for file in files for sample in torch.load(file, weights_only=True)]
     return [(sample.pop("name"), LensSample(**sample)) for sample in kept]
+
+
+def _digests(model: Path) -> dict[str, str]:
+    """Which core and GistNet the samples are of."""
+    files = (model / f"{name}.safetensors" for name in ("core", "gist_net"))
+    return {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def _folders(args: argparse.Namespace, *, test: bool) -> list[Path]:
@@ -158,12 +175,11 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
-    """Hits of the lens with both keys, and of the words alone."""
+    """Hits of the lens, and of the words alone."""
     return dict(
         hit_report(
             {
-                "lens, hidden states": lambda sample: lens_utilities(lens, sample, kind="hidden"),
-                "lens, stored gists": lambda sample: lens_utilities(lens, sample, kind="gist"),
+                "lens": lambda sample: lens_utilities(lens, sample),
                 "words": words_lens,
             },
             samples,
@@ -192,6 +208,9 @@ def main() -> None:
     args = parser.parse_args()
     for name in ("processes", "seeds", "measured", "rows"):
         whole_number(f"--{name}", getattr(args, name), least=1)
+    least = BATCH * TEST_SHARE * args.processes
+    for name, smallest in (("measured", least * MEASURED_SHARE), ("rows", least)):
+        whole_number(f"--{name}", getattr(args, name), least=smallest)  # some of each kind to judge by
     began = time.monotonic()
     nets = nets_with_gists(args.model, with_lens=False)
     shares = read_settings(args.config).shares
@@ -207,7 +226,11 @@ def main() -> None:
     torch.set_num_threads(args.processes)
     files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
+    beside = {file.name: file.read_bytes() for file in args.model.iterdir() if file.suffix in (".md", ".json")}
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
+    for name, content in beside.items():  # card and figures, which a folder that is written anew has not
+        if not (args.model / name).exists():
+            (args.model / name).write_bytes(content)
     lens.float()  # judged as it is written
     by_kind: dict[str, list[LensSample]] = defaultdict(list)
     for name, sample in label_kept(args, test=True):

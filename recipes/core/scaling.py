@@ -34,6 +34,8 @@ from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_windows import Control, score_windows
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
+from megacontext.training.recall import Asking
+from megacontext.training.rows import aligned_row
 from megacontext.training.scaling import Curve, Point, fit_curve, left_out_errors
 from megacontext.training.scoring import spread_windows, token_nlls
 from megacontext.training.settings import Settings, read_settings
@@ -43,6 +45,7 @@ LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
 CONTEXTS = (32, 64, 128, 256, 512)
 RATIOS = (16, 4, 1)
 LARGER = {"M": ("base_m.toml", 1e9), "L": ("base_l.toml", 1e10)}
+ASKED = Asking(test=True, key="code")
 TOLD: tuple[Control, Control] = ("real", "none")
 PER_STEP = 4000  # tokens of a step, about
 JUDGED = 48
@@ -104,7 +107,7 @@ def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]
     edges = [0, *CONTEXTS]
     by_context = {str(stop): float(nats_WT[:, start:stop].mean()) for start, stop in pairwise(edges)}
     by_ratio, saved = {}, {}
-    rows = [ROWS["aligned_code"](held_out, Random(f"judge/{index}"), 192) for index in range(JUDGED)]
+    rows = [aligned_row(held_out, Random(f"judge/{index}"), 192, ASKED) for index in range(JUDGED)]
     text = [ROWS["plain"](held_out, Random(f"judge/{index}"), 192) for index in range(JUDGED)]
     is_open_BN = np.zeros((JUDGED, 6), dtype=np.bool_)
     is_open_BN[:, -2:] = True

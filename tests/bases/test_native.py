@@ -33,21 +33,19 @@ def test_evidence_is_the_lens_nets_own() -> None:
     base = tiny_core_base()
     assert isinstance(base, SupportsLearnedLens)
     cache = shown(base)
-    rows = np.array([2, 7, 12])
     features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
-    words = np.random.default_rng(3).random((3, 6, 2)).astype(np.float32)
-    said = base.evidence_of_entries(cache, rows, features, words, num_queries=6)
+    words = np.random.default_rng(3).random((3, 6, 4)).astype(np.float32)
+    vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)).half()
     lens, states = base._lens_net, cache.states_SD
+    assert base.lens_query_tokens == lens.config.query_tokens
     with torch.no_grad():
-        queries = lens.queries(states[-6:])
-        of_states = lens.matches(queries, lens.keys(states[rows], kind="hidden"), torch.from_numpy(words))
-        expected = lens(of_states, torch.from_numpy(features))
-        vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)).half()
-        of_gists = lens(lens.matches(queries, lens.keys(vectors.float(), kind="gist")), torch.from_numpy(features))
-    np.testing.assert_allclose(said, expected.numpy(), atol=1e-6)
-    np.testing.assert_allclose(
-        base.evidence_of_gists(cache, vectors.numpy(), features, num_queries=6), of_gists.numpy(), atol=1e-6
-    )
+        queries, keys = lens.queries(states[-6:]), lens.keys(vectors.float())
+        blind = lens(lens.matches(queries, keys), torch.from_numpy(features))
+        reading = lens(lens.matches(queries, keys, torch.from_numpy(words)), torch.from_numpy(features))
+    for given, expected in ((None, blind), (words, reading)):
+        said = base.evidence_of_gists(cache, vectors.numpy(), features, given, num_queries=6)
+        np.testing.assert_allclose(said, expected.numpy(), atol=1e-6)
+    assert not torch.allclose(blind, reading)
     nothing, stakes = base.stakes(cache, num_queries=6)
     assert nothing == pytest.approx(float(queries.nothing), abs=1e-6)
     np.testing.assert_allclose(stakes, queries.stakes_L.numpy(), atol=1e-6)
@@ -68,13 +66,13 @@ def test_what_is_missing_is_named() -> None:
     cache = shown(bare)
     features = np.zeros((1, len(bare.lens_features)), dtype=np.float32)
     with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
-        bare.evidence_of_entries(cache, np.array([0]), features, num_queries=1)
+        bare.evidence_of_gists(cache, np.zeros((1, 32), np.float16), features, num_queries=1)
     with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
         bare.stakes(cache, num_queries=1)
     with pytest.raises(BaseModelError, match="has no GistNet; use a base"):
         bare.gists_of_tokens(np.zeros((1, 8), dtype=np.uint32), gist_width=1)
     with pytest.raises(InvalidValueError, match="num_queries is 41; it must be between 1 and the 40"):
-        plain.evidence_of_entries(shown(plain), np.array([0]), features, num_queries=41)
+        plain.evidence_of_gists(shown(plain), np.zeros((1, 32), np.float16), features, num_queries=41)
     with pytest.raises(InvalidValueError, match="give one per entry"):
         plain.forward(plain.embed(np.zeros(3, np.uint32)), np.arange(2.0), plain.new_cache(3))
     with pytest.raises(InvalidValueError, match="give finite numbers"):

@@ -10,7 +10,7 @@ SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 
 
 def scores(lens: LensNet, asked: torch.Tensor, entries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    matches = lens.matches(lens.queries(asked), lens.keys(entries, kind="gist"))
+    matches = lens.matches(lens.queries(asked), lens.keys(entries))
     return lens(matches, features)
 
 
@@ -40,11 +40,6 @@ def test_shares_leave_room_for_nothing() -> None:
     assert (more[:20] < shares).all()
     assert queries.stakes_L.shape == (STAKE_LEVELS,)
     assert (queries.stakes_L > 0).all()
-
-
-def test_the_two_kinds_of_keys_are_their_own() -> None:
-    lens, _, entries, _ = example()
-    assert not torch.allclose(lens.keys(entries, kind="gist"), lens.keys(entries, kind="hidden"))
 
 
 def test_it_learns_to_find_the_entry_that_one_query_token_asks_for() -> None:

@@ -2,76 +2,98 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 
 from megacontext.errors import BaseModelError
-from megacontext.focus.lenses.features import feature_columns, word_features
 from megacontext.focus.lenses.lensnet import LensNetLens
 from megacontext.nets.lens_net import FEATURES
+from megacontext.ports.focus import LearnedEvidence
 from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
-from megacontext.training.lens_labels import QUERY_TOKENS, Moment, label
+from megacontext.training.lens_labels import label, moments_of
 from megacontext.training.lens_model import lens_logits, looked
-from megacontext.training.windows import Window
+from megacontext.training.recall import Fact
+from megacontext.training.windows import Strip, Window
 
-TAIL = 96
+
+@dataclass
+class Told:
+    """What a session hands to a lens, noting what it is asked."""
+
+    inner: LearnedEvidence
+    asked: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def of_gists(self, *given):
+        self.asked.append((*given, self.inner.of_gists(*given)))
+        return self.asked[-1][-1]
 
 
 class Watched(LensNetLens):
-    """Keeps what it was asked."""
+    """Keeps what it asked, and of what."""
 
     def score(self, request):
         if request.learned is not None:
+            self.told = Told(request.learned)
+            request = replace(request, learned=self.told)
             self.request = request
-            cut, ones = request.cut, np.ones(int((request.cut.levels == 1).sum()), dtype=np.int64)
-            self.stakes = request.learned.stakes
-            entries = np.flatnonzero(cut.levels == 1)
-            features = feature_columns(
-                FEATURES,
-                levels_n=ones,
-                widths_n=32 * ones,
-                distances_n=int(cut.stops[-1]) - cut.stops[entries],
-            )
-            tokens = request.memory.tokens(0, 32 * len(entries)).reshape(-1, 32)
-            words = word_features(tokens, request.learned.query_token_ids, num_before=0).words_nQ2
-            self.by_state = request.learned.of_entries(entries, features, words)
-            self.by_gist = request.learned.of_gists(request.memory.gists(1, 0, len(entries)), features, words)
         return super().score(request)
 
 
-def test_it_sees_in_a_session_what_it_saw_in_training(tmp_path):
-    base = tiny_core_base()
-    tokens_T = np.random.default_rng(0).integers(97, 123, 512)
-    end = 448
-    row = Window(
-        tokens_T=tokens_T, targets_T=np.roll(tokens_T, -1), weights_T=np.ones(512, dtype=np.float32), answers=()
-    )
-    moment = Moment(query=(end - QUERY_TOKENS, end), horizon=(end - 1, end + 8))
-    tail = 512 - (end - TAIL)
-    (sample,) = label(base._core, base._gist_net, [(row, [moment])], tail_tokens=tail, measured=False)
-    seen = looked(sample)
-    seen.features_NF[:, [FEATURES.index("lexical"), FEATURES.index("continues")]] = 0
-    seen.words_NQ2[:] = torch.from_numpy(
-        word_features(tokens_T[: end - TAIL].reshape(-1, 32), sample.query_ids_Q.numpy(), num_before=0).words_nQ2
-    )
-    lens = Watched()
+def asking_row() -> Window:
+    """512 bytes: a code across the border of two blocks, and a question that the tail cannot answer."""
+    letters, fact = Random(0), Fact(name="Ann Lee", key="code", value="48213")
+
+    def filled(length):
+        return [letters.choice(b"abcdefghij") for _ in range(length)]
+
+    strip = Strip()
+    strip.add_text(filled(110))
+    strip.add_fact(list(b" The code for Ann Lee is 48213."), fact)
+    strip.add_text(filled(250))
+    answer = slice(1, 6)  # a bare space is no part of the value
+    strip.add_question(list(b"\nQuestion: Ann Lee?\nAnswer:"), list(b" 48213.\n"), answer, fact, 6.0)
+    strip.add_text(filled(512))
+    return strip.window(512)
+
+
+def test_a_session_feeds_it_what_training_did(tmp_path):
+    """The same row, once as a sample for training and once as a memory that ends with its question: the same tokens
+    ask, and all that the net is told is the same."""
+    base, row = tiny_core_base(), asking_row()
+    (moment,) = moments_of(row, tail_tokens=160, block_tokens=32)
+    (sample,) = label(base._core, base._gist_net, [(row, [moment])], tail_tokens=160, measured=False)
+    seen, asked = looked(sample), moment.query[1]
+    assert bytes(row.tokens_T[:asked].astype(np.uint8)).endswith(b"Answer:")
+    assert moment.evidence == (3, 4)
+    assert moment.told == (4,)
+    lens = Watched(num_passages=0, num_shortlisted=1000)
     with assembly.open(tmp_path / "memory", base=base, create=True, gister="gistnet") as memory:
-        memory.append(tokens_T[:end])
-        num_closed = (end - TAIL) // 32
-        with memory.session(budget_entries=TAIL + num_closed, lens=lens, sink_tokens=0, recent_tokens=TAIL) as session:
+        memory.append(row.tokens_T[:asked])
+        recent = asked - 352
+        with memory.session(budget_entries=11 + recent, lens=lens, sink_tokens=0, recent_tokens=recent) as session:
             session.refocus()
-    assert lens.request.cut.levels.tolist() == [1] * num_closed + [0] * (TAIL // 32)
-    assert lens.request.learned.query_token_ids.tolist() == tokens_T[end - QUERY_TOKENS : end].tolist()
+    told, cut = lens.told, lens.request.cut
+    assert told.query_token_ids.tolist() == sample.query_ids_Q.tolist() == row.tokens_T[asked - 64 : asked].tolist()
+    assert cut.levels[:11].tolist() == [1] * 11
+    vectors, features, words, logits = told.asked[-1]
+    np.testing.assert_allclose(vectors[:, 0], sample.gists_CD.float(), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(features, seen.features_NF, rtol=1e-5)
+    np.testing.assert_allclose(words, seen.words_NQ4, rtol=1e-5)
+    assert (words.reshape(-1, 4).max(0) > 0).all(), "words of all kinds were compared"
     with torch.no_grad():
-        queries, by_state = lens_logits(base._lens_net, sample, kind="hidden", seen=seen)
-        _, by_gist = lens_logits(base._lens_net, sample, kind="gist", seen=seen)
-    assert by_state.std() > 1e-5
-    np.testing.assert_allclose(lens.by_state, by_state, rtol=0.02)
-    np.testing.assert_allclose(lens.by_gist, by_gist, rtol=0.02)
-    nothing, stakes = lens.stakes
+        queries, expected = lens_logits(base._lens_net, sample, seen=seen)
+    assert expected.std() > 1e-5
+    np.testing.assert_allclose(logits, expected, rtol=0.02, atol=0.01)
+    nothing, stakes = told.stakes
     assert nothing == pytest.approx(float(queries.nothing), abs=0.02)
     np.testing.assert_allclose(stakes, queries.stakes_L, rtol=0.02)
 
@@ -127,3 +149,15 @@ def test_an_empty_history_has_nothing_to_open(tmp_path):
         memory.append(np.arange(97, 120))
         with memory.session(budget_entries=128, lens="lensnet") as session:
             assert session.refocus("anything").num_entries == 1
+
+
+def test_a_base_that_lacks_a_part_of_its_lens_is_named(tmp_path, monkeypatch):
+    base = tiny_core_base()
+    with assembly.open(tmp_path / "memory", base=base, create=True, gister="gistnet") as memory:
+        memory.append(np.arange(97, 120).repeat(20))
+        monkeypatch.delattr(base, "lens_query_tokens")
+        with (
+            memory.session(budget_entries=256, lens="lensnet") as session,
+            pytest.raises(BaseModelError, match=r"tiny-core says that it has a learned lens, but lacks a part"),
+        ):
+            session.refocus("anything")

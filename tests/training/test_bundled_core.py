@@ -80,7 +80,6 @@ def test_its_lens_finds_most_answers_within_four(nets: tuple[Core, GistNet, Lens
     drawn = (puzzle_row(unseen, Random(seed), 2048, test=True) for seed in range(48))
     rows = [(row, moments) for row in drawn if (moments := moments_of(row, tail_tokens=320, block_tokens=32))]
     samples = label(core, gist_net, rows, tail_tokens=320, measured=False)
-    for kind in ("hidden", "gist"):
-        hits = hit_report({"lens": partial(lens_utilities, lens_net, kind=kind)}, samples)["lens"]
-        assert hits["within_1"]["accuracy"] > 0.6  # by chance: a few hundredths
-        assert hits["within_4"]["accuracy"] > 0.85
+    hits = hit_report({"lens": partial(lens_utilities, lens_net)}, samples)["lens"]
+    assert hits["within_1"]["accuracy"] > 0.7  # by chance: a few hundredths
+    assert hits["within_4"]["accuracy"] > 0.9

@@ -13,6 +13,7 @@ from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.training import memory_scoring
 from megacontext.training.memory_scoring import blocks_within, lens_opens, plain_recall, recall_in_windows
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import puzzle_row, recall_row
@@ -81,7 +82,7 @@ def test_the_report_has_every_way_and_every_control(
     rows = [make(source, Random(seed), 1024) for seed in range(4)]  # type: ignore[operator]
     report = recall_in_windows(*nets, rows, budgets=(256,), tail_blocks=4)
     assert set(report) == {"full", "256/recency"} | {
-        f"256/{way}/{control}" for way in ("gists", "oracle") for control in ("real", "shuffled", "none")
+        f"256/{way}/{control}" for way in ("gists", "oracle", "words") for control in ("real", "shuffled", "none")
     }
     counts = {entry["exact"]["n"] for entry in report.values()}  # type: ignore[index]
     assert len(counts) == 1  # the same questions everywhere
@@ -111,7 +112,7 @@ def test_the_lens_opens_what_it_values_for_each_question(nets: tuple[Core, GistN
         num_asked += len(asked)
         far = row.tokens_T[:896].reshape(28, 32)
         for answer in sorted(asked, key=lambda answer: -answer.start)[:3]:
-            query = row.tokens_T[max(896, answer.start - 63) : answer.start + 1]
+            query = row.tokens_T[max(896, answer.asked - 64) : answer.asked]
             assert is_open[lexical_scores(far, query).argmax()]
     assert num_asked > 12
     report = recall_in_windows(
@@ -122,6 +123,31 @@ def test_the_lens_opens_what_it_values_for_each_question(nets: tuple[Core, GistN
         lens_net=lens_net,
     )
     assert {f"256/lens/{control}" for control in ("real", "shuffled", "none")} < set(report)
+
+
+def test_questions_are_asked_apart_and_no_row_meets_itself(source: TextSource) -> None:
+    rows = [recall_row(source, Random(seed), 1024) for seed in range(6)]
+    batches = memory_scoring._one_question_each(rows, tail_tokens=128, batch_rows=4)
+    asked = [answer for batch in batches for row in batch for answer in row.answers]
+    expected = [answer for row in rows for answer in memory_scoring._asked_in_tail(row, 128)]
+    assert len(expected) > len(rows)
+    assert sorted(asked, key=str) == sorted(expected, key=str)
+    for batch in batches:
+        assert 1 < len(batch) <= 4
+        assert all(len(row.answers) <= 1 for row in batch)
+        assert len({row.tokens_T.tobytes() for row in batch}) == len(batch)
+
+
+def test_words_open_what_shares_them_with_the_question(source: TextSource) -> None:
+    rows = [recall_row(source, Random(seed), 1024) for seed in range(12)]
+    hits = []
+    for batch in memory_scoring._one_question_each(rows, tail_tokens=128, batch_rows=4):
+        for row in batch:
+            is_open = memory_scoring.words_open(tail_blocks=4)(row, 7, 32)
+            assert is_open[-4:].all()
+            assert is_open.sum() == 7
+            hits += [bool(is_open[start // 32]) for answer in row.answers for start, _ in answer.evidence]
+    assert np.mean(hits) > 0.5, "3 of 28 blocks by chance"
 
 
 def test_a_plain_model_is_asked_the_same_questions(nets: tuple[Core, GistNet], source: TextSource) -> None:

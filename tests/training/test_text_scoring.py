@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests.training.conftest import tiny_nets
 
+from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training import text_scoring
@@ -145,3 +146,8 @@ def test_pairs_are_compared_window_by_window(rows):
     entry = report["gists 32:1 - gists 32:1, shuffled"]["all"]
     assert entry["nats"] == pytest.approx(-0.25, abs=1e-4)
     assert entry["standard_error"] == pytest.approx(gain_W.std() / 2, abs=1e-4)
+
+
+def test_one_window_cannot_be_shuffled(nets, rows):
+    with pytest.raises(InvalidValueError, match="1 windows of text"):
+        score_ways(nets, rows[:1], PIECES)

@@ -16,7 +16,7 @@ from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import NUM_SHIFTS, Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, KeyKind, LensNet, Queries
+from megacontext.nets.lens_net import FEATURES, LensNet, Queries
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
@@ -78,6 +78,7 @@ class NativeBase:
         self._core = core.eval()
         self._gist_net = gist_net.eval() if gist_net is not None else None
         self._lens_net = lens_net.float().eval() if lens_net is not None else None
+        self.lens_query_tokens = lens_net.config.query_tokens if lens_net is not None else 0
         weight = core.embed_tokens.weight
         self._dtype, self._device = weight.dtype, weight.device
 
@@ -164,59 +165,30 @@ class NativeBase:
         num_children, gist_width = vectors.shape[1:3]
         return self._encode(vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width)
 
-    def evidence_of_entries(
-        self,
-        cache: ModelCache,
-        rows_n: npt.NDArray[np.int64],
-        features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
-        *,
-        num_queries: int,
-    ) -> npt.NDArray[np.float32]:
-        """How much speaks for what stands at these positions of the window [n], as logits."""
-        assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
-        states_nD = cache.states_SD[torch.from_numpy(rows_n).to(self._device)]
-        return self._evidence(cache, states_nD, features_nF, words_nQ2, kind="hidden", num_queries=num_queries)
-
     def evidence_of_gists(
         self,
         cache: ModelCache,
         vectors_nD: npt.NDArray[np.float16],
         features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
+        words_nQ4: npt.NDArray[np.float32] | None = None,
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
-        """The same [n] for gists anywhere in the memory, from their vectors as stored."""
-        vectors = torch.from_numpy(vectors_nD).to(self._device)
-        return self._evidence(cache, vectors, features_nF, words_nQ2, kind="gist", num_queries=num_queries)
+        """How much speaks for gists anywhere in the memory [n], from their vectors as stored, as logits."""
+        with torch.no_grad():
+            queries, lens = self._queries(cache, num_queries), self._lens_net
+            assert lens is not None
+            keys_HnE = lens.keys(torch.from_numpy(vectors_nD).to(self._device).float())
+            words = None if words_nQ4 is None else torch.from_numpy(words_nQ4).to(self._device)
+            logits_n = lens(lens.matches(queries, keys_HnE, words), torch.from_numpy(features_nF).to(self._device))
+        logits: npt.NDArray[np.float32] = logits_n.cpu().numpy()
+        return logits
 
     def stakes(self, cache: ModelCache, *, num_queries: int) -> tuple[float, npt.NDArray[np.float32]]:
         """The logit of nothing being needed, and the nats [L] at stake by the level that stands for what is."""
         with torch.no_grad():
             queries = self._queries(cache, num_queries)
         return float(queries.nothing), queries.stakes_L.cpu().numpy()
-
-    def _evidence(
-        self,
-        cache: ModelCache,
-        vectors_nD: torch.Tensor,
-        features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None,
-        *,
-        kind: KeyKind,
-        num_queries: int,
-    ) -> npt.NDArray[np.float32]:
-        with torch.no_grad():
-            queries = self._queries(cache, num_queries)
-            lens = self._lens_net
-            assert lens is not None
-            words = None if words_nQ2 is None else torch.from_numpy(words_nQ2).to(self._device)
-            matches_nM = lens.matches(queries, lens.keys(vectors_nD.float(), kind=kind), words)
-            logits: npt.NDArray[np.float32] = (
-                lens(matches_nM, torch.from_numpy(features_nF).to(self._device)).cpu().numpy()
-            )
-        return logits
 
     def _queries(self, cache: ModelCache, num_queries: int) -> Queries:
         assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"

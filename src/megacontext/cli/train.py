@@ -35,8 +35,8 @@ def train(
         typer.Argument(
             metavar="CONFIG...",
             help=(
-                "Configuration: a file, or base, base_m, base_l, memory, memory_further, memory_settle, memory_m, "
-                "memory_l; several for --dry-run."
+                "Configuration: a file, or base, base_m, base_l, memory, memory_further, memory_settle, "
+                "memory_last, memory_m, memory_l; several for --dry-run."
             ),
             show_default=False,
         ),

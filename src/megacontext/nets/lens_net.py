@@ -4,8 +4,8 @@ Worth is a probability times a stake: which span holds what the next tokens need
 would save. The first is a choice among all spans at hand, so that thousands of them together expect no more than is to
 be had; the second depends on what stands for the span now, a gist of its own or one of a far larger span.
 
-- two towers: queries from the core's hidden states of the last tokens, keys from the entries' own hidden states, or
-  from gist vectors as they lie on disk, so that spans outside the window can be scored too
+- two towers: queries from the core's hidden states of the last tokens, keys from gist vectors as they lie on disk, so
+  that spans outside the window can be scored too, and what stands open in it changes nothing
 - late interaction: each query token looks for its own best entry (Khattab and Zaharia 2020, "ColBERT")
 - exact words: what a span has in common with the query, each query token weighed by its state and its place from the
   end, because a question stands among others (Gao et al. 2021, "COIL", weighs both sides)
@@ -19,38 +19,40 @@ F features, L levels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megacontext.nets.core import NORM_EPSILON
+from megacontext.errors import InvalidValueError
+from megacontext.nets.norm import NORM_EPSILON
 
 __all__ = [
     "FEATURES",
     "QUERY_TOKENS",
     "STAKE_LEVELS",
+    "TOKENS_BEFORE",
     "WORD_KINDS",
-    "KeyKind",
     "LensNet",
     "LensNetConfig",
     "Queries",
     "shares_of",
 ]
 
-KeyKind = Literal["hidden", "gist"]
 # What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in.
 FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
 QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
-WORD_KINDS = 2  # a token, and a token with the one before it
+WORD_KINDS = 4  # a token, a token with the one before it, and both right before the span
+TOKENS_BEFORE = 16  # right before a span that are compared, too
 STAKE_LEVELS = 2  # of the gist that stands for a span: its own, or one of level 2 and above
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensNetConfig:
     """width: that of the core; query_tokens: the most that ask, the last ones of the window; num_word_heads: ways to
-    weigh them where words are compared, for each kind of word."""
+    weigh them where words are compared, for each kind of word; features, word_kinds, tokens_before: what it was taught
+    to be told (``FEATURES``, ``WORD_KINDS``, ``TOKENS_BEFORE``)."""
 
     width: int = 256
     num_heads: int = 4
@@ -58,6 +60,19 @@ class LensNetConfig:
     mlp_width: int = 64
     query_tokens: int = QUERY_TOKENS
     num_word_heads: int = 4
+    features: tuple[str, ...] = FEATURES
+    word_kinds: int = WORD_KINDS
+    tokens_before: int = TOKENS_BEFORE
+
+    def __post_init__(self) -> None:
+        told = (tuple(self.features), self.word_kinds, self.tokens_before)
+        object.__setattr__(self, "features", told[0])
+        if told != (FEATURES, WORD_KINDS, TOKENS_BEFORE):
+            raise InvalidValueError(
+                f"this lens was taught with the features {', '.join(self.features)}, {self.word_kinds} kinds of words "
+                f"and {self.tokens_before} tokens before a block, but this version tells it {', '.join(FEATURES)}, "
+                f"{WORD_KINDS} and {TOKENS_BEFORE}; make a new lens with recipes/core/lens.py"
+            )
 
 
 class Queries(NamedTuple):
@@ -67,7 +82,7 @@ class Queries(NamedTuple):
 
     vectors_HQE: Tensor  # noqa: N815 - shape suffix
     salience_HQ: Tensor  # noqa: N815 - shape suffix
-    words_2WQ: Tensor  # noqa: N815 - shape suffix
+    words_4WQ: Tensor  # noqa: N815 - shape suffix
     nothing: Tensor
     stakes_L: Tensor  # noqa: N815 - shape suffix
 
@@ -81,7 +96,7 @@ class LensNet(nn.Module):
         key_width = config.num_heads * config.key_dim
         self.query = nn.Linear(config.width, key_width, bias=False)
         self.salience = nn.Linear(config.width, config.num_heads, bias=False)
-        self.key = nn.ModuleDict({kind: nn.Linear(config.width, key_width, bias=False) for kind in ("hidden", "gist")})
+        self.key = nn.Linear(config.width, key_width, bias=False)
         self.sharpness = nn.Parameter(torch.full((config.num_heads,), 4.0))
         self.word_salience = nn.Linear(config.width, WORD_KINDS * config.num_word_heads, bias=False)
         self.word_places = nn.Parameter(torch.zeros(WORD_KINDS * config.num_word_heads, config.query_tokens))
@@ -109,36 +124,36 @@ class LensNet(nn.Module):
             functional.softplus(need_N[..., 1:]),
         )
 
-    def keys(self, vectors_nD: Tensor, *, kind: KeyKind) -> Tensor:
-        """Unit keys [H, n, E] of entries: of their hidden states, or of gist vectors as stored.
+    def keys(self, gists_nD: Tensor) -> Tensor:
+        """Unit keys [H, n, E] of gist vectors as stored.
 
         The length of a vector does not matter, so it is not normalised before: that would take a third of the time.
         """
-        k_nHE = self.key[kind](vectors_nD).unflatten(-1, (self.config.num_heads, -1))
+        k_nHE = self.key(gists_nD).unflatten(-1, (self.config.num_heads, -1))
         return functional.normalize(k_nHE, dim=-1).transpose(-3, -2)
 
-    def matches(self, queries: Queries, keys_HnE: Tensor, words_nQ2: Tensor | None = None) -> Tensor:
+    def matches(self, queries: Queries, keys_HnE: Tensor, words_nQ4: Tensor | None = None) -> Tensor:
         """How well each entry answers, [n, H + WORD_KINDS * W].
 
-        The soft maximum over query tokens for each head, then the words in common as ``shared_words`` gives them,
+        The soft maximum over query tokens for each head, then the words in common as ``InCommon.words_nQ4`` has them,
         weighed; zeros if nobody has looked at words.
         """
         cosines_HQn = queries.vectors_HQE @ keys_HnE.transpose(-2, -1)
         weighted = cosines_HQn * self.sharpness[:, None, None] + queries.salience_HQ.log_softmax(-1)[..., None]
         found_nH = weighted.logsumexp(-2).transpose(-2, -1)
-        num_queries = queries.words_2WQ.shape[-1]
-        if words_nQ2 is None:
+        num_queries = queries.words_4WQ.shape[-1]
+        if words_nQ4 is None:
             in_common_nw = found_nH.new_zeros(*found_nH.shape[:-1], WORD_KINDS * self.config.num_word_heads)
         else:
-            words_2nQ = words_nQ2[..., -num_queries:, :].movedim(-1, -3).to(found_nH)
-            in_common_nw = (words_2nQ @ queries.words_2WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
+            words_4nQ = words_nQ4[..., -num_queries:, :].movedim(-1, -3).to(found_nH)
+            in_common_nw = (words_4nQ @ queries.words_4WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
         return torch.cat([found_nH, in_common_nw], dim=-1)
 
     def forward(self, matches_nM: Tensor, features_nF: Tensor) -> Tensor:
         """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``."""
         hidden = functional.gelu(self.up(torch.cat([matches_nM, features_nF.to(matches_nM)], dim=-1)))
-        by_state_n = matches_nM[..., : self.config.num_heads] @ self.match_weight
-        logits_n: Tensor = self.down(hidden)[..., 0] + by_state_n
+        by_match_n = matches_nM[..., : self.config.num_heads] @ self.match_weight
+        logits_n: Tensor = self.down(hidden)[..., 0] + by_match_n
         return logits_n
 
 

@@ -128,33 +128,25 @@ class SupportsLearnedGists(Protocol):
 class SupportsLearnedLens(Protocol):
     """Which spans hold what the next tokens need, by a net that was taught together with the model.
 
-    F features of each span, as the net names them. The query are the last ``num_queries`` entries of the cache.
+    F features of each span, as the net names them. The query are the last ``num_queries`` entries of the cache;
+    ``lens_query_tokens`` is how many the net was taught with.
     """
 
     lens_features: tuple[str, ...]
-
-    def evidence_of_entries(
-        self,
-        cache: ModelCache,
-        rows_n: npt.NDArray[np.int64],
-        features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
-        *,
-        num_queries: int,
-    ) -> npt.NDArray[np.float32]:
-        """How much speaks for what stands at these positions of the window [n], as logits."""
-        ...
+    lens_query_tokens: int
 
     def evidence_of_gists(
         self,
         cache: ModelCache,
         vectors_nD: npt.NDArray[np.float16],
         features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
+        words_nQ4: npt.NDArray[np.float32] | None = None,
         *,
         num_queries: int,
     ) -> npt.NDArray[np.float32]:
-        """The same [n] for gists anywhere in the memory, from their vectors as stored."""
+        """How much speaks for gists anywhere in the memory [n], from their vectors as stored, as logits.
+
+        words_nQ4: what each span has in common with each query token, where that is known."""
         ...
 
     def stakes(self, cache: ModelCache, *, num_queries: int) -> tuple[float, npt.NDArray[np.float32]]:

@@ -85,24 +85,15 @@ class LearnedEvidence(Protocol):
     @property
     def stakes(self) -> tuple[float, npt.NDArray[np.float32]]: ...
 
-    def of_entries(
-        self,
-        entries_n: npt.NDArray[np.int64],
-        features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """How much speaks for these collapsed entries of the cut [n], from their states, as logits.
-
-        words_nQ2: what each has in common with each query token, where that is known."""
-        ...
-
     def of_gists(
         self,
         vectors_nrD: npt.NDArray[np.float16],
         features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
+        words_nQ4: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The same [n] for nodes anywhere, from their gists."""
+        """How much speaks for nodes anywhere [n], from their gists, as logits.
+
+        words_nQ4: what each has in common with each query token (``InCommon``), where that is known."""
         ...
 
 

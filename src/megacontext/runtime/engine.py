@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import BudgetError
+from megacontext.errors import BaseModelError, BudgetError
 from megacontext.focus.allocators.registry import as_allocator
 from megacontext.focus.edits import Edits
 from megacontext.focus.lenses.registry import as_lens
@@ -173,7 +173,12 @@ class Engine:
         lens, base = self.focus.lens, self.base.load()
         mass = self._attention_mass(window, query.num_queries) if lens.needs_attention else None
         learned = None
-        if self.focus.needs_learned and isinstance(base, SupportsLearnedLens):
+        if self.focus.needs_learned:
+            if not isinstance(base, SupportsLearnedLens):
+                raise BaseModelError(
+                    f"{base.info.name} says that it has a learned lens, but lacks a part of SupportsLearnedLens; add "
+                    "what the port asks for, or use lens 'auto'"
+                )
             learned = look_at(base, window, self.working_context, self.memory)
         return move(attention_mass=mass, learned=learned)
 

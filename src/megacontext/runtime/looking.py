@@ -19,9 +19,7 @@ from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.placement import SCRATCH
 from megacontext.tree.runs import runs_of
 
-__all__ = ["QUERY_TOKENS", "WindowLook", "check_learned_lens", "look_at"]
-
-QUERY_TOKENS = 64  # last tokens of the window whose states ask, as in training
+__all__ = ["WindowLook", "check_learned_lens", "look_at"]
 
 
 def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:
@@ -42,13 +40,12 @@ def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:
 class WindowLook:
     """``LearnedEvidence`` of a window as it stands in the cache.
 
-    first_rows_E: window row of each entry of the cut; query_token_ids: the last raw tokens of the window.
+    query_token_ids: the last raw tokens of the window, whose states ask.
     """
 
     base: SupportsLearnedLens
     window: ModelWindow
     gist_width: int
-    first_rows_E: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
     query_token_ids: npt.NDArray[np.uint32]
     num_scratch: int
 
@@ -60,49 +57,27 @@ class WindowLook:
     def stakes(self) -> tuple[float, npt.NDArray[np.float32]]:
         return self.base.stakes(self.window.cache, num_queries=len(self.query_token_ids))
 
-    def of_entries(
-        self,
-        entries_n: npt.NDArray[np.int64],
-        features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """How much speaks for collapsed entries [n]: the best of their vectors."""
-        rows_nr = self.first_rows_E[entries_n][:, None] + np.arange(self.gist_width)
-        return self._best(
-            self.base.evidence_of_entries(
-                self.window.cache,
-                rows_nr.reshape(-1),
-                features_nF.repeat(self.gist_width, axis=0),
-                None if words_nQ2 is None else words_nQ2.repeat(self.gist_width, axis=0),
-                num_queries=len(self.query_token_ids),
-            )
-        )
-
     def of_gists(
         self,
         vectors_nrD: npt.NDArray[np.float16],
         features_nF: npt.NDArray[np.float32],
-        words_nQ2: npt.NDArray[np.float32] | None = None,
+        words_nQ4: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """The same [n] for nodes anywhere."""
-        return self._best(
-            self.base.evidence_of_gists(
-                self.window.cache,
-                vectors_nrD.reshape(-1, vectors_nrD.shape[-1]),
-                features_nF.repeat(self.gist_width, axis=0),
-                None if words_nQ2 is None else words_nQ2.repeat(self.gist_width, axis=0),
-                num_queries=len(self.query_token_ids),
-            )
+        """How much speaks for nodes anywhere [n]: the best of their vectors."""
+        logits_m = self.base.evidence_of_gists(
+            self.window.cache,
+            vectors_nrD.reshape(-1, vectors_nrD.shape[-1]),
+            features_nF.repeat(self.gist_width, axis=0),
+            None if words_nQ4 is None else words_nQ4.repeat(self.gist_width, axis=0),
+            num_queries=len(self.query_token_ids),
         )
-
-    def _best(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        best_n: npt.NDArray[np.float32] = logits.reshape(-1, self.gist_width).max(axis=1)
+        best_n: npt.NDArray[np.float32] = logits_m.reshape(-1, self.gist_width).max(axis=1)
         return best_n
 
 
 def look_at(base: SupportsLearnedLens, window: ModelWindow, wc: WorkingContext, memory: Memory) -> WindowLook | None:
     """The learned lens over a window that shows ``wc`` and scratch after it; None if the window ends with a gist."""
-    keys = window.rows.keys[-QUERY_TOKENS:]
+    keys = window.rows.keys[-base.lens_query_tokens :]
     gists = np.flatnonzero(keys[:, 0] > 0)
     keys = keys[gists[-1] + 1 :] if len(gists) else keys
     if not len(keys):
@@ -116,7 +91,6 @@ def look_at(base: SupportsLearnedLens, window: ModelWindow, wc: WorkingContext, 
         base=base,
         window=window,
         gist_width=wc.gist_width,
-        first_rows_E=wc.window_offsets(),
         query_token_ids=token_ids.astype(np.uint32),
         num_scratch=len(window.rows) - wc.cost,
     )

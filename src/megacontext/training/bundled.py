@@ -8,7 +8,17 @@ from megacontext.errors import InvalidValueError
 
 __all__ = ["BUNDLED", "config_path"]
 
-BUNDLED = ("base", "base_m", "base_l", "memory", "memory_further", "memory_settle", "memory_m", "memory_l")
+BUNDLED = (
+    "base",
+    "base_m",
+    "base_l",
+    "memory",
+    "memory_further",
+    "memory_settle",
+    "memory_last",
+    "memory_m",
+    "memory_l",
+)
 FOLDERS = (Path(__file__).parent / "configs", Path(__file__).parents[3] / "recipes" / "core")
 
 

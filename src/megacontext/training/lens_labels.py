@@ -50,11 +50,13 @@ GROUP = 32  # blocks of one gist of level 2
 @dataclass(frozen=True, kw_only=True)
 class Moment:
     """When a row's lens is asked. query: positions [start, stop) of the last tokens; horizon: positions whose next
-    tokens count; evidence: the blocks that state what is asked, none for plain text; answer: what is asked."""
+    tokens count; evidence: the blocks that state what is asked, none for plain text; told: those in
+    which the value stands where it was stated last (all, where it never was: counts); answer: what is asked."""
 
     query: tuple[int, int]
     horizon: tuple[int, int]
     evidence: tuple[int, ...] = ()
+    told: tuple[int, ...] = ()
     answer: Answer | None = None
 
 
@@ -62,19 +64,19 @@ class Moment:
 class LensSample:
     """What a lens sees and what it should have said.
 
-    query_QD, hidden_CD: the tapped layer's states of the query tokens and of the gists; gists_CD: gist vectors as
-    stored; features_CF; saved_LC: nats that opening each block saves where its own gist stands for it, and where one of
-    level 2 does, NaN if not measured; evidence_C: how likely each block holds what is needed (what is lacking to 1:
-    nothing is); query_ids_Q, blocks_CK: the tokens themselves, the latter [C, P + K]; asks: whether there is a
-    question, bool [].
+    query_QD: the tapped layer's states of the query tokens; gists_CD: gist vectors as stored; features_CF; saved_LC:
+    nats that opening each block saves where its own gist stands for it, and where one of level 2 does, NaN if not
+    measured; evidence_C: how likely each block holds what is needed (what is lacking to 1: nothing is); told_C: bool,
+    where the value that is asked for stands; query_ids_Q, blocks_CK: the tokens themselves, the latter [C, P + K];
+    asks: whether there is a question, bool [].
     """
 
     query_QD: Tensor  # noqa: N815 - shape suffix
-    hidden_CD: Tensor  # noqa: N815 - shape suffix
     gists_CD: Tensor  # noqa: N815 - shape suffix
     features_CF: Tensor  # noqa: N815 - shape suffix
     saved_LC: Tensor  # noqa: N815 - shape suffix
     evidence_C: Tensor  # noqa: N815 - shape suffix
+    told_C: Tensor  # noqa: N815 - shape suffix
     query_ids_Q: Tensor  # noqa: N815 - shape suffix
     blocks_CK: Tensor  # noqa: N815 - shape suffix
     asks: Tensor
@@ -101,16 +103,34 @@ def moments_of(
     moments = []
     for answer in row.answers:
         is_first_time = not any(other.fact == answer.fact and other.start < answer.start for other in row.answers)
-        query = (answer.start + 1 - query_tokens, answer.start + 1)
+        query = (answer.asked - query_tokens, answer.asked)
         if query[0] >= first and is_first_time and all(stop <= first for _, stop in answer.evidence):
-            blocks = {
-                block
-                for start, stop in answer.evidence
-                for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)
-            }
-            horizon = (answer.start, answer.stop)
-            moments.append(Moment(query=query, horizon=horizon, evidence=tuple(sorted(blocks)), answer=answer))
+            blocks = _blocks_of(answer.evidence, block_tokens)
+            moments.append(
+                Moment(
+                    query=query,
+                    horizon=(answer.start, answer.stop),
+                    evidence=blocks,
+                    told=_blocks_of(_told(row, answer), block_tokens) or blocks,
+                    answer=answer,
+                )
+            )
     return moments
+
+
+def _blocks_of(spans: Sequence[tuple[int, int]], block_tokens: int) -> tuple[int, ...]:
+    found = {block for start, stop in spans for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)}
+    return tuple(sorted(found))
+
+
+def _told(row: Window, answer: Answer) -> list[tuple[int, int]]:
+    """Where the value of an answer stands in the last statement that has it, as positions [start, stop)."""
+    value_V = row.targets_T[answer.start : answer.stop]
+    for start, stop in sorted(answer.evidence, reverse=True):
+        for at in range(stop - len(value_V), start - 1, -1):
+            if (row.tokens_T[at : at + len(value_V)] == value_V).all():
+                return [(at, at + len(value_V))]
+    return []
 
 
 def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
@@ -158,9 +178,9 @@ def label(
         gist_width=1,
         tap_layer=core.config.num_layers // 2,
     )
-    before_BT = scores_of(core, run, windows).nats_BT
     if not measured:
         return [sample_of(row, moment, run, index) for index, (row, moments) in enumerate(rows) for moment in moments]
+    before_BT = scores_of(core, run, windows).nats_BT
 
     def nats_of(is_open_BN: npt.NDArray[np.bool_], joined: tuple[int, int]) -> npt.NDArray[np.float32]:
         other = run_windows(core, gist_net, windows, is_open_BN, block_tokens=block_tokens, gist_width=1, joined=joined)
@@ -220,6 +240,8 @@ def sample_of(
     query, horizon = slice(moment.query[0] + shift, moment.query[1] + shift), slice(*moment.horizon)
     saved_LC = torch.full((STAKE_LEVELS, num_closed), torch.nan)
     evidence_C = torch.zeros(num_closed)
+    told_C = torch.zeros(num_closed, dtype=torch.bool)
+    told_C[list(moment.told)] = True
     if saved_LCT is not None:
         saved_LC = torch.from_numpy(saved_LCT[..., horizon].sum(-1))
         saved_LC = saved_LC - saved_LC[0].median()  # opening any block of a group of level 2 also shows its siblings
@@ -229,11 +251,11 @@ def sample_of(
         evidence_C = torch.from_numpy(_holders(saved_LCT[0, :, horizon], needed_T[horizon])).float()
     return LensSample(
         query_QD=run.tapped_BSD[index, query].clone(),
-        hidden_CD=run.tapped_BSD[index, :num_closed].clone(),
         gists_CD=run.gists_BCrD[index, :, 0].clone(),
         features_CF=features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens),
         saved_LC=saved_LC,
         evidence_C=evidence_C,
+        told_C=told_C,
         query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].astype(np.int32)),
         blocks_CK=torch.from_numpy(_blocks(row, num_closed, block_tokens).astype(np.int32)),
         asks=torch.tensor(bool(moment.evidence)),

@@ -1,8 +1,9 @@
 """Teaching LensNet from measured labels, and judging it by the block that it would open first.
 
 In a window it chooses among dozens of blocks, in a long memory among thousands: half of the steps add strangers, blocks
-of other rows that are worth nothing to this one, known by their gists and words. What is asked then stands as far away
-as they do, or distance alone would tell them apart.
+of other rows that are worth nothing to this one, known by their gists and words. Half of the strangers are lookalikes:
+those of a large pool whose gists alone say most, as a session's scan would find them. What is asked then stands as far
+away as they do, or distance alone would tell them apart.
 
 Shape legend: B samples, C closed blocks, X strangers, N = C + X, Q query tokens, K tokens of a block, D width,
 F features.
@@ -24,11 +25,12 @@ from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import (
     MAX_LOG2,
     TOKENS_BEFORE,
+    TOKENS_CONTINUED,
     feature_columns,
     lexical_scores,
     word_features,
 )
-from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, KeyKind, LensNet, Queries, shares_of
+from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, Queries, shares_of
 from megacontext.training.lens_labels import LensSample
 from megacontext.training.scoring import Share, share
 
@@ -57,7 +59,8 @@ NEAREST, FARTHEST = 8.0, 20.0  # log2 of how far strangers stand
 class LensTraining:
     """num_steps of ``samples_per_step`` samples; measured: weight of a squared nat of what is at stake against a nat of
     finding the evidence; hide_words: share of samples without words in common, so that the lens also learns to read;
-    num_strangers: blocks of other rows beside each sample's own in every second step."""
+    num_strangers: blocks of other rows beside each sample's own in every second step, half of them the likeliest of
+    ``num_scanned`` drawn ones."""
 
     num_steps: int = 3000
     samples_per_step: int = 32
@@ -65,25 +68,26 @@ class LensTraining:
     measured: float = 0.02
     hide_words: float = 0.25
     num_strangers: int = 128
+    num_scanned: int = 2048
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.num_steps, self.samples_per_step, self.num_strangers + 1)
+        counts = (self.num_steps, self.samples_per_step, self.num_strangers + 1, self.num_scanned)
         if min(counts) < 1 or not 0 <= self.hide_words <= 1:
             raise InvalidValueError(
                 f"num_steps {self.num_steps}, samples_per_step {self.samples_per_step}, num_strangers "
-                f"{self.num_strangers} and hide_words {self.hide_words} cannot train a lens: give at least one "
-                "step and sample, no negative number of strangers, and a share"
+                f"{self.num_strangers}, num_scanned {self.num_scanned} and hide_words {self.hide_words} cannot train a "
+                "lens: give at least one step, sample and scanned block, no negative number of strangers, and a share"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """What is known of a sample's own blocks and then of strangers: features_NF, words_NQ2, and gists_XD of the
+    """What is known of a sample's own blocks and then of strangers: features_NF, words_NQ4, and gists_XD of the
     strangers. May have a leading axis."""
 
     features_NF: Tensor  # noqa: N815 - shape suffix
-    words_NQ2: Tensor  # noqa: N815 - shape suffix
+    words_NQ4: Tensor  # noqa: N815 - shape suffix
     gists_XD: Tensor  # noqa: N815 - shape suffix
 
 
@@ -107,31 +111,24 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
         blocks = np.concatenate([blocks, blocks_XK.numpy()])
         features_NF = torch.cat([features_NF, torch.from_numpy(columns)])
     common = word_features(blocks, query)
-    columns_N2 = [common.lexical_n / max(1e-9, common.lexical_n.max()), common.continues_n / TOKENS_BEFORE]
+    columns_N2 = [common.lexical_n / max(1e-9, common.lexical_n.max()), common.continues_n / TOKENS_CONTINUED]
     features_NF[:, COMPARED] = torch.from_numpy(np.stack(columns_N2, axis=1)).float()
-    return Looked(features_NF=features_NF, words_NQ2=torch.from_numpy(common.words_nQ2), gists_XD=gists_XD)
+    return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words_nQ4), gists_XD=gists_XD)
 
 
-def lens_logits(
-    lens: LensNet, sample: LensSample, *, kind: KeyKind, seen: Looked | None = None
-) -> tuple[Queries, Tensor]:
-    """What is asked, and the evidence [..., N] for a sample's own blocks, from the gists' hidden states or from the
-    gist vectors alone, and then for strangers by their gists."""
+def lens_logits(lens: LensNet, sample: LensSample, *, seen: Looked | None = None) -> tuple[Queries, Tensor]:
+    """What is asked, and the evidence [..., N] for a sample's own blocks and then for strangers, by their gists."""
     seen = seen or looked(sample)
-    own_CD = sample.hidden_CD if kind == "hidden" else sample.gists_CD
-    keys_HCE = lens.keys(own_CD.float(), kind=kind)
-    keys_HXE = lens.keys(seen.gists_XD.float(), kind="gist")
+    keys_HNE = lens.keys(torch.cat([sample.gists_CD, seen.gists_XD], dim=-2).float())
     queries = lens.queries(sample.query_QD.float())
-    matches_NM = lens.matches(queries, torch.cat([keys_HCE, keys_HXE], dim=-2), seen.words_NQ2)
+    matches_NM = lens.matches(queries, keys_HNE, seen.words_NQ4)
     logits_N: Tensor = lens(matches_NM, seen.features_NF)
     return queries, logits_N
 
 
-def lens_utilities(
-    lens: LensNet, sample: LensSample, *, kind: KeyKind, seen: Looked | None = None, level: int = 1
-) -> Tensor:
+def lens_utilities(lens: LensNet, sample: LensSample, *, seen: Looked | None = None, level: int = 1) -> Tensor:
     """Nats [..., N] that opening each block is expected to save where a gist of ``level`` stands for it."""
-    queries, logits_N = lens_logits(lens, sample, kind=kind, seen=seen)
+    queries, logits_N = lens_logits(lens, sample, seen=seen)
     return shares_of(logits_N, queries.nothing) * queries.stakes_L[..., level - 1, None]
 
 
@@ -148,25 +145,22 @@ def stacked(parts: Sequence[Part]) -> Part:
 
 
 def lens_loss(lens: LensNet, batch: LensSample, seen: Looked, config: LensTraining) -> Tensor:
-    """Loss of stacked samples, for both kinds of keys.
+    """Loss of stacked samples.
 
     Which block is needed, or none, is learnt by the log-loss of the evidence. What is at stake is the least-squares
     factor between a block's probability and what opening it saved; probabilities do not follow it, because what opening
     a block saves is mostly luck.
     """
-    losses = []
     num_own = batch.evidence_C.shape[-1]
     is_measured_BLC = ~batch.saved_LC.isnan()
     nothing_B = 1 - batch.evidence_C.sum(-1)
-    for kind in ("hidden", "gist"):
-        queries, logits_BN = lens_logits(lens, batch, kind=kind, seen=seen)
-        logs_BN = torch.cat([queries.nothing[:, None], logits_BN], dim=-1).log_softmax(-1)
-        logs_BC = logs_BN[:, 1 : num_own + 1]
-        found_B = (batch.evidence_C * logs_BC).sum(-1) + nothing_B * logs_BN[:, 0]
-        said_BLC = logs_BC.detach().exp()[:, None] * queries.stakes_L[..., None]
-        missed_BLC = (said_BLC - batch.saved_LC.nan_to_num()).square() * is_measured_BLC
-        losses.append(config.measured * missed_BLC.sum((-1, -2)).mean() - found_B.mean())
-    return torch.stack(losses).mean()
+    queries, logits_BN = lens_logits(lens, batch, seen=seen)
+    logs_BN = torch.cat([queries.nothing[:, None], logits_BN], dim=-1).log_softmax(-1)
+    logs_BC = logs_BN[:, 1 : num_own + 1]
+    found_B = (batch.evidence_C * logs_BC).sum(-1) + nothing_B * logs_BN[:, 0]
+    said_BLC = logs_BC.detach().exp()[:, None] * queries.stakes_L[..., None]
+    missed_BLC = (said_BLC - batch.saved_LC.nan_to_num()).square() * is_measured_BLC
+    return config.measured * missed_BLC.sum((-1, -2)).mean() - found_B.mean()
 
 
 def train_lens(
@@ -187,13 +181,14 @@ def train_lens(
         for group in optimizer.param_groups:
             group["lr"] = config.rate * min(1.0, (step + 1) / 50) * (1 - step / config.num_steps)
         chosen = [samples[index] for index in random.choices(indices, weights, k=config.samples_per_step)]
-        strangers = None
+        strangers: Sequence[tuple[Tensor, Tensor] | None] = [None] * len(chosen)
         if config.num_strangers and step % 2 == 0:
-            strangers = _drawn(samples, config.num_strangers, random)
-        seen = stacked([looked(sample, strangers, random) for sample in chosen])
+            pool = _drawn(samples, max(config.num_scanned, config.num_strangers), random)
+            strangers = _lookalikes(lens, chosen, pool, config.num_strangers, random)
+        seen = stacked([looked(sample, some, random) for sample, some in zip(chosen, strangers, strict=True)])
         is_blank = torch.tensor([random.random() < config.hide_words for _ in chosen])
         seen.features_NF[is_blank.nonzero(), :, COMPARED] = 0  # looking made copies
-        seen.words_NQ2[is_blank] = 0
+        seen.words_NQ4[is_blank] = 0
         loss = lens_loss(lens, stacked(chosen), seen, config)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -214,27 +209,61 @@ def _drawn(samples: Sequence[LensSample], count: int, random: Random) -> tuple[T
 
 
 @torch.no_grad()
+def _lookalikes(
+    lens: LensNet, chosen: Sequence[LensSample], pool: tuple[Tensor, Tensor], count: int, random: Random
+) -> list[tuple[Tensor, Tensor]]:
+    """Strangers for each sample: half of them those of the pool whose gists say most, none of them its own."""
+    gists_PD, blocks_PK = pool
+    keys_HPE = lens.keys(gists_PD.float())
+    features_PF = torch.from_numpy(
+        feature_columns(
+            FEATURES,
+            levels_n=np.ones(len(gists_PD), dtype=np.int64),
+            widths_n=np.full(len(gists_PD), blocks_PK.shape[-1] - TOKENS_BEFORE),
+            distances_n=np.full(len(gists_PD), int(2 ** ((NEAREST + FARTHEST) / 2))),
+        )
+    )
+    told_P = [block.tobytes() for block in blocks_PK[:, TOKENS_BEFORE:].numpy()]
+    found = []
+    for sample in chosen:
+        own = {block.tobytes() for block in sample.blocks_CK[:, TOKENS_BEFORE:].numpy()}
+        is_own_P = torch.tensor([told in own for told in told_P])
+        logits_P = lens(lens.matches(lens.queries(sample.query_QD.float()), keys_HPE), features_PF)
+        free = (~is_own_P).nonzero()[:, 0].tolist()
+        likely = logits_P.masked_fill(is_own_P, -torch.inf).topk(min(len(free), count // 2)).indices
+        indices = torch.cat(
+            [likely, torch.tensor(random.sample(free, min(len(free), count - count // 2)), dtype=torch.int64)]
+        )
+        found.append((gists_PD[indices], blocks_PK[indices]))
+    return found
+
+
+@torch.no_grad()
 def hit_report(
     scorers: dict[str, Scorer], samples: Sequence[LensSample], *, within: Sequence[int] = (1, 4)
 ) -> dict[str, dict[str, Share]]:
-    """How often a block that states the answer is among the first ones a scorer would open."""
+    """How often a block of the evidence (``within``), and one in which the value itself stands (``told``), is among the
+    first ones that a scorer would open."""
     asked = [sample for sample in samples if sample.asks]
     report: dict[str, dict[str, Share]] = {}
-    for name, scorer in scorers.items():
+    wanted = {
+        "within": [sample.evidence_C > 0 for sample in asked],
+        "told": [sample.told_C for sample in asked],
+    }
+    for scorer_name, scorer in scorers.items():
         ranks = [scorer(sample).argsort(descending=True) for sample in asked]
-        report[name] = {
-            f"within_{limit}": share(
-                [bool(sample.evidence_C[order[:limit]].any()) for sample, order in zip(asked, ranks, strict=True)]
+        report[scorer_name] = {
+            f"{name}_{limit}": share(
+                [bool(blocks_C[order[:limit]].any()) for blocks_C, order in zip(blocks, ranks, strict=True)]
             )
+            for name, blocks in wanted.items()
             for limit in within
         }
     return report
 
 
 @torch.no_grad()
-def calibration(
-    lens: LensNet, samples: Sequence[LensSample], *, kind: KeyKind = "hidden", num_bins: int = 5
-) -> dict[str, dict[str, Any]]:
+def calibration(lens: LensNet, samples: Sequence[LensSample], *, num_bins: int = 5) -> dict[str, dict[str, Any]]:
     """How what a lens says of measured blocks compares with what opening them saved, by the level of the gist that
     stood for them.
 
@@ -242,19 +271,17 @@ def calibration(
     blocks by what was said, each holding an equal part of its sum, with the means of both in nats.
     """
     return {
-        f"level {level}": _calibration_at(lens, samples, kind, level=level, num_bins=num_bins)
+        f"level {level}": _calibration_at(lens, samples, level=level, num_bins=num_bins)
         for level in range(1, STAKE_LEVELS + 1)
     }
 
 
-def _calibration_at(
-    lens: LensNet, samples: Sequence[LensSample], kind: KeyKind, *, level: int, num_bins: int
-) -> dict[str, Any]:
+def _calibration_at(lens: LensNet, samples: Sequence[LensSample], *, level: int, num_bins: int) -> dict[str, Any]:
     said, saved, agreed = [], [], []
     for sample in samples:
         saved_C = sample.saved_LC[level - 1]
         is_measured_C = ~saved_C.isnan()
-        said_C = lens_utilities(lens, sample, kind=kind, level=level)[is_measured_C]
+        said_C = lens_utilities(lens, sample, level=level)[is_measured_C]
         if len(said_C):
             said.append(said_C)
             saved.append(saved_C[is_measured_C])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from megacontext.errors import InvalidValueError
+from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
@@ -26,7 +28,7 @@ from megacontext.training.memory_windows import CONTROLS, Control, run_windows, 
 from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
 
-__all__ = ["Policy", "blocks_within", "lens_opens", "plain_recall", "recall_in_windows"]
+__all__ = ["Policy", "blocks_within", "lens_opens", "plain_recall", "recall_in_windows", "words_open"]
 
 SMALLEST_GAP = 0.1  # nats that full context must gain over recency for a share of it to mean something
 
@@ -69,7 +71,8 @@ def _open_evidence(tail_blocks: int) -> Policy:
 
 
 def lens_opens(core: Core, gist_net: GistNet, lens_net: LensNet, *, tail_blocks: int) -> Policy:
-    """A policy that opens what the lens values most for the questions of the tail, by turns, the latest one's first."""
+    """A policy that opens what the lens values most for the questions of the tail, by turns, the latest one's first. It
+    goes by stored gists, as sessions do."""
 
     def choose(row: Window, num_open: int, block_tokens: int) -> npt.NDArray[np.bool_]:
         is_open_N = _open_tail(row, min(tail_blocks, num_open), block_tokens)
@@ -85,16 +88,34 @@ def lens_opens(core: Core, gist_net: GistNet, lens_net: LensNet, *, tail_blocks:
         )
         orders = []
         for answer in sorted(_asked_in_tail(row, tail_blocks * block_tokens), key=lambda answer: -answer.start):
-            query = (max(first, answer.start + 1 - QUERY_TOKENS), answer.start + 1)
+            query = (max(first, answer.asked - QUERY_TOKENS), answer.asked)
             sample = sample_of(row, Moment(query=query, horizon=(answer.start, answer.stop)), run, 0)
             with torch.no_grad():
-                utilities_C = lens_utilities(lens_net, sample, kind="hidden")
+                utilities_C = lens_utilities(lens_net, sample)
             orders.append(utilities_C.argsort(descending=True).tolist())
         spare = range(len(is_open_N))  # rows of one batch have equally many open blocks, also where nothing is asked
         for block in [*(block for turn in zip(*orders, strict=True) for block in turn), *spare]:
             if is_open_N.sum() == num_open:
                 break
             is_open_N[block] = True
+        return is_open_N
+
+    return choose
+
+
+def words_open(*, tail_blocks: int, query_tokens: int = 32) -> Policy:
+    """A policy that opens what has most words in common with the last tokens of the tail's question (BM25)."""
+
+    def choose(row: Window, num_open: int, block_tokens: int) -> npt.NDArray[np.bool_]:
+        is_open_N = _open_tail(row, min(tail_blocks, num_open), block_tokens)
+        num_closed = len(is_open_N) - tail_blocks
+        blocks_CK = row.tokens_T[: num_closed * block_tokens].reshape(num_closed, block_tokens)
+        asked = [answer.asked for answer in _asked_in_tail(row, tail_blocks * block_tokens)]
+        order: list[int] = list(range(num_closed))
+        if asked:
+            scores_C = lexical_scores(blocks_CK, row.tokens_T[asked[-1] - query_tokens : asked[-1]])
+            order = np.argsort(-scores_C, kind="stable").tolist()
+        is_open_N[order[: max(0, num_open - tail_blocks)]] = True
         return is_open_N
 
     return choose
@@ -114,18 +135,24 @@ def recall_in_windows(
 ) -> dict[str, dict[str, object]]:
     """Exact recall and answer nats of the questions in every row's tail whose evidence lies before it.
 
-    By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists), ``lens``
-    (what it values most opened), ``oracle`` (evidence opened) each with its controls, and ``full`` (everything open).
+    By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists),
+    ``words`` and ``lens`` (what they value most opened), ``oracle`` (evidence opened) each with its controls, and
+    ``full`` (everything open). Where blocks are opened, every question has a window of its own: a later one repeats the
+    answers to earlier ones, and what is opened for it would serve them.
     ``inside`` is the exact recall of what was stated within one block: elsewhere one gist holds the name and its
     neighbour the value. ``closure`` is the share of what full context gains over recency on answer tokens, None where
     that is too little to share.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
 
-    def run(choose: Policy, num_open: int, control: Control) -> dict[str, Any]:
+    together = [rows[first : first + batch_rows] for first in range(0, len(rows), batch_rows)]
+    apart = _one_question_each(rows, tail_tokens=tail_blocks * block_tokens, batch_rows=batch_rows)
+
+    def run(
+        choose: Policy, num_open: int, control: Control, batches: Sequence[Sequence[Window]] = together
+    ) -> dict[str, Any]:
         hits, inside, nats = [], [], []
-        for first in range(0, len(rows), batch_rows):
-            part = rows[first : first + batch_rows]
+        for part in batches:
             is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
             scores = score_windows(
                 core, gist_net, part, is_open_BN, block_tokens=block_tokens, gist_width=gist_width, control=control
@@ -151,12 +178,16 @@ def recall_in_windows(
             )
         recency = run(_open_tail, budget // block_tokens, "none")
         report[f"{budget}/recency"] = recency
-        ways = {"gists": (_open_tail, at_budget), "oracle": (_open_evidence(tail_blocks), at_budget)}
+        ways = {
+            "gists": _open_tail,
+            "oracle": _open_evidence(tail_blocks),
+            "words": words_open(tail_blocks=tail_blocks),
+        }
         if lens_net is not None:
-            ways["lens"] = (lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks), at_budget)
-        for name, (choose, num_open) in ways.items():
+            ways["lens"] = lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks)
+        for name, choose in ways.items():
             for control in CONTROLS:
-                found = run(choose, num_open, control)
+                found = run(choose, at_budget, control, together if name == "gists" else apart)
                 gap = recency["answer_nats"] - full["answer_nats"]
                 gained = recency["answer_nats"] - found["answer_nats"]
                 found["closure"] = round(gained / gap, 4) if gap >= SMALLEST_GAP else None
@@ -179,6 +210,22 @@ def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 6
     return {"exact": share(hits), "answer_nats": round(float(np.mean(nats)), 4) if nats else math.nan}
 
 
+def _one_question_each(rows: Sequence[Window], *, tail_tokens: int, batch_rows: int) -> list[list[Window]]:
+    """Batches of rows that ask one question of their tail each. No row stands twice in a batch, or its own gists would
+    come back to it shuffled; a lone one has company that asks nothing."""
+    rounds: list[list[Window]] = []
+    for row in rows:
+        for number, answer in enumerate(_asked_in_tail(row, tail_tokens)):
+            rounds += [[]] if number == len(rounds) else []
+            rounds[number].append(replace(row, answers=(answer,)))
+    batches = [some[first : first + batch_rows] for some in rounds for first in range(0, len(some), batch_rows)]
+    for batch in batches:
+        if len(batch) == 1:
+            other = next((row for row in rows if row.tokens_T is not batch[0].tokens_T), batch[0])
+            batch.append(replace(other, answers=()))
+    return batches
+
+
 def _asked_in_tail(row: Window, tail_tokens: int) -> list[Answer]:
     """The first answers to facts that are asked for in the tail and were stated before it."""
     first = len(row.tokens_T) - tail_tokens
@@ -188,5 +235,5 @@ def _asked_in_tail(row: Window, tail_tokens: int) -> list[Answer]:
     return [
         answer
         for answer in found.values()
-        if answer.start >= first and all(stop <= first for _, stop in answer.evidence)
+        if answer.asked > first and all(stop <= first for _, stop in answer.evidence)
     ]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
@@ -34,6 +35,7 @@ __all__ = ["EVERY", "LOCAL", "NUM_OPENED", "TextNets", "pair_report", "score_way
 
 LOCAL, NUM_OPENED = 256, 6
 EVERY = (64, 8)  # tokens between two choices
+LEXICAL_TOKENS = (8, 32, 256)  # that the words alone go by
 BLOCK = 32
 FIRST = WINDOW - SCORED  # the first scored token
 NUM_FAR = (FIRST - LOCAL) // BLOCK
@@ -44,8 +46,11 @@ COMPARED = (
     ("lens, every 8, and gists", "recent 512"),
     ("lens, every 64, and gists", "recent 512"),
     ("oracle, every 64, and gists", "recent 512"),
-    ("lens, every 8", "lexical, last 8, every 8"),
-    ("lens, every 64", "lexical, last 256, every 64"),
+    *(
+        (f"lens, every {every}", f"lexical, last {length}, every {every}")
+        for every in EVERY
+        for length in LEXICAL_TOKENS
+    ),
     ("gists 32:1", "gists 32:1, shuffled"),
     ("gists 32:1", "recent 256"),
     ("gists 8:1", "gists 8:1, shuffled"),
@@ -79,7 +84,11 @@ def text_rows(store: TokenStore, count: int) -> list[Window]:
 def score_ways(
     nets: TextNets, rows: Sequence[Window], pieces_V: Sequence[bytes], *, batch_rows: int = 4
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Nats [W, S] of the scored tokens of every window, by way."""
+    """Nats [W, S] of the scored tokens of every window, by way; InvalidValueError if there is but one."""
+    if len(rows) < 2:
+        raise InvalidValueError(
+            f"{len(rows)} windows of text: the shuffled control needs another one; give two or more"
+        )
     ways: dict[str, list[npt.NDArray[np.float64]]] = {}
     for first in range(0, len(rows), batch_rows):
         part = rows[first : first + batch_rows]
@@ -113,7 +122,7 @@ def _score_batch(
         "gists 8:1, shuffled": whole(LOCAL, "shuffled", block_tokens=8),
     }
     choices: dict[str, Choice] = {
-        f"lexical, last {length}": partial(_lexical, length=length) for length in (8, 32, 256)
+        f"lexical, last {length}": partial(_lexical, length=length) for length in LEXICAL_TOKENS
     }
     choices["oracle"] = partial(_oracle, pieces_V=pieces_V)
     if nets.lens_net is not None:
@@ -189,7 +198,7 @@ def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.fl
     for at in range(FIRST, WINDOW, min(EVERY)):
         moment = Moment(query=(at - QUERY_TOKENS, at), horizon=(at - 1, at))
         samples = [sample_of(row, moment, run, index) for index, row in enumerate(rows)]
-        chunks.append(torch.stack([lens_utilities(nets.lens_net, sample, kind="hidden") for sample in samples]))
+        chunks.append(torch.stack([lens_utilities(nets.lens_net, sample) for sample in samples]))
     return torch.stack(chunks, dim=1).numpy()
 
 

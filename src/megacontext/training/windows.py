@@ -28,11 +28,13 @@ class Answer:
     """A value that a row asks for: targets [start, stop) of the row, and how far back the fact was stated.
 
     `distance` counts positions from the end of the last statement to the first target; `evidence` are the positions
-    [start, stop) of all statements that it takes.
+    [start, stop) of all statements that it takes; `asked`: where the question ends, which may be a bare space before
+    the value.
     """
 
     start: int
     stop: int
+    asked: int
     distance: int
     fact: Fact | Puzzle
     evidence: tuple[tuple[int, int], ...] = ()
@@ -89,6 +91,7 @@ class Strip:
     ) -> None:
         """Add a question and its answer; `value` is the part of the answer that counts."""
         self.add_text(ask)
+        asked = len(self.tokens)
         start = len(self.tokens) - 1 + value.start
         stop = len(self.tokens) - 1 + value.stop
         self.add_text(answer)
@@ -96,7 +99,9 @@ class Strip:
             self.weights[position] = weight
         evidence = tuple(self.stated[fact])
         distance = start - max(end for _, end in evidence)
-        self.answers.append(Answer(start=start, stop=stop, distance=distance, fact=fact, evidence=evidence))
+        self.answers.append(
+            Answer(start=start, stop=stop, asked=asked, distance=distance, fact=fact, evidence=evidence)
+        )
 
     def window(self, length: int) -> Window:
         """Read off the first `length` positions; answers that do not fit whole are dropped with their weight."""

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_LEVEL",
     "MAX_LOG2",
     "TOKENS_BEFORE",
+    "TOKENS_CONTINUED",
     "UNKNOWN",
     "InCommon",
     "blocks_with_before",
@@ -26,19 +27,21 @@ __all__ = [
 ]
 
 MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
-TOKENS_BEFORE = 4  # that a block is read with: what it goes on with may have begun in the block before
+TOKENS_BEFORE = 16  # that a block is read with: what it goes on with may have begun in the block before
+TOKENS_CONTINUED = 4
 UNKNOWN = -1  # a token that nobody has read, or that is not there
 
 
 class InCommon(NamedTuple):
     """What blocks have in common with a query.
 
-    lexical_n: BM25; words_nQ2: by query token, the token itself and it with the one before; continues_n: how many of
-    the query's last tokens stand right before some token of the block, at most ``TOKENS_BEFORE``: it may go on there.
+    lexical_n: BM25; words_nQ4: by query token, the token itself and it with the one before, in the block and then in
+    what stands right before it; continues_n: how many of the query's last tokens stand right before some token of the
+    block, at most ``TOKENS_CONTINUED``: it may go on there.
     """
 
     lexical_n: npt.NDArray[np.float64]
-    words_nQ2: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
+    words_nQ4: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
     continues_n: npt.NDArray[np.float64]
 
 
@@ -55,7 +58,11 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
 
     A token's rarity is that among these blocks.
     """
-    return word_features(blocks_nK, query_Q, num_before=0).lexical_n
+    if not len(blocks_nK) or not len(query_Q):
+        return np.zeros(len(blocks_nK))
+    tokens_nU, _ = _Words.of(query_Q).found_in(blocks_nK, first=0)
+    scores_n: npt.NDArray[np.float64] = tokens_nU.sum(1)
+    return scores_n
 
 
 def word_features(
@@ -64,31 +71,57 @@ def word_features(
     """What each of the blocks [n, ``num_before`` + K] has in common with the query.
 
     Words are scaled so that what one block alone holds once counts 1; pairs tell "Ann Lee" from "Ann Ray". Tokens
-    before a block do not count as its own, but a pair may begin there.
+    before a block do not count as its own, though a pair may begin there: a record whose name stands at the end of one
+    block has its value in the next.
     """
     num_blocks, num_queries = len(blocks_nK), len(query_Q)
     if not num_blocks or not num_queries:
-        words_nQ2 = np.zeros((num_blocks, num_queries, 2), dtype=np.float32)
-        return InCommon(np.zeros(num_blocks), words_nQ2, np.zeros(num_blocks))
-    ids_U, of_Q = np.unique(query_Q, return_inverse=True)
-    place_V = np.full(int(max(ids_U[-1], blocks_nK.max())) + 2, -1, dtype=np.int16)  # the last one is for UNKNOWN
-    place_V[ids_U] = np.arange(len(ids_U))
-    rows, columns = np.nonzero(place_V[blocks_nK[:, num_before:]] >= 0)
-    columns += num_before
-    tokens = blocks_nK[rows, columns]
-    terms_nU = _terms(rows, place_V[tokens], (num_blocks, len(ids_U)))
+        words_nQ4 = np.zeros((num_blocks, num_queries, 4), dtype=np.float32)
+        return InCommon(np.zeros(num_blocks), words_nQ4, np.zeros(num_blocks))
+    words = _Words.of(query_Q)
     most = np.log1p((num_blocks - 0.5) / 1.5)
-    words_nQ2 = np.zeros((num_blocks, num_queries, 2), dtype=np.float32)
-    words_nQ2[:, :, 0] = (terms_nU / most).astype(np.float32)[:, of_Q]
-    if num_queries > 1:
-        codes_U, of_pair = np.unique(_pair_codes(query_Q[:-1], query_Q[1:]), return_inverse=True)
+    found_nQ4 = np.zeros((num_blocks, num_queries, 4), dtype=np.float32)
+    own_nU, pairs_nU = words.found_in(blocks_nK, first=num_before)
+    found_nQ4[:, :, 0] = (own_nU / most).astype(np.float32)[:, words.of_Q]
+    found_nQ4[:, 1:, 1] = (pairs_nU / most).astype(np.float32)[:, words.of_pair]
+    if num_before:
+        before_nU, pairs_nU = words.found_in(blocks_nK[:, :num_before], first=0)
+        found_nQ4[:, :, 2] = (before_nU / most).astype(np.float32)[:, words.of_Q]
+        found_nQ4[:, 1:, 3] = (pairs_nU / most).astype(np.float32)[:, words.of_pair]
+    return InCommon(own_nU.sum(1), found_nQ4, _continues(blocks_nK, query_Q, num_before))
+
+
+class _Words(NamedTuple):
+    """The different tokens and pairs of a query, and which of them stands at each of its places."""
+
+    ids_U: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    of_Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    pairs_U: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    of_pair: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, query_Q: npt.NDArray[np.integer]) -> _Words:
+        pairs = np.unique(_pair_codes(query_Q[:-1], query_Q[1:]), return_inverse=True)
+        return cls(*np.unique(query_Q.astype(np.int64), return_inverse=True), *pairs)
+
+    def found_in(
+        self, blocks_nK: npt.NDArray[np.integer], *, first: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """BM25's terms of tokens and of pairs [n, U] that end at column ``first`` of the blocks or after it."""
+        num_blocks = len(blocks_nK)
+        place_V = np.full(int(max(self.ids_U[-1], blocks_nK.max())) + 2, -1, dtype=np.int16)  # the last: for UNKNOWN
+        place_V[self.ids_U] = np.arange(len(self.ids_U))
+        rows, columns = np.nonzero(place_V[blocks_nK[:, first:]] >= 0)
+        columns += first
+        tokens = blocks_nK[rows, columns]
+        tokens_nU = _terms(rows, place_V[tokens], (num_blocks, len(self.ids_U)))
+        if not len(self.pairs_U):
+            return tokens_nU, np.zeros((num_blocks, 0))
         follows = columns > 0
         codes = _pair_codes(blocks_nK[rows[follows], columns[follows] - 1], tokens[follows])
-        found = np.minimum(np.searchsorted(codes_U, codes), len(codes_U) - 1)
-        is_pair = codes_U[found] == codes
-        pairs_nU = _terms(rows[follows][is_pair], found[is_pair], (num_blocks, len(codes_U)))
-        words_nQ2[:, 1:, 1] = (pairs_nU / most).astype(np.float32)[:, of_pair]
-    return InCommon(terms_nU.sum(1), words_nQ2, _continues(blocks_nK, query_Q, num_before))
+        found = np.minimum(np.searchsorted(self.pairs_U, codes), len(self.pairs_U) - 1)
+        is_pair = self.pairs_U[found] == codes
+        return tokens_nU, _terms(rows[follows][is_pair], found[is_pair], (num_blocks, len(self.pairs_U)))
 
 
 def _continues(
@@ -99,8 +132,10 @@ def _continues(
     first = max(0, num_before - 1)  # the end of what may go on with the block's first token
     goes_on_nE = np.ones((num_blocks, width - 1 - first), dtype=np.bool_)
     length_nE = np.zeros((num_blocks, width - 1 - first), dtype=np.int64)
-    for back, token in enumerate(query_Q[: -TOKENS_BEFORE - 1 : -1]):
+    for back, token in enumerate(query_Q[: -TOKENS_CONTINUED - 1 : -1]):
         stands = blocks_nK[:, max(0, first - back) : width - 1 - back] == token
+        if not stands.shape[1]:
+            break  # blocks are shorter than what may go on
         goes_on_nE[:, -stands.shape[1] :] &= stands
         goes_on_nE[:, : -stands.shape[1]] = False
         length_nE += goes_on_nE
@@ -146,7 +181,7 @@ def feature_columns(
         "log2_width": np.log2(widths_n) / MAX_LOG2,
         "log2_distance": np.log2(np.maximum(1, distances_n)) / MAX_LOG2,
         "lexical": zeros_n if in_common is None or best <= 0 else in_common.lexical_n / best,
-        "continues": zeros_n if in_common is None else in_common.continues_n / TOKENS_BEFORE,
+        "continues": zeros_n if in_common is None else in_common.continues_n / TOKENS_CONTINUED,
         "residency": zeros_n,  # no label knows of it yet
     }
     for name in names:

@@ -30,14 +30,17 @@ from megacontext.values import number, whole_number
 
 __all__ = ["LensNetLens"]
 
+LEAST_SHARE = 0.1  # of what the best block would save; less would only stand beside it and be mistaken for it
+
 
 class LensNetLens:
     """The learned lens of a base that has one, over a memory whose gists that base made.
 
     Arguments: num_places: blocks nominated; num_scanned: blocks at the end of the history that are scored by their
     gists (32,768 blocks of 32 are a million tokens); num_shortlisted: those of them whose words are read; num_passages:
-    search hits whose blocks are read wherever they stand, and with them what the lens ``lexical`` would open (0:
-    neither); recency: nats that the recent tail is worth.
+    search hits whose blocks, and the next, are read wherever they stand (0: none); recency: nats that the recent tail
+    is worth. Few places, and none for what would save less than a tenth of the best: among a dozen lookalikes a small
+    model takes the answer of another, and what they leave of the budget shows more of the recent tail.
     """
 
     name = "lensnet"
@@ -47,7 +50,7 @@ class LensNetLens:
     def __init__(
         self,
         *,
-        num_places: int = 12,
+        num_places: int = 4,
         num_scanned: int = 32_768,
         num_shortlisted: int = 256,
         num_passages: int = 8,
@@ -70,10 +73,12 @@ class LensNetLens:
         if not len(blocks_n):
             return FocusScores(utility=utility)
         nats_n = _nats(request, learned, blocks_n)
+        nats_n[nats_n < LEAST_SHARE * nats_n.max()] = 0.0
         entry_n = _entries_of(cut, blocks_n)
         is_entry_n = cut.levels[entry_n] <= 1  # a block of its own in the window, raw or collapsed
         np.add.at(utility, entry_n[is_entry_n], nats_n[is_entry_n])
         below = np.flatnonzero(~is_entry_n)
+        below = below[nats_n[below] > 0]
         best = below[np.argsort(-nats_n[below], kind="stable")[: self.num_places]]
         return FocusScores(
             utility=utility,
@@ -85,7 +90,7 @@ class LensNetLens:
 
     def _shortlist(self, request: FocusRequest, learned: LearnedEvidence) -> npt.NDArray[np.int64]:
         """Blocks worth a second look, ascending: the best of the scan, those of search hits, those in the window. What
-        is pinned is open whatever is said of it."""
+        is pinned is open whatever is said of it, and the text that asks is no answer to itself."""
         cut, block_tokens = request.cut, request.cut.block_tokens
         num_blocks = int(cut.stops[-1]) // block_tokens
         first = max(0, num_blocks - self.num_scanned)
@@ -98,11 +103,10 @@ class LensNetLens:
         found = [scanned_n, cut.starts[(cut.levels <= 1)] // block_tokens]
         if self.num_passages and request.query_text.strip():
             for hit in request.memory.search_hits(request.query_text, limit=self.num_passages):
-                found.append(np.arange(hit.token_start // block_tokens, -(-hit.token_stop // block_tokens)))
-            for place in self._by_words.score(request).nominations:
-                found.append(np.arange(place.start // block_tokens, -(-place.stop // block_tokens)))
+                found.append(np.arange(hit.token_start // block_tokens, 1 - (-hit.token_stop // block_tokens)))
         blocks_n = np.unique(np.concatenate(found))
-        blocks_n = blocks_n[blocks_n < num_blocks]
+        asking = max(0, len(learned.query_token_ids) - learned.num_scratch)  # tokens of the history that ask
+        blocks_n = blocks_n[(blocks_n + 1) * block_tokens <= int(cut.stops[-1]) - asking]
         return blocks_n[~cut.pinned[_entries_of(cut, blocks_n)]]
 
 
@@ -124,7 +128,7 @@ def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray
     )
     features_nF = _features(request, learned, blocks_n, in_common)
     vectors_nrD = np.concatenate([request.memory.gists(1, first, last) for first, last in runs])
-    logits_n = learned.of_gists(vectors_nrD, features_nF, in_common.words_nQ2).astype(np.float64)
+    logits_n = learned.of_gists(vectors_nrD, features_nF, in_common.words_nQ4).astype(np.float64)
     entry_n = _entries_of(cut, blocks_n)
     nothing, nats_L = learned.stakes
     levels_n = np.where(cut.levels[entry_n] == 0, len(nats_L), cut.levels[entry_n])
