@@ -2,7 +2,7 @@
 
 PyTorch's own, on a CPU in bfloat16, makes float32 copies of everything (12 times slower at width 256). Here lengths are
 summed up in float32 and rounded, and so is the factor: an error of half a percent at most in bfloat16, the same for all
-components of a vector. GistNet, which runs thousands of spans at a time, becomes 1.7 times as fast; the core, whose
+components of a vector. GistNet, which runs thousands of spans at a time, gains most; the core, whose
 windows are short, not at all, and stays with PyTorch's.
 """
 

@@ -148,11 +148,14 @@ def _terms(
 ) -> npt.NDArray[np.float64]:
     """BM25's terms [n, U] of what was found in which block."""
     num_blocks, num_different = shape
-    counts_nU = np.bincount(rows * num_different + places, minlength=num_blocks * num_different).reshape(shape)
-    num_with_U = np.count_nonzero(counts_nU, axis=0)
+    counts_N = np.bincount(rows * num_different + places, minlength=num_blocks * num_different)
+    found_m = np.flatnonzero(counts_N)  # few: most blocks have none of the words
+    num_with_U = np.bincount(found_m % num_different, minlength=num_different)
     rarity_U = np.log1p((num_blocks - num_with_U + 0.5) / (num_with_U + 0.5))
-    terms_nU: npt.NDArray[np.float64] = counts_nU * 2.2 / (counts_nU + 1.2) * rarity_U
-    return terms_nU
+    terms_N = np.zeros(len(counts_N))
+    counts_m = counts_N[found_m]
+    terms_N[found_m] = counts_m * 2.2 / (counts_m + 1.2) * rarity_U[found_m % num_different]
+    return terms_N.reshape(shape)
 
 
 def _pair_codes(first_n: npt.NDArray[np.integer], second_n: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
