@@ -4,14 +4,13 @@
 
 Every run is the first stage of memory.toml from the plain model. Both arms see the same batches and are judged on the
 same held-out names and text; a difference below zero says that the head helps. What the head itself learned, the errors
-it makes and those it expects, in tokens, stands in the log of each run. Runs that are in FOLDER are not repeated.
+it makes and those it expects, in tokens, stands in its result. Runs that are in FOLDER are not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,20 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scaling import judge
+from scaling import one_run, texts_of
 from scipy.stats import t as student_t
-from tokenizers import Tokenizer
 
 from megacontext.errors import InvalidValueError, MegaContextError
-from megacontext.nets.core import Core
-from megacontext.nets.gist_net import GistNet
-from megacontext.training.core_recipe import build_learner
-from megacontext.training.held_out import held_out_source, processor
-from megacontext.training.loop import LoopConfig, TrainingLoop
-from megacontext.training.optim import MasterOptimizer, OptimConfig
-from megacontext.training.preparation import load_stores
+from megacontext.training.held_out import processor
 from megacontext.training.settings import Settings, read_settings
-from megacontext.training.windows import TextSource
 from megacontext.values import whole_number
 
 
@@ -44,35 +35,6 @@ def changed(settings: Settings, *, index: float, seed: int, num_steps: int) -> S
     tables["loop"] = {**tables["loop"], "num_steps": num_steps, "seed": seed}
     tables["stage"] = tables["stage"][:1]
     return replace(settings, tables=tables)
-
-
-def one_run(settings: Settings, source: TextSource, held_out: TextSource, out: Path, start: Path) -> dict[str, Any]:
-    """Train and judge."""
-    began = time.monotonic()
-    config = settings.read("loop", LoopConfig)
-    learner = build_learner(settings, config.seed, start=start)
-    core, gist_net = learner.parts["core"], learner.parts["GistNet"]
-    assert isinstance(core, Core)
-    assert isinstance(gist_net, GistNet)
-    loop = TrainingLoop(
-        loss=learner.loss,
-        optimizer=MasterOptimizer(learner.weights, settings.read("optim", OptimConfig)),
-        source=source,
-        stages=settings.stages(),
-        config=config,
-        out=out,
-        gauges=learner.gauges,
-    )
-    state = loop.run()
-    (out / "checkpoint.pt").unlink()
-    places = {name: value for name, value in learner.gauges.probe().items() if name.startswith("index/")}
-    minutes = round((time.monotonic() - began) / 60, 2)
-    return {
-        "tokens": state.tokens,
-        "minutes": minutes,
-        "places": places,
-        **judge(core.eval(), gist_net.eval(), held_out),
-    }
 
 
 def differences(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -118,9 +80,7 @@ def main() -> None:
     whole_number("--steps", args.steps, least=1)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
-    tokenizer = Tokenizer.from_file(str(args.run / "data" / "tokenizer" / "tokenizer.json"))
-    source = TextSource(tokenizer, load_stores(args.run / "data", "train"), settings.shares)
-    held_out = held_out_source(args.run, tokenizer, settings.shares)
+    source, held_out = texts_of(args.run, settings.shares)
     runs: dict[str, list[dict[str, Any]]] = {"plain": [], "places": []}
     for seed in range(args.seeds) if args.only_seed is None else [args.only_seed]:
         for arm, weight in (("plain", 0.0), ("places", args.weight)):
@@ -128,7 +88,7 @@ def main() -> None:
             asked = {"steps": args.steps, "weight": weight}
             if not (folder / "result.json").exists():
                 arm_settings = changed(settings, index=weight, seed=seed, num_steps=args.steps)
-                result = {**asked, **one_run(arm_settings, source, held_out, folder, args.start)}
+                result = {**asked, **one_run(arm_settings, source, held_out, folder, start=args.start)}
                 (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
             runs[arm].append(json.loads((folder / "result.json").read_text()))
             if not asked.items() <= runs[arm][-1].items():

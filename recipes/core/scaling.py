@@ -67,13 +67,29 @@ def sized(settings: Settings, width: int, num_steps: int) -> Settings:
     return replace(settings, tables=tables)
 
 
+def texts_of(run: Path, shares: dict[str, float]) -> tuple[TextSource, TextSource]:
+    """What the token arrays of a run hold, to learn from and to judge by; InvalidValueError if there are none."""
+    if not (run / "data" / "tokenizer").is_dir():
+        raise InvalidValueError(f"{run} has no token arrays; give the --out of prepare.py or of a run")
+    tokenizer = Tokenizer.from_file(str(run / "data" / "tokenizer" / "tokenizer.json"))
+    source = TextSource(tokenizer, load_stores(run / "data", "train"), shares)
+    return source, held_out_source(run, tokenizer, shares)
+
+
 def one_run(
-    settings: Settings, source: TextSource, held_out: TextSource, out: Path, *, compiled: bool
+    settings: Settings,
+    source: TextSource,
+    held_out: TextSource,
+    out: Path,
+    *,
+    start: Path | None = None,
+    compiled: bool = True,
 ) -> dict[str, Any]:
-    """Train one size for so many steps and judge it."""
+    """Train what the settings say for so many steps, from nothing or from a model, and judge it. places: errors of the
+    index head, if it was asked for."""
     began = time.monotonic()
     config = settings.read("loop", LoopConfig)
-    learner = build_learner(settings, config.seed, compiled=compiled)
+    learner = build_learner(settings, config.seed, start=start, compiled=compiled)
     core, gist_net = learner.parts["core"], learner.parts["GistNet"]
     assert isinstance(core, Core)
     assert isinstance(gist_net, GistNet)
@@ -84,15 +100,18 @@ def one_run(
         stages=settings.stages(),
         config=config,
         out=out,
+        gauges=learner.gauges,
     )
     state = loop.run()
     (out / "checkpoint.pt").unlink()
+    places = {name: value for name, value in learner.gauges.probe().items() if name.startswith("index/")}
     return {
         "model": asdict(settings.read("model", CoreConfig)),
         "gist_net": asdict(settings.read("gist_net", GistNetConfig)),
         "weights": num_weights(core.shifts, core.layers, core.norm),
         "tokens": state.tokens,
         "minutes": round((time.monotonic() - began) / 60, 2),
+        "places": places,
         **judge(core.eval(), gist_net.eval(), held_out),
     }
 
@@ -190,11 +209,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings = read_settings(args.config)
-    if not (args.run / "data" / "tokenizer").is_dir():
-        raise InvalidValueError(f"{args.run} has no token arrays; give the --out of prepare.py or of a run")
-    tokenizer = Tokenizer.from_file(str(args.run / "data" / "tokenizer" / "tokenizer.json"))
-    source = TextSource(tokenizer, load_stores(args.run / "data", "train"), settings.shares)
-    held_out = held_out_source(args.run, tokenizer, settings.shares)
+    source, held_out = texts_of(args.run, settings.shares)
     runs = []
     for width in args.widths:
         for tokens in args.tokens:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -148,26 +149,15 @@ def recall_in_windows(
     together = [rows[first : first + batch_rows] for first in range(0, len(rows), batch_rows)]
     apart = _one_question_each(rows, tail_tokens=tail_blocks * block_tokens, batch_rows=batch_rows)
 
-    def run(
-        choose: Policy, num_open: int, control: Control, batches: Sequence[Sequence[Window]] = together
-    ) -> dict[str, Any]:
-        hits, inside, nats = [], [], []
-        for part in batches:
-            is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
-            scores = score_windows(
-                core, gist_net, part, is_open_BN, block_tokens=block_tokens, gist_width=gist_width, control=control
-            )
-            for index, row in enumerate(part):
-                for answer in _asked_in_tail(row, tail_blocks * block_tokens):
-                    span = slice(answer.start, answer.stop)
-                    hits.append(bool(scores.hits_BT[index, span].all()))
-                    if all(start // block_tokens == (stop - 1) // block_tokens for start, stop in answer.evidence):
-                        inside.append(hits[-1])
-                    nats.append(float(scores.nats_BT[index, span].mean()))
-        mean = float(np.mean(nats)) if nats else math.nan
-        return {"exact": share(hits), "inside": share(inside), "answer_nats": round(mean, 4)}
-
-    full = run(_open_tail, num_blocks, "real")
+    run = partial(
+        _recalled,
+        core,
+        gist_net,
+        tail_tokens=tail_blocks * block_tokens,
+        block_tokens=block_tokens,
+        gist_width=gist_width,
+    )
+    full = run(together, _open_tail, num_blocks, "real")
     report: dict[str, dict[str, object]] = {"full": full}
     for budget in budgets:
         at_budget = blocks_within(budget, num_blocks=num_blocks, block_tokens=block_tokens, gist_width=gist_width)
@@ -176,7 +166,7 @@ def recall_in_windows(
                 f"a budget of {budget} entries opens {at_budget} of {num_blocks} blocks; give one that opens at least "
                 f"the {tail_blocks} of the tail and not all"
             )
-        recency = run(_open_tail, budget // block_tokens, "none")
+        recency = run(together, _open_tail, budget // block_tokens, "none")
         report[f"{budget}/recency"] = recency
         ways = {
             "gists": _open_tail,
@@ -187,12 +177,42 @@ def recall_in_windows(
             ways["lens"] = lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks)
         for name, choose in ways.items():
             for control in CONTROLS:
-                found = run(choose, at_budget, control, together if name == "gists" else apart)
+                found = run(together if name == "gists" else apart, choose, at_budget, control)
                 gap = recency["answer_nats"] - full["answer_nats"]
                 gained = recency["answer_nats"] - found["answer_nats"]
                 found["closure"] = round(gained / gap, 4) if gap >= SMALLEST_GAP else None
                 report[f"{budget}/{name}/{control}"] = found
     return report
+
+
+def _recalled(
+    core: Core,
+    gist_net: GistNet,
+    batches: Sequence[Sequence[Window]],
+    choose: Policy,
+    num_open: int,
+    control: Control,
+    *,
+    tail_tokens: int,
+    block_tokens: int,
+    gist_width: int,
+) -> dict[str, Any]:
+    """Exact recall, of all and of what was stated within one block, and mean nats of what the rows' tails ask for."""
+    hits, inside, nats = [], [], []
+    for part in batches:
+        is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
+        scores = score_windows(
+            core, gist_net, part, is_open_BN, block_tokens=block_tokens, gist_width=gist_width, control=control
+        )
+        for index, row in enumerate(part):
+            for answer in _asked_in_tail(row, tail_tokens):
+                span = slice(answer.start, answer.stop)
+                hits.append(bool(scores.hits_BT[index, span].all()))
+                if all(start // block_tokens == (stop - 1) // block_tokens for start, stop in answer.evidence):
+                    inside.append(hits[-1])
+                nats.append(float(scores.nats_BT[index, span].mean()))
+    mean = float(np.mean(nats)) if nats else math.nan
+    return {"exact": share(hits), "inside": share(inside), "answer_nats": round(mean, 4)}
 
 
 def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 64) -> dict[str, object]:
