@@ -28,7 +28,7 @@ __all__ = [
 
 MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
 TOKENS_BEFORE = 16  # that a block is read with: what it goes on with may have begun in the block before
-TOKENS_CONTINUED = 4
+TOKENS_CONTINUED = 4  # of the query's last ones that are looked for right before a token of a block
 UNKNOWN = -1  # a token that nobody has read, or that is not there
 
 
@@ -71,8 +71,8 @@ def word_features(
     """What each of the blocks [n, ``num_before`` + K] has in common with the query.
 
     Words are scaled so that what one block alone holds once counts 1; pairs tell "Ann Lee" from "Ann Ray". Tokens
-    before a block do not count as its own, though a pair may begin there: a record whose name stands at the end of one
-    block has its value in the next.
+    before a block do not count as its own, though a pair may begin there; they are compared apart, because a record
+    whose name ends one block has its value in the next.
     """
     num_blocks, num_queries = len(blocks_nK), len(query_Q)
     if not num_blocks or not num_queries:
