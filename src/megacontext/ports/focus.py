@@ -104,7 +104,8 @@ class FocusRequest:
     query_text, query_token_ids: what the next tokens are about (question, or the last generated tokens), may be empty.
     attention_mass: float32 [number of entries of the cut]: attention that the query gave to each entry in the current
     window, or None if the lens did not ask for it (``Lens.needs_attention``) or there is none yet.
-    learned: the base's own lens, for those that ask for it (``WindowLens``); None before there is a window.
+    learned: the base's own lens, for those that ask for it (``WindowLens``); None before there is a window, and where
+    base or memory have none.
     """
 
     cut: CutView
@@ -142,7 +143,7 @@ class Lens(Protocol):
 
 @runtime_checkable
 class WindowLens(Lens, Protocol):
-    """A lens that asks the base's learned one. needs_learned: whether it does."""
+    """A lens that asks the base's learned one where base and memory have it; needs_learned: and is refused elsewhere."""
 
     needs_learned: bool
 

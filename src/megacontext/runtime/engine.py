@@ -28,7 +28,7 @@ from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.detail import DetailRecord
 from megacontext.runtime.events import RefocusReport
 from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis, OneLook
-from megacontext.runtime.looking import check_learned_lens, look_at
+from megacontext.runtime.looking import can_ask_learned_lens, check_learned_lens, look_at
 from megacontext.runtime.window import WindowReader, WindowRows
 
 __all__ = ["NO_TOKENS", "Engine", "Query"]
@@ -72,6 +72,7 @@ class Engine:
         self.focus = FocusDriver(memory, working_context, lens, allocator, gist_value=config.gist_value)
         if self.focus.needs_learned:
             check_learned_lens(base.info, memory, lens.name)
+        self._asks_learned = self.focus.asks_learned and can_ask_learned_lens(base.info, memory)
         self._budget_entries = config.budget_entries
         self._window: ModelWindow | None = None
         self._num_forwarded = 0  # by windows that are gone
@@ -173,7 +174,7 @@ class Engine:
         lens, base = self.focus.lens, self.base.load()
         mass = self._attention_mass(window, query.num_queries) if lens.needs_attention else None
         learned = None
-        if self.focus.needs_learned:
+        if self._asks_learned:
             if not isinstance(base, SupportsLearnedLens):
                 raise BaseModelError(
                     f"{base.info.name} says that it has a learned lens, but lacks a part of SupportsLearnedLens; add "

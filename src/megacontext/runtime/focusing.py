@@ -93,11 +93,16 @@ class FocusDriver:
     @property
     def needs_window(self) -> bool:
         """Whether the lens wants to see a window that the question ran in."""
-        return self.lens.needs_attention or self.needs_learned
+        return self.lens.needs_attention or self.asks_learned
+
+    @property
+    def asks_learned(self) -> bool:
+        """Whether it asks the base's own lens, where there is one."""
+        return isinstance(self.lens, WindowLens)
 
     @property
     def needs_learned(self) -> bool:
-        """Whether it asks the base's own lens."""
+        """Whether it can do nothing without."""
         return isinstance(self.lens, WindowLens) and self.lens.needs_learned
 
     def follow_growth(self) -> None:

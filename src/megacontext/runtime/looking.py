@@ -19,17 +19,22 @@ from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.placement import SCRATCH
 from megacontext.tree.runs import runs_of
 
-__all__ = ["WindowLook", "check_learned_lens", "look_at"]
+__all__ = ["WindowLook", "can_ask_learned_lens", "check_learned_lens", "look_at"]
+
+
+def can_ask_learned_lens(base: BaseInfo, memory: Memory) -> bool:
+    """Whether the base has a learned lens, and made the memory's gists."""
+    return base.has_lens and memory.info.gister_name == LEARNED_GISTER
 
 
 def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:
-    """Raise BaseModelError unless the base has a learned lens, and made the memory's gists."""
+    """Raise BaseModelError, with what is missing, unless it can be asked."""
     if not base.has_lens:
         raise BaseModelError(
             f"lens {lens!r} is one that a base brings along, and {base.name} has none; use a base that was trained "
             "with one, or lens 'auto'"
         )
-    if memory.info.gister_name != LEARNED_GISTER:
+    if not can_ask_learned_lens(base, memory):
         raise BaseModelError(
             f"lens {lens!r} reads learned gists, and those of this memory are {memory.info.gister_name!r}; make the "
             f"memory with gister {LEARNED_GISTER!r}, or use lens 'auto'"

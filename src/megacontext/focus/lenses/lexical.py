@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_wo
 from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
 from megacontext.values import number, whole_number
 
-__all__ = ["LexicalLens"]
+__all__ = ["LexicalLens", "WordsFound"]
 
 NEAR_CHARS = 240  # words this close together may speak of one thing
 FAR_DISCOUNT = 0.5  # what words that far apart are worth less than neighbours
@@ -43,6 +44,14 @@ class _Place:
     words: frozenset[str] = frozenset()
 
 
+class WordsFound(NamedTuple):
+    """nominations: the best places; share: of the weight of the query's words, with those that stand nowhere, the most
+    that one of them holds."""
+
+    nominations: tuple[Nomination, ...]
+    share: float
+
+
 class LexicalLens:
     """Full-text search, refined to blocks.
 
@@ -63,16 +72,15 @@ class LexicalLens:
 
     def score(self, request: FocusRequest) -> FocusScores:
         utility = recency_utility(request.cut) * self.recency
-        if not len(request.cut.levels):
-            return FocusScores(utility=utility)
-        return FocusScores(utility=utility, nominations=tuple(self._nominate(request)))
+        return FocusScores(utility=utility, nominations=self.find(request).nominations)
 
-    def _nominate(self, request: FocusRequest) -> Iterator[Nomination]:
-        num_tokens = int(request.cut.stops[-1])
+    def find(self, request: FocusRequest) -> WordsFound:
+        """The places to nominate, and how much of the query the best of them speaks of."""
+        num_tokens = int(request.cut.stops[-1]) if len(request.cut.stops) else 0
         weights, content = query_words(request.query_text)
         wanted = " ".join(content) or request.query_text
-        if not wanted.strip():
-            return
+        if not wanted.strip() or not num_tokens:
+            return WordsFound((), 0.0)
         hits = request.memory.search_hits(wanted, limit=self.num_passages)
         spans = [(hit.token_start, min(hit.token_stop, num_tokens)) for hit in hits if hit.token_start < num_tokens]
         texts: dict[int, str] = {}  # passages overlap; each block is read once
@@ -82,7 +90,12 @@ class LexicalLens:
         rarity = _rarity(weights, passages)
         total = sum(rarity.values())
         places = [place for passage in passages for place in passage.places(rarity, total)]
-        for place in _best_apart(_without_lookalikes(places), self.num_places):
+        chosen = _best_apart(_without_lookalikes(places), self.num_places)
+        shares = [sum(map(weights.__getitem__, place.words)) / sum(weights.values()) for place in chosen]
+        return WordsFound(tuple(self._nominations(chosen, num_tokens)), max(shares, default=0.0))
+
+    def _nominations(self, places: list[_Place], num_tokens: int) -> Iterator[Nomination]:
+        for place in places:
             newest = 1 + NEWEST_BONUS * place.stop / num_tokens
             yield Nomination(start=place.start, stop=place.stop, utility=place.coverage**self.sharpness * newest)
 
