@@ -107,8 +107,8 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
     cache = base.new_cache(num_entries)
     base.forward(inputs, positions, cache, spreads_T=spreads)
     features = random.random((num_entries - SCRATCH, len(FEATURES))).astype(np.float32)
-    stored = random.normal(size=(num_entries - SCRATCH, base.info.dim)).astype(np.float16)
-    scanned = random.normal(size=(num_scanned, base.info.dim)).astype(np.float16)
+    stored = base.lens_keys(random.normal(size=(num_entries - SCRATCH, 1, base.info.dim)).astype(np.float16))
+    scanned = base.lens_keys(random.normal(size=(num_scanned, 1, base.info.dim)).astype(np.float16))
     scan_features = random.random((num_scanned, len(FEATURES))).astype(np.float32)
 
     def forward() -> object:
@@ -121,12 +121,13 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
         common = word_features(blocks, asked)
         features[:, FEATURES.index("lexical")] = common.lexical_n
         features[:, FEATURES.index("continues")] = common.continues_n
-        base.stakes(cache, num_queries=SCRATCH)
-        return base.evidence_of_gists(cache, stored, features, common.words_nQ4, num_queries=SCRATCH)
+        query = base.lens_query(cache, num_queries=SCRATCH)
+        return query.evidence(stored, features, common.words_nQ4), query.stakes
 
     pairs = [(median_seconds(look, 3), median_seconds(forward, 1)) for _ in range(repeats)]
     window = statistics.median(seconds for _, seconds in pairs)
-    scan = median_seconds(lambda: base.evidence_of_gists(cache, scanned, scan_features, num_queries=SCRATCH), 3)
+    query = base.lens_query(cache, num_queries=SCRATCH)
+    scan = median_seconds(lambda: query.evidence(scanned, scan_features), 3)
     return [
         row(
             f"lens on all {len(stored)} gists of a window of {num_entries} / one forward of the window",

@@ -35,21 +35,38 @@ def test_evidence_is_the_lens_nets_own() -> None:
     cache = shown(base)
     features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
     words = np.random.default_rng(3).random((3, 6, 4)).astype(np.float32)
-    vectors = torch.randn(3, 32, generator=torch.Generator().manual_seed(2)).half()
+    vectors = torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(2)).half()
     lens, states = base._lens_net, cache.states_SD
     assert base.lens_query_tokens == lens.config.query_tokens
     with torch.no_grad():
-        queries, keys = lens.queries(states[-6:]), lens.keys(vectors.float())
-        blind = lens(lens.matches(queries, keys), torch.from_numpy(features))
-        reading = lens(lens.matches(queries, keys, torch.from_numpy(words)), torch.from_numpy(features))
+        queries = lens.queries(states[-6:])
+        found = lens.found(queries, lens.keys(vectors[:, 0].float()))
+        blind = lens(found, None, torch.from_numpy(features))
+        reading = lens(found, lens.in_common(queries, torch.from_numpy(words)), torch.from_numpy(features))
+    keys, query = base.lens_keys(vectors.numpy()), base.lens_query(cache, num_queries=6)
     for given, expected in ((None, blind), (words, reading)):
-        said = base.evidence_of_gists(cache, vectors.numpy(), features, given, num_queries=6)
+        said = query.evidence(keys, features, given)
         np.testing.assert_allclose(said, expected.numpy(), atol=1e-6)
+        twice = query.evidence(keys.repeat(1, 2, 1, 1), features, given)
+        np.testing.assert_allclose(twice, said, atol=1e-6, err_msg="of two vectors the better one counts")
     assert not torch.allclose(blind, reading)
-    nothing, stakes = base.stakes(cache, num_queries=6)
+    nothing, stakes = query.stakes
     assert nothing == pytest.approx(float(queries.nothing), abs=1e-6)
     np.testing.assert_allclose(stakes, queries.stakes_L.numpy(), atol=1e-6)
     assert (stakes > 0).all()
+
+
+def test_what_was_asked_stays_as_the_window_goes_on() -> None:
+    base = tiny_core_base()
+    cache = shown(base)
+    query = base.lens_query(cache, num_queries=6)
+    keys = base.lens_keys(np.random.default_rng(0).normal(size=(2500, 1, 32)).astype(np.float16))  # in three slices
+    features = np.zeros((2500, len(base.lens_features)), dtype=np.float32)
+    said = query.evidence(keys, features)
+    cache.truncate(20)
+    np.testing.assert_array_equal(query.evidence(keys, features), said)
+    alone = query.evidence(keys[2401:2402], features[:1])
+    np.testing.assert_allclose(alone, said[2401:2402], rtol=1e-4, atol=1e-5)
 
 
 def test_states_are_the_same_however_the_window_was_filled() -> None:
@@ -64,15 +81,14 @@ def test_what_is_missing_is_named() -> None:
     plain = tiny_core_base()
     bare = NativeBase(Core(TINY_CORE), byte_codec(), plain.info)
     cache = shown(bare)
-    features = np.zeros((1, len(bare.lens_features)), dtype=np.float32)
     with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
-        bare.evidence_of_gists(cache, np.zeros((1, 32), np.float16), features, num_queries=1)
+        bare.lens_keys(np.zeros((1, 1, 32), np.float16))
     with pytest.raises(BaseModelError, match="has no LensNet; use a base"):
-        bare.stakes(cache, num_queries=1)
+        bare.lens_query(cache, num_queries=1)
     with pytest.raises(BaseModelError, match="has no GistNet; use a base"):
         bare.gists_of_tokens(np.zeros((1, 8), dtype=np.uint32), gist_width=1)
     with pytest.raises(InvalidValueError, match="num_queries is 41; it must be between 1 and the 40"):
-        plain.evidence_of_gists(shown(plain), np.zeros((1, 32), np.float16), features, num_queries=41)
+        plain.lens_query(shown(plain), num_queries=41)
     with pytest.raises(InvalidValueError, match="give one per entry"):
         plain.forward(plain.embed(np.zeros(3, np.uint32)), np.arange(2.0), plain.new_cache(3))
     with pytest.raises(InvalidValueError, match="give finite numbers"):

@@ -10,8 +10,9 @@ SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 
 
 def scores(lens: LensNet, asked: torch.Tensor, entries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    matches = lens.matches(lens.queries(asked), lens.keys(entries))
-    return lens(matches, features)
+    found = lens.found(lens.queries(asked), lens.keys(entries))
+    logits: torch.Tensor = lens(found, None, features)
+    return logits
 
 
 def example() -> tuple[LensNet, torch.Tensor, torch.Tensor, torch.Tensor]:

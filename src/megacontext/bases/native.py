@@ -12,11 +12,12 @@ import torch
 
 from megacontext.bases.attention import causal_mask
 from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.native_lens import NativeLensQuery
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import NUM_SHIFTS, Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, LensNet, Queries
+from megacontext.nets.lens_net import FEATURES, LensNet
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
@@ -165,42 +166,27 @@ class NativeBase:
         num_children, gist_width = vectors.shape[1:3]
         return self._encode(vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width)
 
-    def evidence_of_gists(
-        self,
-        cache: ModelCache,
-        vectors_nD: npt.NDArray[np.float16],
-        features_nF: npt.NDArray[np.float32],
-        words_nQ4: npt.NDArray[np.float32] | None = None,
-        *,
-        num_queries: int,
-    ) -> npt.NDArray[np.float32]:
-        """How much speaks for gists anywhere in the memory [n], from their vectors as stored, as logits."""
+    def lens_keys(self, vectors_nrD: npt.NDArray[np.float16]) -> torch.Tensor:
+        """What the lens compares of n gists as stored [n, r, H, E], float32, unit vectors."""
         with torch.no_grad():
-            queries, lens = self._queries(cache, num_queries), self._lens_net
-            assert lens is not None
-            keys_HnE = lens.keys(torch.from_numpy(vectors_nD).to(self._device).float())
-            words = None if words_nQ4 is None else torch.from_numpy(words_nQ4).to(self._device)
-            logits_n = lens(lens.matches(queries, keys_HnE, words), torch.from_numpy(features_nF).to(self._device))
-        logits: npt.NDArray[np.float32] = logits_n.cpu().numpy()
-        return logits
+            return self._lens().keys(torch.tensor(vectors_nrD, dtype=torch.float32, device=self._device))
 
-    def stakes(self, cache: ModelCache, *, num_queries: int) -> tuple[float, npt.NDArray[np.float32]]:
-        """The logit of nothing being needed, and the nats [L] at stake by the level that stands for what is."""
-        with torch.no_grad():
-            queries = self._queries(cache, num_queries)
-        return float(queries.nothing), queries.stakes_L.cpu().numpy()
-
-    def _queries(self, cache: ModelCache, num_queries: int) -> Queries:
+    def lens_query(self, cache: ModelCache, *, num_queries: int) -> NativeLensQuery:
+        """Ask the lens with the last ``num_queries`` entries of the cache, as it is now."""
         assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
-        if self._lens_net is None:
-            raise BaseModelError(
-                f"{self.info.name}: has no LensNet; use a base that was trained with one, or lens 'auto'"
-            )
+        lens = self._lens()
         if not 1 <= num_queries <= cache.num_entries:
             raise InvalidValueError(
                 f"num_queries is {num_queries}; it must be between 1 and the {cache.num_entries} entries of the cache"
             )
-        return self._lens_net.queries(cache.states_SD[-num_queries:].float())
+        return NativeLensQuery(lens, cache.states_SD[-num_queries:])
+
+    def _lens(self) -> LensNet:
+        if self._lens_net is None:
+            raise BaseModelError(
+                f"{self.info.name}: has no LensNet; use a base that was trained with one, or lens 'auto'"
+            )
+        return self._lens_net
 
     def _encode(
         self, vectors_NKD: torch.Tensor, *, level: int, num_children: int, gist_width: int

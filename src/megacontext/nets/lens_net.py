@@ -125,35 +125,35 @@ class LensNet(nn.Module):
         )
 
     def keys(self, gists_nD: Tensor) -> Tensor:
-        """Unit keys [H, n, E] of gist vectors as stored.
+        """Unit keys [n, H, E] of gist vectors as stored.
 
         The length of a vector does not matter, so it is not normalised before: that would take a third of the time.
         """
-        k_nHE = self.key(gists_nD).unflatten(-1, (self.config.num_heads, -1))
-        return functional.normalize(k_nHE, dim=-1).transpose(-3, -2)
+        return functional.normalize(self.key(gists_nD).unflatten(-1, (self.config.num_heads, -1)), dim=-1)
 
-    def matches(self, queries: Queries, keys_HnE: Tensor, words_nQ4: Tensor | None = None) -> Tensor:
-        """How well each entry answers, [n, H + WORD_KINDS * W].
+    def found(self, queries: Queries, keys_nHE: Tensor) -> Tensor:
+        """How well each gist answers [n, H]: the soft maximum over query tokens for each head."""
+        sharp_HQE = queries.vectors_HQE * self.sharpness[:, None, None]
+        cosines_HQn = sharp_HQE @ keys_nHE.movedim(-3, -1)
+        found_Hn = (cosines_HQn + queries.salience_HQ.log_softmax(-1)[..., None]).logsumexp(-2)
+        return found_Hn.transpose(-2, -1)
 
-        The soft maximum over query tokens for each head, then the words in common as ``InCommon.words_nQ4`` has them,
-        weighed; zeros if nobody has looked at words.
-        """
-        cosines_HQn = queries.vectors_HQE @ keys_HnE.transpose(-2, -1)
-        weighted = cosines_HQn * self.sharpness[:, None, None] + queries.salience_HQ.log_softmax(-1)[..., None]
-        found_nH = weighted.logsumexp(-2).transpose(-2, -1)
+    def in_common(self, queries: Queries, words_nQ4: Tensor) -> Tensor:
+        """Words in common [n, WORD_KINDS * W] as ``InCommon.words_nQ4`` has them, each query token weighed."""
         num_queries = queries.words_4WQ.shape[-1]
-        if words_nQ4 is None:
-            in_common_nw = found_nH.new_zeros(*found_nH.shape[:-1], WORD_KINDS * self.config.num_word_heads)
-        else:
-            words_4nQ = words_nQ4[..., -num_queries:, :].movedim(-1, -3).to(found_nH)
-            in_common_nw = (words_4nQ @ queries.words_4WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
-        return torch.cat([found_nH, in_common_nw], dim=-1)
+        words_4nQ = words_nQ4[..., -num_queries:, :].movedim(-1, -3).to(queries.words_4WQ)
+        return (words_4nQ @ queries.words_4WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
 
-    def forward(self, matches_nM: Tensor, features_nF: Tensor) -> Tensor:
-        """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``."""
-        hidden = functional.gelu(self.up(torch.cat([matches_nM, features_nF.to(matches_nM)], dim=-1)))
-        by_match_n = matches_nM[..., : self.config.num_heads] @ self.match_weight
-        logits_n: Tensor = self.down(hidden)[..., 0] + by_match_n
+    def forward(self, found_nH: Tensor, in_common_nw: Tensor | None, features_nF: Tensor) -> Tensor:
+        """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``.
+
+        in_common_nw: None if nobody has looked at words.
+        """
+        if in_common_nw is None:
+            num_words = WORD_KINDS * self.config.num_word_heads
+            in_common_nw = found_nH.new_zeros(*found_nH.shape[:-1], num_words)
+        told_nT = torch.cat([found_nH, in_common_nw, features_nF.to(found_nH)], dim=-1)
+        logits_n: Tensor = self.down(functional.gelu(self.up(told_nT)))[..., 0] + found_nH @ self.match_weight
         return logits_n
 
 

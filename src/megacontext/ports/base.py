@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Base",
     "BaseInfo",
+    "LensQuery",
     "ModelCache",
     "SupportsAttentionMass",
     "SupportsLearnedGists",
@@ -124,32 +125,44 @@ class SupportsLearnedGists(Protocol):
         ...
 
 
+class LensQuery(Protocol):
+    """What the last entries of a window ask of a learned lens. F features of each span, as the net names them.
+
+    stakes: how much speaks for nothing being needed, a logit like those of spans; and the nats [L] that opening the
+    span that is needed would save, by the level of the gist that stands for it: 1, 2, ..., L and above.
+    """
+
+    @property
+    def stakes(self) -> tuple[float, npt.NDArray[np.float32]]: ...
+
+    def evidence(
+        self,
+        keys_nr: torch.Tensor,
+        features_nF: npt.NDArray[np.float32],
+        words_nQ4: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """How much speaks for spans anywhere in the memory [n], as logits.
+
+        keys_nr: as ``lens_keys`` gives them; words_nQ4: what each span has in common with each query token, where that
+        is known.
+        """
+        ...
+
+
 @runtime_checkable
 class SupportsLearnedLens(Protocol):
     """Which spans hold what the next tokens need, by a net that was taught together with the model.
 
-    F features of each span, as the net names them. The query are the last ``num_queries`` entries of the cache;
-    ``lens_query_tokens`` is how many the net was taught with.
+    ``lens_query_tokens`` is how many query tokens the net was taught with.
     """
 
     lens_features: tuple[str, ...]
     lens_query_tokens: int
 
-    def evidence_of_gists(
-        self,
-        cache: ModelCache,
-        vectors_nD: npt.NDArray[np.float16],
-        features_nF: npt.NDArray[np.float32],
-        words_nQ4: npt.NDArray[np.float32] | None = None,
-        *,
-        num_queries: int,
-    ) -> npt.NDArray[np.float32]:
-        """How much speaks for gists anywhere in the memory [n], from their vectors as stored, as logits.
-
-        words_nQ4: what each span has in common with each query token, where that is known."""
+    def lens_keys(self, vectors_nrD: npt.NDArray[np.float16]) -> torch.Tensor:
+        """What the lens compares of n gists as stored, [n, r, ...]. It depends on nothing else, so it may be kept."""
         ...
 
-    def stakes(self, cache: ModelCache, *, num_queries: int) -> tuple[float, npt.NDArray[np.float32]]:
-        """How much speaks for nothing being needed, a logit like those of spans; and the nats [L] that opening the
-        span that is needed would save, by the level of the gist that stands for it: 1, 2, ..., L and above."""
+    def lens_query(self, cache: ModelCache, *, num_queries: int) -> LensQuery:
+        """Ask with the last ``num_queries`` entries of the cache, as it is now."""
         ...

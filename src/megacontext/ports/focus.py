@@ -70,7 +70,7 @@ class LearnedEvidence(Protocol):
 
     features: names of the columns that are to be filled in, F of them. query_token_ids: the last tokens of the window,
     whose states ask. num_scratch: how many tokens stand in the window after the history. stakes: as a base gives them
-    (``SupportsLearnedLens``).
+    (``LensQuery``).
     """
 
     @property
@@ -85,13 +85,13 @@ class LearnedEvidence(Protocol):
     @property
     def stakes(self) -> tuple[float, npt.NDArray[np.float32]]: ...
 
-    def of_gists(
+    def of_blocks(
         self,
-        vectors_nrD: npt.NDArray[np.float16],
+        blocks_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
         words_nQ4: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """How much speaks for nodes anywhere [n], from their gists, as logits.
+        """How much speaks for whole blocks anywhere in the history [n], given ascending, from their gists, as logits.
 
         words_nQ4: what each has in common with each query token (``InCommon``), where that is known."""
         ...
@@ -143,7 +143,7 @@ class Lens(Protocol):
 
 @runtime_checkable
 class WindowLens(Lens, Protocol):
-    """A lens that asks the base's learned one where base and memory have it; needs_learned: and is refused elsewhere."""
+    """A lens that asks the base's learned one where base and memory have it. needs_learned: it is refused elsewhere."""
 
     needs_learned: bool
 

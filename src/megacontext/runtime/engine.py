@@ -28,6 +28,7 @@ from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.detail import DetailRecord
 from megacontext.runtime.events import RefocusReport
 from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis, OneLook
+from megacontext.runtime.gist_keys import GistKeys
 from megacontext.runtime.looking import can_ask_learned_lens, check_learned_lens, look_at
 from megacontext.runtime.window import WindowReader, WindowRows
 
@@ -75,6 +76,7 @@ class Engine:
         self._asks_learned = self.focus.asks_learned and can_ask_learned_lens(base.info, memory)
         self._budget_entries = config.budget_entries
         self._window: ModelWindow | None = None
+        self._gist_keys: GistKeys | None = None
         self._num_forwarded = 0  # by windows that are gone
 
     @property
@@ -105,6 +107,7 @@ class Engine:
         """Free the model's state."""
         self._num_forwarded = self.num_forwarded
         self._window = None
+        self._gist_keys = None
 
     def reserve(self, num_entries: int, purpose: str) -> None:
         """Leave room in the window for what follows the history."""
@@ -180,7 +183,9 @@ class Engine:
                     f"{base.info.name} says that it has a learned lens, but lacks a part of SupportsLearnedLens; add "
                     "what the port asks for, or use lens 'auto'"
                 )
-            learned = look_at(base, window, self.working_context, self.memory)
+            if self._gist_keys is None:
+                self._gist_keys = GistKeys(base, self.memory)
+            learned = look_at(base, window, self.working_context, self.memory, self._gist_keys)
         return move(attention_mass=mass, learned=learned)
 
     def note_detail(self, window: ModelWindow) -> None:

@@ -1,6 +1,6 @@
 """What a lens sees of the window that the question has just run in: the base's learned lens, entry by entry.
 
-Shape legend: n entries or nodes, r vectors of each, F features, Q query tokens, D embedding width.
+Shape legend: n blocks, F features, Q query tokens.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from megacontext.errors import BaseModelError
 from megacontext.focus.working_context import WorkingContext
 from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import BaseInfo, SupportsLearnedLens
+from megacontext.ports.base import BaseInfo, LensQuery, SupportsLearnedLens
 from megacontext.runtime.decode import ModelWindow
+from megacontext.runtime.gist_keys import GistKeys
 from megacontext.runtime.placement import SCRATCH
 from megacontext.tree.runs import runs_of
 
@@ -43,59 +44,49 @@ def check_learned_lens(base: BaseInfo, memory: Memory, lens: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowLook:
-    """``LearnedEvidence`` of a window as it stands in the cache.
+    """``LearnedEvidence`` of a window as it stood in the cache.
 
-    query_token_ids: the last raw tokens of the window, whose states ask.
+    query_token_ids: the last raw tokens of the window, whose states ask; num_scratch: those after the history.
     """
 
-    base: SupportsLearnedLens
-    window: ModelWindow
-    gist_width: int
+    query: LensQuery
+    keys: GistKeys
+    features: tuple[str, ...]
     query_token_ids: npt.NDArray[np.uint32]
     num_scratch: int
 
     @property
-    def features(self) -> tuple[str, ...]:
-        return self.base.lens_features
-
-    @property
     def stakes(self) -> tuple[float, npt.NDArray[np.float32]]:
-        return self.base.stakes(self.window.cache, num_queries=len(self.query_token_ids))
+        return self.query.stakes
 
-    def of_gists(
+    def of_blocks(
         self,
-        vectors_nrD: npt.NDArray[np.float16],
+        blocks_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
         words_nQ4: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """How much speaks for nodes anywhere [n]: the best of their vectors."""
-        logits_m = self.base.evidence_of_gists(
-            self.window.cache,
-            vectors_nrD.reshape(-1, vectors_nrD.shape[-1]),
-            features_nF.repeat(self.gist_width, axis=0),
-            None if words_nQ4 is None else words_nQ4.repeat(self.gist_width, axis=0),
-            num_queries=len(self.query_token_ids),
-        )
-        best_n: npt.NDArray[np.float32] = logits_m.reshape(-1, self.gist_width).max(axis=1)
-        return best_n
+        """How much speaks for whole blocks anywhere in the history [n], given ascending."""
+        return self.query.evidence(self.keys.of(blocks_n), features_nF, words_nQ4)
 
 
-def look_at(base: SupportsLearnedLens, window: ModelWindow, wc: WorkingContext, memory: Memory) -> WindowLook | None:
+def look_at(
+    base: SupportsLearnedLens, window: ModelWindow, wc: WorkingContext, memory: Memory, keys: GistKeys
+) -> WindowLook | None:
     """The learned lens over a window that shows ``wc`` and scratch after it; None if the window ends with a gist."""
-    keys = window.rows.keys[-base.lens_query_tokens :]
-    gists = np.flatnonzero(keys[:, 0] > 0)
-    keys = keys[gists[-1] + 1 :] if len(gists) else keys
-    if not len(keys):
+    rows = window.rows.keys[-base.lens_query_tokens :]
+    gists = np.flatnonzero(rows[:, 0] > 0)
+    rows = rows[gists[-1] + 1 :] if len(gists) else rows
+    if not len(rows):
         return None
-    token_ids = keys[:, 1].copy()
-    shown = np.flatnonzero(keys[:, 0] != SCRATCH)
+    token_ids = rows[:, 1].copy()
+    shown = np.flatnonzero(rows[:, 0] != SCRATCH)
     spans = runs_of(token_ids[shown])
     if spans:
         token_ids[shown] = np.concatenate([memory.tokens(start, stop) for start, stop in spans])
     return WindowLook(
-        base=base,
-        window=window,
-        gist_width=wc.gist_width,
+        query=base.lens_query(window.cache, num_queries=len(rows)),
+        keys=keys,
+        features=base.lens_features,
         query_token_ids=token_ids.astype(np.uint32),
         num_scratch=len(window.rows) - wc.cost,
     )

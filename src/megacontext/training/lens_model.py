@@ -119,10 +119,10 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
 def lens_logits(lens: LensNet, sample: LensSample, *, seen: Looked | None = None) -> tuple[Queries, Tensor]:
     """What is asked, and the evidence [..., N] for a sample's own blocks and then for strangers, by their gists."""
     seen = seen or looked(sample)
-    keys_HNE = lens.keys(torch.cat([sample.gists_CD, seen.gists_XD], dim=-2).float())
+    keys_NHE = lens.keys(torch.cat([sample.gists_CD, seen.gists_XD], dim=-2).float())
     queries = lens.queries(sample.query_QD.float())
-    matches_NM = lens.matches(queries, keys_HNE, seen.words_NQ4)
-    logits_N: Tensor = lens(matches_NM, seen.features_NF)
+    in_common_Nw = lens.in_common(queries, seen.words_NQ4)
+    logits_N: Tensor = lens(lens.found(queries, keys_NHE), in_common_Nw, seen.features_NF)
     return queries, logits_N
 
 
@@ -214,7 +214,7 @@ def _lookalikes(
 ) -> list[tuple[Tensor, Tensor]]:
     """Strangers for each sample: half of them those of the pool whose gists say most, none of them its own."""
     gists_PD, blocks_PK = pool
-    keys_HPE = lens.keys(gists_PD.float())
+    keys_PHE = lens.keys(gists_PD.float())
     features_PF = torch.from_numpy(
         feature_columns(
             FEATURES,
@@ -228,7 +228,7 @@ def _lookalikes(
     for sample in chosen:
         own = {block.tobytes() for block in sample.blocks_CK[:, TOKENS_BEFORE:].numpy()}
         is_own_P = torch.tensor([told in own for told in told_P])
-        logits_P = lens(lens.matches(lens.queries(sample.query_QD.float()), keys_HPE), features_PF)
+        logits_P = lens(lens.found(lens.queries(sample.query_QD.float()), keys_PHE), None, features_PF)
         free = (~is_own_P).nonzero()[:, 0].tolist()
         likely = logits_P.masked_fill(is_own_P, -torch.inf).topk(min(len(free), count // 2)).indices
         indices = torch.cat(

@@ -20,30 +20,30 @@ NUM_BLOCKS = 400
 
 @dataclass
 class Told:
-    """Evidence is the first component of a gist; notes what was asked."""
+    """Evidence is what blocks are worth, as a logit beside ``stakes``; notes what was asked."""
 
+    worth: dict[int, float] = field(default_factory=dict)
     query_token_ids: npt.NDArray[np.uint32] = field(
         default_factory=lambda: np.arange(77 * 8, 77 * 8 + 8, dtype=np.uint32)
     )
     features: tuple[str, ...] = NAMES
     num_scratch: int = 5
     stakes: tuple[float, npt.NDArray[np.float32]] = (0.0, np.array([2.0, 8.0], dtype=np.float32))
+    asked: list[list[int]] = field(default_factory=list)
     seen: list[npt.NDArray[np.float32]] = field(default_factory=list)
     words: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
 
-    def of_gists(self, vectors_nrD, features_nF, words_nQ4=None):
+    def of_blocks(self, blocks_n, features_nF, words_nQ4=None):
+        self.asked.append(blocks_n.tolist())
         self.seen.append(features_nF)
         self.words.append(words_nQ4)
-        return vectors_nrD[:, 0, 0].astype(np.float32)
+        return np.array([self.worth.get(block, -20.0) for block in blocks_n], dtype=np.float32)
 
 
-class GistMemory:
-    """Tokens count up; every gist says how likely its block is (as a logit beside ``Told.stakes``)."""
+class CountingMemory:
+    """Tokens count up."""
 
-    def __init__(self, worth: dict[int, float]) -> None:
-        self.num_tokens = NUM_BLOCKS * 8 + 3
-        self.worth = worth
-        self.scanned: list[tuple[int, int]] = []
+    num_tokens = NUM_BLOCKS * 8 + 3
 
     def tokens(self, start, stop):
         return np.arange(start, stop, dtype=np.uint32)
@@ -51,19 +51,15 @@ class GistMemory:
     def text(self, start, stop):
         return " ".join(map(str, range(start, stop)))
 
-    def gists(self, level, start, stop):
-        assert level == 1
-        self.scanned.append((start, stop))
-        return np.array([[[self.worth.get(block, -20.0)]] for block in range(start, stop)], dtype=np.float16)
-
     def search_hits(self, text, *, limit):
         return []
 
 
 def ask(plain, worth, *, lens=None, told=None):
-    memory = GistMemory(worth)
+    memory = CountingMemory()
     wc = plain.working_context(memory)
     told = told or Told()
+    told.worth = worth
     request = replace(plain.request(memory, "what?", wc=wc), learned=told)
     return (lens or LensNetLens(num_shortlisted=32)).score(request), wc, memory, told
 
@@ -89,7 +85,7 @@ def test_the_best_blocks_are_nominated_wherever_they_stand(plain):
 
 
 def test_the_stake_is_that_of_what_stands_there(plain):
-    wc = plain.working_context(GistMemory({}))
+    wc = plain.working_context(CountingMemory())
     collapsed = int(np.flatnonzero(wc.levels == 1)[0])
     is_open = int(np.flatnonzero((wc.levels == 0) & ~wc.pinned)[0])
     for entry, stake in ((collapsed, 2.0), (is_open, 8.0)):
@@ -101,17 +97,18 @@ def test_the_stake_is_that_of_what_stands_there(plain):
 
 
 def test_the_scan_is_bounded(plain):
-    scores, wc, memory, _ = ask(plain, {17: 9.0, 355: 0.5}, lens=LensNetLens(num_scanned=50, num_shortlisted=8))
-    assert memory.scanned[0] == (350, 400)
-    assert sum(stop - start for start, stop in memory.scanned[1:]) <= 8 + (wc.levels <= 1).sum()
+    scores, wc, _, told = ask(plain, {17: 9.0, 355: 0.5}, lens=LensNetLens(num_scanned=50, num_shortlisted=8))
+    scanned, looked_at = told.asked
+    assert scanned == list(range(350, 400))
+    assert len(looked_at) <= 8 + (wc.levels <= 1).sum()
     assert 17 * 8 not in {place.start for place in scores.nominations}
     assert scores.nominations[0].start == 355 * 8
 
 
 def test_what_is_pinned_is_not_judged(plain):
-    memory = GistMemory({390: 9.0, 17: 4.0})
+    memory = CountingMemory()
     wc = plain.working_context(memory)
-    request = replace(plain.request(memory, "what?", wc=wc), learned=Told())
+    request = replace(plain.request(memory, "what?", wc=wc), learned=Told(worth={390: 9.0, 17: 4.0}))
     cut = request.cut
     entry = int(np.searchsorted(cut.starts, 390 * 8, side="right")) - 1
     assert cut.levels[entry] == 0
@@ -140,9 +137,9 @@ def test_the_text_that_asks_is_no_answer_to_itself(plain):
 def test_search_hits_reach_beyond_the_scan(plain):
     from megacontext.ports.catalog import SearchHit
 
-    memory = GistMemory({17: 9.0, 18: 8.0, 19: 7.0})
+    memory, told = CountingMemory(), Told(worth={17: 9.0, 18: 8.0, 19: 7.0})
     memory.search_hits = lambda text, *, limit: [SearchHit(token_start=16 * 8, token_stop=18 * 8, score=1.0)]
-    request = replace(plain.request(memory, "what?", wc=plain.working_context(memory)), learned=Told())
+    request = replace(plain.request(memory, "what?", wc=plain.working_context(memory)), learned=told)
     scores = LensNetLens(num_scanned=50, num_shortlisted=8).score(request)
     assert [place.start // 8 for place in scores.nominations if place.utility > 1] == [17, 18], "and the next block"
 

@@ -6,7 +6,7 @@ being what the next tokens need; the probability times what is at stake, given t
 now, is the value. The best are nominated. The scan is bounded, so that a refocus costs the same however long the
 history is; beyond it the words of the query lead.
 
-Shape legend: n blocks, K tokens of a block, r vectors of a gist, Q query tokens, F features.
+Shape legend: n blocks, K tokens of a block, Q query tokens, F features.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ class LensNetLens:
         first = max(0, num_blocks - self.num_scanned)
         scanned_n = np.arange(first, num_blocks)
         if len(scanned_n) > self.num_shortlisted:
-            logits_n = learned.of_gists(
-                request.memory.gists(1, first, num_blocks), _features(request, learned, scanned_n)
-            )
+            logits_n = learned.of_blocks(scanned_n, _features(request, learned, scanned_n))
             scanned_n = scanned_n[np.argpartition(-logits_n, self.num_shortlisted)[: self.num_shortlisted]]
         found = [scanned_n, cut.starts[(cut.levels <= 1)] // block_tokens]
         if self.num_passages and request.query_text.strip():
@@ -127,8 +125,7 @@ def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray
         np.concatenate([_read(request, first, last) for first, last in runs]), learned.query_token_ids
     )
     features_nF = _features(request, learned, blocks_n, in_common)
-    vectors_nrD = np.concatenate([request.memory.gists(1, first, last) for first, last in runs])
-    logits_n = learned.of_gists(vectors_nrD, features_nF, in_common.words_nQ4).astype(np.float64)
+    logits_n = learned.of_blocks(blocks_n, features_nF, in_common.words_nQ4).astype(np.float64)
     entry_n = _entries_of(cut, blocks_n)
     nothing, nats_L = learned.stakes
     levels_n = np.where(cut.levels[entry_n] == 0, len(nats_L), cut.levels[entry_n])

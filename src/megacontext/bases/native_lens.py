@@ -1,0 +1,50 @@
+"""What a window of the native core asks of its LensNet.
+
+Shape legend: n spans, r vectors of each, m = n r, Q query tokens, H heads, E key dimension, D width, F features,
+w words in common.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megacontext.nets.lens_net import LensNet
+
+__all__ = ["NativeLensQuery"]
+
+SLICE_KEYS = 1024  # compared at once, so that what is found for each query token stays in the processor's cache
+
+
+class NativeLensQuery:
+    """``LensQuery`` from the states [Q, D] of the last entries, taken as they are now."""
+
+    def __init__(self, lens: LensNet, states_QD: torch.Tensor) -> None:
+        self._lens = lens
+        with torch.no_grad():
+            self._queries = lens.queries(states_QD.float())
+
+    @property
+    def stakes(self) -> tuple[float, npt.NDArray[np.float32]]:
+        """The logit of nothing being needed, and the nats [L] at stake by the level that stands for what is."""
+        return float(self._queries.nothing), self._queries.stakes_L.cpu().numpy()
+
+    def evidence(
+        self,
+        keys_nr: torch.Tensor,
+        features_nF: npt.NDArray[np.float32],
+        words_nQ4: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Logits [n]; of the r vectors of a gist the best counts."""
+        gist_width, device = keys_nr.shape[1], keys_nr.device
+        features_mF = torch.from_numpy(features_nF.repeat(gist_width, axis=0)).to(device)
+        words_mQ4 = None if words_nQ4 is None else torch.from_numpy(words_nQ4.repeat(gist_width, axis=0)).to(device)
+        with torch.no_grad():
+            keys_mHE = keys_nr.flatten(0, 1)
+            slices = range(0, len(keys_mHE), SLICE_KEYS)
+            found_mH = torch.cat([self._lens.found(self._queries, keys_mHE[at : at + SLICE_KEYS]) for at in slices])
+            in_common_mw = None if words_mQ4 is None else self._lens.in_common(self._queries, words_mQ4)
+            logits_m = self._lens(found_mH, in_common_mw, features_mF)
+        logits_n: npt.NDArray[np.float32] = logits_m.view(-1, gist_width).amax(1).cpu().numpy()
+        return logits_n
