@@ -170,6 +170,21 @@ def test_a_session_follows_the_memory(memory):
         session.nll(CONTINUATION)
 
 
+def test_what_was_erased_leaves_the_window(tmp_path, base):
+    with assembly.open(tmp_path / "memory", base=base, create=True) as memory:
+        memory.ingest(text="The weather was fine that day. " * 5, source="diary")
+        memory.ingest(text="The code for Kolibri is 48213.", source="secret")
+        with memory.session(budget_entries=512) as session, memory.session(budget_entries=512) as idle:
+            before = session.nll(CONTINUATION)
+            memory.erase("secret")
+            after = session.nll(CONTINUATION)
+            forwarded = session.num_forwarded_entries
+            assert np.abs(after - before).max() > 1e-3
+            session.nll(CONTINUATION)
+            assert session.num_forwarded_entries - forwarded < 64, "the state is made anew once"
+            np.testing.assert_allclose(after, idle.nll(CONTINUATION), atol=1e-5)
+
+
 def test_a_memory_that_outgrew_its_window_is_seen_again_through_a_larger_one(memory):
     fact = fact_block(memory)
     with memory.session(budget_entries=180) as session:

@@ -26,10 +26,14 @@ __all__ = ["TreeReader"]
 
 
 class TreeReader:
-    """Tokens and gists wherever they are: sealed shards, the catalog's tail, or not computed yet."""
+    """Tokens and gists wherever they are: sealed shards, the catalog's tail, or not computed yet.
+
+    num_changes: how often what was stored has changed in place; who keeps what was read has to read it again.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.num_changes = 0
         self._tokens_spec = token_spec(parts.info)
         self._snapshot = Snapshot(parts)
         self._gists = GistReader(parts, self._snapshot, self.tokens)
@@ -62,8 +66,9 @@ class TreeReader:
         return self.num_tokens
 
     def forget(self) -> None:
-        """Drop computed rows (after a repair)."""
+        """Drop computed rows: what is stored has changed (an erasure, a repair)."""
         self._gists.forget()
+        self.num_changes += 1
 
     def valid_span(self, start: int, stop: int) -> Span:
         """The same as ints; InvalidValueError unless ``[start, stop)`` lies within the tokens."""

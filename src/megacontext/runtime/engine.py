@@ -77,6 +77,7 @@ class Engine:
         self._budget_entries = config.budget_entries
         self._window: ModelWindow | None = None
         self._gist_keys: GistKeys | None = None
+        self._num_changes = memory.reader.num_changes
         self._num_forwarded = 0  # by windows that are gone
 
     @property
@@ -86,6 +87,14 @@ class Engine:
     @property
     def num_forwarded(self) -> int:
         return self._num_forwarded + (self._window.num_forwarded if self._window else 0)
+
+    def follow_memory(self) -> None:
+        """Take in what the memory has gained; what was erased or repaired leaves the model's state, too."""
+        changes = self.memory.reader.num_changes
+        if changes != self._num_changes:
+            self.release()
+            self._num_changes = changes
+        self.focus.follow_growth()
 
     def resize(self, budget_entries: int) -> None:
         """Change the whole window; the model's state starts anew."""

@@ -166,9 +166,9 @@ class Session:
             raise MemoryClosedError("the session was closed; open another with memory.session()")
 
     def _begin(self) -> Engine:
-        """The engine, with the memory's growth taken in."""
+        """The engine, in step with the memory."""
         self._check_open()
-        self._engine.focus.follow_growth()
+        self._engine.follow_memory()
         return self._engine
 
     def _stream(
