@@ -1,9 +1,10 @@
 """How losses fall with weights and tokens: small runs, fitted curves, a picture, and what they say of sizes M and L.
 
-`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...]`
+`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...] [--model MODEL]`
 
 Every run is a core with its GistNet, trained from nothing by scaling.toml and judged on held-out text and names. Runs
-that are in FOLDER already are not repeated. Weights are counted without embedding and head.
+that are in FOLDER already are not repeated. Weights are counted without embedding and head. How losses fall with the
+length of the window is measured on MODEL, which knows how to use it: the same tokens after more and more context.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from megacontext.bases.core_folder import read_core_folder
+from megacontext.bases.registry import BaseHandle
 from megacontext.errors import InvalidValueError, MegaContextError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
@@ -36,7 +39,7 @@ from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
 from megacontext.training.rows import aligned_row
-from megacontext.training.scaling import Curve, Point, fit_curve, left_out_errors
+from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors
 from megacontext.training.scoring import spread_windows, token_nlls
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.windows import TextSource
@@ -49,6 +52,8 @@ ASKED = Asking(test=True, key="code")
 TOLD: tuple[Control, Control] = ("real", "none")
 PER_STEP = 4000  # tokens of a step, about
 JUDGED = 48
+WINDOW_CONTEXTS = (32, 64, 128, 256, 512, 1024, 2048, 4032)  # the last with what is scored: what the core was made for
+SCORED_TOKENS = 64
 
 
 def sized(settings: Settings, width: int, num_steps: int) -> Settings:
@@ -149,6 +154,29 @@ def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]
     }
 
 
+@torch.no_grad()
+def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
+    """Nats of the same held-out tokens by tokens of context before them, the law through all lengths, what it says of
+    twice and eight times the longest, and what a law without the longest says too much of that."""
+    report = {}
+    for domain, store in held_out.stores.items():
+        windows = torch.from_numpy(np.stack(spread_windows(store, JUDGED, WINDOW_CONTEXTS[-1] + SCORED_TOKENS)))
+        nats = {}
+        for context in WINDOW_CONTEXTS:
+            parts = windows[:, -context - SCORED_TOKENS :].split(4)  # type: ignore[no-untyped-call]
+            scored = torch.cat([token_nlls(core_logits(core), part)[:, -SCORED_TOKENS:] for part in parts])
+            nats[context] = float(scored.mean())
+        law, longest = fit_power(nats), WINDOW_CONTEXTS[-1]
+        before = fit_power({context: value for context, value in nats.items() if context < longest})
+        report[domain] = {
+            "nats": {str(context): round(value, 4) for context, value in nats.items()},
+            **asdict(law),
+            "left_out_error": round(before.at(longest) - nats[longest], 4),
+            "predicted": {str(longest * times): round(law.at(longest * times), 4) for times in (2, 8)},
+        }
+    return report
+
+
 def curves(runs: list[dict[str, Any]]) -> dict[str, tuple[Curve, list[Point]]]:
     """Fitted curves: text, text after 256 tokens of context, and answers from gists of two tokens."""
     read: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -172,15 +200,16 @@ def predictions(curve: Curve, folder: Path) -> dict[str, float]:
     return said
 
 
-def draw(found: dict[str, tuple[Curve, list[Point]]], path: Path) -> None:
-    """One panel a curve: points by tokens, one colour a size."""
+def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], path: Path) -> None:
+    """One panel a curve: points by tokens, one colour a size; and one for the length of the window."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4), squeeze=False)
-    for axis, (name, (curve, points)) in zip(axes[0], found.items(), strict=True):
+    num_panels = len(found) + 1
+    figure, axes = plt.subplots(1, num_panels, figsize=(5 * num_panels, 4), squeeze=False)
+    for axis, (name, (curve, points)) in zip(axes[0], found.items(), strict=False):
         for number, weights in enumerate(sorted({point.weights for point in points})):
             some = sorted((point for point in points if point.weights == weights), key=lambda point: point.tokens)
             color = f"C{number}"
@@ -193,6 +222,17 @@ def draw(found: dict[str, tuple[Curve, list[Point]]], path: Path) -> None:
         axis.set_title(f"{name}: nats a token", fontsize=10)
         axis.set_xlabel("tokens")
         axis.legend(title="weights", fontsize=8, title_fontsize=8)
+    axis = axes[0, -1]
+    for number, (domain, told) in enumerate(windows.items()):
+        contexts = [int(context) for context in told["nats"]]
+        law = PowerLaw(floor=told["floor"], factor=told["factor"], power=told["power"])
+        axis.plot(contexts, told["nats"].values(), "o", color=f"C{number}", label=domain)
+        line = np.geomspace(contexts[0], 8 * contexts[-1], 50)
+        axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{number}", linewidth=1)
+    axis.set_xscale("log", base=2)
+    axis.set_title("the same tokens after more of the text: nats a token", fontsize=10)
+    axis.set_xlabel("tokens of context")
+    axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 
@@ -205,6 +245,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("scaling.toml"))
     parser.add_argument("--tokens", type=float, nargs="+", default=[5e5, 1e6, 2e6, 4e6])
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 144, 192], choices=sorted(LAYERS))
+    parser.add_argument("--model", default="reference-core", help="bundled core, or folder: what length is worth to it")
     parser.add_argument("--eager", action="store_true", help="do not compile: starts at once, steps are slower")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,10 +271,12 @@ def main() -> None:
         }
         for name, (curve, points) in found.items()
     }
-    content = {"machine": f"one core, one thread, {processor()}", "curves": report, "runs": runs}
+    nets = read_core_folder(BaseHandle(args.model).folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+    windows = judge_windows(nets.core, held_out)
+    content = {"machine": f"one core, one thread, {processor()}", "curves": report, "windows": windows, "runs": runs}
     (args.out / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")
-    draw(found, args.out / "scaling.png")
-    print(json.dumps(report, indent=2))
+    draw(found, windows, args.out / "scaling.png")
+    print(json.dumps({"curves": report, "windows": windows}, indent=2))
 
 
 if __name__ == "__main__":

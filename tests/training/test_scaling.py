@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.scaling import Curve, Point, fit_curve, left_out_errors
+from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors
 
 TRUE = Curve(floor=1.7, weight_factor=400.0, weight_power=0.45, token_factor=2000.0, token_power=0.5)
 GRID = [*itertools.product((2e5, 6e5, 2e6, 6e6), (5e5, 2e6, 8e6))]
@@ -43,3 +43,16 @@ def test_too_few_runs_fix_no_curve() -> None:
         fit_curve(same)
     with pytest.raises(InvalidValueError, match="no loss"):
         fit_curve([Point(weights=w, tokens=d, nats=0.0) for w, d in GRID])
+
+
+def test_the_law_of_context_is_found() -> None:
+    true = PowerLaw(floor=3.2, factor=2.5, power=0.4)
+    random = np.random.default_rng(0)
+    contexts = [32 * 2**number for number in range(8)]
+    exact = fit_power({context: true.at(context) for context in contexts})
+    noisy = fit_power({context: true.at(context) + 0.003 * random.normal() for context in contexts})
+    for context in (*contexts, 8 * contexts[-1]):
+        assert exact.at(context) == pytest.approx(true.at(context), abs=0.002)
+        assert noisy.at(context) == pytest.approx(true.at(context), abs=0.02)
+    with pytest.raises(InvalidValueError, match="3 lengths do not fix a law"):
+        fit_power({1: 3.0, 2: 2.5, 4: 2.2})

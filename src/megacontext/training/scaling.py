@@ -1,4 +1,4 @@
-"""How a loss falls with weights and tokens: a curve through small runs, and what it says of larger ones.
+"""How a loss falls with weights, tokens and context: curves through small runs, and what they say of larger ones.
 
 The curve is that of Hoffmann et al. 2022 ("Training compute-optimal large language models", approach 3):
 L(N, D) = E + A / N^alpha + B / D^beta, N weights, D tokens, fitted by a Huber loss on log L from many starts.
@@ -7,7 +7,7 @@ L(N, D) = E + A / N^alpha + B / D^beta, N weights, D tokens, fitted by a Huber l
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["Curve", "Point", "fit_curve", "left_out_errors"]
+__all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_errors"]
 
 HUBER = 1e-3  # of log nats, as in the paper
 BOUNDS = [(-6.0, 2.5), (-5.0, 25.0), (0.01, 2.0), (-5.0, 25.0), (0.01, 2.0)]
 FEWEST = 6  # points: one more than the curve has parameters
+FEWEST_CONTEXTS = 4  # likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,45 @@ class Curve:
         """Nats that a run of this size is expected to end with."""
         by_weights = self.weight_factor / float(weights) ** self.weight_power
         return float(self.floor + by_weights + self.token_factor / float(tokens) ** self.token_power)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """L(T) = floor + factor / T^power, T tokens of context."""
+
+    floor: float
+    factor: float
+    power: float
+
+    def at(self, tokens: float) -> float:
+        """Nats that so much context is expected to leave."""
+        return float(self.floor + self.factor / float(tokens) ** self.power)
+
+
+def fit_power(nats_by_tokens: Mapping[int, float]) -> PowerLaw:
+    """The law through nats of the same tokens after different numbers of tokens, by least squares; InvalidValueError
+    for fewer than four."""
+    from scipy.optimize import least_squares
+
+    if len(nats_by_tokens) < FEWEST_CONTEXTS:
+        raise InvalidValueError(
+            f"{len(nats_by_tokens)} lengths do not fix a law of three parameters; measure at least {FEWEST_CONTEXTS}"
+        )
+    log_t, nats = np.log(list(nats_by_tokens)), np.array(list(nats_by_tokens.values()))
+
+    def misfit(params_3: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        floor, log_factor, power = params_3
+        gap: npt.NDArray[np.float64] = floor + np.exp(log_factor - power * log_t) - nats
+        return gap
+
+    starts = itertools.product((0.5, 0.9), (0.1, 0.3, 0.6))  # of the floor, as a share of the least; of the power
+    low, high = (0.0, -10.0, 0.01), (float(nats.min()), 10.0, 3.0)
+    tried = [
+        least_squares(misfit, (share * nats.min(), 1.0, power), bounds=(low, high), x_scale=(0.1, 0.5, 0.1))
+        for share, power in starts
+    ]
+    floor, log_factor, power = min(tried, key=lambda found: found.cost).x
+    return PowerLaw(floor=float(floor), factor=float(np.exp(log_factor)), power=float(power))
 
 
 def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
