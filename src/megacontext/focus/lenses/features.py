@@ -60,8 +60,7 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
     """
     if not len(blocks_nK) or not len(query_Q):
         return np.zeros(len(blocks_nK))
-    tokens_nU, _ = _Words.of(query_Q).found_in(blocks_nK, first=0)
-    scores_n: npt.NDArray[np.float64] = tokens_nU.sum(1)
+    scores_n: npt.NDArray[np.float64] = _Words.of(query_Q).found_in(blocks_nK, first=0).own_nU.sum(1)
     return scores_n
 
 
@@ -80,15 +79,25 @@ def word_features(
         return InCommon(np.zeros(num_blocks), words_nQ4, np.zeros(num_blocks))
     words = _Words.of(query_Q)
     most = np.log1p((num_blocks - 0.5) / 1.5)
-    found_nQ4 = np.zeros((num_blocks, num_queries, 4), dtype=np.float32)
-    own_nU, pairs_nU = words.found_in(blocks_nK, first=num_before)
-    found_nQ4[:, :, 0] = (own_nU / most).astype(np.float32)[:, words.of_Q]
-    found_nQ4[:, 1:, 1] = (pairs_nU / most).astype(np.float32)[:, words.of_pair]
-    if num_before:
-        before_nU, pairs_nU = words.found_in(blocks_nK[:, :num_before], first=0)
-        found_nQ4[:, :, 2] = (before_nU / most).astype(np.float32)[:, words.of_Q]
-        found_nQ4[:, 1:, 3] = (pairs_nU / most).astype(np.float32)[:, words.of_pair]
-    return InCommon(own_nU.sum(1), found_nQ4, _continues(blocks_nK, query_Q, num_before))
+    found = words.found_in(blocks_nK, first=num_before)
+    found_4nQ = np.zeros((4, num_blocks, num_queries), dtype=np.float32)  # so they are compared kind by kind
+    for kind_nQ, terms_nU, places in (
+        (found_4nQ[0], found.own_nU, words.of_Q),
+        (found_4nQ[1, :, 1:], found.own_pairs_nU, words.of_pair),
+        (found_4nQ[2], found.before_nU, words.of_Q),
+        (found_4nQ[3, :, 1:], found.before_pairs_nU, words.of_pair),
+    ):
+        kind_nQ[:] = (terms_nU / most).astype(np.float32)[:, places]
+    return InCommon(found.own_nU.sum(1), found_4nQ.transpose(1, 2, 0), _continues(blocks_nK, query_Q, num_before))
+
+
+class _Found(NamedTuple):
+    """BM25's terms [n, U] of tokens and of pairs that end in a block, and in what stands before it."""
+
+    own_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    own_pairs_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    before_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    before_pairs_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
 
 
 class _Words(NamedTuple):
@@ -104,24 +113,43 @@ class _Words(NamedTuple):
         pairs = np.unique(_pair_codes(query_Q[:-1], query_Q[1:]), return_inverse=True)
         return cls(*np.unique(query_Q.astype(np.int64), return_inverse=True), *pairs)
 
-    def found_in(
-        self, blocks_nK: npt.NDArray[np.integer], *, first: int
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """BM25's terms of tokens and of pairs [n, U] that end at column ``first`` of the blocks or after it."""
-        num_blocks = len(blocks_nK)
+    def found_in(self, blocks_nK: npt.NDArray[np.integer], *, first: int) -> _Found:
+        """What is found in blocks that begin at column ``first``."""
+        num_blocks, width = blocks_nK.shape
         place_V = np.full(int(max(self.ids_U[-1], blocks_nK.max())) + 2, -1, dtype=np.int16)  # the last: for UNKNOWN
         place_V[self.ids_U] = np.arange(len(self.ids_U))
-        rows, columns = np.nonzero(place_V[blocks_nK[:, first:]] >= 0)
-        columns += first
-        tokens = blocks_nK[rows, columns]
-        tokens_nU = _terms(rows, place_V[tokens], (num_blocks, len(self.ids_U)))
+        flat_N = blocks_nK.reshape(-1)
+        places_N = place_V[flat_N]
+        at = np.flatnonzero(places_N >= 0)
+        tokens = _Ends(at // width, at % width >= first, places_N[at])
+        shape, pairs_shape = (num_blocks, len(self.ids_U)), (num_blocks, len(self.pairs_U))
         if not len(self.pairs_U):
-            return tokens_nU, np.zeros((num_blocks, 0))
-        follows = columns > 0
-        codes = _pair_codes(blocks_nK[rows[follows], columns[follows] - 1], tokens[follows])
+            nothing_nU = np.zeros(pairs_shape)
+            return _Found(tokens.terms(shape, own=True), nothing_nU, tokens.terms(shape, own=False), nothing_nU)
+        at = at[at % width > 0]
+        codes = _pair_codes(flat_N[at - 1], flat_N[at])
         found = np.minimum(np.searchsorted(self.pairs_U, codes), len(self.pairs_U) - 1)
-        is_pair = self.pairs_U[found] == codes
-        return tokens_nU, _terms(rows[follows][is_pair], found[is_pair], (num_blocks, len(self.pairs_U)))
+        at, found = (part[self.pairs_U[found] == codes] for part in (at, found))
+        pairs = _Ends(at // width, at % width >= first, found)
+        return _Found(
+            tokens.terms(shape, own=True),
+            pairs.terms(pairs_shape, own=True),
+            tokens.terms(shape, own=False),
+            pairs.terms(pairs_shape, own=False),
+        )
+
+
+class _Ends(NamedTuple):
+    """Where words end: in which block, whether in its own columns, and which word it is."""
+
+    rows: npt.NDArray[np.int64]
+    is_own: npt.NDArray[np.bool_]
+    words: npt.NDArray[np.integer]
+
+    def terms(self, shape: tuple[int, int], *, own: bool) -> npt.NDArray[np.float64]:
+        """BM25's terms of those in own columns, or of the others."""
+        chosen = self.is_own == own
+        return _terms(self.rows[chosen], self.words[chosen], shape)
 
 
 def _continues(
