@@ -78,7 +78,7 @@ def measure(runs: tuple[DecodeRun, DecodeRun], repeats: int) -> list[tuple[float
 
 def main() -> None:
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--base", default="reference")
+    arguments.add_argument("--base", default="reference-plain", help="a model that transformers can run, too")
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--entries", type=int, nargs="+", default=[256, 1024, 2048])
     arguments.add_argument("--tokens", type=int, default=32)

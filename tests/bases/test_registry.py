@@ -162,7 +162,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> Non
 
 def test_the_bundled_model_is_there_by_both_names() -> None:
     info = base_info("reference")
-    assert info == base_info("reference-plain")
-    assert info.name == "reference-plain"
+    assert info == base_info("reference-core")
+    assert info.name == "reference-core"
     text = "The code for Harlow is 48213.\n"
     assert load_codec("reference").decode(load_codec("reference").encode(text).token_ids) == text

@@ -27,7 +27,7 @@ __all__ = ["BUNDLED", "BUNDLED_FOLDER", "BaseHandle", "base_info", "check_placem
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 # Names that need no download, and the bundled folder that each one means today.
-BUNDLED = {"reference": "reference-plain", "reference-core": "reference-core", "reference-plain": "reference-plain"}
+BUNDLED = {"reference": "reference-core", "reference-core": "reference-core", "reference-plain": "reference-plain"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 VOCABULARY_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
