@@ -52,7 +52,9 @@ ASKED = Asking(test=True, key="code")
 TOLD: tuple[Control, Control] = ("real", "none")
 PER_STEP = 4000  # tokens of a step, about
 JUDGED = 48
+CHANCE = 2.25  # nats of a digit; who knows none needs ln 10 = 2.30
 WINDOW_CONTEXTS = (32, 64, 128, 256, 512, 1024, 2048, 4032)  # the last with what is scored: what the core was made for
+LEARNT_CONTEXT = 2048  # the longest rows that it learnt from
 SCORED_TOKENS = 64
 
 
@@ -156,8 +158,8 @@ def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]
 
 @torch.no_grad()
 def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
-    """Nats of the same held-out tokens by tokens of context before them, the law through all lengths, what it says of
-    twice and eight times the longest, and what a law without the longest says too much of that."""
+    """Nats of the same held-out tokens by tokens of context before them, the law through the lengths that the core
+    learnt from, what it says of longer ones, and what a law without the longest of them says too much of that."""
     report = {}
     for domain, store in held_out.stores.items():
         windows = torch.from_numpy(np.stack(spread_windows(store, JUDGED, WINDOW_CONTEXTS[-1] + SCORED_TOKENS)))
@@ -166,19 +168,20 @@ def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
             parts = windows[:, -context - SCORED_TOKENS :].split(4)  # type: ignore[no-untyped-call]
             scored = torch.cat([token_nlls(core_logits(core), part)[:, -SCORED_TOKENS:] for part in parts])
             nats[context] = float(scored.mean())
-        law, longest = fit_power(nats), WINDOW_CONTEXTS[-1]
-        before = fit_power({context: value for context, value in nats.items() if context < longest})
+        learnt = {context: value for context, value in nats.items() if context <= LEARNT_CONTEXT}
+        law, before = fit_power(learnt), fit_power(dict(list(learnt.items())[:-1]))
         report[domain] = {
             "nats": {str(context): round(value, 4) for context, value in nats.items()},
             **asdict(law),
-            "left_out_error": round(before.at(longest) - nats[longest], 4),
-            "predicted": {str(longest * times): round(law.at(longest * times), 4) for times in (2, 8)},
+            "left_out_error": round(before.at(LEARNT_CONTEXT) - learnt[LEARNT_CONTEXT], 4),
+            "predicted": {str(context): round(law.at(context), 4) for context in (*WINDOW_CONTEXTS[-1:], 8192, 32768)},
         }
     return report
 
 
 def curves(runs: list[dict[str, Any]]) -> dict[str, tuple[Curve, list[Point]]]:
-    """Fitted curves: text, text after 256 tokens of context, and answers from gists of two tokens."""
+    """Fitted curves of text, and of text after 256 tokens of context. Answers from gists have none while they are at
+    chance, ln 10 nats a digit."""
     read: dict[str, Callable[[dict[str, Any]], float]] = {
         "text": lambda run: run["nats"],
         "text, 256 to 512 tokens of context": lambda run: run["nats_by_context"]["512"],
@@ -187,7 +190,8 @@ def curves(runs: list[dict[str, Any]]) -> dict[str, tuple[Curve, list[Point]]]:
     found = {}
     for name, nats in read.items():
         points = [Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run)) for run in runs]
-        found[name] = (fit_curve(points), points)
+        if min(point.nats for point in points) < CHANCE or name.startswith("text"):
+            found[name] = (fit_curve(points), points)
     return found
 
 
@@ -214,7 +218,7 @@ def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], p
             some = sorted((point for point in points if point.weights == weights), key=lambda point: point.tokens)
             color = f"C{number}"
             axis.plot(
-                [p.tokens for p in some], [p.nats for p in some], "o", color=color, label=f"{weights / 1e6:.1f} M"
+                [p.tokens for p in some], [p.nats for p in some], "o", color=color, label=f"{weights / 1e6:.2g} M"
             )
             line = np.geomspace(min(p.tokens for p in some) / 1.5, max(p.tokens for p in some) * 4, 50)
             axis.plot(line, [curve.at(weights, tokens) for tokens in line], color=color, linewidth=1)
@@ -227,7 +231,7 @@ def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], p
         contexts = [int(context) for context in told["nats"]]
         law = PowerLaw(floor=told["floor"], factor=told["factor"], power=told["power"])
         axis.plot(contexts, told["nats"].values(), "o", color=f"C{number}", label=domain)
-        line = np.geomspace(contexts[0], 8 * contexts[-1], 50)
+        line = np.geomspace(contexts[0], contexts[-1], 50)
         axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{number}", linewidth=1)
     axis.set_xscale("log", base=2)
     axis.set_title("the same tokens after more of the text: nats a token", fontsize=10)

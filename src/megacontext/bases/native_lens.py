@@ -38,9 +38,9 @@ class NativeLensQuery:
     ) -> npt.NDArray[np.float32]:
         """Logits [n]; of the r vectors of a gist the best counts."""
         gist_width, device = keys_nr.shape[1], keys_nr.device
-        features_mF = torch.from_numpy(features_nF.repeat(gist_width, axis=0)).to(device)
-        words_mQ4 = None if words_nQ4 is None else torch.from_numpy(words_nQ4.repeat(gist_width, axis=0)).to(device)
         with torch.no_grad():
+            features_mF = _by_vector(features_nF, gist_width).to(device)
+            words_mQ4 = None if words_nQ4 is None else _by_vector(words_nQ4, gist_width).to(device)
             keys_mHE = keys_nr.flatten(0, 1)
             slices = range(0, len(keys_mHE), SLICE_KEYS)
             found_mH = torch.cat([self._lens.found(self._queries, keys_mHE[at : at + SLICE_KEYS]) for at in slices])
@@ -48,3 +48,9 @@ class NativeLensQuery:
             logits_m = self._lens(found_mH, in_common_mw, features_mF)
         logits_n: npt.NDArray[np.float32] = logits_m.view(-1, gist_width).amax(1).cpu().numpy()
         return logits_n
+
+
+def _by_vector(told_n: npt.NDArray[np.float32], gist_width: int) -> torch.Tensor:
+    """What is known of each span, for each of its vectors; a view if there is one."""
+    told = torch.from_numpy(told_n)
+    return told if gist_width == 1 else told.repeat_interleave(gist_width, dim=0)

@@ -102,6 +102,7 @@ class FocusRequest:
     """What a lens may look at.
 
     query_text, query_token_ids: what the next tokens are about (question, or the last generated tokens), may be empty.
+    asking_tokens: how many of the history's last tokens are the query itself: they are no answer to it.
     attention_mass: float32 [number of entries of the cut]: attention that the query gave to each entry in the current
     window, or None if the lens did not ask for it (``Lens.needs_attention``) or there is none yet.
     learned: the base's own lens, for those that ask for it (``WindowLens``); None before there is a window, and where
@@ -112,6 +113,7 @@ class FocusRequest:
     memory: MemoryView
     query_text: str
     query_token_ids: npt.NDArray[np.uint32]
+    asking_tokens: int = 0
     attention_mass: npt.NDArray[np.float32] | None = None
     learned: LearnedEvidence | None = None
 

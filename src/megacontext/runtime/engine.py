@@ -166,7 +166,12 @@ class Engine:
         began = time.perf_counter()
         edits: list[Edits] = []
         move = partial(
-            self.focus.refocus, query.text, query.token_ids, look=OneLook(self.memory), hysteresis=hysteresis
+            self.focus.refocus,
+            query.text,
+            query.token_ids,
+            look=OneLook(self.memory),
+            asking_tokens=0 if len(query.scratch) else len(query.token_ids),
+            hysteresis=hysteresis,
         )
         if has_history and (by_words_first or not looks):
             edits.append(move())

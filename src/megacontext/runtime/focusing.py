@@ -117,6 +117,7 @@ class FocusDriver:
         query_token_ids: npt.NDArray[np.uint32],
         *,
         look: MemoryView,
+        asking_tokens: int = 0,
         attention_mass: npt.NDArray[np.float32] | None = None,
         learned: LearnedEvidence | None = None,
         hysteresis: Hysteresis = FREE,
@@ -130,6 +131,7 @@ class FocusDriver:
                 memory=look,
                 query_text=query_text,
                 query_token_ids=query_token_ids,
+                asking_tokens=asking_tokens,
                 attention_mass=attention_mass,
                 learned=learned,
             )

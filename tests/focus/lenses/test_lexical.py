@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -135,3 +136,16 @@ def test_nominations_do_not_overlap_and_are_few(plain):
     assert len(nominations) == 4
     spans = sorted((place.start, place.stop) for place in nominations)
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
+
+
+def test_the_text_that_asks_is_no_answer_to_itself(plain):
+    said = "The heron of Lake Ontor sleeps until noon. "
+    memory = plain.TextMemory("Rain fell on the hills. " * 30 + said + "Rain fell on the hills. " * 30 + said.strip())
+    request = plain.request(memory, said)
+    begin = memory.token_of("Lake Ontor")
+    last = LexicalLens().score(request).nominations[0]
+    assert last.start > begin + 100, "of two equal places the newest"
+    asking = len(said) // 4 + 1  # four characters are a token here
+    earlier = LexicalLens().score(replace(request, asking_tokens=asking)).nominations
+    assert earlier[0].start <= begin < earlier[0].stop
+    assert all(place.stop <= memory.num_tokens - asking for place in earlier)

@@ -89,7 +89,9 @@ class LexicalLens:
             weights = {word: weight for word, weight in weights.items() if weight > FUNCTION_WEIGHT}
         rarity = _rarity(weights, passages)
         total = sum(rarity.values())
-        places = [place for passage in passages for place in passage.places(rarity, total)]
+        asked_from = num_tokens - request.asking_tokens
+        found = (place for passage in passages for place in passage.places(rarity, total))
+        places = [place for place in found if place.stop <= asked_from]
         chosen = _best_apart(_without_lookalikes(places), self.num_places)
         shares = [sum(map(weights.__getitem__, place.words)) / sum(weights.values()) for place in chosen]
         return WordsFound(tuple(self._nominations(chosen, num_tokens)), max(shares, default=0.0))
