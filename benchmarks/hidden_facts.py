@@ -1,7 +1,7 @@
-"""Are hidden facts found? `auto` lens against oracle focus, RAG and recency in 1 M tokens of real text, several seeds.
+"""Are hidden facts found? `auto` and the learned lens against oracle focus, RAG and recency in 1 M tokens of real text.
 
-Every seed is another order of texts, other facts, other places. The target is the gap to perfect focus, paired over the
-questions. python benchmarks/hidden_facts.py --out benchmarks/results
+Every seed is another order of texts, other facts, other places; several are drawn. The target is the gap to perfect
+focus, paired over the questions. python benchmarks/hidden_facts.py --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from megacontext.evaluation.haystack import build_haystack
 from megacontext.evaluation.intervals import Share, paired_difference
 from megacontext.evaluation.library import assemble_library
 from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.learned import with_learned
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import Recency
 from megacontext.evaluation.methods.retrieval import Retrieval
@@ -31,18 +32,27 @@ def main() -> None:
     arguments.add_argument("--facts", type=int, default=60, help="per seed")
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--budget", type=int, default=1024)
-    arguments.add_argument("--gister", default="extractive")
+    arguments.add_argument("--gister", default="gistnet")
     given = arguments.parse_args()
-    tallies = [Tally(name=kind.name, label=kind.label) for kind in METHODS]
+    kinds = with_learned(METHODS, BaseHandle("reference").info, gister=given.gister)
+    tallies = [Tally(name=kind.name, label=kind.label) for kind in kinds]
     for seed in range(1, given.seeds + 1):
-        ask_seed(tallies, seed, given.tokens, given.facts, given.budget, given.gister)
+        ask_seed(kinds, tallies, seed, given.tokens, given.facts, given.budget, given.gister)
         print(
             f"seed {seed}: " + ", ".join(f"{tally.name} {sum(tally.correct)}/{len(tally.correct)}" for tally in tallies)
         )
     record("hidden_facts", rows_of(tallies, given.tokens, given.gister), given.out)
 
 
-def ask_seed(tallies: Sequence[Tally], seed: int, num_tokens: int, num_facts: int, budget: int, gister: str) -> None:
+def ask_seed(
+    kinds: Sequence[type[Method]],
+    tallies: Sequence[Tally],
+    seed: int,
+    num_tokens: int,
+    num_facts: int,
+    budget: int,
+    gister: str,
+) -> None:
     """Build one haystack and ask every method for every fact."""
     handle = BaseHandle("reference")
     library = assemble_library(handle.codec, num_tokens=num_tokens, seed=seed)
@@ -53,7 +63,7 @@ def ask_seed(tallies: Sequence[Tally], seed: int, num_tokens: int, num_facts: in
             for place, span in zip(haystack.hidden, haystack.spans, strict=True)
         ]
         with haystack.memory as memory:
-            for kind, tally in zip(METHODS, tallies, strict=True):
+            for kind, tally in zip(kinds, tallies, strict=True):
                 method = kind(memory, handle.load(), budget_entries=budget)
                 ask_all(method, questions, tally)
                 method.close()
