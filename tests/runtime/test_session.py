@@ -359,3 +359,24 @@ def test_what_no_window_can_hold_is_not_asked_for(memory, base):
                 ask()
         with pytest.raises(BudgetError, match=r"but the history needs at least \d+: use a budget of at least \d+"):
             session.resize(1)
+
+
+def test_a_refresh_sees_what_another_process_erased(tmp_path, base):
+    with assembly.open(tmp_path / "memory", base=base, create=True) as memory:
+        memory.ingest(text="The weather was fine that day. " * 40, source="diary")
+        memory.ingest(text="The code for Kolibri is 48213. " * 3, source="secret")
+        memory.ingest(text="The weather was fine that day. " * 40, source="later")
+        with assembly.open(tmp_path / "memory", base=base) as reader, reader.session(budget_entries=256) as session:
+            session.refocus("weather")
+            before = session.nll(CONTINUATION)
+            gists = reader.gists(1, 0, reader.num_tokens // 32)
+            memory.erase("secret")
+            reader.refresh()
+            after = session.nll(CONTINUATION)
+            fresh = reader.gists(1, 0, reader.num_tokens // 32)
+        assert not np.array_equal(gists, fresh)
+        with assembly.open(tmp_path / "memory", base=base) as again, again.session(budget_entries=256) as other:
+            np.testing.assert_array_equal(fresh, again.gists(1, 0, again.num_tokens // 32))
+            other.refocus("weather")
+            np.testing.assert_allclose(after, other.nll(CONTINUATION), atol=1e-4)
+        assert np.abs(after - before).max() > 1e-4

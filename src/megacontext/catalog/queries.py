@@ -26,10 +26,11 @@ from megacontext.catalog.rows import (
 )
 from megacontext.catalog.statements import compiled, select_sql
 from megacontext.errors import CorruptionError
-from megacontext.ports.catalog import Extent, MemoryInfo, Segment, Source
+from megacontext.ports.catalog import ERASED, Extent, MemoryInfo, Segment, Source
 from megacontext.ports.gister import GistBatch
 
 __all__ = [
+    "count_erased",
     "extent_by_id",
     "read_extents",
     "read_gists",
@@ -67,6 +68,12 @@ def _sources_of_uri() -> str:
 @cache
 def _source_by_id_sql() -> str:
     return compiled(select(schema.sources).where(schema.sources.c.source_id == bindparam("source_id")))
+
+
+@cache
+def _num_erased_sql() -> str:
+    uri = schema.sources.c.uri
+    return compiled(select(func.count()).where(uri >= bindparam("first"), uri < bindparam("after")))
 
 
 @cache
@@ -157,6 +164,12 @@ def read_sources(connection: sqlite3.Connection, *, uri: str | None = None) -> l
         )
     rows = connection.execute(_sources_of_uri(), {"uri": uri}).fetchall()
     return [_labelled(connection, row) for row in rows]
+
+
+def count_erased(connection: sqlite3.Connection) -> int:
+    bounds = {"first": ERASED, "after": ERASED[:-1] + chr(ord(ERASED[-1]) + 1)}
+    number: int = connection.execute(_num_erased_sql(), bounds).fetchone()[0]
+    return number
 
 
 def source_by_id(connection: sqlite3.Connection, source_id: int) -> Source | None:

@@ -74,6 +74,10 @@ class SqliteCatalog:
                 num_sources=progress.num_sources,
             )
 
+    def num_erased(self) -> int:
+        with self._connections.reading() as connection:
+            return queries.count_erased(connection)
+
     @contextmanager
     def write(self) -> Iterator[SqliteWriter]:
         with self._connections.writing() as connection:

@@ -234,7 +234,7 @@ class Memory:
         """Forget every version of a source: its bytes, text, words, name and labels, and what its tokens left in the
         gists. Positions stay; its tokens become line ends. A crash on the way is finished by erasing it again.
 
-        Other processes that have the memory open may keep what they have read until they open it again.
+        Other processes that have the memory open may keep what they have read until they ``refresh`` or open it again.
 
         Raises: InvalidValueError if there is no such source, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """

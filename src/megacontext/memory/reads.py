@@ -61,8 +61,9 @@ class TreeReader:
         return self._snapshot.num_levels
 
     def refresh(self) -> int:
-        """See the last commit; the number of tokens."""
-        self._snapshot.refresh()
+        """See the last commit, and forget what an erasure has changed; the number of tokens."""
+        if self._snapshot.refresh():
+            self.forget()
         return self.num_tokens
 
     def forget(self) -> None:

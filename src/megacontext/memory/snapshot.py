@@ -17,11 +17,13 @@ class Snapshot:
         self._catalog = parts.catalog
         self._tree = parts.tree
         self._state: CatalogState | None = None
+        self._num_erased = 0
 
     @property
     def state(self) -> CatalogState:
         """Looked up at first use, so that a damaged catalog can be opened to be repaired."""
         if self._state is None:
+            self._num_erased = self._catalog.num_erased()
             self._state = self._catalog.state()
         return self._state
 
@@ -44,9 +46,12 @@ class Snapshot:
     def sealed_nodes(self, level: int) -> int:
         return self.state.sealed_nodes.get(level, 0)
 
-    def refresh(self) -> None:
-        """See the last commit."""
-        self._state = self._catalog.state()
+    def refresh(self) -> bool:
+        """See the last commit; whether something was erased since it was last looked at."""
+        num_erased, state = self._catalog.num_erased(), self._catalog.state()
+        has_erased = self._state is not None and num_erased != self._num_erased
+        self._num_erased, self._state = num_erased, state
+        return has_erased
 
     def see_seals(self) -> None:
         """The same length of history, with the gists that are sealed by now."""

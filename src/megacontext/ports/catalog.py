@@ -17,6 +17,7 @@ import numpy.typing as npt
 from megacontext.ports.gister import GistBatch
 
 __all__ = [
+    "ERASED",
     "Catalog",
     "CatalogState",
     "CatalogWriter",
@@ -28,6 +29,8 @@ __all__ = [
     "Segment",
     "Source",
 ]
+
+ERASED = "erased/"  # what the uris of erased sources begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +89,7 @@ class Source:
         """What remains when it is forgotten: its place in the history."""
         return Source(
             source_id=self.source_id,
-            uri=f"erased/{self.source_id}",
+            uri=f"{ERASED}{self.source_id}",
             version=1,
             kind="tokens",
             raw_digest="",
@@ -228,6 +231,10 @@ class Catalog(Protocol):
     info: MemoryInfo
 
     def state(self) -> CatalogState: ...
+
+    def num_erased(self) -> int:
+        """Sources that were erased; more than before means that what was read of the tree may hold them."""
+        ...
 
     def write(self) -> AbstractContextManager[CatalogWriter]:
         """MemoryReadOnlyError, StorageFullError, StorageError; rolls back on any exception."""

@@ -292,6 +292,7 @@ class CatalogSuite:
         with catalog.write() as writer:
             writer.erase_source(1)
         catalog.compact()
+        assert catalog.num_erased() == 1
         erased, kept = catalog.sources()
         assert erased == Source(
             source_id=1,

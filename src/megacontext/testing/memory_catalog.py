@@ -15,6 +15,7 @@ from megacontext.catalog.words import words_of
 from megacontext.errors import InvariantError, MemoryClosedError, MemoryReadOnlyError, StorageFullError
 from megacontext.memory.gist_rows import join
 from megacontext.ports.catalog import (
+    ERASED,
     CatalogState,
     Damage,
     Extent,
@@ -180,6 +181,9 @@ class MemoryCatalog:
             indexed_tokens=contents.passages[-1].token_stop if contents.passages else 0,
             num_sources=len(contents.sources),
         )
+
+    def num_erased(self) -> int:
+        return sum(source.uri.startswith(ERASED) for source in self._open_contents().sources)
 
     @contextmanager
     def write(self) -> Iterator[MemoryCatalogWriter]:
