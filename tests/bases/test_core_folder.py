@@ -142,6 +142,9 @@ def adopt(folder: Path) -> None:
         (lambda f: edit_config(f, lambda c: c["core"].update(num_heads=3)), r"core has an impossible shape: num_heads"),
         (lambda f: edit_config(f, lambda c: c["core"].update(width="x")), r"core has an impossible shape"),
         (lambda f: edit_config(f, lambda c: c.pop("core")), r"describes no core"),
+        (lambda f: edit_config(f, lambda c: c.update(core=None)), r"describes no core with its width"),
+        (lambda f: edit_config(f, lambda c: c.update(lens_net=None)), r"describes no lens_net with its width"),
+        (lambda f: edit_config(f, lambda c: c["core"].pop("width")), r"describes no core with its width"),
         (lambda f: edit_config(f, lambda c: c["gist_net"].update(width=64)), r"gist_net|shape"),
     ],
 )

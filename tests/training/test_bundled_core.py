@@ -6,6 +6,7 @@ Bounds are loose: what the nets reach is measured by recipes/core/evaluate.py an
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -17,9 +18,11 @@ from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.bases.registry import BaseHandle
+from megacontext.errors import BaseModelError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
+from megacontext.runtime import assembly
 from megacontext.training.corpus import read_standard_library
 from megacontext.training.lens_labels import label, moments_of
 from megacontext.training.lens_model import hit_report, lens_utilities
@@ -83,3 +86,17 @@ def test_its_lens_finds_most_answers_within_four(nets: tuple[Core, GistNet, Lens
     hits = hit_report({"lens": partial(lens_utilities, lens_net)}, samples)["lens"]
     assert hits["within_1"]["accuracy"] > 0.7  # by chance: a few hundredths
     assert hits["within_4"]["accuracy"] > 0.9
+
+
+def test_no_memory_is_made_with_a_damaged_copy(tmp_path: Path) -> None:
+    """It could not be opened with the right file."""
+    copy = tmp_path / "model"
+    shutil.copytree(FOLDER, copy)
+    content = bytearray((copy / "core.safetensors").read_bytes())
+    content[200_000] ^= 1
+    (copy / "core.safetensors").write_bytes(content)
+    with pytest.raises(BaseModelError, match=r"core\.safetensors: is not the file that config\.json names"):
+        assembly.create(tmp_path / "memory", base=copy)
+    assert not (tmp_path / "memory").exists()
+    shutil.copy(FOLDER / "core.safetensors", copy)
+    assembly.create(tmp_path / "memory", base=copy).close()

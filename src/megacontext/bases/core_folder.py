@@ -89,8 +89,9 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{folder / CONFIG_FILE}: not readable ({error}); copy the folder again") from error
-    if "core" not in config:
-        raise BaseModelError(f"{folder / CONFIG_FILE}: describes no core; copy the folder again")
+    for name in ("core", *(net for net in NETS if net in config)):
+        if not isinstance(config.get(name), dict) or "width" not in config[name]:
+            raise BaseModelError(f"{folder / CONFIG_FILE}: describes no {name} with its width; copy the folder again")
     nets: dict[str, Any] = {
         name: _read_net(folder, name, config).to(device, dtype).eval()
         for name in NETS

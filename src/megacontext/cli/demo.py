@@ -24,7 +24,10 @@ def demo(
     ] = 40,
     budget: BudgetOption = 1024,
     base: Annotated[
-        str, typer.Option("--base", metavar="BASE", help="reference, reference-core, a model folder, or an id.")
+        str,
+        typer.Option(
+            "--base", metavar="BASE", help="reference (reference-core), reference-plain, a model folder, or an id."
+        ),
     ] = "reference",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of texts, facts and places.")] = 0,
 ) -> None:
