@@ -47,6 +47,7 @@ def test_a_small_demo_runs_whole(tmp_path: Path) -> None:
     assert "full context" in said
     assert "cannot be told apart" in said or "finds most" in said
     for sample in content["samples"]:
+        assert all((out / "library" / span["uri"]).is_file() for span in sample["sources"]), "no path of a machine"
         stated = [
             path for path in (out / "library").rglob("*.*") if sample["value"] in path.read_text(encoding="utf-8")
         ]

@@ -13,7 +13,6 @@ Everything is checked before a weight is used, and a folder is written in one mo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from megacontext.bases.traits import CORE_TYPE
+from megacontext.bases.weight_files import check_weights, file_digest
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
@@ -68,7 +68,7 @@ def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path],
             file = partial / f"{name}.safetensors"
             save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
             config[name] = dataclasses.asdict(net.config)
-            config["weights"][name] = _digest(file)
+            config["weights"][name] = file_digest(file)
     (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     for source in tokenizer_files:
         shutil.copyfile(source, partial / source.name)
@@ -122,10 +122,7 @@ def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
             net = NETS[name](shape)
     except (InvalidValueError, RuntimeError, TypeError, ValueError) as error:
         raise BaseModelError(f"{folder / CONFIG_FILE}: {name} has an impossible shape: {error}") from error
-    if not file.is_file():
-        raise BaseModelError(f"{file}: is missing; copy the folder again")
-    if _digest(file) != config.get("weights", {}).get(name):
-        raise BaseModelError(f"{file}: is not the file that {CONFIG_FILE} names (its sha256 differs); copy it again")
+    check_weights(file, config.get("weights", {}).get(name))
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -149,8 +146,3 @@ def _check_tensors(file: Path, found: Mapping[str, torch.Tensor], wanted: Mappin
         raise BaseModelError(
             f"{file}: has a tensor that the net does not know: {surplus[0]}; use weights of this shape"
         )
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

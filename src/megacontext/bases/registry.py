@@ -19,6 +19,7 @@ from typing import Any
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config
+from megacontext.bases.weight_files import check_weights
 from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.values import shown
@@ -93,7 +94,9 @@ class BaseHandle:
         eos = _read_json(self.folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
         stop_token_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
         if _is_core(config):
-            _check_weights(self.folder, config.get("weights", {}))
+            # a memory that was made with a damaged file could not be opened with the right one
+            for name, digest in dict(config.get("weights") or {}).items():
+                check_weights(self.folder / f"{name}.safetensors", digest)
         stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         return BaseInfo(
             name=self.name,
@@ -120,19 +123,6 @@ class BaseHandle:
                 load = load_core if _is_core(self.config) else load_huggingface
                 self._loaded = load(self.folder, self.codec, self.info)
             return self._loaded
-
-
-def _check_weights(folder: Path, digests: object) -> None:
-    """BaseModelError unless the files of a core are those that its configuration names: a memory that was made with a
-    damaged one could not be opened with the right one."""
-    for name, digest in digests.items() if isinstance(digests, dict) else ():
-        file = folder / f"{name}.safetensors"
-        if not file.is_file():
-            raise BaseModelError(f"{file}: is missing; copy the folder again")
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != digest:
-            raise BaseModelError(f"{file}: is not the file that config.json names (its sha256 differs); copy it again")
 
 
 def check_placement(dtype: str, device: str) -> None:

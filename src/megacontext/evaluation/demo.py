@@ -25,7 +25,7 @@ from megacontext.evaluation.continuations import draw_continuations
 from megacontext.evaluation.cost import DecodeCost, decode_cost, disk_cost
 from megacontext.evaluation.demo_screen import DemoScreen
 from megacontext.evaluation.focus_trace import FocusStep, FocusTrace
-from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystack, history_memory, sources_of
+from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystack, history_memory, sources_of, text_name
 from megacontext.evaluation.library import Library, assemble_library
 from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
 from megacontext.evaluation.methods.learned import with_learned
@@ -216,7 +216,7 @@ def ask_hidden_facts(
                 "value": question.fact.value,
                 "correct": answered.correct,
                 "depth": question.evidence[0] / wc.num_tokens,
-                "sources": [asdict(span) for span in focused.session.explain(limit=3)],
+                "sources": [{**asdict(span), "uri": text_name(span.uri)} for span in focused.session.explain(limit=3)],
             }
             samples.append(sample)
             screen.show_answer(sample, wc.num_tokens)

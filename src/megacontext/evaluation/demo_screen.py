@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from megacontext.evaluation.haystack import MEMORY_NAME, TEXTS_FOLDER
+from megacontext.evaluation.haystack import MEMORY_NAME, text_name
 from megacontext.evaluation.report import Costs, comparison_grid, cost_grid, rich_table
 from megacontext.evaluation.scores import Comparison, verdicts
 from megacontext.memory.reports import IngestReport, MemoryStats
@@ -49,7 +49,7 @@ class DemoScreen:
             task = bar.add_task("reading", total=num_tokens)
 
             def advance(num_done: int, uri: str) -> None:
-                bar.update(task, completed=num_done, description=f"reading {_short(uri)}")
+                bar.update(task, completed=num_done, description=f"reading {text_name(uri)}")
 
             yield advance
 
@@ -75,7 +75,7 @@ class DemoScreen:
         )
         for span in sample["sources"]:
             quote = around(span["quote"], sample["value"])
-            place = f"{_short(span['uri'])}:{span['line_start']}"
+            place = f"{span['uri']}:{span['line_start']}"
             self.console.print(f"  [cyan]{escape(place)}[/] [dim]{escape(quote)}[/]", no_wrap=True, overflow="ellipsis")
 
     def end(
@@ -125,8 +125,3 @@ def around(quote: str, value: str) -> str:
     if not start:
         return line[:stop]
     return f"… {line[line.index(' ', start) + 1 : stop] if ' ' in line[start:stop] else line[start:stop]}"
-
-
-def _short(uri: str) -> str:
-    """The part of a demo file's address that tells it from the others."""
-    return uri.rpartition(f"/{TEXTS_FOLDER}/")[2]

@@ -15,7 +15,7 @@ from megacontext.ports.catalog import Source
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["MEMORY_NAME", "TEXTS_FOLDER", "Haystack", "build_haystack", "history_memory", "sources_of"]
+__all__ = ["MEMORY_NAME", "TEXTS_FOLDER", "Haystack", "build_haystack", "history_memory", "sources_of", "text_name"]
 
 MEMORY_NAME = "demo.mc"
 TEXTS_FOLDER = "library"
@@ -75,12 +75,17 @@ def history_memory(folder: Path, handle: BaseHandle, like: OpenedMemory, num_tok
     return memory
 
 
+def text_name(uri: str) -> str:
+    """What a source is called below the folder of texts, without this machine's path."""
+    return uri.rpartition(f"/{TEXTS_FOLDER}/")[2]
+
+
 def sources_of(haystack: Haystack) -> list[tuple[int, str, str]]:
     """``(first token, title, kind)`` of what was read, in order."""
     kinds = {text.name: text for text in haystack.texts}
     found = []
     for source in haystack.memory.sources():
-        name = source.uri.rpartition(f"/{TEXTS_FOLDER}/")[2]
+        name = text_name(source.uri)
         if name in kinds:
             found.append((source.token_start, kinds[name].title, kinds[name].kind))
     return found

@@ -92,8 +92,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     for sample in samples:
         mark = "right" if sample["correct"] else "wrong"
         quotes = "".join(
-            f"<q>{escape(' '.join(span['quote'].split()))}<br>{escape(span['uri'].rpartition('/library/')[2])}, line "
-            f"{span['line_start']}</q>"
+            f"<q>{escape(' '.join(span['quote'].split()))}<br>{escape(span['uri'])}, line {span['line_start']}</q>"
             for span in sample["sources"]
         )
         cards.append(
