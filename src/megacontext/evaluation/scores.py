@@ -70,7 +70,7 @@ def _ranking(rivals: Sequence[MethodScore], praise: str, subject: str, *, higher
     if not tied:
         return f"{best.label} {praise} ({figures}); its lead is more than chance (95 %)."
     names = _listed([score.label for score in [best, *tied]])
-    rest = "" if len(tied) == len(others) else ", and are better than the rest"
+    rest = "" if len(tied) == len(others) else f"; the rest stay behind {best.label}"  # the others were not compared
     return f"On {subject} {names} cannot be told apart{rest} ({figures}; {len(values[best.name])} trials, 95 %)."
 
 
