@@ -36,7 +36,7 @@ def test_evidence_is_the_lens_nets_own() -> None:
     features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
     words = np.random.default_rng(3).random((3, 6, 4)).astype(np.float32)
     vectors = torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(2)).half()
-    lens, states = base._lens_net, cache.states_SD
+    lens, states = base._lens_net, cache.last_states(cache.num_entries)
     assert base.lens_query_tokens == lens.config.query_tokens
     with torch.no_grad():
         queries = lens.queries(states[-6:])
@@ -72,9 +72,9 @@ def test_what_was_asked_stays_as_the_window_goes_on() -> None:
 def test_states_are_the_same_however_the_window_was_filled() -> None:
     base = tiny_core_base()
     whole, parts = shown(base), shown(base, pieces=(0, 17, 18, 40))
-    torch.testing.assert_close(whole.states_SD, parts.states_SD, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(whole.last_states(40), parts.last_states(40), atol=1e-4, rtol=1e-4)
     parts.truncate(20)
-    assert len(parts.states_SD) == 20
+    torch.testing.assert_close(parts.last_states(5), whole.last_states(25)[:5], atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_missing_is_named() -> None:

@@ -11,14 +11,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from megacontext.bases.kv_cache import KVCache
+from megacontext.nets.few_queries import FEW_QUERIES, attend_few
 
-__all__ = ["ATTENTION_NAME", "causal_mask", "register_attention"]
+__all__ = ["ATTENTION_NAME", "causal_mask", "kernel_mask", "place_mask", "register_attention"]
 
 ATTENTION_NAME = "megacontext_tapped_sdpa"
 # Queries scored at once: their scores against 512 keys stay in the second-level cache.
@@ -34,6 +37,22 @@ def causal_mask(num_new: int, num_cached: int, device: torch.device) -> torch.Te
     """True [T, S] where a new entry may look."""
     ones = torch.ones(num_new, num_cached + num_new, dtype=torch.bool, device=device)
     return ones.tril(num_cached)
+
+
+def place_mask(slots_S: npt.NDArray[np.int64], num_new: int, device: torch.device) -> torch.Tensor:
+    """True [T, S] where one of the ``num_new`` entries that lie last may look: at its own place in the window and all
+    before. slots_S: where each place lies."""
+    places_S = np.empty(len(slots_S), dtype=np.int64)
+    places_S[slots_S] = np.arange(len(slots_S))
+    places = torch.from_numpy(places_S).to(device)
+    return places[None, :] <= places[len(slots_S) - num_new :, None]
+
+
+def kernel_mask(may_look_TS: torch.Tensor) -> torch.Tensor:
+    """The mask as the faster kernel takes it: on a CPU, for few queries, the float32 biases of ``attend_few``."""
+    if may_look_TS.device.type != "cpu" or len(may_look_TS) > FEW_QUERIES:
+        return may_look_TS
+    return torch.zeros(may_look_TS.shape).masked_fill_(~may_look_TS, -math.inf)
 
 
 def _tapped_attention(
@@ -55,6 +74,9 @@ def _tapped_attention(
         query_tap.record_queries(query, float(kwargs["scaling"]))
     if query.shape[2] == 1 and attention_mask is None:
         return _one_query(query, key, value, float(kwargs["scaling"])), None
+    if attention_mask is not None and attention_mask.dtype == torch.float32:
+        few = attend_few(query, key, value, attention_mask[0, 0], scaling=float(kwargs["scaling"]))
+        return few.transpose(1, 2), None
     if scoring and query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _blockwise_causal(query, key, value, float(kwargs["scaling"])), None
     output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from megacontext.bases.attention import ATTENTION_NAME, causal_mask, register_attention
-from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.attention import ATTENTION_NAME, causal_mask, kernel_mask, place_mask, register_attention
+from megacontext.bases.key_turning import KeyTurning, find_turning
+from megacontext.bases.kv_cache import KVCache, patching
 from megacontext.bases.rotary import ExplicitRotary
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.bases.traits import check_config, check_decoder
@@ -25,6 +26,9 @@ from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
 __all__ = ["HuggingFaceBase"]
+
+# How far turned keys may be from the model's own, against the largest of them: the rounding of their precision.
+TURNING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 class HuggingFaceBase:
@@ -53,6 +57,9 @@ class HuggingFaceBase:
         register_attention()
         model.set_attn_implementation(ATTENTION_NAME)
         self._probe()
+        self._turning: KeyTurning | None = find_turning(
+            self._rotary.omega_F, self._run_one, tolerance=TURNING_TOLERANCE[self._dtype]
+        )
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Input embeddings [T, D] in the model's dtype, on its device."""
@@ -78,7 +85,50 @@ class HuggingFaceBase:
         ``spreads_T`` is passed over: these models know places, not spans. A forward that fails leaves the cache as it
         was.
         """
-        assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
+        cache = _own(cache)
+        return self._run(inputs_TD, positions_T, cache, self._mask(len(inputs_TD), cache.num_entries), num_logits)
+
+    @property
+    def can_patch(self) -> bool:
+        """Whether the way in which its keys turn was found, by looking, when the model was taken."""
+        return self._turning is not None
+
+    def patch(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        cache: ModelCache,
+        *,
+        kept_n: npt.NDArray[np.int64],
+        moved_n: npt.NDArray[np.float64],
+        places_T: npt.NDArray[np.int64],
+        spreads_T: npt.NDArray[np.float32] | None = None,
+        num_logits: int = 1,
+    ) -> torch.Tensor:
+        """Forget entries, move others, and run T new ones among them; see ``SupportsPatch``. ``spreads_T`` is passed
+        over."""
+        cache = _own(cache)
+        assert self._turning is not None, "can_patch says that these keys cannot be moved"
+        with patching(cache):
+            cache.keep(kept_n)
+            self._turning.turn(cache, moved_n)
+            slots = cache.slots_with(places_T)
+            mask = kernel_mask(place_mask(slots, len(inputs_TD), self._device))[None, None]
+            return self._run(inputs_TD, positions_T, cache, mask, num_logits, slots)
+
+    def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Values of the last layer [n, H, E] at these places, float32."""
+        return _own(cache).last_values(places_n).float()
+
+    def _run(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        cache: KVCache,
+        mask: torch.Tensor | None,
+        num_logits: int,
+        slots: npt.NDArray[np.int64] | None = None,
+    ) -> torch.Tensor:
         num_new = len(inputs_TD)
         if len(positions_T) != num_new:
             raise InvalidValueError(f"{num_new} entries but {len(positions_T)} positions; give one position per entry")
@@ -88,13 +138,13 @@ class HuggingFaceBase:
             output = self._model(
                 inputs_embeds=inputs_TD.to(self._device, self._dtype)[None],
                 position_ids=self._rotary.position_ids(positions_T),
-                attention_mask=self._mask(num_new, cache.num_entries),
+                attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=num_logits,
                 query_tap=cache,
             )
-        cache.advance(num_new)
+        cache.advance(num_new, slots)
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
@@ -110,8 +160,7 @@ class HuggingFaceBase:
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads
         and queries."""
-        assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
-        return mass_of_tap(cache, num_queries=num_queries)
+        return mass_of_tap(_own(cache), num_queries=num_queries)
 
     def _ids(self, token_ids: npt.NDArray[np.uint32], *, ndim: int) -> torch.Tensor:
         return checked_ids(token_ids, self.info, ndim=ndim, device=self._device)
@@ -120,7 +169,7 @@ class HuggingFaceBase:
         """None where attention needs none: one query sees everything, and a fresh window is causal by itself."""
         if num_new == 1 or num_cached == 0:
             return None
-        return causal_mask(num_new, num_cached, self._device)[None, None]
+        return kernel_mask(causal_mask(num_new, num_cached, self._device))[None, None]
 
     def _probe(self) -> None:
         """Run three entries, to find out now whether positions and cache reach every layer."""
@@ -133,3 +182,15 @@ class HuggingFaceBase:
                 f"{self.info.name}: lacks transformers' attention interface and cache in every layer; "
                 "use a Llama or Qwen family model"
             )
+
+    def _run_one(self, position: float) -> KVCache:
+        """A cache with one entry at a position, the same every time; no token, because a model may embed some as 0."""
+        cache = self.new_cache(1)
+        entry_D = torch.linspace(-1, 1, self.info.dim)
+        self.forward(entry_D[None], np.array([position]), cache)
+        return cache
+
+
+def _own(cache: ModelCache) -> KVCache:
+    assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
+    return cache

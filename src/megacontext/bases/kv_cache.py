@@ -4,19 +4,26 @@ transformers' own dynamic cache concatenates at every token, and its static cach
 Here attention sees a view of the filled part, forgetting is a number, and a forward that fails half-way leaves the
 cache as it was, because only ``advance`` makes its entries count.
 
+Attention does not care where a key lies. Entries that were patched in lie behind those that were there, and what is
+forgotten in the middle is filled from the end, so that there is never a hole. ``slots`` says where each place lies.
+
 Shape legend: 1 (batch), H key-value heads, Q query heads, C capacity, T new entries, E head dimension.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["KVCache"]
+__all__ = ["KVCache", "patching"]
 
 
 class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
@@ -37,16 +44,57 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self._keys: list[torch.Tensor | None] = [None] * num_layers
         self._values: list[torch.Tensor | None] = [None] * num_layers
         self._queries: torch.Tensor | None = None
+        self._slots = np.arange(capacity_entries)  # of every place; beyond the window place and slot are the same
+        self._is_in_order = True
+
+    @property
+    def slots(self) -> npt.NDArray[np.int64]:
+        """Where the entry of each place of the window lies, int64 [num_entries]."""
+        return self._slots[: self.num_entries]
 
     def truncate(self, num_entries: int) -> None:
         """Forget everything from entry ``num_entries`` on."""
         if not 0 <= num_entries <= self.num_entries:
             raise InvalidValueError(f"cannot truncate to {num_entries}: the cache has {self.num_entries} entries")
-        self.num_entries = num_entries
+        if self._is_in_order:
+            self.num_entries = num_entries
+        else:
+            self.keep(np.arange(num_entries))
 
-    def advance(self, num_new: int) -> None:
-        """Make the entries written by the last forward count."""
+    def keep(self, places_n: npt.NDArray[np.int64]) -> None:
+        """Forget all entries but those at these places, given ascending; what remains keeps its order."""
+        num_kept = len(places_n)
+        slots_n = self._slots[places_n]
+        is_beyond = slots_n >= num_kept
+        if is_beyond.any():
+            holes = np.setdiff1d(np.arange(num_kept), slots_n[~is_beyond], assume_unique=True)
+            for buffer in self._buffers():
+                sources, targets = (torch.from_numpy(slots).to(buffer.device) for slots in (slots_n[is_beyond], holes))
+                buffer.index_copy_(2, targets, buffer.index_select(2, sources))
+            slots_n[is_beyond] = holes
+        self._slots = np.arange(len(self._slots))
+        self._slots[:num_kept] = slots_n
+        self._is_in_order = bool((slots_n == np.arange(num_kept)).all())
+        self.num_entries = num_kept
+
+    def slots_with(self, places_T: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """``slots`` of the window in which T new entries stand at these places, ascending, and the others between."""
+        num_after = self.num_entries + len(places_T)
+        is_new = np.zeros(num_after, dtype=np.bool_)
+        is_new[places_T] = True
+        slots = np.empty(num_after, dtype=np.int64)
+        slots[is_new] = np.arange(self.num_entries, num_after)
+        slots[~is_new] = self.slots
+        return slots
+
+    def advance(self, num_new: int, slots: npt.NDArray[np.int64] | None = None) -> None:
+        """Make the entries written by the last forward count: at the end, or where ``slots_with`` put them."""
         self.num_entries += num_new
+        if self.num_entries > len(self._slots):
+            self._slots = np.concatenate([self._slots, np.arange(len(self._slots), self._capacity)])
+        if slots is not None:
+            self._slots[: self.num_entries] = slots
+            self._is_in_order = bool((slots == np.arange(len(slots))).all())
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -66,12 +114,37 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self.tap_scaling = scaling
 
     def tap(self, num_queries: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries [1, Q, num_queries, E] of the last entries and keys [1, H, num_entries, E] of the tap layer."""
+        """Queries [1, Q, num_queries, E] of the last entries and keys [1, H, num_entries, E] of the tap layer, in the
+        order of the window."""
         keys = self._keys[self.tap_layer]
         assert self._queries is not None
         assert keys is not None
         first = self.num_entries - num_queries
-        return self._queries[:, :, first : self.num_entries], keys[:, :, : self.num_entries]
+        return self._in_order(self._queries, first), self._in_order(keys)
+
+    def layer_keys(self) -> Iterator[torch.Tensor]:
+        """The buffer of each layer's keys [1, H, C, E], as they lie."""
+        for keys in self._keys:
+            assert keys is not None
+            yield keys
+
+    def last_values(self, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Values of the last layer [n, H, E] at these places."""
+        values = self._values[-1]
+        assert values is not None
+        return values[0, :, torch.from_numpy(self._slots[places_n]).to(values.device)].transpose(0, 1)
+
+    def _in_order(self, buffer: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Entries of a buffer [1, X, C, Y] from place ``first`` on, in the order of the window."""
+        if self._is_in_order:
+            return buffer[:, :, first : self.num_entries]
+        return buffer.index_select(2, torch.from_numpy(self._slots[first : self.num_entries]).to(buffer.device))
+
+    def _buffers(self) -> Iterator[torch.Tensor]:
+        """Everything that is kept of entries, along the third axis."""
+        for buffer in (*self._keys, *self._values, self._queries):
+            assert buffer is not None
+            yield buffer
 
     @property
     def is_complete(self) -> bool:
@@ -107,3 +180,13 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
 
     def __len__(self) -> int:
         return len(self._keys)
+
+
+@contextmanager
+def patching(cache: KVCache) -> Iterator[None]:
+    """Empty the cache if the block fails: entries that were moved half-way are worth nothing."""
+    try:
+        yield
+    except BaseException:
+        cache.truncate(0)
+        raise

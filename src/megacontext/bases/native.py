@@ -6,16 +6,21 @@ D embedding width.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from megacontext.bases.attention import causal_mask
-from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.attention import causal_mask, kernel_mask, place_mask
+from megacontext.bases.key_turning import KeyTurning
+from megacontext.bases.kv_cache import KVCache, patching
 from megacontext.bases.native_lens import NativeLensQuery
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import NUM_SHIFTS, Core
+from megacontext.nets.gaussian_rope import frequencies
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet
 from megacontext.ports.base import BaseInfo, ModelCache
@@ -41,8 +46,27 @@ class NativeCache(KVCache):
         new = entries_TD[None, None]
         buffer = self._entries = self._room(self._entries, new)
         buffer[:, :, self.num_entries : self.num_entries + len(entries_TD)] = new
-        before = buffer[0, 0, max(0, self.num_entries - NUM_SHIFTS) : self.num_entries]
+        before = self._in_order(buffer, max(0, self.num_entries - NUM_SHIFTS))[0, 0]
         return torch.nn.functional.pad(before, (0, 0, NUM_SHIFTS - len(before), 0))
+
+    def neighbours_of(
+        self, entries_TD: torch.Tensor, places_T: npt.NDArray[np.int64], slots_S: npt.NDArray[np.int64]
+    ) -> torch.Tensor:
+        """Keep the new entries, at these places of the window that lies in ``slots_S``; those one and two places before
+        each [2, T, D], zeros at its start."""
+        self.entries_before(entries_TD)
+        assert self._entries is not None
+        found = []
+        for distance in range(1, NUM_SHIFTS + 1):
+            slots_T = torch.from_numpy(slots_S[np.maximum(places_T - distance, 0)]).to(entries_TD.device)
+            is_there_T = torch.from_numpy(places_T >= distance).to(entries_TD.device)
+            found.append(self._entries[0, 0, slots_T] * is_there_T[:, None])
+        return torch.stack(found)
+
+    def _buffers(self) -> Iterator[torch.Tensor]:
+        assert self._entries is not None
+        assert self._states is not None
+        return itertools.chain(super()._buffers(), (self._entries, self._states))
 
     def record_states(self, states_TD: torch.Tensor) -> None:
         """Keep the tapped states of the new entries."""
@@ -50,11 +74,10 @@ class NativeCache(KVCache):
         buffer = self._states = self._room(self._states, new)
         buffer[:, :, self.num_entries : self.num_entries + len(states_TD)] = new
 
-    @property
-    def states_SD(self) -> torch.Tensor:  # noqa: N802 - shape suffix
-        """Tapped states [S, D] of all entries."""
+    def last_states(self, num_entries: int) -> torch.Tensor:
+        """Tapped states [n, D] of the last n entries of the window."""
         assert self._states is not None
-        return self._states[0, 0, : self.num_entries]
+        return self._in_order(self._states, self.num_entries - num_entries)[0, 0]
 
 
 class NativeBase:
@@ -82,6 +105,9 @@ class NativeBase:
         self.lens_query_tokens = lens_net.config.query_tokens if lens_net is not None else 0
         weight = core.embed_tokens.weight
         self._dtype, self._device = weight.dtype, weight.device
+        config = core.config
+        omega_F = frequencies(config.rotary_dims, base=config.rotary_base, num_slow_bands=config.num_slow_bands)
+        self._turning = KeyTurning(omega_F.numpy(), False, frozenset(range(config.num_layers)))
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Input embeddings [T, D] in the model's dtype, on its device."""
@@ -105,7 +131,58 @@ class NativeBase:
 
         A forward that fails leaves the cache as it was.
         """
-        assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
+        cache = _own(cache)
+        spreads_T = self._checked(inputs_TD, positions_T, spreads_T, num_logits)
+        mask = None
+        if len(inputs_TD) > 1 and cache.num_entries:
+            mask = kernel_mask(causal_mask(len(inputs_TD), cache.num_entries, self._device))
+        with torch.no_grad():
+            inputs_TD = inputs_TD.to(self._device, self._dtype)
+            before_BTD = cache.entries_before(inputs_TD)[None]
+            return self._run(inputs_TD, positions_T, spreads_T, cache, mask, num_logits, before_BTD=before_BTD)
+
+    @property
+    def can_patch(self) -> bool:
+        return True
+
+    def patch(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        cache: ModelCache,
+        *,
+        kept_n: npt.NDArray[np.int64],
+        moved_n: npt.NDArray[np.float64],
+        places_T: npt.NDArray[np.int64],
+        spreads_T: npt.NDArray[np.float32] | None = None,
+        num_logits: int = 1,
+    ) -> torch.Tensor:
+        """Forget entries, move others, and run T new ones among them; see ``SupportsPatch``."""
+        cache = _own(cache)
+        spreads_T = self._checked(inputs_TD, positions_T, spreads_T, num_logits)
+        with patching(cache), torch.no_grad():
+            cache.keep(kept_n)
+            self._turning.turn(cache, moved_n)
+            slots = cache.slots_with(places_T)
+            inputs_TD = inputs_TD.to(self._device, self._dtype)
+            neighbours_BNTD = cache.neighbours_of(inputs_TD, places_T, slots)[None]
+            mask = kernel_mask(place_mask(slots, len(inputs_TD), self._device))
+            return self._run(
+                inputs_TD, positions_T, spreads_T, cache, mask, num_logits, slots=slots, neighbours_BNTD=neighbours_BNTD
+            )
+
+    def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Values of the last layer [n, H, E] at these places, float32."""
+        return _own(cache).last_values(places_n).float()
+
+    def _checked(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        spreads_T: npt.NDArray[np.float32] | None,
+        num_logits: int,
+    ) -> npt.NDArray[np.float32]:
+        """The spreads, zeros where none are given; InvalidValueError for what cannot be run."""
         num_new = len(inputs_TD)
         spreads_T = np.zeros(num_new, dtype=np.float32) if spreads_T is None else spreads_T
         if not len(positions_T) == len(spreads_T) == num_new:
@@ -116,24 +193,33 @@ class NativeBase:
             raise InvalidValueError("positions or spreads hold NaN, infinity or less than 0; give finite numbers")
         if not 1 <= num_logits <= num_new:
             raise InvalidValueError(f"num_logits is {num_logits}; it must be between 1 and the {num_new} new entries")
-        mask = None
-        if num_new > 1 and cache.num_entries:
-            mask = causal_mask(num_new, cache.num_entries, self._device)
-        with torch.no_grad():
-            inputs_TD = inputs_TD.to(self._device, self._dtype)
-            output = self._core(
-                inputs_TD[None],
-                torch.from_numpy(positions_T).to(self._device)[None],
-                torch.from_numpy(spreads_T).to(self._device)[None],
-                before_BTD=cache.entries_before(inputs_TD)[None],
-                mask=mask,
-                cache=cache,
-                tap_layer=cache.tap_layer,
-            )
-            assert output.tapped_BTD is not None
-            cache.record_states(output.tapped_BTD[0])
-            logits = self._core.logits(output.hidden_BTD[0, -num_logits:]).float()
-        cache.advance(num_new)
+        return spreads_T
+
+    def _run(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        spreads_T: npt.NDArray[np.float32],
+        cache: NativeCache,
+        mask: torch.Tensor | None,
+        num_logits: int,
+        *,
+        slots: npt.NDArray[np.int64] | None = None,
+        **around: torch.Tensor,
+    ) -> torch.Tensor:
+        output = self._core(
+            inputs_TD[None],
+            torch.from_numpy(positions_T).to(self._device)[None],
+            torch.from_numpy(spreads_T).to(self._device)[None],
+            mask=mask,
+            cache=cache,
+            tap_layer=cache.tap_layer,
+            **around,
+        )
+        assert output.tapped_BTD is not None
+        cache.record_states(output.tapped_BTD[0])
+        logits: torch.Tensor = self._core.logits(output.hidden_BTD[0, -num_logits:]).float()
+        cache.advance(len(inputs_TD), slots)
         return logits
 
     def surprise(self, token_ids_BT: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
@@ -173,13 +259,13 @@ class NativeBase:
 
     def lens_query(self, cache: ModelCache, *, num_queries: int) -> NativeLensQuery:
         """Ask the lens with the last ``num_queries`` entries of the cache, as it is now."""
-        assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
+        cache = _own(cache)
         lens = self._lens()
         if not 1 <= num_queries <= cache.num_entries:
             raise InvalidValueError(
                 f"num_queries is {num_queries}; it must be between 1 and the {cache.num_entries} entries of the cache"
             )
-        return NativeLensQuery(lens, cache.states_SD[-num_queries:])
+        return NativeLensQuery(lens, cache.last_states(num_queries))
 
     def _lens(self) -> LensNet:
         if self._lens_net is None:
@@ -208,3 +294,8 @@ class NativeBase:
 
     def _ids(self, token_ids: npt.NDArray[np.uint32], *, ndim: int) -> torch.Tensor:
         return checked_ids(token_ids, self.info, ndim=ndim, device=self._device)
+
+
+def _own(cache: ModelCache) -> NativeCache:
+    assert isinstance(cache, NativeCache), "a cache belongs to the base whose new_cache made it"
+    return cache

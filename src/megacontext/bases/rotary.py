@@ -35,6 +35,11 @@ class ExplicitRotary(nn.Module):
         self._table = self._own_values(min(64, max_positions))
         self._interleaved = self._find_layout()
 
+    @property
+    def omega_F(self) -> npt.NDArray[np.float64]:  # noqa: N802 - shape suffix
+        """Radians that each rotated pair turns in a position."""
+        return self._inv_freq_F
+
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         prepared: tuple[torch.Tensor, torch.Tensor] | None = getattr(position_ids, "cos_sin", None)
         if prepared is not None:

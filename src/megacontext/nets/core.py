@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
+from megacontext.nets.few_queries import attend_few
 from megacontext.nets.gaussian_rope import frequencies, gaussian_phases, rotate
 from megacontext.nets.norm import NORM_EPSILON
 from megacontext.values import number, whole_number
@@ -141,6 +142,8 @@ def _attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None)
         grouped = q_BHTE.reshape(len(q_BHTE), num_kv_heads, -1, q_BHTE.shape[-1])
         y = functional.scaled_dot_product_attention(grouped, k_BGSE, v_BGSE)
         return y.reshape(q_BHTE.shape)
+    if mask is not None and mask.dtype == torch.float32:
+        return attend_few(q_BHTE, k_BGSE, v_BGSE, mask, scaling=q_BHTE.shape[-1] ** -0.5)
     # copied rather than enable_gqa: on a CPU the fused kernel is 1.16 times as fast
     k, v = (part.repeat_interleave(num_heads // num_kv_heads, 1) for part in (k_BGSE, v_BGSE))
     return functional.scaled_dot_product_attention(q_BHTE, k, v, attn_mask=mask, is_causal=mask is None)
@@ -202,6 +205,7 @@ class Core(nn.Module):
         sigma_BT: Tensor,
         *,
         before_BTD: Tensor | None = None,
+        neighbours_BNTD: Tensor | None = None,
         mask: Tensor | None = None,
         cache: CoreCache | None = None,
         tap_layer: int | None = None,
@@ -213,14 +217,18 @@ class Core(nn.Module):
             mu_BT: positions, float64; one row serves all.
             sigma_BT: their standard deviations in positions, float32; above 0 marks a gist.
             before_BTD: the last two entries before these [B, 2, D] (token shift reads them), None at the start.
-            mask: bool [T, S], True where an entry may look; None if it sees all before it and the cache is empty, or
-                if it is alone.
+            neighbours_BNTD: the entries one and two before each [B, 2, T, D], where these do not follow one another.
+            mask: bool [T, S], True where an entry may look, or the float32 biases of ``attend_few``; None if it sees
+                all before it and the cache is empty, or if it is alone.
             cache: keys and values of earlier entries.
             tap_layer: whose residual stream to return too.
         """
         cos, sin = self.phases(mu_BT, sigma_BT, dtype=entries_BTD.dtype)
         is_gist_BT = sigma_BT > 0
-        x_BTD = self.shifted(entries_BTD, before_BTD)
+        if neighbours_BNTD is None:
+            x_BTD = self.shifted(entries_BTD, before_BTD)
+        else:
+            x_BTD = self.shifted_by(entries_BTD, neighbours_BNTD)
         tapped_BTD = None
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos, sin, is_gist_BT, mask, cache)
@@ -252,10 +260,14 @@ class Core(nn.Module):
         if before_BTD is None:
             before_BTD = entries_BTD.new_zeros(num_rows, NUM_SHIFTS, width)
         row_BTD = torch.cat([before_BTD, entries_BTD], dim=1)
+        starts = (NUM_SHIFTS - distance for distance in range(1, NUM_SHIFTS + 1))
+        return self.shifted_by(entries_BTD, torch.stack([row_BTD[:, at : at + num_new] for at in starts], dim=1))
+
+    def shifted_by(self, entries_BTD: Tensor, neighbours_BNTD: Tensor) -> Tensor:
+        """Entries plus linear maps of their neighbours, the one before first."""
         x_BTD = entries_BTD
-        for distance, shift in enumerate(self.shifts, start=1):
-            start = NUM_SHIFTS - distance
-            x_BTD = x_BTD + shift(row_BTD[:, start : start + num_new])
+        for shift, neighbour_BTD in zip(self.shifts, neighbours_BNTD.unbind(1), strict=True):
+            x_BTD = x_BTD + shift(neighbour_BTD)
         return x_BTD
 
 

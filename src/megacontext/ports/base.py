@@ -26,6 +26,7 @@ __all__ = [
     "SupportsAttentionMass",
     "SupportsLearnedGists",
     "SupportsLearnedLens",
+    "SupportsPatch",
     "SupportsSurprise",
 ]
 
@@ -54,7 +55,7 @@ class BaseInfo:
 
 
 class ModelCache(Protocol):
-    """Key-value state of one window, entries in window order."""
+    """Key-value state of one window. Entries are counted as they stand in the window, wherever they lie in memory."""
 
     num_entries: int
 
@@ -90,6 +91,47 @@ class Base(Protocol):
         spreads_T: standard deviations of the positions, 0 (or None for all) where an entry stands at one place. A base
         whose positions are certain passes over them.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsPatch(Protocol):
+    """Entries that run at any place of the window, not only at its end: a refocus costs its edits, not the window.
+
+    Attention with explicit positions does not care where in a cache a key lies, so entries may come and go in the
+    middle. What others had read of an entry that is gone stays in them: whoever patches bounds that.
+    """
+
+    @property
+    def can_patch(self) -> bool:
+        """Whether this model's keys can be moved to other positions."""
+        ...
+
+    def patch(
+        self,
+        inputs_TD: torch.Tensor,
+        positions_T: npt.NDArray[np.float64],
+        cache: ModelCache,
+        *,
+        kept_n: npt.NDArray[np.int64],
+        moved_n: npt.NDArray[np.float64],
+        places_T: npt.NDArray[np.int64],
+        spreads_T: npt.NDArray[np.float32] | None = None,
+        num_logits: int = 1,
+    ) -> torch.Tensor:
+        """Forget entries, move others, and run T new ones among them; float32 logits [num_logits, V] of the last of
+        the new ones.
+
+        kept_n: places in the window of the entries that stay, ascending; moved_n: by how many positions each of them
+        moves on; places_T: where in the new window the new ones stand, ascending. Those that stay fill the other
+        places, in their order. A new entry looks at those before it and at itself. A patch that fails leaves the cache
+        empty.
+        """
+        ...
+
+    def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
+        """What others read of entries in the last layer, float32 [n, ...]: how far an entry is from what it would be if
+        it ran now shows there the most."""
         ...
 
 

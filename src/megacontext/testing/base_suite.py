@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidTokensError, InvalidValueError
-from megacontext.ports.base import Base, ModelCache, SupportsAttentionMass, SupportsSurprise
+from megacontext.ports.base import Base, ModelCache, SupportsAttentionMass, SupportsPatch, SupportsSurprise
 
 __all__ = ["BaseSuite"]
 
@@ -127,6 +127,70 @@ class BaseSuite:
             assert (mass <= 1 + 1e-3).all()
         assert one.sum() >= 1 - 1e-2  # each head gives away all of its attention; max over heads cannot be less
         assert (every >= one - 1e-3).all()
+
+    def test_patches_that_run_everything_again_are_a_fresh_forward(self) -> None:
+        before, one, two = (self.tokens(size, seed=size) for size in (7, 12, 9))
+        whole = np.concatenate([before, one, two])
+        cache = self.base.new_cache(4)
+        self.run(whole[7:], cache)
+
+        self.patch(whole, cache, kept=np.arange(21), moved=7.0, run=np.arange(7))  # in front: all others move on
+        self.patch(whole, cache, kept=np.r_[0:7, 19:28], run=np.arange(7, 19))
+        logits = self.patch(whole, cache, kept=np.arange(19), run=np.arange(19, 28))
+
+        assert cache.num_entries == len(whole)
+        reference = self.base.new_cache(len(whole))
+        expected = self.run(whole, reference)
+        self.close(logits, expected[19:])
+        if isinstance(self.base, SupportsAttentionMass):
+            ours, theirs = (self.base.attention_mass(each, num_queries=5) for each in (cache, reference))
+            np.testing.assert_allclose(ours, theirs, atol=10 * self.tolerance)
+        for num_kept in (28, 16):
+            for each in (cache, reference):
+                each.truncate(num_kept)
+            self.close(*(self.run(self.tokens(3), each) for each in (cache, reference)))
+
+    def test_what_is_patched_in_looks_at_what_stands_before_it_alone(self) -> None:
+        whole = self.tokens(30)
+        cache = self.base.new_cache(30)
+        self.run(np.concatenate([whole[:10], whole[18:]]), cache)
+        moved = np.where(np.arange(22) < 10, 0.0, 8.0)
+        logits = self.patch(whole, cache, kept=np.arange(22), moved=moved, run=np.arange(10, 18))
+        self.close(logits, self.fresh(whole[:18])[10:])
+
+    def test_a_patch_that_fails_leaves_the_cache_empty_and_usable(self) -> None:
+        whole = self.tokens(20)
+        cache = self.base.new_cache(20)
+        self.run(whole[:12], cache)
+        with pytest.raises(InvalidValueError):
+            self.patch(whole, cache, kept=np.arange(10), run=np.arange(10, 14), positions=np.full(4, np.nan))
+        if cache.num_entries:
+            assert cache.num_entries == 12  # refused before anything was touched
+        cache.truncate(0)
+        self.close(self.run(whole, cache), self.fresh(whole))
+
+    def patch(
+        self,
+        token_ids: npt.NDArray[np.uint32],
+        cache: ModelCache,
+        *,
+        kept: npt.NDArray[np.int64],
+        run: npt.NDArray[np.int64],
+        moved: float | npt.NDArray[np.float64] = 0.0,
+        positions: npt.NDArray[np.float64] | None = None,
+    ) -> torch.Tensor:
+        """Logits [T, V] of the tokens at the places ``run``, patched in among those that are kept."""
+        if not isinstance(self.base, SupportsPatch) or not self.base.can_patch:
+            pytest.skip("this base cannot patch")
+        return self.base.patch(
+            self.base.embed(token_ids[run]),
+            run.astype(np.float64) if positions is None else positions,
+            cache,
+            kept_n=kept,
+            moved_n=np.broadcast_to(np.asarray(moved, dtype=np.float64), kept.shape),
+            places_T=run,
+            num_logits=len(run),
+        )
 
     def test_bad_input_is_refused_and_changes_nothing(self) -> None:
         cache = self.base.new_cache(8)
