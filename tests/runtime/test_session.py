@@ -255,7 +255,7 @@ def test_positions_global_are_a_choice_within_the_bases_range(tmp_path, base):
     [
         ({"lens": "telescope"}, "attention, auto, lensnet, lexical"),
         ({"allocator": "thrifty"}, "greedy, optimal"),
-        ({"kv": "patch"}, "exact"),
+        ({"kv": "magic"}, "auto, exact, patch"),
         ({"positions": "sideways"}, "auto, global, timeline, window"),
     ],
 )

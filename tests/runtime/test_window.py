@@ -14,6 +14,11 @@ TREE = TreeGeometry(8)
 CUT = Cut.of([(1, 0, 8), (0, 8, 16), (2, 64, 128), (0, 128, 131)])
 
 
+def read(window, rows, first=0):
+    placement = window.place(rows, num_tokens=131)
+    return window.read(rows, np.arange(first, len(rows)), placement), placement.next_position
+
+
 def test_rows_of_a_cut_are_raw_tokens_and_gist_vectors_in_window_order():
     keys = WindowRows.of_cut(CUT, gist_width=2).keys.tolist()
     assert keys[:2] == [[1, 0, 0], [1, 0, 1]]
@@ -34,7 +39,7 @@ def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first, p
     base = tiny_base()
     reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
-    inputs = WindowReader(TREE, reader, base, positions="window").read(rows, first, num_tokens=131)
+    inputs, next_position = read(WindowReader(TREE, reader, base, positions="window"), rows, first)
 
     gists = reader.gist_batch(np.array([1, 2]), np.array([0, 1])).vectors.astype(np.float32)
     raw = base.embed(np.array([*range(8, 16), 128, 129, 130, 7, 9], np.uint32)).numpy()
@@ -44,28 +49,28 @@ def test_inputs_are_embeddings_and_gists_whatever_row_reading_begins_at(first, p
     spreads = np.array([12**-0.5] * 2 + [0.0] * 8 + [12**-0.5] * 2 + [0.0] * 5)
     if first <= 11:
         np.testing.assert_allclose(inputs.spreads, spreads[first:], atol=1e-6)
-    assert inputs.next_position == 17
+    assert next_position == 17
 
 
 def test_global_positions_are_those_of_the_history_and_scratch_follows_it(plain_reader):
     reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
-    inputs = WindowReader(TREE, reader, tiny_base(), positions="global").read(rows, 0, num_tokens=131)
+    inputs, next_position = read(WindowReader(TREE, reader, tiny_base(), positions="global"), rows)
     assert inputs.positions.tolist() == [0.5, 1.5, *range(8, 16), 64.5, 65.5, 128, 129, 130, 131, 132]
     np.testing.assert_allclose(inputs.spreads[[0, 2, 10]], [4 * 12**-0.5, 0.0, 32 * 12**-0.5], rtol=1e-6)
-    assert inputs.next_position == 133
+    assert next_position == 133
 
 
 def test_a_base_that_learned_on_the_timeline_is_given_it(plain_reader):
     reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2).then(WindowRows.of_scratch(np.array([7, 9], np.uint32)))
     window = WindowReader(TREE, reader, tiny_core_base(), positions="auto")
-    inputs = window.read(rows, 0, num_tokens=131)
+    inputs, next_position = read(window, rows)
     assert inputs.positions.tolist() == [1.5, 5.5, *range(8, 16), 17.5, 21.5, 24, 25, 26, 27, 28]
     np.testing.assert_allclose(inputs.spreads[[0, 2, 10]], [4 * 12**-0.5, 0.0, 4 * 12**-0.5], rtol=1e-6)
-    assert inputs.next_position == 29
-    assert window.read(rows, 11, num_tokens=131).positions.tolist() == inputs.positions[11:].tolist()
-    plain = WindowReader(TREE, reader, tiny_base(), positions="auto").read(rows, 0, num_tokens=131)
+    assert next_position == 29
+    assert read(window, rows, 11)[0].positions.tolist() == inputs.positions[11:].tolist()
+    plain, _ = read(WindowReader(TREE, reader, tiny_base(), positions="auto"), rows)
     assert plain.positions.tolist() == list(range(17))
 
 

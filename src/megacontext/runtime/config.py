@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from megacontext.errors import BudgetError
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.focusing import Hysteresis
+from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import POSITION_MODES, PositionMode
 from megacontext.values import choice, number, whole_number
 from megacontext.values import seed as valid_seed
 
 __all__ = ["KV_MODES", "SessionConfig", "window_budget"]
 
-KV_MODES = ("exact",)
+KV_MODES = ("auto", "exact", "patch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class SessionConfig:
     budget_entries: int = 1024  # window positions of all that the model sees: history, question and answer
     lens: str | Lens = "auto"
     allocator: str | Allocator = "greedy"
-    kv: str = "exact"  # a refocus recomputes from the earliest edit
+    kv: str | Patching = "exact"  # a refocus recomputes from the earliest edit; "patch": only what it edits
     positions: PositionMode = (
         "auto"  # how rows are numbered: "window", "timeline", "global", or as the base was trained
     )
@@ -39,7 +40,7 @@ class SessionConfig:
     def __post_init__(self) -> None:
         checked = {
             "budget_entries": window_budget(self.budget_entries),
-            "kv": choice("kv", self.kv, KV_MODES),
+            "kv": self.kv if isinstance(self.kv, Patching) else choice("kv", self.kv, KV_MODES),
             "positions": choice("positions", self.positions, POSITION_MODES),
             "refocus_interval": whole_number("refocus_interval", self.refocus_interval, of="tokens"),
             "sink_tokens": whole_number("sink_tokens", self.sink_tokens, of="tokens"),

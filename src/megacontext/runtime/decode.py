@@ -1,19 +1,23 @@
 """The model's state of one window: what is in the key-value cache, and the least recomputation that changes it.
 
-The cache is a list of rows. Showing another list keeps the rows that both begin with and runs the rest, so a refocus
-costs the window from its earliest edit on and equals a fresh forward (``kv="exact"``).
+The cache holds the window's rows. Showing other rows in ``exact`` mode keeps what both windows begin with and runs the
+rest: a refocus costs the window from its earliest edit on, and equals a fresh forward. With ``patching`` it keeps every
+row that both have and runs what is new, at its own place: a refocus costs its edits (``patching.py``).
 
-Shape legend: T new entries, V vocabulary, D embedding width.
+Shape legend: T new entries, W rows of the window, V vocabulary, D embedding width.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import InvariantError
+from megacontext.ports.base import SupportsAttentionMass, SupportsPatch
+from megacontext.runtime.patching import Patch, Patching, plan_patch
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
 
 if TYPE_CHECKING:
@@ -25,21 +29,37 @@ __all__ = ["ModelWindow"]
 
 # entries whose logits are held at once: 128 x 150 k tokens of vocabulary are 77 MB
 LOGITS_CHUNK = 128
+# the last probes, which tell how far a patched window has drifted
+DRIFT_PROBES = 32
 
 
 class ModelWindow:
-    """One cache and the rows that are in it. ``num_forwarded`` counts the entries that ever ran through the model."""
+    """One cache and the rows that are in it.
 
-    def __init__(self, base: Base, reader: WindowReader, *, capacity_entries: int) -> None:
+    patching: how to patch, None for ``exact``; the base then has to support it. ``num_forwarded`` counts the entries
+    that ever ran through the model, ``num_patches`` the patches, ``num_refreshes`` how often a patched window was
+    computed anew.
+    """
+
+    def __init__(
+        self, base: Base, reader: WindowReader, *, capacity_entries: int, patching: Patching | None = None
+    ) -> None:
         self._base = base
         self._reader = reader
         self._capacity_entries = capacity_entries
+        self._patching = patching
         self._cache: ModelCache = base.new_cache(capacity_entries)
         self._keys = np.zeros((capacity_entries, 3), dtype=np.int64)
+        self._positions = np.zeros(capacity_entries, dtype=np.float64)  # where each row was placed
+        self._is_stale = np.zeros(capacity_entries, dtype=np.bool_)  # ran before an edit that stands before it
+        self._ran = np.zeros(capacity_entries, dtype=np.int64)  # how many patches there were when it ran
+        self._changes: deque[float] = deque(maxlen=DRIFT_PROBES)
         self._num_rows = 0
         self._next_position = 0.0
         self._logits_V: torch.Tensor | None = None
         self.num_forwarded = 0
+        self.num_patches = 0
+        self.num_refreshes = 0
 
     @property
     def cache(self) -> ModelCache:
@@ -48,6 +68,15 @@ class ModelWindow:
     @property
     def rows(self) -> WindowRows:
         return WindowRows(self._keys[: self._num_rows])
+
+    @property
+    def drift(self) -> float:
+        """How far the window is from one that is computed anew: by how much, relative to them, the values of rows out
+        of date have changed when they ran again, times the share of rows that are out of date. 0 in ``exact`` mode."""
+        if not self._changes or not self._num_rows:
+            return 0.0
+        share = float(self._is_stale[: self._num_rows].mean())
+        return share * sum(self._changes) / len(self._changes)
 
     @property
     def next_logits(self) -> torch.Tensor | None:
@@ -61,11 +90,28 @@ class ModelWindow:
             return
         # the last entry always runs, because the next token is predicted from its output
         first = max(0, min(shared, len(rows) - 1))
+        if self._patching is not None and self._num_rows > 0 and first < len(rows) - 1:
+            patch = self._plan(rows, self._patching)
+            if self.drift > self._patching.drift_bound:
+                self.num_refreshes += 1
+                first = 0
+            elif len(patch.run_R) < min(len(rows) - first, self._patching.refresh_share * len(rows)):
+                self._patch(rows, patch, num_tokens=num_tokens)
+                return
+        if not len(rows):
+            self._truncate(0)
+            return
+        placement = self._reader.place(rows, num_tokens=num_tokens)
+        inputs = self._reader.read(rows, np.arange(first, len(rows)), placement)  # may fail: nothing is changed yet
         self._truncate(first)
-        if len(rows):
-            inputs = self._reader.read(rows, first, num_tokens=num_tokens)
-            self._forward(inputs.vectors, inputs.positions, rows.keys[first:], spreads_T=inputs.spreads)
-            self._next_position = inputs.next_position
+        self._forward(
+            inputs.vectors,
+            inputs.positions,
+            rows.keys[first:],
+            spreads_T=inputs.spreads,
+            placed_T=placement.positions_W[first:],
+        )
+        self._next_position = placement.next_position
 
     def append(self, token_ids: npt.NDArray[np.uint32]) -> None:
         """Run tokens that are no part of the memory after what is shown: one decode step for one token."""
@@ -92,6 +138,49 @@ class ModelWindow:
             self._num_rows, self._next_position, self._logits_V = shown, shown_position, shown_logits
         return nats
 
+    def attention_mass(self, num_queries: int) -> npt.NDArray[np.float32] | None:
+        """Attention [W] that the last rows give to each; None if the base cannot tell."""
+        if not isinstance(self._base, SupportsAttentionMass):
+            return None
+        return self._base.attention_mass(self._cache, num_queries=min(num_queries, self._num_rows))
+
+    def _plan(self, rows: WindowRows, patching: Patching) -> Patch:
+        shown = slice(0, self._num_rows)
+        return plan_patch(self.rows, rows, patching, is_stale_O=self._is_stale[shown], ran_O=self._ran[shown])
+
+    def _patch(self, rows: WindowRows, patch: Patch, *, num_tokens: int) -> None:
+        """Keep what stands in both windows, and run the rest at its own place."""
+        base = self._base
+        assert isinstance(base, SupportsPatch)
+        placement = self._reader.place(rows, num_tokens=num_tokens)
+        inputs = self._reader.read(rows, patch.run_R, placement)  # may fail: nothing is changed yet
+        values_before = base.values_of(self._cache, patch.probes_old_p) if len(patch.probes_old_p) else None
+        moved_k = placement.positions_W[patch.kept_new_k] - self._positions[patch.kept_old_k]
+        ran_k = self._ran[patch.kept_old_k]
+        self._logits_V, self._num_rows = None, 0  # until all is done
+        logits_TV = base.patch(
+            inputs.vectors,
+            inputs.positions,
+            self._cache,
+            kept_n=patch.kept_old_k,
+            moved_n=moved_k,
+            places_T=patch.run_R,
+            spreads_T=inputs.spreads,
+        )
+        self.num_patches += 1
+        self.num_forwarded += len(patch.run_R)
+        num_rows = self._num_rows = len(rows)
+        self._keys[:num_rows] = rows.keys
+        self._positions[:num_rows] = placement.positions_W
+        self._is_stale[:num_rows] = patch.is_stale_W
+        self._ran[patch.kept_new_k], self._ran[patch.run_R] = ran_k, self.num_patches
+        self._next_position, self._logits_V = placement.next_position, logits_TV[-1]
+        if values_before is not None:
+            values = base.values_of(self._cache, patch.probes_new_p).flatten(1)
+            values_before = values_before.flatten(1)
+            changes_p = (values - values_before).norm(dim=1) / values_before.norm(dim=1).clamp_min(1e-9)
+            self._changes.extend(changes_p.tolist())
+
     def _forward(
         self,
         inputs_TD: torch.Tensor,
@@ -99,6 +188,7 @@ class ModelWindow:
         keys: npt.NDArray[np.int64],
         *,
         spreads_T: npt.NDArray[np.float32] | None = None,
+        placed_T: npt.NDArray[np.float64] | None = None,
         num_logits: int = 1,
     ) -> torch.Tensor:
         stop = self._num_rows + len(keys)
@@ -107,6 +197,9 @@ class ModelWindow:
         self._logits_V = None
         logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, spreads_T=spreads_T, num_logits=num_logits)
         self._keys[self._num_rows : stop] = keys
+        self._is_stale[self._num_rows : stop] = False
+        self._ran[self._num_rows : stop] = self.num_patches
+        self._positions[self._num_rows : stop] = positions_T if placed_T is None else placed_T
         self._num_rows = stop
         self._next_position = float(positions_T[-1]) + 1.0
         self._logits_V = logits_TV[-1]
@@ -117,6 +210,8 @@ class ModelWindow:
         self._cache.truncate(num_rows)
         self._num_rows = num_rows
         self._logits_V = None
+        if not num_rows:
+            self._changes.clear()
 
 
 def _nats(logits_TV: torch.Tensor, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:

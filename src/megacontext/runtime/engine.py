@@ -21,7 +21,7 @@ from megacontext.focus.edits import Edits
 from megacontext.focus.lenses.registry import as_lens
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import SupportsAttentionMass, SupportsLearnedLens
+from megacontext.ports.base import Base, SupportsLearnedLens, SupportsPatch
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
@@ -30,6 +30,7 @@ from megacontext.runtime.events import RefocusReport
 from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis, OneLook
 from megacontext.runtime.gist_keys import GistKeys
 from megacontext.runtime.looking import can_ask_learned_lens, check_learned_lens, look_at
+from megacontext.runtime.patching import Patching
 from megacontext.runtime.window import WindowReader, WindowRows
 
 __all__ = ["NO_TOKENS", "Engine", "Query"]
@@ -150,7 +151,9 @@ class Engine:
         if self._window is None:
             base = self.base.load()
             reader = WindowReader(self.memory.tree, self.memory.reader, base, positions=self.config.positions)
-            self._window = ModelWindow(base, reader, capacity_entries=self._budget_entries)
+            self._window = ModelWindow(
+                base, reader, capacity_entries=self._budget_entries, patching=self._patching(base)
+            )
         wc = self.working_context
         rows = WindowRows.of_cut(wc.cut, wc.gist_width).then(WindowRows.of_scratch(scratch))
         self._window.show(rows, num_tokens=wc.num_tokens)
@@ -210,12 +213,22 @@ class Engine:
         self.detail.note(wc, self.focus.utility, mass)
 
     def _attention_mass(self, window: ModelWindow, num_queries: int) -> npt.NDArray[np.float32] | None:
-        """What the last entries give to each entry of the cut; None if the base cannot tell."""
-        base = self.base.load()
-        if not isinstance(base, SupportsAttentionMass):
+        """What the last rows give to each entry of the cut; None if the base cannot tell."""
+        mass_W = window.attention_mass(min(num_queries, len(window.rows)))
+        return None if mass_W is None else self.focus.mass_per_entry(mass_W)
+
+    def _patching(self, base: Base) -> Patching | None:
+        """How the window is patched; None where it is computed exactly."""
+        kv = self.config.kv
+        if kv == "exact":
             return None
-        num_queries = min(num_queries, len(window.rows))
-        return self.focus.mass_per_entry(base.attention_mass(window.cache, num_queries=num_queries))
+        if isinstance(base, SupportsPatch) and base.can_patch:
+            return kv if isinstance(kv, Patching) else Patching()
+        if kv == "auto":
+            return None
+        raise BaseModelError(
+            f"kv is 'patch', but the keys of {base.info.name} cannot be turned to other positions; use kv='exact'"
+        )
 
     def _check_positions(self, budget_entries: int) -> None:
         limit = self.base.info.max_positions

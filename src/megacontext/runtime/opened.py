@@ -8,6 +8,7 @@ from megacontext.memory.memory import Memory
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import PositionMode
 from megacontext.runtime.session import Session
 
@@ -32,7 +33,7 @@ class OpenedMemory(Memory):
         budget_entries: int = 1024,
         lens: str | Lens = "auto",
         allocator: str | Allocator = "greedy",
-        kv: str = "exact",
+        kv: str | Patching = "exact",
         positions: PositionMode = "auto",
         refocus_interval: int = 32,
         sink_tokens: int = 4,

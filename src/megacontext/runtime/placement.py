@@ -3,7 +3,7 @@
 ``window``: 0, 1, 2 ... in window order, for any base. ``timeline``: tokens one apart and gists a few positions wide,
 for a base that learned gists on it. ``global``: true token positions, for histories within the base's range.
 
-Shape legend: W rows of a window, R of them from the one on that reading begins at.
+Shape legend: W rows of a window.
 """
 
 from __future__ import annotations
@@ -26,36 +26,35 @@ SCRATCH = -1  # the level of a row that is no part of the memory
 
 @dataclass(frozen=True)
 class Placement:
-    """positions_R: float64; extents_R: how many positions each row takes; next_position: where the next token stands.
+    """positions_W: float64; extents_W: how many positions each row takes; next_position: where the next token stands.
 
     Global positions are those of a gist's node; the offsets of its vectors are added by who reads them.
     """
 
-    positions_R: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
-    extents_R: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    positions_W: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    extents_W: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
     next_position: float
 
 
 def place_rows(
     keys_W3: npt.NDArray[np.int64],
-    first: int,
     *,
     numbering: RowNumbering,
     block_tokens: int,
     gist_width: int,
     num_tokens: int,
 ) -> Placement:
-    """Places of the rows from ``first`` on; keys as in ``WindowRows``. ``num_tokens``: where the scratch begins when
-    positions are global."""
+    """Places of all rows; keys as in ``WindowRows``. ``num_tokens``: where the scratch begins when positions are
+    global."""
     levels_W = keys_W3[:, 0]
     if numbering == "window":
-        positions_R = np.arange(first, len(keys_W3), dtype=np.float64)
-        return Placement(positions_R, np.ones(len(positions_R)), float(len(keys_W3)))
+        positions_W = np.arange(len(keys_W3), dtype=np.float64)
+        return Placement(positions_W, np.ones(len(positions_W)), float(len(keys_W3)))
     widths_W = np.where(levels_W > 0, np.power(float(block_tokens), np.maximum(levels_W, 0)) / gist_width, 1.0)
     if numbering == "timeline":
         positions_W, extents_W = timeline(widths_W)
-        return Placement(positions_W[first:], extents_W[first:], float(extents_W.sum()))
+        return Placement(positions_W, extents_W, float(extents_W.sum()))
     is_scratch_W = levels_W == SCRATCH
     positions_W = keys_W3[:, 1].astype(np.float64)
     positions_W[is_scratch_W] = num_tokens + np.arange(np.count_nonzero(is_scratch_W))
-    return Placement(positions_W[first:], widths_W[first:], float(num_tokens + np.count_nonzero(is_scratch_W)))
+    return Placement(positions_W, widths_W, float(num_tokens + np.count_nonzero(is_scratch_W)))

@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.memory.reads import TreeReader
-from megacontext.runtime.placement import POSITION_MODES, SCRATCH, PositionMode, RowNumbering, place_rows
+from megacontext.runtime.placement import (
+    POSITION_MODES,
+    SCRATCH,
+    Placement,
+    PositionMode,
+    RowNumbering,
+    place_rows,
+)
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
 from megacontext.tree.runs import runs_of
@@ -75,12 +82,11 @@ def common_prefix(left: WindowRows, right: WindowRows) -> int:
 @dataclass(frozen=True)
 class WindowInputs:
     """What the model is given for rows of a window: vectors [R, D], positions and their standard deviations [R] (None
-    where every row stands at one place), and where the next token will stand."""
+    where every row stands at one place)."""
 
     vectors: torch.Tensor
     positions: npt.NDArray[np.float64]
     spreads: npt.NDArray[np.float32] | None
-    next_position: float
 
 
 class WindowReader:
@@ -96,38 +102,40 @@ class WindowReader:
         self._base = base
         self._numbering: RowNumbering = base.info.positions if positions == "auto" else positions
 
-    def read(self, rows: WindowRows, first: int, *, num_tokens: int) -> WindowInputs:
-        """Inputs of the rows from ``first`` on. ``num_tokens``: where the scratch begins when positions are global."""
-        keys = rows.keys[first:]
+    def place(self, rows: WindowRows, *, num_tokens: int) -> Placement:
+        """Where rows stand. ``num_tokens``: where the scratch begins when positions are global."""
+        return place_rows(
+            rows.keys,
+            numbering=self._numbering,
+            block_tokens=self._tree.block_tokens,
+            gist_width=self._reader.gister.gist_width,
+            num_tokens=num_tokens,
+        )
+
+    def read(self, rows: WindowRows, places_R: npt.NDArray[np.int64], placement: Placement) -> WindowInputs:
+        """Inputs of some of the rows, given by their places in the window, ascending; ``placement`` is that of all."""
+        keys = rows.keys[places_R]
         token_rows = np.flatnonzero(keys[:, 0] <= 0)
         token_ids = keys[token_rows, 1]
         raw = keys[token_rows, 0] == 0
         token_ids[raw] = self._tokens_at(token_ids[raw])
-        gist_width = self._reader.gister.gist_width
-        place = place_rows(
-            rows.keys,
-            first,
-            numbering=self._numbering,
-            block_tokens=self._tree.block_tokens,
-            gist_width=gist_width,
-            num_tokens=num_tokens,
-        )
         inputs = self._base.embed(token_ids.astype(np.uint32))
+        positions = placement.positions_W[places_R]
         if len(token_rows) == len(keys):
-            self._check_range(place.positions_R)
-            return WindowInputs(inputs, place.positions_R, None, place.next_position)
+            self._check_range(positions)
+            return WindowInputs(inputs, positions, None)
         gist_rows = np.flatnonzero(keys[:, 0] > 0)
         vectors, offsets = self._gists(keys, gist_rows, inputs)
-        positions = place.positions_R.copy()
         if self._numbering == "global":
             positions[gist_rows] += offsets
         self._check_range(positions)
+        gister = self._reader.gister
         spreads = np.zeros(len(keys), dtype=np.float32)
-        spreads[gist_rows] = self._reader.gister.spread * gist_width * place.extents_R[gist_rows]
+        spreads[gist_rows] = gister.spread * gister.gist_width * placement.extents_W[places_R][gist_rows]
         merged = inputs.new_empty((len(keys), inputs.shape[1]))
         merged[_index(token_rows, merged)] = inputs
         merged[_index(gist_rows, merged)] = vectors
-        return WindowInputs(merged, positions, spreads, place.next_position)
+        return WindowInputs(merged, positions, spreads)
 
     def _check_range(self, positions: npt.NDArray[np.float64]) -> None:
         info = self._base.info
@@ -151,7 +159,9 @@ class WindowReader:
         import torch
 
         slots = keys[gist_rows, 2]
-        firsts = np.flatnonzero((slots == 0) | (np.arange(len(slots)) == 0))
+        is_first = np.ones(len(gist_rows), dtype=np.bool_)
+        is_first[1:] = (keys[gist_rows[1:], :2] != keys[gist_rows[:-1], :2]).any(axis=1)
+        firsts = np.flatnonzero(is_first)
         nodes = gist_rows[firsts]
         widths = np.power(self._tree.block_tokens, keys[nodes, 0])
         gists = self._reader.gist_batch(keys[nodes, 0], keys[nodes, 1] // widths)
