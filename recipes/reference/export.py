@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 
 from megacontext.training.export import export_model, load_checkpoint
 from megacontext.training.reference import ReferenceConfig
+from megacontext.training.settings import read_settings
 
 HERE = Path(__file__).parent
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--config", type=Path, default=HERE / "config.toml")
     args = parser.parse_args()
-    config = ReferenceConfig(**tomllib.loads(args.config.read_text())["model"])
+    config = read_settings(args.config).read("model", ReferenceConfig)
     model, state = load_checkpoint(args.out / "checkpoint.pt", config)
     export_model(model, args.out / "data" / "tokenizer", args.model)
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")

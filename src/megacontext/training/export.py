@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, Qwen3ForCausalLM
+from transformers import GenerationConfig
 
-from megacontext.training.reference import ReferenceConfig, build_reference
+from megacontext.training.reference import Decoder, ReferenceConfig, build_reference
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
-def load_checkpoint(path: Path, config: ReferenceConfig) -> tuple[Qwen3ForCausalLM, dict[str, Any]]:
+def load_checkpoint(path: Path, config: ReferenceConfig) -> tuple[Decoder, dict[str, Any]]:
     """The model of a checkpoint in bfloat16, and the state of the run that wrote it."""
     saved = torch.load(path, weights_only=True)
     model = build_reference(config, seed=0)
@@ -23,7 +23,7 @@ def load_checkpoint(path: Path, config: ReferenceConfig) -> tuple[Qwen3ForCausal
     return model.eval(), saved["state"]
 
 
-def export_model(model: Qwen3ForCausalLM, tokenizer_folder: Path, folder: Path) -> None:
+def export_model(model: Decoder, tokenizer_folder: Path, folder: Path) -> None:
     """Write configuration, weights (bfloat16 safetensors), tokenizer and generation settings."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(

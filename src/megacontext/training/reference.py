@@ -1,4 +1,4 @@
-"""The reference model: an ordinary Qwen3 decoder, small enough to ship and to train on one processor core.
+"""The reference model: an ordinary Qwen3 decoder, small enough to ship and to train on one processor core; or a Llama.
 
 B rows, T positions, D width, V vocabulary.
 """
@@ -6,18 +6,24 @@ B rows, T positions, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from megacontext.training.objective import cross_entropy
+from megacontext.values import choice
+
+Decoder: TypeAlias = Qwen3ForCausalLM | LlamaForCausalLM
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceConfig:
-    """The shape of the decoder; everything else about it is `Qwen3Config`."""
+    """The shape of the decoder; everything else about it is its family's own configuration."""
 
+    family: str = "qwen3"
     vocab_size: int = 4096
     width: int = 256
     num_layers: int = 6
@@ -27,11 +33,14 @@ class ReferenceConfig:
     mlp_width: int = 768
     max_positions: int = 4096
     rope_theta: float = 1e5  # 14 of the 32 rotary pairs turn less than once in 4,096 positions: nearly free of position
-    qk_gain: float = 1.5
+    qk_gain: float = 1.5  # of Qwen3's query and key norms; a Llama has none
     embedding_std: float = 0.5
 
+    def __post_init__(self) -> None:
+        choice("family", self.family, tuple(FAMILIES))
 
-def build_reference(config: ReferenceConfig, *, seed: int) -> Qwen3ForCausalLM:
+
+def build_reference(config: ReferenceConfig, *, seed: int) -> Decoder:
     """A fresh model in bfloat16, seeded.
 
     Output projections start at zero (each layer begins as the identity), the gains of the query and key norms at
@@ -39,8 +48,9 @@ def build_reference(config: ReferenceConfig, *, seed: int) -> Qwen3ForCausalLM:
     layers' outputs grow to.
     """
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
+    config_class, model_class = FAMILIES[config.family]
+    model: Decoder = model_class(
+        config_class(
             vocab_size=config.vocab_size,
             hidden_size=config.width,
             num_hidden_layers=config.num_layers,
@@ -62,18 +72,19 @@ def build_reference(config: ReferenceConfig, *, seed: int) -> Qwen3ForCausalLM:
     for layer in model.model.layers:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
-        nn.init.constant_(layer.self_attn.q_norm.weight, config.qk_gain)
-        nn.init.constant_(layer.self_attn.k_norm.weight, config.qk_gain)
+        if config.family == "qwen3":
+            nn.init.constant_(layer.self_attn.q_norm.weight, config.qk_gain)
+            nn.init.constant_(layer.self_attn.k_norm.weight, config.qk_gain)
     return model.to(torch.bfloat16)
 
 
-def compile_layers(model: Qwen3ForCausalLM) -> None:
+def compile_layers(model: Decoder) -> None:
     """Compile the decoder layer once for all layers, per shape: the compile time of one layer, not of the model."""
     for layer in model.model.layers:
         layer.compile(dynamic=False)
 
 
-def hidden_states(model: Qwen3ForCausalLM, ids_BT: Tensor) -> Tensor:
+def hidden_states(model: Decoder, ids_BT: Tensor) -> Tensor:
     """The model's own layers on raw tokens at positions 0..T-1, causal; returns [B, T, D] after the final norm.
 
     Equal to `model.model(ids_BT).last_hidden_state` (a test compares them); spelled out so that layers compile alone
@@ -89,7 +100,7 @@ def hidden_states(model: Qwen3ForCausalLM, ids_BT: Tensor) -> Tensor:
 
 
 def window_loss(
-    model: Qwen3ForCausalLM, ids_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor, *, compiled: bool = True
+    model: Decoder, ids_BT: Tensor, targets_BT: Tensor, weights_BT: Tensor, *, compiled: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Weighted mean loss of a batch of windows, and the loss of every position [B, T]."""
     hidden_ND = hidden_states(model, ids_BT).flatten(0, 1)
