@@ -15,6 +15,7 @@ from megacontext.ports.catalog import MemoryInfo
 from megacontext.ports.focus import FocusScores, Nomination
 from megacontext.runtime.base_source import LoadedBase
 from megacontext.runtime.opened import OpenedMemory
+from megacontext.runtime.patching import Patching
 from megacontext.runtime.window import WindowRows
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.memory_arrays import MemoryArrays, MemoryBlobs
@@ -30,6 +31,8 @@ INFO = MemoryInfo(
 )  # fmt: skip
 SPAN = st.tuples(st.integers(0, 2000), st.integers(1, 40))
 SEEDS = st.integers(0, 1 << 16)
+# one session computes its windows exactly, the other patches in a way that leaves nothing out of date
+KV_MODES = ("exact", Patching(rerun_last=400, refresh_share=1.0))
 
 
 class ArbitraryLens:
@@ -69,8 +72,8 @@ class Sessions(RuleBasedStateMachine):
         )
         self.lens = [ArbitraryLens(), ArbitraryLens()]
         self.sessions = [
-            self.memory.session(budget_entries=budget, lens=lens, sink_tokens=2, recent_tokens=8)
-            for budget, lens in zip((120, 300), self.lens, strict=True)
+            self.memory.session(budget_entries=budget, lens=lens, kv=kv, sink_tokens=2, recent_tokens=8)
+            for budget, lens, kv in zip((120, 300), self.lens, KV_MODES, strict=True)
         ]
         self.budgets = [120, 300]
         self.pins = [[], []]

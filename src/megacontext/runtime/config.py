@@ -24,7 +24,7 @@ class SessionConfig:
     budget_entries: int = 1024  # window positions of all that the model sees: history, question and answer
     lens: str | Lens = "auto"
     allocator: str | Allocator = "greedy"
-    kv: str | Patching = "exact"  # a refocus recomputes from the earliest edit; "patch": only what it edits
+    kv: str | Patching = "auto"  # "patch": a refocus runs its edits; "exact": all from the earliest edit on
     positions: PositionMode = (
         "auto"  # how rows are numbered: "window", "timeline", "global", or as the base was trained
     )

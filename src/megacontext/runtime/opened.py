@@ -33,7 +33,7 @@ class OpenedMemory(Memory):
         budget_entries: int = 1024,
         lens: str | Lens = "auto",
         allocator: str | Allocator = "greedy",
-        kv: str | Patching = "exact",
+        kv: str | Patching = "auto",
         positions: PositionMode = "auto",
         refocus_interval: int = 32,
         sink_tokens: int = 4,
