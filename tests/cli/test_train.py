@@ -245,8 +245,10 @@ def test_wrong_usage(megacontext, train, place):
         in train("gone.toml", "base").err
     )
     assert "unknown tracker 'comet'" in train("base.toml", "base", "--track", "comet").err
-    assert "max_minutes is 0.0; choose a finite number above 0" in train("base.toml", "base", "--minutes", "0").err
-    assert "gone.pt is no file" in train("base.toml", "base", "--start", place / "gone.pt").err
+    assert ": --minutes is 0.0; choose a finite number above 0\n" in train("base.toml", "base", "--minutes", "0").err
+    gone = train("base.toml", "base", "--start", place / "gone.pt").err
+    assert "gone.pt is neither a file nor a folder; give the checkpoint.pt of a run, the folder of a model, or" in gone
+    assert "bundled one: reference, reference-core, reference-plain" in gone
     (place / "file").touch()
     assert "file is a file; give a folder" in train("base.toml", "file").err
     assert "gone is no folder" in train("base.toml", "base", "--packages", place / "gone").err
@@ -269,6 +271,25 @@ def test_a_dry_run_compares_configurations_and_writes_nothing(megacontext, place
     assert memory["cost"]["weights"]["core"] == base["cost"]["weights"]["core"]
     assert base["total_bytes"] > base["kept_bytes"] > 0
     assert sorted(path.name for path in (place / "base").iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ("books = -1.0", "[shares] books is -1"),
+        ("book = 1.0", "[shares] has an unknown key 'book'; did you mean 'books'?"),
+        ("books = 0.0", "[shares] are all zero"),
+        ('books = "much"', "[shares] books is 'much'; choose a finite number of at least 0"),
+        (None, "has no table [shares]; add it"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(megacontext, train, place, shares, said):
+    bad = place / "bad.toml"
+    bad.write_text(CONFIG.replace("[shares]\nbooks = 1.0", "" if shares is None else f"[shares]\n{shares}"))
+    dry, real = megacontext("train", place / "base.toml", bad, "--dry-run", "--eager"), train("bad.toml", "base")
+    assert dry.code == real.code == 2
+    assert said in dry.err
+    assert dry.err.splitlines()[-1] == real.err.splitlines()[-1]
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_resume(train, place):

@@ -75,6 +75,19 @@ def test_another_architecture_is_refused(model: Qwen3ForCausalLM, tmp_path: Path
         core_config_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("head_dim", None), ("vocab_size", "300"), ("rope_parameters", {"rope_type": "default"})]
+)
+def test_a_shape_that_is_not_told_is_named(model: Qwen3ForCausalLM, tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    said = {"rope_parameters": "rope_theta is None; choose a finite number"}.get(
+        name, f"{name} is .*; choose a whole n"
+    )
+    with pytest.raises(InvalidValueError, match=rf"config\.json: {said}"):
+        core_config_of(tmp_path)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"holds no config\.json"):
         core_config_of(tmp_path)

@@ -35,6 +35,8 @@ max_positions = 256
 [optim]
 [loop]
 num_steps = 100
+[shares]
+books = 1.0
 [[stage]]
 name = "first"
 min_steps = 10

@@ -133,7 +133,6 @@ BAD = {
     ),
     "long windows": ("length = 64", "length = 512", r"length 512, but \[model\] max_positions is 256"),
     "no pair": ("[[32, 1]]", "[[32]]", r"shapes number 1 is \[32\]; write 2 values"),
-    "no table": ("[optim]\nmatrix_rate = 1", "", r"has no table \[optim\]"),
 }
 
 
@@ -148,6 +147,12 @@ def test_what_cannot_be_is_one_line(case: str, tmp_path: Path) -> None:
         read_everything(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rates_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(GOOD.replace("[optim]\nmatrix_rate = 1", ""))
+    assert read_settings(path).read("optim", OptimConfig) == OptimConfig()
 
 
 def test_a_file_extends_another_key_by_key(tmp_path: Path) -> None:

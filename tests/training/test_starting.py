@@ -88,6 +88,21 @@ def test_a_damaged_config_is_named(folder: Path) -> None:
         Beginning.read(folder)
 
 
+def test_what_is_nowhere_is_told_what_there_is(tmp_path: Path) -> None:
+    said = (
+        r"--start .*nope is neither a file nor a folder; give the checkpoint\.pt of a run, the folder of a model, or "
+        "the name of a bundled one: reference, reference-core, reference-plain"
+    )
+    with pytest.raises(InvalidValueError, match=said):
+        Beginning.read(tmp_path / "nope")
+
+
+def test_a_config_that_is_no_table_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(CorruptionError, match=r"config\.json holds \[\]; take another copy"):
+        Beginning.read(folder)
+
+
 def test_another_gist_net_is_refused(folder: Path) -> None:
     learner = learner_of(Core(TINY_CORE), GistNet(replace(TINY_GIST_NET, mlp_width=16)))
     with pytest.raises(InvalidValueError, match=r"has shape .*, but the configuration says"):

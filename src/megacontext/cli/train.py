@@ -128,11 +128,14 @@ def _print_costs(configs: list[Path], *, eager: bool, json: bool) -> None:
     from megacontext.training.bundled import config_path
     from megacontext.training.core_recipe import build_learner
     from megacontext.training.dry_run import run_cost
+    from megacontext.training.plan import Plan
     from megacontext.training.settings import read_settings
 
     torch.set_num_threads(1)  # as training does
     # all of them are read before any takes its time
     settings = {str(given): read_settings(config_path(given)) for given in configs}
+    for one in settings.values():
+        Plan.read(one)
     costs: dict[str, RunCost] = {}
     with error_console().status("[dim]building[/dim]", spinner="dots") as status:
         for given, one in settings.items():

@@ -25,6 +25,7 @@ from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.norm import NORM_EPSILON
 from megacontext.training.core_export import load_masters
+from megacontext.values import number, shown, whole_number
 
 __all__ = ["core_config_of", "load_model", "masters_of", "read_config"]
 
@@ -41,6 +42,16 @@ LAYER_NAMES = {
     "mlp.up.weight": "mlp.up_proj.weight",
     "mlp.down.weight": "mlp.down_proj.weight",
 }
+SHAPE_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 ROTATED = ("attention.q_proj.weight", "attention.k_proj.weight", "attention.q_gain", "attention.k_gain")
 
 
@@ -50,9 +61,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InvalidValueError(f"{folder} holds no config.json; give a folder with a model")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CorruptionError(f"{path} is no JSON ({error}); take another copy") from error
+    if not isinstance(config, dict):
+        raise CorruptionError(f"{path} holds {shown(config)}; take another copy")
     return config
 
 
@@ -74,6 +87,9 @@ def core_config_of(folder: Path) -> CoreConfig:
     for name, (given, needed) in expected.items():
         if given != needed:
             raise InvalidValueError(f"{path}: {name} is {given!r}; a core can only begin with {needed!r}")
+    for name in SHAPE_KEYS:
+        whole_number(f"{path}: {name}", config.get(name), least=1)
+    number(f"{path}: rope_theta", rope.get("rope_theta"), above=1)
     head_dim, num_pairs = config["head_dim"], config["head_dim"] // 2
     return CoreConfig(
         vocab_size=config["vocab_size"],

@@ -22,8 +22,8 @@ from megacontext.errors import TrainingError
 from megacontext.training.curriculum import Batch, BatchKind, Stage, batch_of
 from megacontext.training.gauges import num_weights
 from megacontext.training.gist_cuts import UNJOINED, GistCut
-from megacontext.training.loop import LoopConfig
-from megacontext.training.optim import MasterOptimizer, OptimConfig
+from megacontext.training.optim import MasterOptimizer
+from megacontext.training.plan import Plan
 from megacontext.training.recipe import Learner
 from megacontext.training.resident import forget_peak, peak_bytes, resident_bytes
 from megacontext.training.settings import Settings
@@ -102,14 +102,15 @@ def run_cost(
 ) -> RunCost:
     """Build what the settings describe, take a step or two on every kind of batch, and add up. tell: hears of progress.
 
-    Raises TrainingError if a kind of batch does not fit into memory.
+    Raises InvalidValueError for settings that no run could have, TrainingError if a kind of batch does not fit into
+    memory.
     """
-    config, optim = settings.read("loop", LoopConfig), settings.read("optim", OptimConfig)
-    stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
+    plan = Plan.read(settings)
+    config, stages = plan.loop, plan.stages
     gc.collect()  # of a configuration before this one
     before = resident_bytes()
     learner = build(settings, config.seed)
-    optimizer = MasterOptimizer(learner.weights, optim)
+    optimizer = MasterOptimizer(learner.weights, plan.optim)
     kinds: list[BatchKind] = []
     for kind in (_largest(kind) for stage in stages for kind in stage.batches):
         if not any(_same(kind, known) for known in kinds):

@@ -19,16 +19,18 @@ from torch import nn
 from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI
-from megacontext.training.checkpoint import identity, read_checkpoint, same_shape
+from megacontext.training.checkpoint import Identity, identity, read_checkpoint, same_shape
 from megacontext.training.gauges import Gauges, measured_peak
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
-from megacontext.training.optim import MasterOptimizer, OptimConfig
+from megacontext.training.optim import MasterOptimizer
+from megacontext.training.plan import Plan
 from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.settings import Settings, read_settings
-from megacontext.training.team import join_team
+from megacontext.training.team import Team, join_team
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
+from megacontext.values import number
 
 __all__ = ["Learner", "RunArguments", "installed_packages", "recipe_parser", "train"]
 
@@ -118,46 +120,26 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
             raise InvalidValueError(f"{folder} is no folder; give one with text to read")
     if args.out.exists() and not args.out.is_dir():
         raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
+    if args.minutes is not None:
+        number("--minutes", args.minutes, above=0)
     refuse_missing(args.track)
     device = training_device(args.device)
     settings = read_settings(args.config)
-    config = settings.read("loop", LoopConfig, max_minutes=args.minutes)
-    optim, shares = settings.read("optim", OptimConfig), settings.shares
-    stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
+    plan = Plan.read(settings, max_minutes=args.minutes)
     torch.set_num_threads(1)  # at these sizes threads wait for each other
-    learner = build(settings, config.seed)
+    learner = build(settings, plan.loop.seed)
     for part in learner.parts.values():
         part.to(device)
     team = join_team()
-    if team.is_first:
-        prepare(
-            args.data,
-            args.packages,
-            args.out / "data",
-            vocab_size=settings.vocab_size,
-            tokenizer=learner.tokenizer,
-        )
-    team.wait()
-    tokenizer = Tokenizer.from_file(str(args.out / "data" / "tokenizer" / "tokenizer.json"))
-    if tokenizer.get_vocab_size() > settings.vocab_size:
-        raise InvalidValueError(
-            f"the tokenizer in {args.out / 'data'} has {tokenizer.get_vocab_size()} tokens, but [model] vocab_size of "
-            f"{settings.path} is {settings.vocab_size}; give that, or another --out"
-        )
-    stores = load_stores(args.out / "data", "train")
-    read = {domain: store for domain, store in stores.items() if domain in shares or domain == BABI}
-    made_of = identity(learner.shape, tokenizer, read)
-    if learner.start is not None:
-        same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
-    gauges = _with_peak(learner.gauges, config, device)
-    source = TextSource(tokenizer, stores, shares)
-    rehearse(source, stages, where=f"{settings.path}: ")
+    source, made_of = _texts(args, settings, plan, learner, team)
+    gauges = _with_peak(learner.gauges, plan.loop, device)
+    rehearse(source, plan.stages, where=f"{settings.path}: ")
     loop = TrainingLoop(
         loss=learner.loss,
-        optimizer=MasterOptimizer(learner.weights, optim, team=team),
+        optimizer=MasterOptimizer(learner.weights, plan.optim, team=team),
         source=source,
-        stages=stages,
-        config=config,
+        stages=plan.stages,
+        config=plan.loop,
         out=args.out,
         identity=made_of,
         gauges=gauges,
@@ -168,6 +150,34 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         return loop.run()
     _note_start(args, settings, loop)
     return loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
+
+
+def _texts(
+    args: RunArguments, settings: Settings, plan: Plan, learner: Learner, team: Team
+) -> tuple[TextSource, Identity]:
+    """Prepared text, which the first of a team prepares, and what the run is made of."""
+    folder = args.out / "data"
+    if team.is_first:
+        prepare(
+            args.data,
+            args.packages,
+            folder,
+            vocab_size=settings.vocab_size,
+            tokenizer=learner.tokenizer,
+        )
+    team.wait()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+    if tokenizer.get_vocab_size() > settings.vocab_size:
+        raise InvalidValueError(
+            f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, but [model] vocab_size of "
+            f"{settings.path} is {settings.vocab_size}; give that, or another --out"
+        )
+    stores = load_stores(folder, "train")
+    read = {domain: store for domain, store in stores.items() if domain in plan.shares or domain == BABI}
+    made_of = identity(learner.shape, tokenizer, read)
+    if learner.start is not None:
+        same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
+    return TextSource(tokenizer, stores, plan.shares), made_of
 
 
 def training_device(name: str) -> torch.device:

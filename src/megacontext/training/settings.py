@@ -24,6 +24,7 @@ __all__ = ["TABLES", "Settings", "read_settings"]
 
 EXTENDS = "extends"
 TABLES = ("model", "gist_net", "memory", "optim", "loop", "shares", "stage")
+OPTIONAL = ("optim",)  # every key has a default that is meant for every run
 NUM_SPECIAL_AND_BYTES = 258  # what every tokenizer of ours has before it learns anything
 LARGEST_VOCABULARY = 1 << 16  # token arrays are uint16
 
@@ -41,7 +42,10 @@ class Settings:
         return name in self.tables
 
     def table(self, name: str) -> Mapping[str, Any]:
-        """A table as it stands in the file; raises InvalidValueError if it is not there."""
+        """A table as it stands in the file, empty if it may be left out; else raises InvalidValueError if it is not
+        there."""
+        if name not in self.tables and name in OPTIONAL:
+            return {}
         if name not in self.tables:
             raise InvalidValueError(f"{self.path} has no table [{name}]; add it")
         table = self.tables[name]

@@ -45,6 +45,11 @@ class Beginning:
         """
         if path is None:
             return cls()
+        if not path.exists() and str(path) not in BUNDLED:
+            raise InvalidValueError(
+                f"--start {path} is neither a file nor a folder; give the checkpoint.pt of a run, the folder of a "
+                f"model, or the name of a bundled one: {', '.join(BUNDLED)}"
+            )
         if not path.is_dir() and str(path) not in BUNDLED:
             return cls(path=path, checkpoint=path, masters=read_checkpoint(path)["optimizer"]["masters"])
         folder = path if path.is_dir() else BUNDLED_FOLDER / BUNDLED[str(path)]
