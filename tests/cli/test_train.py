@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import random
 import shutil
 import signal
@@ -23,7 +24,7 @@ from megacontext.training.corpus import Document
 from megacontext.training.preparation import DOMAINS, save_tokenizer
 from megacontext.training.recall import Asking, draw_facts
 from megacontext.training.settings import read_settings
-from megacontext.training.tokens import encode_documents, train_tokenizer
+from megacontext.training.tokens import encode_documents, read_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -64,6 +65,8 @@ name = "gists"
 batches = [{ name = "aligned", share = 1.0, rows = 2, length = 192, mix = { aligned = 1.0 }, \
 gists = { shapes = [[32, 1]], num_tail = 2 } }]
 """
+
+BOOKS, PAGES = "books/books_train.jsonl.xz", "knowledge/docs.jsonl.xz"
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +200,69 @@ def test_changed_tokens_are_noticed(train, place, prepared):
     result = train("base.toml", "base", "--resume")
     assert (result.code, digests(place / "base")) == (2, before)
     assert "the books tokens are others" in result.err
+
+
+def write_records(path, *lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(lzma.compress("".join(f"{line}\n" for line in lines).encode()))
+
+
+RECORD = '{"id": "page", "text": "The river ran past the mill. It was old."}'
+BROKEN_DATA = {
+    "no JSON": (lambda text: write_records(text / PAGES, RECORD, '{"id": '), 2, "PAGES, line 2 is no JSON"),
+    "no text": (lambda text: write_records(text / PAGES, '{"id": "x"}'), 2, "PAGES, line 1: the record has no 'text'"),
+    "no xz": (lambda text: (text / PAGES).write_text(RECORD), 1, "PAGES is no whole xz file"),
+    "cut off": (lambda text: (text / PAGES).write_bytes((text / PAGES).read_bytes()[:-9]), 1, "PAGES is cut off or"),
+    "no books": (
+        lambda text: write_records(text / BOOKS),
+        2,
+        "BOOKS gives 0 tokens of books to train on, but rows need 66",
+    ),
+    "an empty folder": (lambda text: (text / BOOKS).unlink(), 2, "BOOKS does not exist; give the folder that holds"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATA)
+def test_broken_data_leaves_nothing_behind(train, place, case):
+    text = place / "text"
+    for name in (BOOKS, "books/books_validation.jsonl.xz", PAGES):
+        write_records(text / name, RECORD)
+    damage, code, said = BROKEN_DATA[case]
+    damage(text)
+    result = train("base.toml", "new")
+    said = said.replace("PAGES", str(text / PAGES)).replace("BOOKS", str(text / BOOKS))
+    assert (result.code, result.err.count("\n")) == (code, 1)
+    assert result.err.startswith(f"megacontext: {said}")
+    assert not (place / "new").exists()
+
+
+def test_broken_token_arrays_are_named_and_made_again(train, place, prepared):
+    (place / "base" / "data").unlink()
+    data = Path(shutil.copytree(prepared, place / "base" / "data"))
+    path = data / "books_train.npz"
+    content = path.read_bytes()
+    for damaged in (content[:-100], content[:5000] + bytes([content[5000] ^ 1]) + content[5001:], b""):
+        path.write_bytes(damaged)
+        result = train("base.toml", "base")
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert f"{path} is cut off or damaged (" in result.err
+        assert result.err.endswith("; remove it, and the next run prepares it again\n")
+    (data / "tokenizer" / "tokenizer.json").write_text("{")
+    result = train("base.toml", "base")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert "tokenizer.json is no tokenizer (" in result.err
+    assert [path.name for path in (place / "base").iterdir()] == ["data"]
+
+
+def test_too_little_prepared_text_is_said(train, place, prepared):
+    (place / "base" / "data").unlink()
+    data = Path(shutil.copytree(prepared, place / "base" / "data"))
+    encode_documents(read_tokenizer(data / "tokenizer"), []).save(data / "books_train.npz")
+    result = train("base.toml", "base")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert (
+        "books_train.npz gives 0 tokens of books to train on, but rows need 66; give more text and a new" in result.err
+    )
 
 
 def test_a_damaged_checkpoint_is_neither_resumed_nor_started_from(train, place):

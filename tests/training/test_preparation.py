@@ -159,3 +159,45 @@ def test_tokens_of_little_text_are_counted_and_of_much_estimated(tokenizer: Toke
     copies = MOST_COUNTED_CHARS // sum(map(len, texts)) + 1
     assert num_tokens(tokenizer, texts * copies) == pytest.approx(exact * copies, rel=0.02)
     assert num_tokens(tokenizer, []) == 0
+
+
+def test_what_fails_leaves_nothing(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run" / "data"
+    short = {"books": 10**9}
+    with pytest.raises(
+        InvalidValueError, match=r"books_train\.jsonl\.xz gives [\d,]+ tokens .* need 1,000,000,000; give"
+    ):
+        prepare(data, [packages], out, vocab_size=400, least_tokens=short)
+    assert not (tmp_path / "run").exists()
+    prepare(data, [packages], out, vocab_size=400, least_tokens={"books": 100})
+    before = snapshot(out)
+    (out / "code_train.npz").unlink()
+    with pytest.raises(InvalidValueError, match="need 1,000,000,000"):
+        prepare(data, [packages], out, vocab_size=400, least_tokens=short)
+    assert snapshot(out).keys() == before.keys() - {"code_train.npz"}
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["data"]
+    prepare(data, [packages], out, vocab_size=400)
+    assert snapshot(out) == before
+
+
+def test_a_broken_page_is_said_before_anything_is_cleaned(
+    data: Path, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "clean", lambda documents, runs: pytest.fail("cleaned already"))
+    with lzma.open(data / "knowledge" / "docs.jsonl.xz", "at") as lines:
+        lines.write('{"id": "last"\n')
+    with pytest.raises(InvalidValueError, match=r"docs\.jsonl\.xz, line 61 is no JSON"):
+        prepare(data, [packages], tmp_path / "out", vocab_size=400)
+    assert not (tmp_path / "out").exists()
+
+
+def test_arrays_without_their_tokenizer_are_not_mixed_with_another(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400)
+    (out / "tokenizer" / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    before = snapshot(out)
+    with pytest.raises(InvalidValueError, match=r"out has token arrays, but lacks tokenizer/tokenizer\.json"):
+        prepare(data, [packages], out, vocab_size=400)
+    assert snapshot(out) == before
+    prepare(data, [packages], out, vocab_size=400, tokenizer=tmp_path)
+    assert snapshot(out).keys() - before.keys() == {"tokenizer/tokenizer.json"}

@@ -9,8 +9,6 @@ document in the layout of the published files, so that it is a token store like 
 
 from __future__ import annotations
 
-import json
-import lzma
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from tokenizers import Tokenizer
 from megacontext.errors import InvalidValueError
 from megacontext.training.corpus import Document
 from megacontext.training.puzzles import Puzzle
+from megacontext.training.records import Record, read_records
 from megacontext.training.tokens import TokenStore
 
 __all__ = ["BABI", "Story", "StoryBook", "has_stories", "parse_story", "read_stories"]
@@ -83,26 +82,22 @@ def read_stories(data: Path, split: str) -> Iterator[Document]:
         raise InvalidValueError(f"split {split!r} of bAbI does not exist; give 'train' or 'test'")
     seen = {document.text for document in read_stories(data, "test")} if split == "train" else set[str]()
     for name in FILES[split]:
-        for record in _records(data / BABI / f"{name}.jsonl.xz"):
-            text = _published(record)
-            if record["split"] == split and text not in seen:
-                seen.add(text)
-                story = f"qa{record['task_no']}/{record['variant']}/{record['story']}"
-                yield Document(name=story, domain=BABI, text=text)
+        for told_split, story in read_records(data / BABI / f"{name}.jsonl.xz", _story):
+            if told_split == split and story.text not in seen:
+                seen.add(story.text)
+                yield story
 
 
-def _records(path: Path) -> Iterator[dict[str, object]]:
-    if not path.is_file():
-        raise InvalidValueError(f"{path} does not exist; give the folder that holds {BABI}/{path.name}")
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+def _story(record: Record) -> tuple[str, Document]:
+    """The split of a record, and its story as a document."""
+    name = f"qa{record['task_no']}/{record['variant']}/{record['story']}"
+    return record["split"], Document(name=name, domain=BABI, text=_published(record))
 
 
-def _published(record: Mapping[str, object]) -> str:
+def _published(record: Record) -> str:
     """A record in the layout of the published files."""
-    lines = dict(record["facts"])  # type: ignore[call-overload]
-    for number, ask, answer, support in record["questions"]:  # type: ignore[attr-defined]
+    lines = dict(record["facts"])
+    for number, ask, answer, support in record["questions"]:
         lines[number] = f"{ask}\t{answer}\t{' '.join(map(str, support))}"
     return "".join(f"{number} {lines[number]}\n" for number in sorted(lines))
 

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from megacontext.errors import CorruptionError, InvalidValueError, StorageError
 from megacontext.training.babi import BABI
-from megacontext.training.tokens import TokenStore
+from megacontext.training.tokens import TokenStore, first_line
 from megacontext.values import shown
 
 __all__ = ["differences", "identity", "read_checkpoint", "same_shape", "write_checkpoint"]
@@ -62,7 +62,7 @@ def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
         is_full = shutil.disk_usage(path.parent).free < NO_ROOM_BYTES
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        why = "no space left" if is_full else _first_line(error)
+        why = "no space left" if is_full else first_line(error)
         raise StorageError(
             f"{path} could not be written ({why}); the checkpoint before is as it was: make room or "
             "allow writing there, then --resume"
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise CorruptionError(f"{path} is damaged: {damaged} does not match its checksum; {fix}")
         saved = torch.load(path, weights_only=True, map_location="cpu")
     except _DAMAGE as error:
-        raise CorruptionError(f"{path} is cut off or no checkpoint ({_first_line(error)}); {fix}") from error
+        raise CorruptionError(f"{path} is cut off or no checkpoint ({first_line(error)}); {fix}") from error
     parts = saved if isinstance(saved, dict) else {}
     optimizer, state = parts.get("optimizer"), parts.get("state")
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("masters"), dict) or not isinstance(state, dict):
@@ -164,8 +164,3 @@ def _both(before: Identity, now: Identity, name: str) -> bool:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

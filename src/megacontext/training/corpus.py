@@ -9,8 +9,6 @@ depend on the name alone, so that two machines hold out the same things.
 from __future__ import annotations
 
 import hashlib
-import json
-import lzma
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 
 from megacontext.errors import InvalidValueError
+from megacontext.training.records import Record, read_records, text_field
 
 HELD_OUT_STANDARD_LIBRARY = frozenset(
     """
@@ -31,6 +30,10 @@ HELD_OUT_PACKAGES = frozenset(["docker", "dotenv", "flask", "jinja2", "referenci
 """Installed packages that no training run reads: with the standard-library ones, the validation code."""
 
 HELD_OUT_PAGE_SHARE = 0.05
+
+BOOKS = {split: f"books/books_{split}.jsonl.xz" for split in ("train", "validation")}
+KNOWLEDGE = "knowledge/docs.jsonl.xz"
+"""Files of records below the data folder."""
 
 SKIPPED_FOLDERS = frozenset(
     """
@@ -62,28 +65,22 @@ def stable_share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the records of an xz-compressed JSON-lines file; raises InvalidValueError if it is not there."""
-    if not path.is_file():
-        raise InvalidValueError(f"{path} does not exist; give the folder that holds {path.parent.name}/{path.name}")
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
 def read_books(data: Path, split: str) -> Iterator[Document]:
     """Yield the books of `split` (`train` or `validation`) below the data folder."""
-    if split not in ("train", "validation"):
+    if split not in BOOKS:
         raise InvalidValueError(f"split {split!r} is not readable here: expected 'train' or 'validation'")
-    for record in read_json_lines(data / "books" / f"books_{split}.jsonl.xz"):
-        yield Document(name=record["id"], domain="books", text=record["text"])
+    yield from read_records(data / BOOKS[split], lambda record: _document(record, "books"))
 
 
 def read_knowledge(data: Path, *, held_out: bool) -> Iterator[Document]:
     """Yield the documentation pages that are (or are not) held out."""
-    for record in read_json_lines(data / "knowledge" / "docs.jsonl.xz"):
-        if (stable_share(record["id"]) < HELD_OUT_PAGE_SHARE) == held_out:
-            yield Document(name=record["id"], domain="knowledge", text=record["text"])
+    for page in read_records(data / KNOWLEDGE, lambda record: _document(record, "knowledge")):
+        if (stable_share(page.name) < HELD_OUT_PAGE_SHARE) == held_out:
+            yield page
+
+
+def _document(record: Record, domain: str) -> Document:
+    return Document(name=text_field(record, "id"), domain=domain, text=text_field(record, "text"))
 
 
 def read_standard_library(*, held_out: bool) -> Iterator[Document]:

@@ -34,3 +34,9 @@ class Plan:
             shares=settings.shares,
             stages=settings.stages(max_positions=settings.table("model").get("max_positions")),
         )
+
+    @property
+    def least_tokens(self) -> dict[str, int]:
+        """How many tokens the longest row needs of each domain that is drawn."""
+        longest = max(batch.length for stage in self.stages for batch in stage.batches)
+        return {domain: longest + 2 for domain, share in self.shares.items() if share}

@@ -6,6 +6,7 @@ A prepared folder is never prepared again: what is in it stays as it is, by what
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -27,13 +28,23 @@ from megacontext.training.corpus import (
     standard_library_files,
 )
 from megacontext.training.duplicates import WordRuns
+from megacontext.training.enough_text import check_records, origins, refuse_short
+from megacontext.training.new_files import in_one_move
 from megacontext.training.recall import TRAINING, draw_facts
-from megacontext.training.tokens import END_OF_TEXT, PAD, TokenStore, encode_documents, pieces, train_tokenizer
+from megacontext.training.tokens import (
+    END_OF_TEXT,
+    PAD,
+    TOKENIZER,
+    TokenStore,
+    encode_documents,
+    pieces,
+    read_tokenizer,
+    train_tokenizer,
+)
 
 DOMAINS = ("books", "code", "knowledge")
 SIDES = ("held_out", "train")
 REPORT = "preparation.json"
-TOKENIZER = "tokenizer.json"
 SAMPLE_CHARS = 2_000
 SAMPLE_EVERY = 8
 MOST_COUNTED_CHARS = 2_000_000
@@ -77,11 +88,13 @@ def prepare(
     vocab_size: int,
     cleaned: bool = True,
     tokenizer: Path | None = None,
+    least_tokens: Mapping[str, int] | None = None,
 ) -> None:
     """Write `tokenizer/`, one token store a domain and side (`train`, `held_out`) and `preparation.json` below `out`.
 
     What exists is left alone, so that a run can go on from a folder that other rules made. bAbI stories are a store,
-    too, where the data folder has them; the tokenizer does not learn from them.
+    too, where the data folder has them; the tokenizer does not learn from them. What is missing comes in one move:
+    where reading fails, ``out`` is as it was.
 
     Args:
         data: folder with `books/`, `knowledge/` and, if it has it, `babi/`.
@@ -92,16 +105,34 @@ def prepare(
             left out.
         tokenizer: folder of the one to use instead of learning one. Raises InvalidValueError if it holds none, or if
             ``out`` has another one already.
+        least_tokens: how many each domain has to have to train on; raises InvalidValueError where it has fewer.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if tokenizer is not None:
-        _adopt_tokenizer(tokenizer, out)
+    used = _tokenizer_of(out, tokenizer)
     stores = [out / f"{domain}_{side}.npz" for domain in DOMAINS for side in SIDES]
-    folder = out / "tokenizer"
-    if not (folder / "tokenizer.json").exists() or not all(path.exists() for path in stores):
-        if any(path.exists() for path in stores) and not (out / REPORT).exists():
-            cleaned = False  # the others of this folder were not cleaned
-        _write_stores(data, packages, out, vocab_size=vocab_size, cleaned=cleaned)
+    if (out / "tokenizer" / TOKENIZER).exists() and all(path.exists() for path in stores):
+        return
+    if any(path.exists() for path in stores):
+        if used is None:
+            raise InvalidValueError(
+                f"{out} has token arrays, but lacks tokenizer/{TOKENIZER}, which they were made with; put it back, or "
+                "give a new --out"
+            )
+        cleaned = cleaned and (out / REPORT).exists()  # or the others of this folder were not cleaned
+    with in_one_move(out) as partial:
+        if used is not None:
+            save_tokenizer(used, partial / "tokenizer")
+        _write_stores(data, packages, partial, vocab_size=vocab_size, cleaned=cleaned, least_tokens=least_tokens or {})
+
+
+def _tokenizer_of(out: Path, given: Path | None) -> Tokenizer | None:
+    """The tokenizer that ``out`` has or, if it has none yet, the given one; None if there is neither."""
+    own = read_tokenizer(out / "tokenizer") if (out / "tokenizer" / TOKENIZER).exists() else None
+    if given is None:
+        return own
+    adopted = read_tokenizer(given)
+    if own is not None and own.get_vocab() != adopted.get_vocab():
+        raise InvalidValueError(f"{out / 'tokenizer'} holds another tokenizer than {given}; give a new --out")
+    return adopted
 
 
 def add_stories(data: Path, out: Path) -> None:
@@ -109,14 +140,23 @@ def add_stories(data: Path, out: Path) -> None:
     are not there yet. `prepare` does so for new folders only: a run that is resumed must find its data unchanged."""
     if not has_stories(data):
         return
-    tokenizer = Tokenizer.from_file(str(out / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(out / "tokenizer")
     for side, split in (("held_out", "test"), ("train", "train")):
         path = out / f"{BABI}_{side}.npz"
         if not path.exists():
             encode_documents(tokenizer, read_stories(data, split)).save(path)
 
 
-def _write_stores(data: Path, packages: Sequence[Path], out: Path, *, vocab_size: int, cleaned: bool) -> None:
+def _write_stores(
+    data: Path,
+    packages: Sequence[Path],
+    out: Path,
+    *,
+    vocab_size: int,
+    cleaned: bool,
+    least_tokens: Mapping[str, int],
+) -> None:
+    check_records(data, least_tokens)
     read = {side: read_documents(data, packages, held_out=side == "held_out") for side in SIDES}
     if cleaned:
         runs = WordRuns()
@@ -126,21 +166,22 @@ def _write_stores(data: Path, packages: Sequence[Path], out: Path, *, vocab_size
     else:
         texts = {side: by_domain(_uncleaned(documents)) for side, documents in read.items()}
     folder = out / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / TOKENIZER).exists():
         save_tokenizer(train_tokenizer(tokenizer_sample(texts["train"]), vocab_size=vocab_size), folder)
     add_stories(data, out)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = read_tokenizer(folder)
     stores = {
         side: {domain: encode_documents(tokenizer, some) for domain, some in texts[side].items()} for side in SIDES
     }
-    if cleaned and not (out / REPORT).exists():  # before the stores: they are cleaned if it stands beside them
+    num_tokens = {domain: len(store.ids_N) for domain, store in stores["train"].items()}
+    removed = Counter(removal.domain for removal in sides["train"].removals) if cleaned else Counter()
+    refuse_short(num_tokens, least_tokens, where=origins(data), removed=removed)
+    if cleaned:
         counted = {side: _counted(tokenizer, one, stores[side]) for side, one in sides.items()}
         _write_report(out, {"rules": SAYS, **counted})
     for side in SIDES:
         for domain in DOMAINS:
-            path = out / f"{domain}_{side}.npz"
-            if not path.exists():
-                stores[side][domain].save(path)
+            stores[side][domain].save(out / f"{domain}_{side}.npz")
 
 
 def _uncleaned(documents: Iterable[Document]) -> Iterator[Document]:
@@ -170,16 +211,6 @@ def num_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
 
 def _write_report(out: Path, content: dict[str, Any]) -> None:
     (out / REPORT).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _adopt_tokenizer(folder: Path, out: Path) -> None:
-    source, target = folder / TOKENIZER, out / "tokenizer" / TOKENIZER
-    if not source.is_file():
-        raise InvalidValueError(f"{folder} holds no {TOKENIZER}; give the folder of a model, or of a tokenizer")
-    if not target.exists():
-        save_tokenizer(Tokenizer.from_file(str(source)), target.parent)
-    elif Tokenizer.from_file(str(source)).get_vocab() != Tokenizer.from_file(str(target)).get_vocab():
-        raise InvalidValueError(f"{target.parent} holds another tokenizer than {folder}; give a new --out")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI
 from megacontext.training.checkpoint import Identity, identity, read_checkpoint, same_shape
+from megacontext.training.enough_text import refuse_short
 from megacontext.training.gauges import Gauges, measured_peak
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer
@@ -28,6 +28,7 @@ from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.team import Team, join_team
+from megacontext.training.tokens import read_tokenizer
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
 from megacontext.values import number
@@ -164,15 +165,22 @@ def _texts(
             folder,
             vocab_size=settings.vocab_size,
             tokenizer=learner.tokenizer,
+            least_tokens=plan.least_tokens,
         )
     team.wait()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(folder / "tokenizer")
     if tokenizer.get_vocab_size() > settings.vocab_size:
         raise InvalidValueError(
             f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, but [model] vocab_size of "
             f"{settings.path} is {settings.vocab_size}; give that, or another --out"
         )
     stores = load_stores(folder, "train")
+    refuse_short(
+        {domain: len(store.ids_N) for domain, store in stores.items()},
+        plan.least_tokens,
+        where={domain: str(folder / f"{domain}_train.npz") for domain in stores},
+        fix="give more text and a new --out",
+    )
     read = {domain: store for domain, store in stores.items() if domain in plan.shares or domain == BABI}
     made_of = identity(learner.shape, tokenizer, read)
     if learner.start is not None:

@@ -6,6 +6,8 @@ start of a text, and `<|endoftext|>` closes every document.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,31 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.training.corpus import Document
 
 PAD = "<|pad|>"
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (PAD, END_OF_TEXT)
 PIECE_CHARS = 8_000
+TOKENIZER = "tokenizer.json"
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, LookupError, RuntimeError, EOFError, OSError)
+"""What zip and numpy raise for a file that was cut or changed."""
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model, or of a run's `data/tokenizer`.
+
+    Raises InvalidValueError if the folder holds none, CorruptionError if it is damaged.
+    """
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise InvalidValueError(f"{folder} holds no {TOKENIZER}; give the folder of a model, or of a tokenizer")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has one kind for everything
+        raise CorruptionError(f"{path} is no tokenizer ({first_line(error)}); take another copy") from error
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
@@ -66,9 +87,27 @@ class TokenStore:
 
     @classmethod
     def load(cls, path: Path) -> TokenStore:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(ids_N=arrays["ids_N"], starts_D=arrays["starts_D"], names=tuple(arrays["names"].tolist()))
+        """Read what `save` wrote; every byte is verified, and CorruptionError says which file is damaged."""
+        with path.open("rb") as file:
+            try:
+                damaged = zipfile.ZipFile(file).testzip()  # numpy itself notices only what it reads to the end
+                if damaged is not None:
+                    raise ValueError(f"{damaged} does not match its checksum")
+                file.seek(0)
+                with np.load(file) as arrays:
+                    ids_N, starts_D, names_D = arrays["ids_N"], arrays["starts_D"], arrays["names"]
+                if (ids_N.dtype, ids_N.ndim, starts_D.shape) != (np.uint16, 1, names_D.shape):
+                    raise ValueError("its arrays are not those of a token store")
+            except _DAMAGE as error:
+                raise CorruptionError(
+                    f"{path} is cut off or damaged ({first_line(error)}); remove it, and the next run prepares it again"
+                ) from error
+        return cls(ids_N=ids_N, starts_D=starts_D, names=tuple(names_D.tolist()))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of damage, short enough for a message of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Iterable[Document]) -> TokenStore:
