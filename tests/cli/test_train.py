@@ -168,6 +168,27 @@ def test_a_run_goes_on_only_when_asked_to(train, place):
     assert [start["step"] for start in starts] == [0, 4]
 
 
+def test_a_finished_run_stays_as_it_is(train, place):
+    train("base.toml", "base")
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files(place / "base")}
+    again = train("base.toml", "base", "--resume")
+    assert (again.code, again.out[:18]) == (0, "step 4, 512 tokens")
+    assert (
+        f"{place / 'base'} is finished (step 4 of 4); nothing was changed: for more give [loop] a greater" in again.err
+    )
+    assert again.err.count("\n") == 1
+    by_the_clock = train("base.toml", "base", "--resume", "--minutes", "1e-9", "--json")
+    assert by_the_clock.data["state"]["step"] == 4
+    assert "of 1e-09); nothing was changed: for more give [loop] a greater num_steps, or a longer --minutes" in (
+        by_the_clock.err
+    )
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files(place / "base")} == before
+
+
+def files(folder):
+    return [path for path in folder.iterdir() if path.is_file()]
+
+
 def test_a_run_of_something_else_does_not_go_on(train, place):
     train("base.toml", "base")
     before = digests(place / "base")

@@ -127,7 +127,8 @@ class TrainingLoop:
                     bar.update(task, completed=self.state.step, description=_described(record))
                 if self.state.step % self.config.checkpoint_every == 0:
                     self.save()
-        self.save()
+        if self.saved_step != self.state.step:
+            self.save()
         return self.state
 
     def step(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from megacontext.bases.registry import check_placement
@@ -147,6 +148,8 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     )
     if args.resume:
         loop.resume()
+        if loop.progress >= 1:
+            return _finished(loop)
     if not team.is_first:
         return loop.run()
     _note_start(args, settings, loop)
@@ -186,6 +189,19 @@ def _texts(
     if learner.start is not None:
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
     return TextSource(tokenizer, stores, plan.shares), made_of
+
+
+def _finished(loop: TrainingLoop) -> LoopState:
+    """Say that there is nothing to go on with; the run's files stay as they are."""
+    state, config = loop.state, loop.config
+    if loop.team.is_first:
+        how_far = f"step {state.step:,} of {config.num_steps:,}"
+        if config.max_minutes is not None:
+            how_far += f", minute {state.seconds / 60:.1f} of {config.max_minutes:g}"
+        line = f"{loop.out} is finished ({how_far}); nothing was changed: for more give [loop] a greater num_steps"
+        line += ", or a longer --minutes" if config.max_minutes is not None else ""
+        Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+    return state
 
 
 def training_device(name: str) -> torch.device:
