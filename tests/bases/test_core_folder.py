@@ -155,6 +155,43 @@ def test_a_damaged_folder_is_refused_in_one_line(folder: Path, damage: Callable[
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda f: edit_config(f, lambda c: c.update(vocab_size=4000)),
+            "vocab_size is 4000, but vocab_size of its core",
+        ),
+        (lambda f: edit_config(f, lambda c: c.update(max_position_embeddings=-1)), "max_position_embeddings is -1"),
+        (lambda f: edit_config(f, lambda c: c.update(dtype="int8")), "dtype is 'int8'"),
+        (lambda f: edit_config(f, lambda c: c.update(num_wings=2)), "has an unknown key 'num_wings'"),
+        (lambda f: edit_config(f, lambda c: c.update(weights={})), r"core\.safetensors is missing under weights"),
+        (lambda f: edit_config(f, lambda c: c.update(weights=3)), "weights is 3; it gives the sha256"),
+        (lambda f: edit_config(f, lambda c: c.pop("gist_net")), "weights names 'gist_net', which it does not describe"),
+        (lambda f: (f / "config.json").write_text("[]"), r"config\.json: holds \[\]; copy"),
+    ],
+)
+def test_a_config_that_cannot_be_true_is_refused_whoever_reads_it(
+    folder: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(folder)
+    with pytest.raises(BaseModelError, match=message):
+        read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+    with pytest.raises(BaseModelError, match=message) as error:
+        _ = BaseHandle(str(folder)).info  # as `init` asks, which loads nothing
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_of_another_vocabulary_than_the_weights_is_refused_unloaded(folder: Path) -> None:
+    def shrink(config: dict[str, dict[str, object]]) -> None:
+        config.update(vocab_size=4000)
+        config["core"].update(vocab_size=4000)
+
+    edit_config(folder, shrink)
+    with pytest.raises(BaseModelError, match=r"config\.json: vocab_size is 4000, but the embedding has 4096 rows; use"):
+        _ = BaseHandle(str(folder)).info
+
+
 def test_nets_of_another_width_are_refused(folder: Path, nets: CoreNets, tmp_path: Path) -> None:
     other = tmp_path / "wide"
     wide = GistNet(replace(TINY_GIST_NET, width=64))

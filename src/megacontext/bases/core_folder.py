@@ -25,12 +25,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from megacontext.bases.core_config import check_core_config
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.bases.weight_files import check_weights, file_digest
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.values import shown
 
 __all__ = ["CoreNets", "read_core_folder", "write_core_folder"]
 
@@ -89,9 +91,9 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{folder / CONFIG_FILE}: not readable ({error}); copy the folder again") from error
-    for name in ("core", *(net for net in NETS if net in config)):
-        if not isinstance(config.get(name), dict) or "width" not in config[name]:
-            raise BaseModelError(f"{folder / CONFIG_FILE}: describes no {name} with its width; copy the folder again")
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{folder / CONFIG_FILE}: holds {shown(config)}; copy the folder again")
+    check_core_config(config, folder / CONFIG_FILE)
     nets: dict[str, Any] = {
         name: _read_net(folder, name, config).to(device, dtype).eval()
         for name in NETS
@@ -122,7 +124,7 @@ def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
             net = NETS[name](shape)
     except (InvalidValueError, RuntimeError, TypeError, ValueError) as error:
         raise BaseModelError(f"{folder / CONFIG_FILE}: {name} has an impossible shape: {error}") from error
-    check_weights(file, config.get("weights", {}).get(name))
+    check_weights(file, config["weights"][name])
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config
@@ -59,6 +60,8 @@ class BaseHandle:
         config = _read_json(self.folder / "config.json")
         if not config:
             raise BaseModelError(f"{self.folder}: has no config.json; give a folder that save_pretrained wrote")
+        if _is_core(config):
+            check_core_config(config, self.folder / "config.json")
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         check_config(SimpleNamespace(**{**config, "rope_parameters": {"rope_type": rope_type}}), self.name)
@@ -94,8 +97,13 @@ class BaseHandle:
         eos = _read_json(self.folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
         stop_token_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
         if _is_core(config):
+            if config["vocab_size"] != num_rows:
+                raise BaseModelError(
+                    f"{self.folder / 'config.json'}: vocab_size is {config['vocab_size']}, but the embedding has "
+                    f"{num_rows} rows; use the config.json that belongs to the weights"
+                )
             # a memory that was made with a damaged file could not be opened with the right one
-            for name, digest in dict(config.get("weights") or {}).items():
+            for name, digest in config["weights"].items():
                 check_weights(self.folder / f"{name}.safetensors", digest)
         stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         return BaseInfo(
@@ -110,7 +118,7 @@ class BaseHandle:
             question_template=_question_template(self.folder),
             stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
             positions="timeline" if _is_core(config) else "window",
-            gist_net=str(config.get("weights", {}).get("gist_net", "")) if _is_core(config) else "",
+            gist_net=config["weights"].get("gist_net", "") if _is_core(config) else "",
             has_lens=_is_core(config) and "lens_net" in config,
         )
 
@@ -209,7 +217,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{path}: not readable as JSON ({error}); copy or save the model again") from error
-    return dict(content)
+    if not isinstance(content, dict):
+        raise BaseModelError(f"{path}: holds {shown(content)}; copy or save the model again")
+    return content
 
 
 def _question_template(folder: Path) -> str:

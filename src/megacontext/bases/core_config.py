@@ -1,0 +1,73 @@
+"""Whether the ``config.json`` of a native core can be true; known without torch.
+
+A memory is made with what this file says of a model that may never be loaded: a wrong number here would stand in the
+memory, or be found out when its first answer is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megacontext.errors import BaseModelError
+from megacontext.values import shown
+
+__all__ = ["check_core_config"]
+
+NETS = ("core", "gist_net", "lens_net")
+KNOWN = ("model_type", "vocab_size", "max_position_embeddings", "eos_token_id", "dtype", "weights", *NETS)
+DTYPES = ("bfloat16", "float16", "float32")
+MOST_TOKENS = 1 << 32  # ids are stored as uint32
+MOST_POSITIONS = 1 << 24  # no window is as long
+AGAIN = "copy the folder again, or export it again"
+
+
+def check_core_config(config: Mapping[str, Any], file: Path) -> None:
+    """Raise BaseModelError, which names the file and the key, for the first thing that no exported core says."""
+    for key in config:
+        if key not in KNOWN:
+            raise BaseModelError(f"{file}: has an unknown key {key!r}; known are {', '.join(KNOWN)}")
+    for name in NETS:
+        if (name == "core" or name in config) and (
+            not isinstance(config.get(name), dict) or "width" not in config[name]
+        ):
+            raise BaseModelError(f"{file}: describes no {name} with its width; {AGAIN}")
+    core = config["core"]
+    for key, of_core, most in (
+        ("vocab_size", "vocab_size", MOST_TOKENS),
+        ("max_position_embeddings", "max_positions", MOST_POSITIONS),
+    ):
+        value = _whole(config, key, file, least=1, most=most)
+        if type(core.get(of_core)) is not int or core[of_core] != value:
+            raise BaseModelError(
+                f"{file}: {key} is {value}, but {of_core} of its core {shown(core.get(of_core))}; {AGAIN}"
+            )
+    if config.get("eos_token_id") is not None:
+        _whole(config, "eos_token_id", file, least=0, most=config["vocab_size"] - 1)
+    if config.get("dtype") not in DTYPES:
+        raise BaseModelError(f"{file}: dtype is {shown(config.get('dtype'))}; it is one of {', '.join(DTYPES)}")
+    _check_digests(config, file)
+
+
+def _whole(config: Mapping[str, Any], key: str, file: Path, *, least: int, most: int) -> int:
+    value = config.get(key)
+    if type(value) is not int or not least <= value <= most:
+        raise BaseModelError(f"{file}: {key} is {shown(value)}; it is a whole number from {least} to {most}; {AGAIN}")
+    return value
+
+
+def _check_digests(config: Mapping[str, Any], file: Path) -> None:
+    """Every net has a weights file by its sha256, and every such file a net: a memory tells its gists by it."""
+    weights = config.get("weights")
+    if not isinstance(weights, dict):
+        raise BaseModelError(f"{file}: weights is {shown(weights)}; it gives the sha256 of each weights file; {AGAIN}")
+    for name in NETS:
+        digest = weights.get(name)
+        if name in config and not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+            said = f"is {shown(digest)}" if name in weights else "is missing"
+            raise BaseModelError(f"{file}: the sha256 of {name}.safetensors {said} under weights; {AGAIN}")
+    for name in weights:
+        if name not in config or name not in NETS:
+            raise BaseModelError(f"{file}: weights names {shown(name)}, which it does not describe; {AGAIN}")

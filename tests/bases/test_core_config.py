@@ -1,0 +1,85 @@
+"""What a core's ``config.json`` may say: as it is written, and one line for each thing that cannot be true."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megacontext.bases.core_config import check_core_config
+from megacontext.bases.registry import BUNDLED_FOLDER
+from megacontext.errors import BaseModelError
+
+FILE = Path("model") / "config.json"
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def config() -> Config:
+    content: Config = json.loads((BUNDLED_FOLDER / "reference-core" / "config.json").read_text())
+    return copy.deepcopy(content)
+
+
+def test_what_was_exported_is_true(config: Config) -> None:
+    check_core_config(config, FILE)
+    for name in ("gist_net", "lens_net"):
+        del config[name], config["weights"][name]
+        check_core_config(config, FILE)
+    del config["eos_token_id"]
+    check_core_config(config, FILE)
+
+
+def without(name: str) -> Callable[[Config], object]:
+    return lambda config: config.pop(name)
+
+
+def with_(**values: object) -> Callable[[Config], object]:
+    return lambda config: config.update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_(vocab_size=4000), "vocab_size is 4000, but vocab_size of its core 4096"),
+        (with_(vocab_size="4096"), r"vocab_size is '4096'; it is a whole number from 1 to"),
+        (without("vocab_size"), r"vocab_size is None; it is a whole number from 1 to"),
+        (with_(max_position_embeddings=0), "max_position_embeddings is 0; it is a whole number from 1 to 16777216"),
+        (with_(max_position_embeddings=4096.0), "max_position_embeddings is 4096.0; it is a whole number"),
+        (with_(max_position_embeddings=True), "max_position_embeddings is True; it is a whole number"),
+        (with_(max_position_embeddings=10**12), "max_position_embeddings is 1000000000000; it is a whole number"),
+        (with_(max_position_embeddings=8192), "is 8192, but max_positions of its core 4096"),
+        (lambda config: config["core"].update(max_positions="x"), "is 4096, but max_positions of its core 'x'"),
+        (lambda config: config["core"].pop("max_positions"), "is 4096, but max_positions of its core None"),
+        (with_(dtype="int8"), "dtype is 'int8'; it is one of bfloat16, float16, float32"),
+        (without("dtype"), "dtype is None; it is one of"),
+        (with_(eos_token_id=4096), "eos_token_id is 4096; it is a whole number from 0 to 4095"),
+        (with_(eos_token_id="end"), "eos_token_id is 'end'; it is a whole number"),
+        (with_(max_positions=4096), "has an unknown key 'max_positions'; known are model_type, vocab_size, max_pos"),
+        (with_(weights={}), r"the sha256 of core\.safetensors is missing under weights"),
+        (without("weights"), "weights is None; it gives the sha256 of each weights file"),
+        (with_(weights=["core"]), r"weights is \['core'\]; it gives the sha256"),
+        (lambda config: config["weights"].pop("gist_net"), r"sha256 of gist_net\.safetensors is missing under weights"),
+        (lambda config: config["weights"].update(core="abc"), r"sha256 of core\.safetensors is 'abc' under weights"),
+        (without("lens_net"), "weights names 'lens_net', which it does not describe"),
+        (lambda config: config["weights"].update(model_type="x"), "weights names 'model_type', which it does not"),
+        (with_(core=[]), "describes no core with its width"),
+        (with_(gist_net={}), "describes no gist_net with its width"),
+    ],
+)
+def test_what_cannot_be_true_is_one_line(config: Config, change: Callable[[Config], object], said: str) -> None:
+    change(config)
+    with pytest.raises(BaseModelError, match=said) as caught:
+        check_core_config(config, FILE)
+    assert str(caught.value).startswith(f"{FILE}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_it_is_known_without_torch() -> None:
+    program = "import sys, megacontext.bases.core_config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
