@@ -12,6 +12,7 @@ from megacontext.errors import (
     MemoryStateError,
     UnknownNameError,
 )
+from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.runtime import assembly
 from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
 
@@ -262,6 +263,17 @@ def test_positions_global_are_a_choice_within_the_bases_range(tmp_path, base):
 def test_unknown_names_list_the_known_ones(memory, options, names):
     with pytest.raises(UnknownNameError, match=names), memory.session(**options) as session:
         session.nll(CONTINUATION)
+
+
+def test_an_oracle_serves_only_who_tells_it_where_to_look(memory):
+    with pytest.raises(
+        InvalidValueError, match=r"'oracle' has to be told where the answer stands.*here serve attention, au"
+    ):
+        memory.session(lens="oracle")
+    with memory.session(lens=OracleLens()) as session, pytest.raises(InvalidValueError, match="was not told where"):
+        session.refocus("What?")
+    with memory.session(lens=OracleLens(spans=[(0, 8)])) as session:
+        session.refocus("What?")
 
 
 def test_a_budget_too_small_names_the_smallest_that_works(memory):

@@ -6,8 +6,6 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from megacontext.errors import UnknownNameError
-
 __all__ = [
     "AllocatorOption",
     "BudgetOption",
@@ -45,18 +43,10 @@ def parse_span(text: str) -> Span:
 
 
 def parse_lens(name: str) -> str:
-    """The name of a lens that can serve a question; ``oracle`` cannot, because nobody tells it where the answer is."""
-    from megacontext.focus.lenses.registry import known_lenses
+    """The name of a lens that can serve a question."""
+    from megacontext.focus.lenses.registry import serving_lens
 
-    serving = [known for known in known_lenses() if known != "oracle"]
-    if name == "oracle":
-        raise typer.BadParameter(
-            "the lens 'oracle' has to be told where the answer stands, as only measurements can (`megacontext demo`, "
-            f"OracleLens in Python); here serve {', '.join(serving)}"
-        )
-    if name not in serving:
-        raise UnknownNameError.of("lens", name, serving)
-    return name
+    return serving_lens(name)
 
 
 def parse_labels(labels: list[str]) -> dict[str, str]:

@@ -10,12 +10,14 @@ import pytest
 
 from megacontext.errors import InvalidValueError, UnknownNameError
 from megacontext.focus.allocators.registry import make_allocator
-from megacontext.focus.lenses.registry import known_lenses, make_lens
+from megacontext.focus.lenses.oracle import OracleLens
+from megacontext.focus.lenses.registry import as_lens, known_lenses, make_lens, serving_lens
 from megacontext.focus.refocusing import refocus
 from megacontext.focus.scores import validate_scores
 from megacontext.ports.focus import Lens
 
 NAMES = ["attention", "auto", "lensnet", "lexical", "oracle", "recency"]
+NEEDED = {"oracle": {"spans": [(8, 12)]}}  # without which a lens serves nobody
 TEXT = "The weather was fine and nothing much happened on that day. " * 60
 
 
@@ -27,10 +29,25 @@ def test_the_registry_knows_its_lenses():
         make_lens("psychic")
 
 
+def test_a_name_is_enough_for_all_but_the_oracle():
+    for name in NAMES:
+        if name != "oracle":
+            assert as_lens(name).name == serving_lens(name) == name
+    with pytest.raises(
+        InvalidValueError, match=r"'oracle' has to be told .*`OracleLens\(spans=.* here serve attention, a"
+    ):
+        as_lens("oracle")
+    assert as_lens(told := OracleLens(spans=[(0, 4)])) is told
+    with pytest.raises(
+        UnknownNameError, match="unknown lens 'psychic'; known: attention, auto, lensnet, lexical, rece"
+    ):
+        as_lens("psychic")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_are_valid_repeatable_and_lead_to_a_legal_refocus(name, plain):
     memory = plain.TextMemory(TEXT)
-    lens = make_lens(name)
+    lens = make_lens(name, **NEEDED.get(name, {}))
     assert isinstance(lens, Lens)
     assert lens.name == name
     for query_text in ("What about the weather?", "", "?!"):
@@ -46,7 +63,8 @@ def test_scores_are_valid_repeatable_and_lead_to_a_legal_refocus(name, plain):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_empty_history_has_no_scores(name, plain):
-    scores = make_lens(name).score(plain.request(plain.TextMemory(""), "anything?"))
+    options = dict.fromkeys(NEEDED.get(name, {}), ())
+    scores = make_lens(name, **options).score(plain.request(plain.TextMemory(""), "anything?"))
     assert scores.utility.shape == (0,)
     assert not scores.nominations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from megacontext.errors import InvalidScoresError
+from megacontext.errors import InvalidScoresError, InvalidValueError
 from megacontext.focus.allocators.registry import make_allocator
 from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.focus.refocusing import refocus
@@ -23,3 +23,12 @@ def test_a_span_outside_the_history_is_refused_at_the_refocus(plain):
     scores = OracleLens(spans=[(100, 111)]).score(plain.request(memory, wc=wc))
     with pytest.raises(InvalidScoresError, match=r"nomination \[100, 111\)"):
         refocus(wc, scores, make_allocator("greedy"))
+
+
+def test_an_oracle_that_nobody_tells_is_no_oracle(plain):
+    request = plain.request(plain.TextMemory("word " * 80))
+    lens = OracleLens()
+    with pytest.raises(InvalidValueError, match=r"was not told where the answer stands; set its spans .* such as auto"):
+        lens.score(request)
+    lens.spans = ()
+    assert not lens.score(request).nominations

@@ -87,7 +87,7 @@ class OracleFocus(FocusedMemory):
     label = "oracle focus"
 
     def __init__(self, memory: OpenedMemory, base: Base, *, budget_entries: int) -> None:
-        self._lens = OracleLens()
+        self._lens = OracleLens(spans=())  # told before each question
         super().__init__(memory, base, budget_entries=budget_entries, shape=WindowShape(lens=self._lens))
         self._told = FocusedMemory(memory, base, budget_entries=budget_entries)
 
