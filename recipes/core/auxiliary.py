@@ -22,7 +22,9 @@ import torch
 from scaling import one_run, texts_of
 from scipy.stats import t as student_t
 
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.cli.failures import run_script
+from megacontext.errors import InvalidValueError
+from megacontext.training.card import read_figures
 from megacontext.training.held_out import processor
 from megacontext.training.settings import Settings, read_settings
 from megacontext.values import whole_number
@@ -31,8 +33,9 @@ from megacontext.values import whole_number
 def changed(settings: Settings, *, index: float, seed: int, num_steps: int) -> Settings:
     """The first stage alone, with a weight for places."""
     tables = dict(settings.tables)
-    tables["memory"] = {**tables["memory"], "index": index}
-    tables["loop"] = {**tables["loop"], "num_steps": num_steps, "seed": seed}
+    tables["memory"] = {**settings.table("memory"), "index": index}
+    tables["loop"] = {**settings.table("loop"), "num_steps": num_steps, "seed": seed}
+    settings.stages()  # there are some
     tables["stage"] = tables["stage"][:1]
     return replace(settings, tables=tables)
 
@@ -90,7 +93,7 @@ def main() -> None:
                 arm_settings = changed(settings, index=weight, seed=seed, num_steps=args.steps)
                 result = {**asked, **one_run(arm_settings, source, held_out, folder, start=args.start)}
                 (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-            runs[arm].append(json.loads((folder / "result.json").read_text()))
+            runs[arm].append(read_figures(folder / "result.json", parts=("nats",), measure="recipes/core/auxiliary.py"))
             if not asked.items() <= runs[arm][-1].items():
                 raise InvalidValueError(f"{folder} was not made with {asked}; give another --out, or remove it")
     if args.only_seed is not None:
@@ -107,7 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

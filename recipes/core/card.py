@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from megacontext.errors import MegaContextError
-from megacontext.training.card import percent, rewrite_figures, table
+from megacontext.cli.failures import run_script
+from megacontext.training.card import percent, read_figures, rewrite_figures, table, tables_of
 
 WRITER = "recipes/core/card.py"
+PARTS = ("run", "plain", "before", "recall", "text")
 WAYS = (
     "recent 448",
     "recent 512",
@@ -155,6 +155,11 @@ def run_table(run: dict[str, Any]) -> str:
     )
 
 
+def evaluation_tables(report: dict[str, Any]) -> list[str]:
+    """All that `evaluate.py` measures."""
+    return [run_table(report["run"]), *base_tables(report), *recall_tables(report), *text_tables(report)]
+
+
 def _nats(one: dict[str, Any]) -> str:
     return f"{one['nats']:+.3f} ± {one['standard_error']:.3f}"
 
@@ -164,22 +169,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder with evaluation.json and README.md")
     args = parser.parse_args()
-    read = {
-        name: json.loads((args.model / f"{name}.json").read_text())
-        for name in ("evaluation", "lens", "positions")
-        if (args.model / f"{name}.json").exists()
-    }
-    report = read["evaluation"]
-    tables = [run_table(report["run"]), *base_tables(report), *recall_tables(report), *text_tables(report)]
-    if "lens" in read:
-        tables += lens_tables(read["lens"])
-    if "positions" in read:
-        tables += position_tables(read["positions"])
+    path = args.model / "evaluation.json"
+    report = read_figures(path, parts=PARTS, measure="recipes/core/evaluate.py --out RUN --model FOLDER")
+    tables = tables_of(path, evaluation_tables, report)
+    for name, lay_out in {"lens": lens_tables, "positions": position_tables}.items():
+        path = args.model / f"{name}.json"
+        if path.exists():
+            figures = read_figures(path, measure=f"recipes/core/{name}.py --out RUN --model FOLDER")
+            tables += tables_of(path, lay_out, figures)
     rewrite_figures(args.model / "README.md", "\n\n".join(tables), writer=WRITER)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 
@@ -19,16 +19,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.progress import track
-from tokenizers import Tokenizer
 
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.cli.failures import run_script
+from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.training.core_model import build_core, window_loss
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
+from megacontext.training.enough_text import refuse_short
+from megacontext.training.held_out import run_tokenizer
 from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
 from megacontext.training.preparation import DOMAINS, load_stores
 from megacontext.training.rows import plain_row
+from megacontext.training.settings import read_settings
+from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import TextSource
+from megacontext.values import whole_number
 
 LENGTH, ROWS = 128, 8
 JUDGED_ROWS = 96
@@ -61,6 +66,18 @@ def judge(core: Core, source: TextSource) -> float:
     return float(np.mean(losses))
 
 
+def read_stores(run: Path, side: str, domains: Iterable[str]) -> dict[str, TokenStore]:
+    """The token arrays of a run; InvalidValueError where a domain has less than a row."""
+    stores = load_stores(run / "data", side)
+    refuse_short(
+        {domain: len(store.ids_N) for domain, store in stores.items()},
+        dict.fromkeys(domains, LENGTH + 2),
+        where={domain: str(run / "data" / f"{domain}_{side}.npz") for domain in stores},
+        fix="prepare a new folder from more text",
+    )
+    return stores
+
+
 def interval(differences_S: npt.NDArray[np.float64]) -> list[float]:
     """Bootstrap interval (95 %) of the mean over seeds."""
     drawn = np.random.default_rng(0).choice(differences_S, (RESAMPLES, len(differences_S))).mean(1)
@@ -76,18 +93,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=6)
     args = parser.parse_args()
+    whole_number("--steps", args.steps, least=1)
+    whole_number("--seeds", args.seeds, least=1)
+    shares = read_settings(args.config).shares
     torch.set_num_threads(1)
     began = time.monotonic()
-    folders = {"cleaned": args.cleaned / "data", "uncleaned": args.uncleaned / "data"}
-    same = {(folder / "tokenizer" / "tokenizer.json").read_bytes() for folder in folders.values()}
-    if len(same) > 1:
+    runs = {"cleaned": args.cleaned, "uncleaned": args.uncleaned}
+    tokenizer, *others = (run_tokenizer(run) for run in runs.values())
+    if any(other.get_vocab() != tokenizer.get_vocab() for other in others):
         raise InvalidValueError(
             "the folders have different tokenizers; prepare the second with --tokenizer of the first"
         )
-    tokenizer = Tokenizer.from_file(str(folders["cleaned"] / "tokenizer" / "tokenizer.json"))
-    shares = tomllib.loads(args.config.read_text())["shares"]
-    arms = {name: TextSource(tokenizer, load_stores(folder, "train"), shares) for name, folder in folders.items()}
-    held_out = load_stores(folders["cleaned"], "held_out")
+    if tokenizer.get_vocab_size() > SHAPE.vocab_size:
+        raise InvalidValueError(
+            f"the tokenizer in {args.cleaned} has {tokenizer.get_vocab_size()} tokens; prepare with {SHAPE.vocab_size}"
+        )
+    arms = {name: TextSource(tokenizer, read_stores(run, "train", shares), shares) for name, run in runs.items()}
+    held_out = read_stores(args.cleaned, "held_out", DOMAINS)
     judged = {domain: TextSource(tokenizer, held_out, {domain: 1.0}) for domain in DOMAINS}
     nats: dict[str, dict[str, list[float]]] = {domain: {name: [] for name in arms} for domain in DOMAINS}
     for seed in range(args.seeds):
@@ -104,7 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

@@ -22,7 +22,10 @@ from transformers import AutoModelForCausalLM
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import MegaContextError
+from megacontext.cli.failures import run_script
+from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.training.card import read_figures
+from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor
 from megacontext.training.memory_scoring import plain_recall, recall_in_windows
 from megacontext.training.recall import Asking
@@ -30,8 +33,9 @@ from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import TextNets, pair_report, score_ways, share_report, text_rows
-from megacontext.training.tokens import token_bytes, token_pieces
+from megacontext.training.tokens import first_line, read_tokenizer, token_bytes, token_pieces
 from megacontext.training.windows import TextSource
+from megacontext.values import whole_number
 
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
@@ -54,7 +58,10 @@ def measure_plain(logits: Logits, source: TextSource, tokenizer: Tokenizer, coun
 
 def plain_logits(folder: Path) -> Logits:
     """A plain model as a decoder: ids [B, T] to logits [B, T, V]."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
+        raise BaseModelError(f"{folder} holds no plain model ({first_line(error)}); give another --plain") from error
 
     @torch.no_grad()
     def logits(ids_bt: torch.Tensor) -> torch.Tensor:
@@ -95,13 +102,16 @@ def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count
 
 def _num_processes(run: Path) -> int:
     """How many trained the run when it was last started."""
-    lines = (run / "starts.jsonl").read_text().splitlines()
-    return int(json.loads(lines[-1]).get("processes", 1))
+    path = run / "starts.jsonl"
+    try:
+        return int(json.loads(path.read_text().splitlines()[-1]).get("processes", 1))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise InvalidValueError(f"{path} tells of no start ({first_line(error)}); give the --out of a run") from error
 
 
 def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:
     """What training took, with the runs that this one went on from."""
-    states = [torch.load(one / "checkpoint.pt", weights_only=True)["state"] for one in (*earlier, run)]
+    states = [read_checkpoint(one / "checkpoint.pt")["state"] for one in (*earlier, run)]
     by_kind: Counter[str] = Counter()
     for state in states:
         by_kind.update(state["tokens_by_row_kind"])
@@ -127,13 +137,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    for name in ("rows", "threads"):
+        whole_number(f"--{name}", getattr(args, name), least=1)
     torch.set_num_threads(args.threads)
     count = args.rows
     if args.only == "plain":
         nets = read_core_folder(args.model, dtype=torch.bfloat16, device=torch.device("cpu"))
     else:
         nets = nets_with_gists(args.model)
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    tokenizer = read_tokenizer(args.model)
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
     beside = plain_logits(BaseHandle(args.plain).folder)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
@@ -143,7 +155,7 @@ def main() -> None:
         "text": lambda: measure_text(nets, source, tokenizer, count),
     }
     path = args.model / "evaluation.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
+    report = read_figures(path, measure="recipes/core/evaluate.py") if path.exists() else {}
     report["run"] = _told(args.earlier, args.out)
     for name, measure in parts.items():
         if args.only in (None, name):
@@ -154,7 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

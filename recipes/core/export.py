@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from megacontext.errors import MegaContextError
+from megacontext.cli.failures import run_script
+from megacontext.nets.core import CoreConfig
+from megacontext.nets.gist_net import GistNetConfig
 from megacontext.training.core_export import export_checkpoint
 from megacontext.training.settings import read_settings
 
@@ -17,12 +19,13 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     args = parser.parse_args()
-    state = export_checkpoint(args.out, read_settings(args.config).tables, args.model)
+    settings = read_settings(args.config)
+    settings.read("model", CoreConfig)
+    if "gist_net" in settings:
+        settings.read("gist_net", GistNetConfig)
+    state = export_checkpoint(args.out, settings.tables, args.model)
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

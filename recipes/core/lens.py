@@ -21,14 +21,15 @@ from random import Random
 
 import torch
 from rich.progress import track
-from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import write_core_folder
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.cli.failures import run_script
+from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
 from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.training.card import read_figures
 from megacontext.training.core_export import END_OF_TEXT_ID
-from megacontext.training.export import TOKENIZER_FILES
+from megacontext.training.export import tokenizer_files
 from megacontext.training.held_out import held_out_source, nets_with_gists
 from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, Moment, label, moments_of
 from megacontext.training.lens_model import (
@@ -44,6 +45,7 @@ from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
 from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
+from megacontext.training.tokens import read_tokenizer
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
@@ -83,7 +85,7 @@ def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool
     torch.set_num_threads(1)
     nets = nets_with_gists(args.model, with_lens=False)
     assert nets.gist_net is not None
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    tokenizer = read_tokenizer(args.model)
     if test:
         source = held_out_source(args.out, tokenizer, shares)
     else:
@@ -119,7 +121,7 @@ def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bo
     made = {"model": _digests(args.model), "tail": TAIL, "length": LENGTH, "tokens_before": TOKENS_BEFORE}
     told = args.out / "lens" / f"{'test' if test else 'train'}.json"
     if args.keep and told.exists():
-        if (kept := json.loads(told.read_text())) != made:
+        if (kept := read_figures(told, measure="recipes/core/lens.py")) != made:
             raise InvalidValueError(
                 f"{told} says that its samples were made with {kept}, but these are {made}: leave out --keep"
             )
@@ -213,6 +215,7 @@ def main() -> None:
         whole_number(f"--{name}", getattr(args, name), least=smallest)  # some of each kind to judge by
     began = time.monotonic()
     nets = nets_with_gists(args.model, with_lens=False)
+    files = tokenizer_files(args.model)
     shares = read_settings(args.config).shares
     label_all(args, shares, test=False)
     label_all(args, shares, test=True)
@@ -224,7 +227,6 @@ def main() -> None:
         one.load_state_dict(weights)
     lens, (_, curve) = lenses[0], taught[0]
     torch.set_num_threads(args.processes)
-    files = [args.model / name for name in TOKENIZER_FILES]
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     beside = {file.name: file.read_bytes() for file in args.model.iterdir() if file.suffix in (".md", ".json")}
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
@@ -252,7 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

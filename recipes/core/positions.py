@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
-from megacontext.errors import MegaContextError
+from megacontext.cli.failures import run_script
 from megacontext.training.held_out import held_out_source, nets_with_gists
 from megacontext.training.position_probe import index_errors, scaled_sigma_nats
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import text_rows
+from megacontext.training.tokens import read_tokenizer
+from megacontext.values import whole_number
 
 TAIL = 256
 FACTORS = (1.0, 1e-3, 0.5, 2.0, 4.0, 8.0)
@@ -32,10 +33,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--rows", type=int, default=64, help="rows of each domain")
     args = parser.parse_args()
+    whole_number("--rows", args.rows, least=2)
     nets = nets_with_gists(args.model)
     assert nets.gist_net is not None
     core, gist_net = nets.core.float(), nets.gist_net.float()
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    tokenizer = read_tokenizer(args.model)
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
     rows = {domain: text_rows(store, args.rows) for domain, store in source.stores.items()}
     mixed = [row for pair in zip(*rows.values(), strict=True) for row in pair]
@@ -69,7 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

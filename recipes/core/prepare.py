@@ -8,21 +8,23 @@ from __future__ import annotations
 import argparse
 import json
 import sysconfig
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
 
-from megacontext.errors import MegaContextError
+from megacontext.cli.failures import run_script
 from megacontext.training.babi import BABI
+from megacontext.training.card import read_figures
 from megacontext.training.curriculum import ROWS
 from megacontext.training.packing import packing
 from megacontext.training.preparation import REPORT, SIDES, add_stories, load_stores, prepare
+from megacontext.training.settings import read_settings
+from megacontext.training.tokens import read_tokenizer
 from megacontext.training.windows import TextSource
+from megacontext.values import whole_number
 
 LENGTHS = {
     **dict.fromkeys(("aligned", "aligned_code"), 192),
@@ -47,7 +49,7 @@ def cleaning_table(told: dict[str, Any]) -> Table:
 
 def measure_rows(data: Path, shares: dict[str, float], count: int) -> dict[str, dict[str, float]]:
     """Packing of every kind of row that the folder can make."""
-    tokenizer = Tokenizer.from_file(str(data / "tokenizer" / "tokenizer.json"))
+    tokenizer = read_tokenizer(data / "tokenizer")
     stores = load_stores(data, "train")
     source = TextSource(tokenizer, stores, shares)
     measured = {}
@@ -71,20 +73,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=60, help="rows of each kind to measure")
     args = parser.parse_args()
     data = args.out / "data"
-    settings = tomllib.loads(args.config.read_text())
+    settings = read_settings(args.config)
+    whole_number("--rows", args.rows, least=1)
     prepare(
         args.data,
         args.packages,
         data,
-        vocab_size=settings["model"]["vocab_size"],
+        vocab_size=settings.vocab_size,
         cleaned=not args.uncleaned,
         tokenizer=args.tokenizer,
+        least_tokens={domain: LONGEST + 2 for domain, share in settings.shares.items() if share},
     )
     add_stories(args.data, data)
     console = Console()
-    measured = measure_rows(data, settings["shares"], args.rows)
+    measured = measure_rows(data, settings.shares, args.rows)
     if (data / REPORT).exists():
-        told = json.loads((data / REPORT).read_text())
+        told = read_figures(data / REPORT, parts=SIDES, measure="recipes/core/prepare.py")
         (data / REPORT).write_text(json.dumps({**told, "packing": measured}, indent=2) + "\n")
         console.print(cleaning_table(told))
     table = Table("row", *(next(iter(measured.values()))))
@@ -94,7 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

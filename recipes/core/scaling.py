@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import InvalidValueError, MegaContextError
+from megacontext.cli.failures import run_script
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.training.card import read_figures
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.curriculum import ROWS
 from megacontext.training.gauges import num_weights
-from megacontext.training.held_out import core_logits, held_out_source, processor
+from megacontext.training.held_out import core_logits, held_out_source, processor, run_tokenizer
 from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_windows import Control, score_windows
 from megacontext.training.optim import MasterOptimizer, OptimConfig
@@ -67,18 +67,16 @@ def sized(settings: Settings, width: int, num_steps: int) -> Settings:
     heads = max(1, width // 48)
     gists = {"width": width, "num_heads": heads, "mlp_width": 3 * width // 2, "num_pool_heads": 2 * heads}
     tables = dict(settings.tables)
-    tables["model"] = {**tables["model"], **shape}
-    tables["gist_net"] = {**tables["gist_net"], **gists}
-    tables["memory"] = {**tables["memory"], "reconstructor_width": 4 * width}
-    tables["loop"] = {**tables["loop"], "num_steps": num_steps}
+    tables["model"] = {**settings.table("model"), **shape}
+    tables["gist_net"] = {**settings.table("gist_net"), **gists}
+    tables["memory"] = {**settings.table("memory"), "reconstructor_width": 4 * width}
+    tables["loop"] = {**settings.table("loop"), "num_steps": num_steps}
     return replace(settings, tables=tables)
 
 
 def texts_of(run: Path, shares: dict[str, float]) -> tuple[TextSource, TextSource]:
     """What the token arrays of a run hold, to learn from and to judge by; InvalidValueError if there are none."""
-    if not (run / "data" / "tokenizer").is_dir():
-        raise InvalidValueError(f"{run} has no token arrays; give the --out of prepare.py or of a run")
-    tokenizer = Tokenizer.from_file(str(run / "data" / "tokenizer" / "tokenizer.json"))
+    tokenizer = run_tokenizer(run)
     source = TextSource(tokenizer, load_stores(run / "data", "train"), shares)
     return source, held_out_source(run, tokenizer, shares)
 
@@ -264,7 +262,7 @@ def main() -> None:
                 size = sized(settings, width, max(1, round(tokens / PER_STEP)))
                 run = one_run(size, source, held_out, folder, compiled=not args.eager)
                 result.write_text(json.dumps(run, indent=2) + "\n")
-            runs.append(json.loads(result.read_text()))
+            runs.append(read_figures(result, parts=("weights", "tokens", "nats"), measure="recipes/core/scaling.py"))
             print(f"width {width}, {runs[-1]['tokens']:,} tokens: {runs[-1]['nats']:.3f} nats", flush=True)
     found = curves(runs)
     report = {
@@ -284,7 +282,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megacontext.errors import MegaContextError
+from megacontext.cli.failures import run_script
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.recipe import RunArguments, recipe_parser, train
 
@@ -23,7 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from megacontext.errors import MegaContextError
-from megacontext.training.card import percent, rewrite_figures, table
+from megacontext.cli.failures import run_script
+from megacontext.training.card import percent, read_figures, rewrite_figures, table, tables_of
 
 WRITER = "recipes/reference/card.py"
 
@@ -71,12 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder with evaluation.json and README.md")
     args = parser.parse_args()
-    tables = figures(json.loads((args.model / "evaluation.json").read_text()))
+    path = args.model / "evaluation.json"
+    report = read_figures(path, measure="recipes/reference/evaluate.py --out FOLDER --model FOLDER")
+    (tables,) = tables_of(path, lambda report: [figures(report)], report)
     rewrite_figures(args.model / "README.md", tables, writer=WRITER)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

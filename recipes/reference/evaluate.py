@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import tomllib
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from megacontext.training.held_out import processor
+from megacontext.cli.failures import run_script
+from megacontext.errors import BaseModelError
+from megacontext.training.checkpoint import read_checkpoint
+from megacontext.training.held_out import held_out_source, processor
 from megacontext.training.preparation import load_stores
 from megacontext.training.scoring import bits_per_byte, cut_report, far_copy, recall_report
-from megacontext.training.tokens import token_bytes, token_pieces
-from megacontext.training.windows import TextSource
+from megacontext.training.settings import read_settings
+from megacontext.training.tokens import first_line, read_tokenizer, token_bytes, token_pieces
 
 HERE = Path(__file__).parent
 
@@ -36,18 +37,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     began = time.monotonic()
     scale = 0.1 if args.quick else 1.0
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
-    tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    state = read_checkpoint(args.out / "checkpoint.pt")["state"]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
+        raise BaseModelError(f"{args.model} holds no model ({first_line(error)}); run export.py first") from error
+    tokenizer = read_tokenizer(args.model)
     held_out = load_stores(args.out / "data", "held_out")
-    shares = tomllib.loads(args.config.read_text())["shares"]
-    prose_and_code = {domain: shares[domain] for domain in ("books", "code")}
-    source = TextSource(tokenizer, held_out, prose_and_code)
+    source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
 
     def logits(ids_bt: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = model(ids_bt, use_cache=False).logits
         return scores
 
-    state = torch.load(args.out / "checkpoint.pt", weights_only=True)["state"]
     pieces = token_pieces(tokenizer)
     bytes_v = token_bytes(tokenizer)
     report = {
@@ -67,7 +69,7 @@ def main() -> None:
         },
         "far_context": {
             domain: far_copy(logits, held_out[domain], pieces, count=max(8, int(scale * 120)))
-            for domain in prose_and_code
+            for domain in source.stores
         },
         "recall": recall_report(logits, source, count=max(8, int(scale * 120))),
         "cut_recall": cut_report(logits, source, count=max(8, int(scale * 80))),
@@ -78,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megacontext.cli.failures import run_script
 from megacontext.training.export import export_model, load_checkpoint
 from megacontext.training.reference import ReferenceConfig
 from megacontext.training.settings import read_settings
@@ -26,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

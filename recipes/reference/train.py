@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from megacontext.errors import MegaContextError
+from megacontext.cli.failures import run_script
 from megacontext.training.recipe import Learner, RunArguments, recipe_parser, train
 from megacontext.training.reference import ReferenceConfig, build_reference, compile_layers, window_loss
 from megacontext.training.settings import Settings
@@ -21,9 +21,11 @@ def build(settings: Settings, seed: int) -> Learner:
     )
 
 
+def main() -> None:
+    """Train or resume what the configuration describes."""
+    parser = recipe_parser(__doc__, config=Path(__file__).with_name("config.toml"))
+    train(RunArguments.parse(parser.parse_args()), build)
+
+
 if __name__ == "__main__":
-    try:
-        parser = recipe_parser(__doc__, config=Path(__file__).with_name("config.toml"))
-        train(RunArguments.parse(parser.parse_args()), build)
-    except MegaContextError as error:
-        raise SystemExit(str(error)) from error
+    run_script(main)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.export import export_model, load_checkpoint
 from megacontext.training.preparation import save_tokenizer
 from megacontext.training.windows import TextSource
@@ -54,3 +57,22 @@ def test_the_card_takes_its_figures_from_the_report() -> None:
     folder = Path(str(files("megacontext.bases"))) / "bundled" / "reference-plain"
     tables = load_script("card").figures(json.loads((folder / "evaluation.json").read_text()))
     assert tables in (folder / "README.md").read_text()
+
+
+def test_what_cannot_be_exported_is_named(source: TextSource, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(InvalidValueError, match=r"checkpoint\.pt is no file"):
+        load_checkpoint(run / "checkpoint.pt", TINY)
+    make_loop(source, run, num_steps=1).run()
+    with pytest.raises(
+        InvalidValueError, match=r"checkpoint\.pt is of another shape than \[model\] says; give the conf"
+    ):
+        load_checkpoint(run / "checkpoint.pt", replace(TINY, width=2 * TINY.width))
+    model, _ = load_checkpoint(run / "checkpoint.pt", TINY)
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(
+        InvalidValueError, match=r"tokenizer_config\.json does not exist; give the folder of a run, or of"
+    ):
+        export_model(model, tmp_path / "tokenizer", tmp_path / "model")
+    assert not (tmp_path / "model").exists()

@@ -14,12 +14,12 @@ from typing import Any
 import typer
 
 from megacontext.cli.app import Settings, make_app
+from megacontext.cli.failures import INTERRUPTED, failure_line, one_line
 from megacontext.cli.visible import visible_text
 from megacontext.errors import MegaContextError
 
 __all__ = ["main", "run"]
 
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 # typer's own wrong-usage errors, whichever library they come from in its version
 CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
@@ -57,14 +57,12 @@ def _report(error: BaseException, settings: Settings) -> int:
     if settings.debug:
         traceback.print_exception(error)
     if isinstance(error, CLICK_ERROR):
-        return _say(f"{_one_line(error.format_message())} ({_help_hint(error)})", 2)
-    if isinstance(error, MegaContextError):
-        return _say(_one_line(str(error)), error.exit_code)
-    if isinstance(error, OSError) and error.strerror:
-        place = f" ({error.filename})" if error.filename else ""
-        return _say(f"the system says: {error.strerror}{place}; remove the cause and try again", 1)
+        return _say(f"{one_line(error.format_message())} ({_help_hint(error)})", 2)
+    line = failure_line(error)
+    if line is not None:
+        return _say(line, error.exit_code if isinstance(error, MegaContextError) else 1)
     name = type(error).__name__
-    return _say(f"unexpected {name}: {_one_line(str(error))}; run again with `megacontext --debug` and report it", 1)
+    return _say(f"unexpected {name}: {one_line(str(error))}; run again with `megacontext --debug` and report it", 1)
 
 
 def _is_of_a_broken_pipe(error: BaseException) -> bool:
@@ -75,10 +73,6 @@ def _is_of_a_broken_pipe(error: BaseException) -> bool:
 def _say(message: str, code: int) -> int:
     sys.stderr.write(f"megacontext: {visible_text(message)}\n")
     return code
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _help_hint(error: Any) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import CorruptionError, InvalidValueError
 
-__all__ = ["END", "begin", "percent", "rewrite_figures", "table"]
+__all__ = ["END", "begin", "percent", "read_figures", "rewrite_figures", "table", "tables_of"]
 
 END = "<!-- figures: end -->"
 
@@ -30,8 +31,38 @@ def percent(share: Mapping[str, Any]) -> str:
     return f"{100 * share['accuracy']:.1f} ± {100 * share['standard_error']:.1f} % (n = {share['n']})"
 
 
+def read_figures(path: Path, *, parts: Sequence[str] = (), measure: str) -> dict[str, Any]:
+    """The JSON that a measurement left. parts: what it must hold; measure: the command that leaves it, for messages.
+
+    Raises InvalidValueError if it is not there or lacks a part, CorruptionError if it is no JSON object.
+    """
+    if not path.is_file():
+        raise InvalidValueError(f"{path} does not exist; run `{measure}` first")
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptionError(f"{path} is no JSON ({error}); remove it and run `{measure}`") from error
+    if not isinstance(figures, dict):
+        raise CorruptionError(f"{path} holds no figures; remove it and run `{measure}`")
+    missing = [part for part in parts if part not in figures]
+    if missing:
+        raise InvalidValueError(f"{path} lacks {', '.join(missing)}; run `{measure}` for all parts")
+    return figures
+
+
+def tables_of(path: Path, lay_out: Callable[[dict[str, Any]], list[str]], figures: dict[str, Any]) -> list[str]:
+    """What ``lay_out`` makes of the figures of a file; InvalidValueError where they are not those that it knows."""
+    try:
+        return lay_out(figures)
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise InvalidValueError(f"{path} is not laid out as the card needs it ({said}); measure again") from error
+
+
 def rewrite_figures(card: Path, figures: str, *, writer: str) -> None:
-    """Put Markdown between the markers of a card; raises InvalidValueError if it has none."""
+    """Put Markdown between the markers of a card; raises InvalidValueError if there is none, or it has none."""
+    if not card.is_file():
+        raise InvalidValueError(f"{card} does not exist; write a card with {begin(writer)!r} and {END!r} in it")
     text = card.read_text()
     first = begin(writer)
     if first not in text or END not in text:

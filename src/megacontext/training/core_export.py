@@ -14,7 +14,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.training.checkpoint import read_checkpoint
-from megacontext.training.export import TOKENIZER_FILES
+from megacontext.training.export import tokenizer_files
 
 __all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters"]
 
@@ -62,7 +62,7 @@ def export_checkpoint(run: Path, settings: Mapping[str, Any], folder: Path) -> d
     """Write the model folder of a run's checkpoint; what the run was at by then."""
     checkpoint = read_checkpoint(run / "checkpoint.pt")
     nets = load_checkpoint_nets(checkpoint, settings)
-    files = [run / "data" / "tokenizer" / name for name in TOKENIZER_FILES]
+    files = tokenizer_files(run / "data" / "tokenizer")
     write_core_folder(folder, nets, files, eos_token_id=END_OF_TEXT_ID)
     state: dict[str, Any] = checkpoint["state"]
     return state

@@ -9,27 +9,47 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from megacontext.errors import InvalidValueError
+from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.reference import Decoder, ReferenceConfig, build_reference
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a tokenizer that a model takes along; InvalidValueError if one is not there."""
+    files = [folder / name for name in TOKENIZER_FILES]
+    for file in files:
+        if not file.is_file():
+            raise InvalidValueError(f"{file} does not exist; give the folder of a run, or of a model, with both files")
+    return files
+
+
 def load_checkpoint(path: Path, config: ReferenceConfig) -> tuple[Decoder, dict[str, Any]]:
-    """The model of a checkpoint in bfloat16, and the state of the run that wrote it."""
-    saved = torch.load(path, weights_only=True)
+    """The model of a checkpoint in bfloat16, and the state of the run that wrote it.
+
+    Raises InvalidValueError if there is none or it has another shape, CorruptionError if it is damaged.
+    """
+    saved = read_checkpoint(path)
     model = build_reference(config, seed=0)
     weights = {name: master.to(torch.bfloat16) for name, master in saved["optimizer"]["masters"].items()}
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InvalidValueError(
+            f"{path} is of another shape than [model] says; give the configuration of its run"
+        ) from error
     return model.eval(), saved["state"]
 
 
 def export_model(model: Decoder, tokenizer_folder: Path, folder: Path) -> None:
     """Write configuration, weights (bfloat16 safetensors), tokenizer and generation settings."""
+    files = tokenizer_files(tokenizer_folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=model.config.eos_token_id, pad_token_id=model.config.pad_token_id
     )
     model.save_pretrained(folder)
-    for name in TOKENIZER_FILES:
-        if (tokenizer_folder / name).resolve() != (folder / name).resolve():
-            shutil.copyfile(tokenizer_folder / name, folder / name)
+    for file in files:
+        if file.resolve() != (folder / file.name).resolve():
+            shutil.copyfile(file, folder / file.name)

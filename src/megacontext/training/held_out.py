@@ -14,9 +14,10 @@ from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.training.preparation import load_stores
+from megacontext.training.tokens import read_tokenizer
 from megacontext.training.windows import TextSource
 
-__all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor"]
+__all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor", "run_tokenizer"]
 
 JUDGED = ("books", "code")
 
@@ -29,9 +30,25 @@ def nets_with_gists(folder: Path, *, with_lens: bool = True) -> CoreNets:
     return nets
 
 
+def run_tokenizer(run: Path) -> Tokenizer:
+    """The tokenizer of a run's token arrays; InvalidValueError if there are none."""
+    if not (run / "data" / "tokenizer").is_dir():
+        raise InvalidValueError(f"{run} has no token arrays; give the --out of prepare.py or of a run")
+    return read_tokenizer(run / "data" / "tokenizer")
+
+
 def held_out_source(run: Path, tokenizer: Tokenizer, shares: Mapping[str, float]) -> TextSource:
-    """Rows from held-out books and code, mixed as in training."""
-    return TextSource(tokenizer, load_stores(run / "data", "held_out"), {domain: shares[domain] for domain in JUDGED})
+    """Rows from held-out books and code, mixed as in training; InvalidValueError if one of them is not there."""
+    missing = [domain for domain in JUDGED if not shares.get(domain)]
+    if missing:
+        raise InvalidValueError(
+            f"[shares] gives {missing[0]} none, and held-out {' and '.join(JUDGED)} judge; give it one"
+        )
+    stores = load_stores(run / "data", "held_out")
+    for domain in JUDGED:
+        if not len(stores[domain].ids_N):
+            raise InvalidValueError(f"{run / 'data'} holds no held-out {domain} to judge by; prepare another folder")
+    return TextSource(tokenizer, stores, {domain: shares[domain] for domain in JUDGED})
 
 
 def core_logits(core: Core) -> Callable[[Tensor], Tensor]:

@@ -118,6 +118,9 @@ def prepare(
                 "give a new --out"
             )
         cleaned = cleaned and (out / REPORT).exists()  # or the others of this folder were not cleaned
+    for folder in packages:
+        if not folder.is_dir():
+            raise InvalidValueError(f"{folder} is no folder; give one with packages to read code from")
     with in_one_move(out) as partial:
         if used is not None:
             save_tokenizer(used, partial / "tokenizer")

@@ -1,0 +1,173 @@
+"""Scripts of recipes on folders that hold nothing, or not what is needed: one line, exit code 1, nothing written."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from megacontext.bases.registry import BUNDLED_FOLDER
+from megacontext.training.corpus import Document
+from megacontext.training.preparation import DOMAINS, SIDES, save_tokenizer
+from megacontext.training.tokens import encode_documents
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+Said = Callable[..., str]
+
+NEEDS = {
+    "core/auxiliary.py": ("--run", "--out"),
+    "core/card.py": ("--model",),
+    "core/cleaning.py": ("--cleaned", "--uncleaned"),
+    "core/evaluate.py": ("--out", "--model"),
+    "core/export.py": ("--out", "--model"),
+    "core/lens.py": ("--out", "--model"),
+    "core/positions.py": ("--out", "--model"),
+    "core/prepare.py": ("--data", "--out"),
+    "core/scaling.py": ("--run", "--out"),
+    "core/train.py": ("--data", "--out"),
+    "reference/card.py": ("--model",),
+    "reference/evaluate.py": ("--out", "--model"),
+    "reference/export.py": ("--out", "--model"),
+    "reference/train.py": ("--data", "--out"),
+}
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[Said]:
+    """Run a script that must fail; the line that it ends with, which ``sys.exit`` prints with exit code 1."""
+    monkeypatch.syspath_prepend(RECIPES / "core")
+
+    def run(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(RECIPES / script), run_name="__main__")
+        line = caught.value.code
+        assert isinstance(line, str), f"{script} exits with {line}"
+        assert line.startswith(f"{Path(script).name}: ")
+        assert "\n" not in line
+        return line
+
+    yield run
+    torch.set_num_threads(1)
+
+
+def everything(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def test_every_script_is_here() -> None:
+    assert sorted(NEEDS) == sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*.py"))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch, where it compiles
+@pytest.mark.parametrize("script", NEEDS)
+def test_missing_and_empty_folders_are_one_line(script: str, said: Said, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for name in ("gone", "empty", "file"):
+        arguments = [part for option in NEEDS[script] for part in (option, tmp_path / name)]
+        assert str(tmp_path / name) in said(script, *arguments)
+    assert everything(tmp_path) == [tmp_path / "empty", tmp_path / "file"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLED_FOLDER / "reference-core", tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda m: (m / "evaluation.json").unlink(), "evaluation.json does not exist; run `recipes/core/evaluate.py"),
+        (lambda m: (m / "evaluation.json").write_text("{"), "evaluation.json is no JSON ("),
+        (lambda m: (m / "evaluation.json").write_text("[]"), "evaluation.json holds no figures; remove it and run"),
+        (
+            lambda m: (m / "evaluation.json").write_text('{"run": {}}'),
+            "evaluation.json lacks plain, before, recall, text",
+        ),
+        (
+            lambda m: lose(m / "evaluation.json", "plain"),
+            "evaluation.json is not laid out as the card needs it (KeyErr",
+        ),
+        (lambda m: lose(m / "lens.json", "calibration", whole=True), "lens.json is not laid out as the card needs it"),
+        (lambda m: (m / "positions.json").write_text("no"), "positions.json is no JSON ("),
+        (lambda m: (m / "README.md").unlink(), "README.md does not exist; write a card with"),
+        (lambda m: (m / "README.md").write_text("# A model\n"), "README.md: the markers are missing"),
+    ],
+)
+def test_a_card_is_not_written_from_half_of_the_figures(
+    damage: Callable[[Path], object], line: str, said: Said, model: Path
+) -> None:
+    damage(model)
+    card = model / "README.md"
+    before = card.read_bytes() if card.exists() else None
+    assert line in said("core/card.py", "--model", model)
+    assert (card.read_bytes() if card.exists() else None) == before
+
+
+@pytest.mark.parametrize(("recipe", "name"), [("core", "reference-core"), ("reference", "reference-plain")])
+def test_the_bundled_cards_say_what_was_measured(
+    recipe: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(BUNDLED_FOLDER / name, tmp_path / "model"))
+    monkeypatch.setattr(sys, "argv", ["card.py", "--model", str(model)])
+    runpy.run_path(str(RECIPES / recipe / "card.py"), run_name="__main__")
+    assert (model / "README.md").read_text() == (BUNDLED_FOLDER / name / "README.md").read_text()
+
+
+def lose(path: Path, part: str, *, whole: bool = False) -> None:
+    """Without a part, or without what is in it."""
+    figures = json.loads(path.read_text())
+    if whole:
+        del figures[part]
+    else:
+        figures[part] = {}
+    path.write_text(json.dumps(figures))
+
+
+@pytest.fixture
+def run(tokenizer: Tokenizer, documents: list[Document], tmp_path: Path) -> Path:
+    """Token arrays of a run, a domain empty on the held-out side."""
+    data = tmp_path / "run" / "data"
+    save_tokenizer(tokenizer, data / "tokenizer")
+    for domain in DOMAINS:
+        for side in SIDES:
+            some = [] if (domain, side) == ("knowledge", "held_out") else documents[:1]
+            encode_documents(tokenizer, some).save(data / f"{domain}_{side}.npz")
+    return tmp_path / "run"
+
+
+def test_arms_that_cannot_be_compared_are_refused(said: Said, run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    both = ("--cleaned", run, "--uncleaned", other)
+    assert "held_out.npz gives 0 tokens of knowledge to train on" in said("core/cleaning.py", *both)
+    assert "--steps is 0; choose a whole number of at least 1" in said("core/cleaning.py", *both, "--steps", "0")
+    assert "--seeds is -1; choose a whole number of at least 1" in said("core/cleaning.py", *both, "--seeds", "-1")
+    assert "gone.toml is no file" in said("core/cleaning.py", *both, "--config", tmp_path / "gone.toml")
+    (other / "data" / "code_train.npz").unlink()
+    assert "other/data holds no code_train.npz" in said("core/cleaning.py", *both)
+    (other / "data" / "tokenizer" / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json is no tokenizer (" in said("core/cleaning.py", *both)
+
+
+def test_a_run_without_text_to_judge_by_is_refused(
+    said: Said, run: Path, model: Path, documents: list[Document]
+) -> None:
+    call = ("core/positions.py", "--out", run, "--model", model)
+    config = run / "run.toml"
+    config.write_text("[shares]\nknowledge = 1.0\n")
+    assert "[shares] gives books none, and held-out books and code judge" in said(*call, "--config", config)
+    (run / "data" / "code_held_out.npz").write_bytes((run / "data" / "knowledge_held_out.npz").read_bytes())
+    assert "holds no held-out code to judge by" in said(*call)
+
+
+def test_figures_of_a_run_that_says_nothing_are_not_measured(said: Said, run: Path, model: Path) -> None:
+    line = said("core/evaluate.py", "--out", run, "--model", model, "--plain", "reference-plain", "--rows", "1")
+    assert "run/checkpoint.pt is no file" in line
