@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from megacontext.bases.kv_cache import KVCache
-from megacontext.nets.few_queries import FEW_QUERIES, attend_few
+from megacontext.nets.window_attention import FEW_QUERIES, attend_behind, attend_few
 
 __all__ = ["ATTENTION_NAME", "causal_mask", "kernel_mask", "place_mask", "register_attention"]
 
@@ -79,6 +79,9 @@ def _tapped_attention(
         return few.transpose(1, 2), None
     if scoring and query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _blockwise_causal(query, key, value, float(kwargs["scaling"])), None
+    if attention_mask is None and key.shape[2] > query.shape[2]:
+        copies = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+        return attend_behind(query, *copies, scaling=float(kwargs["scaling"])).transpose(1, 2), None
     output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)[0]
     return output, None
 

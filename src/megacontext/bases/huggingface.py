@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from megacontext.bases.attention import ATTENTION_NAME, causal_mask, kernel_mask, place_mask, register_attention
+from megacontext.bases.attention import ATTENTION_NAME, kernel_mask, place_mask, register_attention
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache, patching
 from megacontext.bases.rotary import ExplicitRotary
@@ -86,7 +86,7 @@ class HuggingFaceBase:
         was.
         """
         cache = _own(cache)
-        return self._run(inputs_TD, positions_T, cache, self._mask(len(inputs_TD), cache.num_entries), num_logits)
+        return self._run(inputs_TD, positions_T, cache, None, num_logits)
 
     @property
     def can_patch(self) -> bool:
@@ -164,12 +164,6 @@ class HuggingFaceBase:
 
     def _ids(self, token_ids: npt.NDArray[np.uint32], *, ndim: int) -> torch.Tensor:
         return checked_ids(token_ids, self.info, ndim=ndim, device=self._device)
-
-    def _mask(self, num_new: int, num_cached: int) -> torch.Tensor | None:
-        """None where attention needs none: one query sees everything, and a fresh window is causal by itself."""
-        if num_new == 1 or num_cached == 0:
-            return None
-        return kernel_mask(causal_mask(num_new, num_cached, self._device))[None, None]
 
     def _probe(self) -> None:
         """Run three entries, to find out now whether positions and cache reach every layer."""

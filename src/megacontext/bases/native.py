@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megacontext.bases.attention import causal_mask, kernel_mask, place_mask
+from megacontext.bases.attention import kernel_mask, place_mask
 from megacontext.bases.key_turning import KeyTurning
 from megacontext.bases.kv_cache import KVCache, patching
 from megacontext.bases.native_lens import NativeLensQuery
@@ -133,13 +133,10 @@ class NativeBase:
         """
         cache = _own(cache)
         spreads_T = self._checked(inputs_TD, positions_T, spreads_T, num_logits)
-        mask = None
-        if len(inputs_TD) > 1 and cache.num_entries:
-            mask = kernel_mask(causal_mask(len(inputs_TD), cache.num_entries, self._device))
         with torch.no_grad():
             inputs_TD = inputs_TD.to(self._device, self._dtype)
             before_BTD = cache.entries_before(inputs_TD)[None]
-            return self._run(inputs_TD, positions_T, spreads_T, cache, mask, num_logits, before_BTD=before_BTD)
+            return self._run(inputs_TD, positions_T, spreads_T, cache, None, num_logits, before_BTD=before_BTD)
 
     @property
     def can_patch(self) -> bool:

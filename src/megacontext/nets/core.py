@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.few_queries import attend_few
 from megacontext.nets.gaussian_rope import frequencies, gaussian_phases, rotate
 from megacontext.nets.norm import NORM_EPSILON
+from megacontext.nets.window_attention import attend_behind, attend_few
 from megacontext.values import number, whole_number
 
 __all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
@@ -146,6 +146,8 @@ def _attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None)
         return attend_few(q_BHTE, k_BGSE, v_BGSE, mask, scaling=q_BHTE.shape[-1] ** -0.5)
     # copied rather than enable_gqa: on a CPU the fused kernel is 1.16 times as fast
     k, v = (part.repeat_interleave(num_heads // num_kv_heads, 1) for part in (k_BGSE, v_BGSE))
+    if mask is None and k.shape[2] > q_BHTE.shape[2]:
+        return attend_behind(q_BHTE, k, v, scaling=q_BHTE.shape[-1] ** -0.5)
     return functional.scaled_dot_product_attention(q_BHTE, k, v, attn_mask=mask, is_causal=mask is None)
 
 
@@ -218,8 +220,8 @@ class Core(nn.Module):
             sigma_BT: their standard deviations in positions, float32; above 0 marks a gist.
             before_BTD: the last two entries before these [B, 2, D] (token shift reads them), None at the start.
             neighbours_BNTD: the entries one and two before each [B, 2, T, D], where these do not follow one another.
-            mask: bool [T, S], True where an entry may look, or the float32 biases of ``attend_few``; None if it sees
-                all before it and the cache is empty, or if it is alone.
+            mask: bool [T, S], True where an entry may look, or the float32 biases of ``attend_few``; None if each sees
+                all before it, those in the cache first.
             cache: keys and values of earlier entries.
             tap_layer: whose residual stream to return too.
         """

