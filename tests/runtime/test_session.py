@@ -320,6 +320,18 @@ def test_an_empty_question_is_refused(memory, question):
         session.generate(question)
 
 
+def test_a_stream_whose_source_was_erased_stops(tmp_path, base):
+    with assembly.open(tmp_path / "e.mc", base=base, create=True, gister="mean", block_tokens=8) as memory:
+        memory.append(np.frombuffer(b"The password is hush. " * 20, np.uint8), source="secret")
+        with memory.session(budget_entries=256) as session:
+            stream = session.generate(QUESTION, max_new_tokens=8, stop=())
+            next(stream), next(stream)
+            memory.erase("secret")
+            with pytest.raises(MemoryStateError, match="erased"):
+                next(stream)
+            assert answer_of(session.generate(QUESTION, max_new_tokens=2)) is not None
+
+
 def test_a_stream_that_was_overtaken_says_so(memory):
     with memory.session(budget_entries=256) as session:
         stream = session.generate(QUESTION, max_new_tokens=8, stop=())

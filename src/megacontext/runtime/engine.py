@@ -89,12 +89,16 @@ class Engine:
     def num_forwarded(self) -> int:
         return self._num_forwarded + (self._window.num_forwarded if self._window else 0)
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether what is stored was erased or repaired since the model's state was made of it."""
+        return self.memory.reader.num_changes != self._num_changes
+
     def follow_memory(self) -> None:
         """Take in what the memory has gained; what was erased or repaired leaves the model's state, too."""
-        changes = self.memory.reader.num_changes
-        if changes != self._num_changes:
+        if self.is_outdated:
             self.release()
-            self._num_changes = changes
+            self._num_changes = self.memory.reader.num_changes
         self.focus.follow_growth()
 
     def resize(self, budget_entries: int) -> None:

@@ -60,6 +60,8 @@ def stream_answer(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> I
     while len(token_ids) < prompt.max_new_tokens:
         if engine.turn != turn:
             raise MemoryStateError("this answer was overtaken by another question; open a session for each of them")
+        if engine.is_outdated:
+            raise MemoryStateError("what this answer reads was erased or repaired meanwhile; ask again")
         token_id = sampler.draw(window.next_logits)
         if token_id in stop_token_ids:
             reason = "stop"
