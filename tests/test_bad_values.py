@@ -134,6 +134,11 @@ CALLS = {
     "memory.refresh": NOTHING,
     "memory.search": {"text": TEXT, "limit": whole(3)},
     "memory.search_hits": {"text": TEXT, "limit": whole(3)},
+    "memory.restore_session": {
+        "path": argument(lambda world: world.saved_session()),
+        "lens": argument("recency", {"None"}),
+        "allocator": argument("greedy", {"None"}),
+    },
     "memory.session": {
         "budget_entries": whole(256),
         "lens": argument("recency"),
@@ -150,6 +155,9 @@ CALLS = {
     "memory.store_gists": NOTHING,
     "memory.text": SPAN,
     "memory.tokens": SPAN,
+    "session.save": {
+        "path": argument(lambda world: world.saved_session(), skipped={"text", "digits"}),  # files of such names
+    },
     "session.close": NOTHING,
     "session.complete": {"prompt": QUESTION, **SAMPLING},
     "session.explain": {"limit": whole(3)},
@@ -179,7 +187,17 @@ CALLS = {
 }
 OWNERS = {"memory": OpenedMemory, "session": Session, "wc": WorkingContext, "codec": TokenizersCodec}
 # made for whoever adds a lens or a session, not documented for programs
-INNER = {"codec.from_file", "memory.reader", "memory.base", "memory.tree", "memory.info", "wc.tree", "wc.config"}
+INNER = {
+    "codec.from_file",
+    "memory.reader",
+    "memory.base",
+    "memory.tree",
+    "memory.info",
+    "wc.tree",
+    "wc.config",
+    "wc.rows",
+    "wc.become",
+}
 CASES = [(call, name, bad) for call, names in CALLS.items() for name in names for bad in BAD_VALUES]
 
 
@@ -207,6 +225,11 @@ class World:
         name = f"new {self.count()}"
         self.memory.append_text("to be forgotten", source=name)
         return name
+
+    def saved_session(self):
+        path = self.folder.parent / "saved.session"
+        self.session.save(path)
+        return path
 
     def raw_block(self):
         """A block that may collapse."""

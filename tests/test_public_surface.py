@@ -64,13 +64,13 @@ def test_a_memory_has_these_powers():
         "is_missing_gists", "num_levels", "num_tokens", "provenance", "reader", "refresh", "search", "search_hits",
         "sources", "store_gists", "text", "tokens", "tree",
     ]  # fmt: skip
-    assert sorted({*public(OpenedMemory)} - {*public(Memory)}) == ["base", "session"]
+    assert sorted({*public(OpenedMemory)} - {*public(Memory)}) == ["base", "restore_session", "session"]
 
 
 def test_a_session_has_these_powers():
     assert public(Session) == [
         "close", "complete", "explain", "generate", "nll", "num_forwarded_entries", "pin", "refocus", "resize",
-        "reveal", "unpin", "working_context",
+        "reveal", "save", "unpin", "working_context",
     ]  # fmt: skip
     assert list(inspect.signature(OpenedMemory.session).parameters) == [
         "self", "budget_entries", "lens", "allocator", "kv", "positions", "refocus_interval", "sink_tokens",

@@ -116,6 +116,17 @@ class HuggingFaceBase:
             mask = kernel_mask(place_mask(slots, len(inputs_TD), self._device))[None, None]
             return self._run(inputs_TD, positions_T, cache, mask, num_logits, slots)
 
+    def cache_state(self, cache: ModelCache) -> dict[str, torch.Tensor]:
+        """All that is in a cache, by name, on the CPU."""
+        return _own(cache).state()
+
+    def cache_from(self, state: dict[str, torch.Tensor], capacity_entries: int) -> KVCache:
+        """The cache that a state was taken of."""
+        cache = self.new_cache(capacity_entries)
+        self.forward(self.embed(np.zeros(1, dtype=np.uint32)), np.zeros(1), cache)
+        cache.fill(state)
+        return cache
+
     def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
         """Values of the last layer [n, H, E] at these places, float32."""
         return _own(cache).last_values(places_n).float()

@@ -68,7 +68,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         is_beyond = slots_n >= num_kept
         if is_beyond.any():
             holes = np.setdiff1d(np.arange(num_kept), slots_n[~is_beyond], assume_unique=True)
-            for buffer in self._buffers():
+            for _, buffer in self._buffers():
                 sources, targets = (torch.from_numpy(slots).to(buffer.device) for slots in (slots_n[is_beyond], holes))
                 buffer.index_copy_(2, targets, buffer.index_select(2, sources))
             slots_n[is_beyond] = holes
@@ -134,17 +134,46 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         assert values is not None
         return values[0, :, torch.from_numpy(self._slots[places_n]).to(values.device)].transpose(0, 1)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """All entries as they lie, by name, on the CPU, and where each place lies."""
+        if not self.num_entries:
+            return {"slots": torch.zeros(0, dtype=torch.int64)}
+        entries = {name: buffer[:, :, : self.num_entries].cpu().clone() for name, buffer in self._buffers()}
+        return {**entries, "slots": torch.from_numpy(self.slots.copy()), "tap_scaling": torch.tensor(self.tap_scaling)}
+
+    def fill(self, state: dict[str, torch.Tensor]) -> None:
+        """Hold the entries of a ``state`` instead of the one that is here (any: it tells what the model's are like).
+        InvalidValueError if they are not those of such a cache."""
+        slots = state.get("slots", torch.zeros(0)).tolist()
+        if sorted(slots) != list(range(len(slots))) or len(slots) > self._capacity:
+            raise InvalidValueError(f"the saved cache does not say where its {len(slots)} entries lie")
+        self.truncate(0)
+        if not slots:
+            return
+        for name, buffer in self._buffers():
+            saved, expected = state.get(name), (*buffer.shape[:2], len(slots), buffer.shape[3])
+            if saved is None or saved.dtype != buffer.dtype or saved.shape != expected:
+                found = "nothing" if saved is None else f"{saved.dtype} {tuple(saved.shape)}"
+                raise InvalidValueError(
+                    f"{name} of the saved cache is {found}; this model, so placed, has {buffer.dtype} {expected}"
+                )
+            buffer[:, :, : len(slots)] = saved.to(buffer.device)
+        self.tap_scaling = float(state["tap_scaling"])
+        self.advance(len(slots), np.array(slots, dtype=np.int64))
+
     def _in_order(self, buffer: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Entries of a buffer [1, X, C, Y] from place ``first`` on, in the order of the window."""
         if self._is_in_order:
             return buffer[:, :, first : self.num_entries]
         return buffer.index_select(2, torch.from_numpy(self._slots[first : self.num_entries]).to(buffer.device))
 
-    def _buffers(self) -> Iterator[torch.Tensor]:
-        """Everything that is kept of entries, along the third axis."""
-        for buffer in (*self._keys, *self._values, self._queries):
+    def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Everything that is kept of entries, by name, entries along the third axis."""
+        named = [(f"keys.{layer}", keys) for layer, keys in enumerate(self._keys)]
+        named += [(f"values.{layer}", values) for layer, values in enumerate(self._values)]
+        for name, buffer in [*named, ("queries", self._queries)]:
             assert buffer is not None
-            yield buffer
+            yield name, buffer
 
     @property
     def is_complete(self) -> bool:

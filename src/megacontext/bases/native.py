@@ -6,7 +6,6 @@ D embedding width.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -63,10 +62,11 @@ class NativeCache(KVCache):
             found.append(self._entries[0, 0, slots_T] * is_there_T[:, None])
         return torch.stack(found)
 
-    def _buffers(self) -> Iterator[torch.Tensor]:
+    def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from super()._buffers()
         assert self._entries is not None
         assert self._states is not None
-        return itertools.chain(super()._buffers(), (self._entries, self._states))
+        yield from (("entries", self._entries), ("states", self._states))
 
     def record_states(self, states_TD: torch.Tensor) -> None:
         """Keep the tapped states of the new entries."""
@@ -167,6 +167,17 @@ class NativeBase:
             return self._run(
                 inputs_TD, positions_T, spreads_T, cache, mask, num_logits, slots=slots, neighbours_BNTD=neighbours_BNTD
             )
+
+    def cache_state(self, cache: ModelCache) -> dict[str, torch.Tensor]:
+        """All that is in a cache, by name, on the CPU."""
+        return _own(cache).state()
+
+    def cache_from(self, state: dict[str, torch.Tensor], capacity_entries: int) -> NativeCache:
+        """The cache that a state was taken of."""
+        cache = self.new_cache(capacity_entries)
+        self.forward(self.embed(np.zeros(1, dtype=np.uint32)), np.zeros(1), cache)
+        cache.fill(state)
+        return cache
 
     def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
         """Values of the last layer [n, H, E] at these places, float32."""

@@ -120,6 +120,24 @@ class WorkingContext(RowsReader):
             raise InvariantError(f"cover: the target does not end at {self.num_tokens}, the end of the history")
         return self._commit(target, self._pins, self.config, densities=densities, is_refocus=True)
 
+    @property
+    def rows(self) -> CutRows:
+        """The cut with all that is remembered about its rows."""
+        return self._rows
+
+    def become(self, rows: CutRows, pins: Spans, *, budget_entries: int) -> None:
+        """Take over rows that another working context of this history had; growth since then is taken in afterwards.
+
+        Raises InvariantError if they are no legal cut within the budget.
+        """
+        config = replace(self.config, budget_entries=budget_entries)
+        validate_cut(self.tree, rows.cut, rows.num_tokens, gist_width=self.gist_width, budget_entries=budget_entries)
+        pinned = _always_raw(config, pins, rows.num_tokens).touch(rows.cut.starts, rows.cut.stops)
+        if (pinned & (rows.cut.levels > 0)).any():
+            raise InvariantError("pins: a row of the saved cut is pinned and must be raw")
+        self._rows = CutRows(rows.cut, pinned, rows.ages, rows.densities)
+        self._pins, self.config = pins, config
+
     def expand(self, entry: int) -> Edits:
         """Replace a collapsed entry by its children; a level-1 entry by its raw tokens."""
         entry = whole_number("entry", entry, least=None, most=None)

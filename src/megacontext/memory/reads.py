@@ -60,6 +60,11 @@ class TreeReader:
     def num_levels(self) -> int:
         return self._snapshot.num_levels
 
+    @property
+    def num_erased(self) -> int:
+        """Sources that had been erased by the commit that is seen."""
+        return self._snapshot.num_erased
+
     def refresh(self) -> int:
         """See the last commit, and forget what an erasure has changed; the number of tokens."""
         if self._snapshot.refresh():

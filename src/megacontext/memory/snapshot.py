@@ -32,6 +32,12 @@ class Snapshot:
         self._state = state
 
     @property
+    def num_erased(self) -> int:
+        """Sources that had been erased when it was looked up."""
+        assert self.state is not None
+        return self._num_erased
+
+    @property
     def num_tokens(self) -> int:
         return self.state.num_tokens
 

@@ -27,6 +27,7 @@ __all__ = [
     "SupportsLearnedGists",
     "SupportsLearnedLens",
     "SupportsPatch",
+    "SupportsSavedCache",
     "SupportsSurprise",
 ]
 
@@ -132,6 +133,19 @@ class SupportsPatch(Protocol):
     def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
         """What others read of entries in the last layer, float32 [n, ...]: how far an entry is from what it would be if
         it ran now shows there the most."""
+        ...
+
+
+@runtime_checkable
+class SupportsSavedCache(Protocol):
+    """Caches that outlive their process: a session goes on from a file, bit for bit."""
+
+    def cache_state(self, cache: ModelCache) -> dict[str, torch.Tensor]:
+        """All that is in a cache, by name, on the CPU."""
+        ...
+
+    def cache_from(self, state: dict[str, torch.Tensor], capacity_entries: int) -> ModelCache:
+        """The cache that a state was taken of; InvalidValueError if it is none of this model's."""
         ...
 
 

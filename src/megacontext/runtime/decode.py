@@ -10,12 +10,12 @@ Shape legend: T new entries, W rows of the window, V vocabulary, D embedding wid
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvariantError
+from megacontext.errors import InvalidValueError, InvariantError
 from megacontext.ports.base import SupportsAttentionMass, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
@@ -46,7 +46,7 @@ class ModelWindow:
     ) -> None:
         self._base = base
         self._reader = reader
-        self._capacity_entries = capacity_entries
+        self.capacity_entries = capacity_entries
         self._patching = patching
         self._cache: ModelCache = base.new_cache(capacity_entries)
         self._keys = np.zeros((capacity_entries, 3), dtype=np.int64)
@@ -144,6 +144,39 @@ class ModelWindow:
             return None
         return self._base.attention_mass(self._cache, num_queries=min(num_queries, self._num_rows))
 
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """All but the cache and the logits: arrays over rows, and what JSON can hold."""
+        shown = slice(0, self._num_rows)
+        arrays = {
+            "keys": self._keys[shown],
+            "positions": self._positions[shown],
+            "is_stale": self._is_stale[shown],
+            "ran": self._ran[shown],
+        }
+        counts = {name: getattr(self, name) for name in ("num_forwarded", "num_patches", "num_refreshes")}
+        return arrays, {**counts, "changes": list(self._changes), "next_position": self._next_position}
+
+    def restore(self, arrays: dict[str, npt.NDArray[Any]], told: dict[str, Any], cache: ModelCache) -> None:
+        """Take over a ``state``, and the cache that belongs to it. InvalidValueError if they do not fit."""
+        num_rows = len(arrays["keys"])
+        if any(len(rows) != num_rows for rows in arrays.values()) or not cache.num_entries == num_rows:
+            raise InvalidValueError(f"the saved window has {num_rows} rows, its cache {cache.num_entries}")
+        if num_rows > self.capacity_entries:
+            raise InvalidValueError(
+                f"the saved window has {num_rows} rows, more than the {self.capacity_entries} allowed"
+            )
+        self._cache, self._num_rows = cache, num_rows
+        self._keys[:num_rows], self._positions[:num_rows] = arrays["keys"], arrays["positions"]
+        self._is_stale[:num_rows], self._ran[:num_rows] = arrays["is_stale"], arrays["ran"]
+        self._changes.extend(float(change) for change in told["changes"])
+        self._next_position = float(told["next_position"])
+        for name in ("num_forwarded", "num_patches", "num_refreshes"):
+            setattr(self, name, int(told[name]))
+
+    def restore_logits(self, logits_V: torch.Tensor | None) -> None:
+        """Those after the last row, if there were any."""
+        self._logits_V = None if logits_V is None else logits_V.to(self._base.info.device)
+
     def _plan(self, rows: WindowRows, patching: Patching) -> Patch:
         shown = slice(0, self._num_rows)
         return plan_patch(self.rows, rows, patching, is_stale_O=self._is_stale[shown], ran_O=self._ran[shown])
@@ -192,8 +225,8 @@ class ModelWindow:
         num_logits: int = 1,
     ) -> torch.Tensor:
         stop = self._num_rows + len(keys)
-        if stop > self._capacity_entries:
-            raise InvariantError(f"{stop} entries in a window of {self._capacity_entries}")
+        if stop > self.capacity_entries:
+            raise InvariantError(f"{stop} entries in a window of {self.capacity_entries}")
         self._logits_V = None
         logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, spreads_T=spreads_T, num_logits=num_logits)
         self._keys[self._num_rows : stop] = keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,14 @@ class DetailRecord:
 
     def clear(self) -> None:
         self._blocks.clear()
+
+    def state(self) -> list[list[float | str]]:
+        """All that was taken down, as JSON can hold it."""
+        return [[block.start, block.stop, block.score, block.reason] for block in self._blocks.values()]
+
+    def restore(self, state: list[list[Any]]) -> None:
+        """Take over what a ``state`` says."""
+        self._blocks = {start: _Block(start, stop, score, reason) for start, stop, score, reason in state}
 
     def note(self, wc: WorkingContext, utility: npt.NDArray[np.float64], mass: npt.NDArray[np.float32] | None) -> None:
         """Take down the raw entries of a cut with what the lens and the model's attention gave to each."""

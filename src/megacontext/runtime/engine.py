@@ -19,6 +19,8 @@ from megacontext.errors import BaseModelError, BudgetError
 from megacontext.focus.allocators.registry import as_allocator
 from megacontext.focus.edits import Edits
 from megacontext.focus.lenses.registry import as_lens
+from megacontext.focus.pins import Spans
+from megacontext.focus.rows import CutRows
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
 from megacontext.ports.base import Base, SupportsLearnedLens, SupportsPatch
@@ -86,6 +88,20 @@ class Engine:
         return self.focus.working_context
 
     @property
+    def budget_entries(self) -> int:
+        """Window positions of all that the model sees."""
+        return self._budget_entries
+
+    @property
+    def window(self) -> ModelWindow | None:
+        """The model's window, None while nothing was shown."""
+        return self._window
+
+    @window.setter
+    def window(self, window: ModelWindow) -> None:
+        self._window = window
+
+    @property
     def num_forwarded(self) -> int:
         return self._num_forwarded + (self._window.num_forwarded if self._window else 0)
 
@@ -100,6 +116,23 @@ class Engine:
             self.release()
             self._num_changes = self.memory.reader.num_changes
         self.focus.follow_growth()
+
+    def become(
+        self,
+        rows: CutRows,
+        pins: Spans,
+        *,
+        budget_entries: int,
+        left_to_history: int,
+        utility: npt.NDArray[np.float64],
+    ) -> None:
+        """Take over what another session over this memory was, all but the model's state. ``left_to_history``: what of
+        the budget is not reserved."""
+        self._check_positions(budget_entries)
+        self.release()
+        self.working_context.become(rows, pins, budget_entries=left_to_history)
+        self._budget_entries = budget_entries
+        self.focus.utility = utility
 
     def resize(self, budget_entries: int) -> None:
         """Change the whole window; the model's state starts anew."""
@@ -153,15 +186,17 @@ class Engine:
     def show(self, scratch: npt.NDArray[np.uint32]) -> ModelWindow:
         """The model's window with the current cut and ``scratch`` after it."""
         if self._window is None:
-            base = self.base.load()
-            reader = WindowReader(self.memory.tree, self.memory.reader, base, positions=self.config.positions)
-            self._window = ModelWindow(
-                base, reader, capacity_entries=self._budget_entries, patching=self._patching(base)
-            )
+            self._window = self.new_window()
         wc = self.working_context
         rows = WindowRows.of_cut(wc.cut, wc.gist_width).then(WindowRows.of_scratch(scratch))
         self._window.show(rows, num_tokens=wc.num_tokens)
         return self._window
+
+    def new_window(self) -> ModelWindow:
+        """An empty window of the session's size."""
+        base = self.base.load()
+        reader = WindowReader(self.memory.tree, self.memory.reader, base, positions=self.config.positions)
+        return ModelWindow(base, reader, capacity_entries=self._budget_entries, patching=self._patching(base))
 
     def refocus(self, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True) -> RefocusReport:
         """Move the cut to where the query needs it. ``by_words_first``: let a lens that looks at the window choose one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from megacontext.memory.memory import Memory
@@ -11,6 +13,8 @@ from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import PositionMode
 from megacontext.runtime.session import Session
+from megacontext.runtime.session_file import read_session
+from megacontext.values import path as valid_path
 
 __all__ = ["OpenedMemory"]
 
@@ -62,3 +66,20 @@ class OpenedMemory(Memory):
         )
         self._open_reader()
         return Session(self, self._base, config)
+
+    def restore_session(
+        self, path: str | PathLike[str], *, lens: str | Lens | None = None, allocator: str | Allocator | None = None
+    ) -> Session:
+        """Go on with a session that ``session.save`` wrote, over this memory or a copy of it.
+
+        Its next tokens are those that it would have had, bit for bit on the same machine. The memory may have grown;
+        where something was erased since, the model's state is made anew of the cut.
+
+        lens, allocator: where they were given as objects, they have to be given again.
+        Raises: InvalidValueError, CorruptionError, BaseMismatchError (another memory, base or precision),
+            MemoryStateError (the memory is shorter than it was).
+        """
+        saved = read_session(Path(valid_path("path", path, example="talk.session")))
+        config = saved.config(lens=lens, allocator=allocator)
+        self._open_reader()
+        return Session(self, self._base, config, saved=saved)

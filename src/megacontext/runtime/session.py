@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +22,8 @@ from megacontext.runtime.engine import NO_TOKENS, Engine, Query
 from megacontext.runtime.events import ExplainedSpan, GenerationEvent, RefocusReport
 from megacontext.runtime.generation import Prompt, stream_answer
 from megacontext.runtime.sampling import SamplingConfig
+from megacontext.runtime.session_file import SavedSession, restore_into, save_session
+from megacontext.values import path as valid_path
 from megacontext.values import text, whole_number
 
 __all__ = ["RECENT_QUERY_TOKENS", "Session"]
@@ -38,12 +42,17 @@ class Session:
         memory: what to look at.
         base: the model, loaded when the session first runs it.
         config: see SessionConfig.
+        saved: a session that was saved, to go on with.
 
-    Raises: BudgetError, UnknownNameError.
+    Raises: BudgetError, UnknownNameError; what ``OpenedMemory.restore_session`` says.
     """
 
-    def __init__(self, memory: Memory, base: BaseSource, config: SessionConfig) -> None:
+    def __init__(
+        self, memory: Memory, base: BaseSource, config: SessionConfig, *, saved: SavedSession | None = None
+    ) -> None:
         self._engine = Engine(memory, base, config)
+        if saved is not None:
+            restore_into(self._engine, saved)
         self._is_closed = False
 
     # --- the working context ------------------------------------------------------------------------------------
@@ -145,6 +154,14 @@ class Session:
         self._check_open()
         limit = whole_number("limit", limit, of="sources", usual=8)
         return self._engine.detail.explain(self._engine.memory, limit=limit)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the session to a file, from which ``memory.restore_session`` goes on bit for bit: cut, pins, what the
+        lens said, and the model's keys and values. A file that is there is replaced. Answers in progress are not saved.
+
+        The file holds what the window shows: keep it as private as the memory.
+        """
+        save_session(self._begin(), Path(valid_path("path", path, example="talk.session")))
 
     def close(self) -> None:
         """Free the model's state; closing twice is fine."""

@@ -16,7 +16,14 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidTokensError, InvalidValueError
-from megacontext.ports.base import Base, ModelCache, SupportsAttentionMass, SupportsPatch, SupportsSurprise
+from megacontext.ports.base import (
+    Base,
+    ModelCache,
+    SupportsAttentionMass,
+    SupportsPatch,
+    SupportsSavedCache,
+    SupportsSurprise,
+)
 
 __all__ = ["BaseSuite"]
 
@@ -191,6 +198,26 @@ class BaseSuite:
             places_T=run,
             num_logits=len(run),
         )
+
+    def test_a_cache_that_was_saved_goes_on_bit_for_bit(self) -> None:
+        if not isinstance(self.base, SupportsSavedCache):
+            pytest.skip("this base does not save caches")
+        cache = self.base.new_cache(30)
+        self.run(self.tokens(22), cache)
+        if isinstance(self.base, SupportsPatch) and self.base.can_patch:
+            self.patch(self.tokens(30), cache, kept=np.arange(22), moved=8.0, run=np.arange(8))
+        state = self.base.cache_state(cache)
+        restored = self.base.cache_from(state, 40)
+        assert restored.num_entries == cache.num_entries
+        for _ in range(2):
+            assert torch.equal(self.run(self.tokens(5), restored), self.run(self.tokens(5), cache))
+        assert self.base.cache_from(self.base.cache_state(self.base.new_cache(3)), 3).num_entries == 0
+        name = next(iter(state))
+        for broken in (state[name][:, :, :3], state[name].to(torch.float64)):
+            with pytest.raises(InvalidValueError, match=name):
+                self.base.cache_from({**state, name: broken}, 40)
+        with pytest.raises(InvalidValueError, match="lie"):
+            self.base.cache_from({**state, "slots": torch.zeros(3, dtype=torch.int64)}, 40)
 
     def test_bad_input_is_refused_and_changes_nothing(self) -> None:
         cache = self.base.new_cache(8)

@@ -1,0 +1,246 @@
+"""A session in a file: its cut, its pins and the model's state, so that it goes on where it stood, bit for bit.
+
+One safetensors file. What was erased from the memory since must not come back through it: the model's state is left out
+then, and made anew of the cut. The file holds what the window shows, in the model's words; keep it as private as the
+memory.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from megacontext.errors import (
+    BaseMismatchError,
+    CorruptionError,
+    InvalidValueError,
+    InvariantError,
+    MemoryStateError,
+    UsageError,
+)
+from megacontext.focus.pins import Spans
+from megacontext.focus.rows import CutRows
+from megacontext.ports.base import SupportsSavedCache
+from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.engine import Engine
+from megacontext.runtime.focusing import Hysteresis
+from megacontext.runtime.patching import Patching
+from megacontext.storage.faults import os_faults
+from megacontext.storage.syncing import sync
+from megacontext.tree.cuts import Cut
+
+if TYPE_CHECKING:
+    import torch
+
+    from megacontext.memory.memory import Memory
+    from megacontext.ports.base import BaseInfo
+    from megacontext.ports.focus import Allocator, Lens
+    from megacontext.runtime.decode import ModelWindow
+
+__all__ = ["SavedSession", "read_session", "restore_into", "save_session"]
+
+FORMAT = 1
+HEADER = "megacontext_session"
+CACHE = "cache."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSession:
+    """What a file says. header: all that is no array; arrays: rows of the cut and of the window, and the cache."""
+
+    path: Path
+    header: dict[str, Any]
+    arrays: dict[str, torch.Tensor]
+
+    def config(self, *, lens: str | Lens | None, allocator: str | Allocator | None) -> SessionConfig:
+        """As the session was told when it started. Lenses and allocators that were objects have to be given again."""
+        with _damage(self.path):
+            told = dict(self.header["config"])
+            for name, given in (("lens", lens), ("allocator", allocator)):
+                told[name] = told[name] if given is None else given
+                if told[name] is None:
+                    raise InvalidValueError(
+                        f"{self.path} was saved with {name} as an object; give {name}=... to restore it"
+                    )
+            if isinstance(told["kv"], dict):
+                told["kv"] = Patching(**told["kv"])
+            return SessionConfig(**{**told, "hysteresis": Hysteresis(**told["hysteresis"])})
+
+
+def save_session(engine: Engine, path: Path) -> None:
+    """Write what the session is now; a file that is there is replaced when all is written."""
+    from safetensors.torch import save
+
+    engine.follow_memory()
+    arrays = {f"cut.{name}": _tensor(rows) for name, rows in _rows_of(engine).items()}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "memory": _memory_facts(engine.memory, engine.base.info),
+        "num_erased": engine.memory.reader.num_erased,
+        "config": _told(engine.config),
+        "pins": engine.working_context.pins,
+        "budgets": [engine.budget_entries, engine.working_context.config.budget_entries],
+        "detail": engine.detail.state(),
+    }
+    if engine.window is not None:
+        found, header["window"] = _window_of(engine, engine.window)
+        arrays |= found
+    with os_faults(f"saving the session to {path}"):
+        if not path.absolute().parent.is_dir():
+            raise InvalidValueError(f"the folder of {path} does not exist; create it first")
+        content = save({name: tensor.contiguous() for name, tensor in arrays.items()}, {HEADER: json.dumps(header)})
+        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".megacontext-") as folder:
+            written = Path(folder) / path.name
+            written.write_bytes(content)
+            sync(written)
+            written.replace(path)
+
+
+def read_session(path: Path) -> SavedSession:
+    """Raises InvalidValueError (no such file, another kind of file), CorruptionError."""
+    from safetensors import SafetensorError, safe_open
+
+    with os_faults(f"reading the session in {path}"):
+        if not path.is_file():
+            raise InvalidValueError(f"{path} is no file; give one that session.save wrote")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, ValueError) as error:
+            raise CorruptionError(f"{path} is damaged or no saved session ({error}); save it again") from error
+    if not isinstance(header, dict) or "format" not in header:
+        raise InvalidValueError(f"{path} is no saved session; give a file that session.save wrote")
+    if header["format"] != FORMAT:
+        raise InvalidValueError(
+            f"{path} was saved by another version (format {header['format']}, this one reads {FORMAT}); save it again"
+        )
+    return SavedSession(path=path, header=header, arrays=arrays)
+
+
+def restore_into(engine: Engine, saved: SavedSession) -> None:
+    """Make a new session what it was. Raises BaseMismatchError, CorruptionError, MemoryStateError (the memory is
+    shorter than it was)."""
+    header, path = saved.header, saved.path
+    with _damage(path):
+        _check_memory(engine, header["memory"], path)
+        cut_rows = _cut_rows(saved)
+        if cut_rows.num_tokens > engine.memory.num_tokens:
+            raise MemoryStateError(
+                f"{path} looks at {cut_rows.num_tokens} tokens, but the memory has {engine.memory.num_tokens}; open "
+                "the memory that it was saved with"
+            )
+        budget_entries, left_to_history = header["budgets"]
+        engine.become(
+            cut_rows,
+            Spans.of((start, stop) for start, stop in header["pins"]),
+            budget_entries=budget_entries,
+            left_to_history=left_to_history,
+            utility=saved.arrays["cut.utility"].numpy(),
+        )
+        engine.detail.restore(header["detail"])
+        if header.get("window") and header["num_erased"] == engine.memory.reader.num_erased:
+            _restore_window(engine, saved)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What does not fit together in a file of ours is damage."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (KeyError, TypeError, ValueError, InvariantError) as error:
+        raise CorruptionError(f"{path} is damaged ({type(error).__name__}: {error}); save the session again") from error
+
+
+def _restore_window(engine: Engine, saved: SavedSession) -> None:
+    base = engine.base.load()
+    if not isinstance(base, SupportsSavedCache):
+        return
+    cache = {name[len(CACHE) :]: tensor for name, tensor in saved.arrays.items() if name.startswith(CACHE)}
+    rows = {
+        name.removeprefix("window."): tensor.numpy()
+        for name, tensor in saved.arrays.items()
+        if name.startswith("window.") and name != "window.logits"
+    }
+    window = engine.new_window()
+    window.restore(rows, saved.header["window"], base.cache_from(cache, window.capacity_entries))
+    window.restore_logits(saved.arrays.get("window.logits"))
+    engine.window = window
+
+
+def _window_of(engine: Engine, window: ModelWindow) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """Rows and cache of the window, and what JSON can hold of it; nothing where the base cannot save caches."""
+    base = engine.base.load()
+    if not isinstance(base, SupportsSavedCache):
+        return {}, None
+    rows, told = window.state()
+    arrays = {f"window.{name}": _tensor(array) for name, array in rows.items()}
+    arrays |= {CACHE + name: tensor for name, tensor in base.cache_state(window.cache).items()}
+    if window.next_logits is not None:
+        arrays["window.logits"] = window.next_logits.cpu()
+    return arrays, told
+
+
+def _memory_facts(memory: Memory, base: BaseInfo) -> dict[str, Any]:
+    """What must be the same where a session is restored."""
+    info = memory.info
+    return {
+        "created_at": info.created_at,
+        "block_tokens": info.block_tokens,
+        "base": base.name,
+        "base_revision": base.revision,
+        "base_fingerprint": base.fingerprint,
+        "dtype": base.dtype,
+        "gister_version": info.gister_version,
+    }
+
+
+def _check_memory(engine: Engine, saved: dict[str, Any], path: Path) -> None:
+    found = _memory_facts(engine.memory, engine.base.info)
+    other = [f"{name} {now!r} instead of {saved.get(name)!r}" for name, now in found.items() if now != saved.get(name)]
+    if other:
+        raise BaseMismatchError(
+            f"{path} belongs to another memory or base ({', '.join(other)}); restore it with those of its time"
+        )
+
+
+def _told(config: SessionConfig) -> dict[str, Any]:
+    told = {field.name: getattr(config, field.name) for field in fields(config)}
+    for name in ("lens", "allocator"):
+        told[name] = told[name] if isinstance(told[name], str) else None
+    told["kv"] = asdict(config.kv) if isinstance(config.kv, Patching) else config.kv
+    return {**told, "hysteresis": asdict(config.hysteresis)}
+
+
+def _rows_of(engine: Engine) -> dict[str, np.ndarray[Any, Any]]:
+    rows = engine.working_context.rows
+    return {
+        "levels": rows.cut.levels,
+        "starts": rows.cut.starts,
+        "stops": rows.cut.stops,
+        "ages": rows.ages,
+        "densities": rows.densities,
+        "utility": engine.focus.utility,
+    }
+
+
+def _cut_rows(saved: SavedSession) -> CutRows:
+    levels, starts, stops, ages, densities = (
+        saved.arrays[f"cut.{name}"].numpy().copy() for name in ("levels", "starts", "stops", "ages", "densities")
+    )
+    return CutRows(Cut(levels, starts, stops), np.zeros(len(levels), dtype=np.bool_), ages, densities)
+
+
+def _tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.array(array))
