@@ -47,7 +47,15 @@ def public(kind):
 
 
 def test_the_package_exports_these_names():
-    assert megacontext.__all__ == ["DoneEvent", "MegaContextError", "RefocusEvent", "TokenEvent", "__version__", "open"]
+    assert megacontext.__all__ == [
+        "DoneEvent",
+        "MegaContextError",
+        "RefocusEvent",
+        "TokenEvent",
+        "__version__",
+        "open",
+        "together",
+    ]
     for name in megacontext.__all__:
         assert getattr(megacontext, name) is not None
 

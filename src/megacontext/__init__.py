@@ -12,8 +12,9 @@ from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
 
 if TYPE_CHECKING:
     from megacontext.runtime.assembly import open  # noqa: A004
+    from megacontext.runtime.generation import together
 
-__all__ = ["DoneEvent", "MegaContextError", "RefocusEvent", "TokenEvent", "__version__", "open"]
+__all__ = ["DoneEvent", "MegaContextError", "RefocusEvent", "TokenEvent", "__version__", "open", "together"]
 
 __version__ = "0.1.0"
 
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from megacontext.runtime.assembly import open  # noqa: A004
 
         return open
+    if name == "together":
+        from megacontext.runtime.generation import together
+
+        return together
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

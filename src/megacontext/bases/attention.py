@@ -18,6 +18,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.kv_cache import KVCache
 from megacontext.nets.window_attention import FEW_QUERIES, attend_behind, attend_few
 
@@ -58,11 +59,11 @@ def kernel_mask(may_look_TS: torch.Tensor) -> torch.Tensor:
 def _tapped_attention(
     module: nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: torch.Tensor | tuple[torch.Tensor, ...],
+    value: torch.Tensor | tuple[torch.Tensor, ...],
     attention_mask: torch.Tensor | None,
     *,
-    query_tap: KVCache | None = None,
+    query_tap: KVCache | CacheBatch | None = None,
     scoring: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
@@ -72,6 +73,12 @@ def _tapped_attention(
     """
     if query_tap is not None and module.layer_idx == query_tap.tap_layer:
         query_tap.record_queries(query, float(kwargs["scaling"]))
+    if isinstance(key, tuple) or isinstance(value, tuple):  # a batch of sessions: each has keys of its own
+        rows = [
+            _one_query(query[row : row + 1], *own, float(kwargs["scaling"]))
+            for row, own in enumerate(zip(key, value, strict=True))
+        ]
+        return torch.cat(rows), None
     if query.shape[2] == 1 and attention_mask is None:
         return _one_query(query, key, value, float(kwargs["scaling"])), None
     if attention_mask is not None and attention_mask.dtype == torch.float32:

@@ -9,6 +9,8 @@ Shape legend: B rows, T new entries, S entries in the cache, V vocabulary, D emb
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from megacontext.bases.attention import ATTENTION_NAME, kernel_mask, place_mask, register_attention
+from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache, patching
 from megacontext.bases.rotary import ExplicitRotary
@@ -115,6 +118,24 @@ class HuggingFaceBase:
             slots = cache.slots_with(places_T)
             mask = kernel_mask(place_mask(slots, len(inputs_TD), self._device))[None, None]
             return self._run(inputs_TD, positions_T, cache, mask, num_logits, slots)
+
+    def decode_batch(
+        self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]
+    ) -> torch.Tensor:
+        """Append one entry to each of several caches; float32 logits [B, V]."""
+        batch = CacheBatch([_own(cache) for cache in caches])
+        with torch.no_grad():
+            output = self._model(
+                inputs_embeds=inputs_BD.to(self._device, self._dtype)[:, None],
+                position_ids=self._rotary.position_ids_of_rows(positions_B),
+                past_key_values=batch,
+                use_cache=True,
+                logits_to_keep=1,
+                query_tap=batch,
+            )
+        batch.advance()
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     def cache_state(self, cache: ModelCache) -> dict[str, torch.Tensor]:
         """All that is in a cache, by name, on the CPU."""

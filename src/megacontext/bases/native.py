@@ -6,78 +6,31 @@ D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from megacontext.bases.attention import kernel_mask, place_mask
+from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.key_turning import KeyTurning
-from megacontext.bases.kv_cache import KVCache, patching
+from megacontext.bases.kv_cache import patching
+from megacontext.bases.native_cache import NativeCache
 from megacontext.bases.native_lens import NativeLensQuery
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
-from megacontext.nets.core import NUM_SHIFTS, Core
+from megacontext.nets.core import Core
 from megacontext.nets.gaussian_rope import frequencies
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
-__all__ = ["NativeBase", "NativeCache"]
+__all__ = ["NativeBase"]
 
 # Spans that GistNet encodes at once, always as many: a gist must not depend on which others are asked for with it.
 SLICE_SPANS = 16
-
-
-class NativeCache(KVCache):
-    """Keys and values, the entries themselves (token shift looks two back), and their states after the tapped layer
-    (a learned lens looks at them)."""
-
-    def __init__(self, *, num_layers: int, capacity_entries: int) -> None:
-        super().__init__(num_layers=num_layers, capacity_entries=capacity_entries, tap_layer=num_layers // 2)
-        self._entries: torch.Tensor | None = None
-        self._states: torch.Tensor | None = None
-
-    def entries_before(self, entries_TD: torch.Tensor) -> torch.Tensor:
-        """Keep the new entries; the two before them [2, D], zeros where there are none."""
-        new = entries_TD[None, None]
-        buffer = self._entries = self._room(self._entries, new)
-        buffer[:, :, self.num_entries : self.num_entries + len(entries_TD)] = new
-        before = self._in_order(buffer, max(0, self.num_entries - NUM_SHIFTS))[0, 0]
-        return torch.nn.functional.pad(before, (0, 0, NUM_SHIFTS - len(before), 0))
-
-    def neighbours_of(
-        self, entries_TD: torch.Tensor, places_T: npt.NDArray[np.int64], slots_S: npt.NDArray[np.int64]
-    ) -> torch.Tensor:
-        """Keep the new entries, at these places of the window that lies in ``slots_S``; those one and two places before
-        each [2, T, D], zeros at its start."""
-        self.entries_before(entries_TD)
-        assert self._entries is not None
-        found = []
-        for distance in range(1, NUM_SHIFTS + 1):
-            slots_T = torch.from_numpy(slots_S[np.maximum(places_T - distance, 0)]).to(entries_TD.device)
-            is_there_T = torch.from_numpy(places_T >= distance).to(entries_TD.device)
-            found.append(self._entries[0, 0, slots_T] * is_there_T[:, None])
-        return torch.stack(found)
-
-    def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from super()._buffers()
-        assert self._entries is not None
-        assert self._states is not None
-        yield from (("entries", self._entries), ("states", self._states))
-
-    def record_states(self, states_TD: torch.Tensor) -> None:
-        """Keep the tapped states of the new entries."""
-        new = states_TD[None, None]
-        buffer = self._states = self._room(self._states, new)
-        buffer[:, :, self.num_entries : self.num_entries + len(states_TD)] = new
-
-    def last_states(self, num_entries: int) -> torch.Tensor:
-        """Tapped states [n, D] of the last n entries of the window."""
-        assert self._states is not None
-        return self._in_order(self._states, self.num_entries - num_entries)[0, 0]
 
 
 class NativeBase:
@@ -168,6 +121,30 @@ class NativeBase:
                 inputs_TD, positions_T, spreads_T, cache, mask, num_logits, slots=slots, neighbours_BNTD=neighbours_BNTD
             )
 
+    def decode_batch(
+        self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]
+    ) -> torch.Tensor:
+        """Append one entry to each of several caches; float32 logits [B, V]."""
+        owned = [_own(cache) for cache in caches]
+        batch = CacheBatch(owned)
+        with torch.no_grad():
+            inputs_BD = inputs_BD.to(self._device, self._dtype)
+            before = [cache.entries_before(entry_D[None]) for cache, entry_D in zip(owned, inputs_BD, strict=True)]
+            output = self._core(
+                inputs_BD[:, None],
+                torch.from_numpy(positions_B).to(self._device)[:, None],
+                torch.zeros(len(owned), 1, device=self._device),
+                before_BTD=torch.stack(before),
+                cache=batch,
+                tap_layer=batch.tap_layer,
+            )
+            assert output.tapped_BTD is not None
+            for cache, states_TD in zip(owned, output.tapped_BTD, strict=True):
+                cache.record_states(states_TD)
+            logits: torch.Tensor = self._core.logits(output.hidden_BTD[:, -1]).float()
+        batch.advance()
+        return logits
+
     def cache_state(self, cache: ModelCache) -> dict[str, torch.Tensor]:
         """All that is in a cache, by name, on the CPU."""
         return _own(cache).state()
@@ -244,8 +221,7 @@ class NativeBase:
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads
         and queries."""
-        assert isinstance(cache, KVCache), "a cache belongs to the base whose new_cache made it"
-        return mass_of_tap(cache, num_queries=num_queries)
+        return mass_of_tap(_own(cache), num_queries=num_queries)
 
     def gists_of_tokens(self, token_ids_NK: npt.NDArray[np.uint32], *, gist_width: int) -> npt.NDArray[np.float16]:
         """Learned gists [N, r, D] of N spans of K tokens."""

@@ -56,6 +56,13 @@ class ExplicitRotary(nn.Module):
         ids.cos_sin = self._cos_sin(positions_T)  # type: ignore[attr-defined]
         return ids
 
+    def position_ids_of_rows(self, positions_B: npt.NDArray[np.float64]) -> torch.Tensor:
+        """The same for rows of one entry each, [B, 1]."""
+        in_a_row = self.position_ids(positions_B)
+        ids = in_a_row.T.contiguous()
+        ids.cos_sin = tuple(part.transpose(0, 1) for part in in_a_row.cos_sin)  # type: ignore[attr-defined]
+        return ids
+
     def _cos_sin(self, positions_T: npt.NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
         own = (positions_T >= 0) & (positions_T < self._max_positions) & (positions_T == np.floor(positions_T))
         if not own.any():

@@ -14,7 +14,7 @@ V vocabulary, L layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -70,11 +70,14 @@ class CoreConfig:
             )
 
 
+Keys: TypeAlias = Tensor | tuple[Tensor, ...]
+
+
 class CoreCache(Protocol):
     """What attention asks of a cache: keep the new keys and values of a layer, give all."""
 
-    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """New keys and values [B, G, T, E] in, all [B, G, S, E] out."""
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Keys, Keys]:
+        """New keys and values [B, G, T, E] in, all [B, G, S, E] out; of rows with caches of their own, one of each."""
         ...
 
     def record_queries(self, queries: Tensor, scaling: float) -> None:
@@ -135,8 +138,12 @@ class Attention(nn.Module):
         return out
 
 
-def _attend(q_BHTE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, mask: Tensor | None) -> Tensor:
+def _attend(q_BHTE: Tensor, k_BGSE: Keys, v_BGSE: Keys, mask: Tensor | None) -> Tensor:
     """Attention [B, H, T, E], causal without a mask."""
+    if isinstance(k_BGSE, tuple):
+        each = zip(q_BHTE[:, None], k_BGSE, v_BGSE, strict=True)
+        return torch.cat([_attend(q, k, v, mask) for q, k, v in each])
+    assert isinstance(v_BGSE, Tensor)
     num_heads, num_kv_heads = q_BHTE.shape[1], k_BGSE.shape[1]
     if q_BHTE.shape[2] == 1 and mask is None:  # heads that share a key become rows of one product: keys are read once
         grouped = q_BHTE.reshape(len(q_BHTE), num_kv_heads, -1, q_BHTE.shape[-1])

@@ -7,6 +7,7 @@ Tensors are torch; this module is importable without it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -24,6 +25,7 @@ __all__ = [
     "LensQuery",
     "ModelCache",
     "SupportsAttentionMass",
+    "SupportsBatches",
     "SupportsLearnedGists",
     "SupportsLearnedLens",
     "SupportsPatch",
@@ -133,6 +135,18 @@ class SupportsPatch(Protocol):
     def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
         """What others read of entries in the last layer, float32 [n, ...]: how far an entry is from what it would be if
         it ran now shows there the most."""
+        ...
+
+
+@runtime_checkable
+class SupportsBatches(Protocol):
+    """Sessions that step together: a model's weights are read once for all of them."""
+
+    def decode_batch(
+        self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]
+    ) -> torch.Tensor:
+        """Append one entry to each of several caches, which may be of any lengths; float32 logits [B, V]. A batch that
+        fails leaves all of them as they were."""
         ...
 
 

@@ -10,14 +10,16 @@ Shape legend: T new entries, W rows of the window, V vocabulary, D embedding wid
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError, InvariantError
-from megacontext.ports.base import SupportsAttentionMass, SupportsPatch
+from megacontext.ports.base import SupportsAttentionMass, SupportsBatches, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
+from megacontext.runtime.placement import SCRATCH
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
 
 if TYPE_CHECKING:
@@ -117,6 +119,33 @@ class ModelWindow:
         """Run tokens that are no part of the memory after what is shown: one decode step for one token."""
         positions_T = self._next_position + np.arange(len(token_ids), dtype=np.float64)
         self._forward(self._base.embed(token_ids), positions_T, WindowRows.of_scratch(token_ids).keys)
+
+    @staticmethod
+    def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
+        """``append`` of one token to each of several windows: one forward for all windows of a base that has batches."""
+        by_base: dict[int, list[int]] = {}
+        for number, window in enumerate(windows):
+            by_base.setdefault(id(window._base), []).append(number)
+        for numbers in by_base.values():
+            batch, base = [windows[number] for number in numbers], windows[numbers[0]]._base
+            if len(batch) > 1 and isinstance(base, SupportsBatches):
+                _append_batch(base, batch, token_ids[numbers])
+            else:
+                for number in numbers:
+                    windows[number].append(token_ids[number : number + 1])
+
+    def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
+        """Inputs [T, D] of tokens."""
+        return self._base.embed(token_ids)
+
+    def begin_row(self) -> float:
+        """Where the next row stands, which is about to run."""
+        self._begin_run(1)
+        return self._next_position
+
+    def take_row(self, token_id: int, position: float, logits_V: torch.Tensor) -> None:
+        """Note a token of no memory that ran behind the last row."""
+        self._end_run(np.array([[SCRATCH, token_id, 0]]), np.array([position]), logits_V)
 
     def nll(self, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
         """Nats of each token as a continuation of what is shown. The window is the same afterwards. With nothing to
@@ -224,20 +253,28 @@ class ModelWindow:
         placed_T: npt.NDArray[np.float64] | None = None,
         num_logits: int = 1,
     ) -> torch.Tensor:
-        stop = self._num_rows + len(keys)
+        self._begin_run(len(keys))
+        logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, spreads_T=spreads_T, num_logits=num_logits)
+        self._end_run(keys, positions_T if placed_T is None else placed_T, logits_TV[-1])
+        self._next_position = float(positions_T[-1]) + 1.0
+        return logits_TV
+
+    def _begin_run(self, num_new: int) -> None:
+        """Before entries run: there must be room for them."""
+        stop = self._num_rows + num_new
         if stop > self.capacity_entries:
             raise InvariantError(f"{stop} entries in a window of {self.capacity_entries}")
         self._logits_V = None
-        logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, spreads_T=spreads_T, num_logits=num_logits)
-        self._keys[self._num_rows : stop] = keys
-        self._is_stale[self._num_rows : stop] = False
-        self._ran[self._num_rows : stop] = self.num_patches
-        self._positions[self._num_rows : stop] = positions_T if placed_T is None else placed_T
-        self._num_rows = stop
-        self._next_position = float(positions_T[-1]) + 1.0
-        self._logits_V = logits_TV[-1]
+
+    def _end_run(self, keys: npt.NDArray[np.int64], placed_T: npt.NDArray[np.float64], logits_V: torch.Tensor) -> None:
+        """After entries ran at the end of the window."""
+        stop = self._num_rows + len(keys)
+        shown = slice(self._num_rows, stop)
+        self._keys[shown], self._positions[shown] = keys, placed_T
+        self._is_stale[shown], self._ran[shown] = False, self.num_patches
+        self._num_rows, self._next_position = stop, float(placed_T[-1]) + 1.0
+        self._logits_V = logits_V
         self.num_forwarded += len(keys)
-        return logits_TV
 
     def _truncate(self, num_rows: int) -> None:
         self._cache.truncate(num_rows)
@@ -245,6 +282,15 @@ class ModelWindow:
         self._logits_V = None
         if not num_rows:
             self._changes.clear()
+
+
+def _append_batch(base: SupportsBatches, windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
+    """One token to each window, in one forward."""
+    positions_B = np.array([window.begin_row() for window in windows])
+    inputs_BD = windows[0].embed(token_ids)
+    logits_BV = base.decode_batch(inputs_BD, positions_B, [window.cache for window in windows])
+    for window, token_id, position, logits_V in zip(windows, token_ids, positions_B, logits_BV, strict=True):
+        window.take_row(int(token_id), float(position), logits_V)
 
 
 def _nats(logits_TV: torch.Tensor, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:

@@ -1,22 +1,27 @@
-"""The stream of one answer: draw, show, run, and now and then move the focus."""
+"""The stream of one answer: draw, show, run, and now and then move the focus.
+
+What an answer does is written once, as steps that yield what people see and, in between, the token that the window has
+to run next. A stream runs it at once; streams that step together run theirs in one batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.bases.detokenize import Detokenizer
-from megacontext.errors import InvalidValueError, MemoryStateError
+from megacontext.errors import InvalidValueError, MegaContextError, MemoryStateError
+from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.engine import Engine, Query
 from megacontext.runtime.events import DoneEvent, GenerationEvent, RefocusEvent, TokenEvent
 from megacontext.runtime.sampling import Sampler, SamplingConfig
 from megacontext.runtime.stopping import StopTexts
-from megacontext.values import texts, whole_number
+from megacontext.values import shown, texts, whole_number
 
-__all__ = ["Prompt", "stream_answer"]
+__all__ = ["AnswerStream", "NextToken", "Prompt", "answer_steps", "together"]
 
 # of the answer so far, what a lens that goes by words is told: a refocus late in a long answer costs no more
 RECENT_ANSWER_CHARS = 400
@@ -41,8 +46,76 @@ class Prompt:
         return len(self.token_ids) + self.max_new_tokens
 
 
-def stream_answer(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> Iterator[GenerationEvent]:
-    """Events of one answer; room for it was reserved before. Nothing here depends on the length of the history."""
+@dataclass(frozen=True)
+class NextToken:
+    """What a window has to run before its answer can go on."""
+
+    window: ModelWindow
+    token_id: int
+
+
+class AnswerStream(Iterator[GenerationEvent]):
+    """The events of one answer, made as they are asked for. ``together`` takes several."""
+
+    def __init__(self, steps: Generator[GenerationEvent | NextToken]) -> None:
+        self._steps = steps
+
+    def __next__(self) -> GenerationEvent:
+        found = self.step()
+        while isinstance(found, NextToken):
+            found.window.append(np.array([found.token_id], dtype=np.uint32))
+            found = self.step()
+        return found
+
+    def step(self) -> GenerationEvent | NextToken:
+        """The next event, or the token that has to run before there is one; StopIteration at the end."""
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End the answer here."""
+        self._steps.close()
+
+
+def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationEvent | MegaContextError]]:
+    """Answers of several sessions, a token of each in every round, all tokens for one model in one batch.
+
+    Sessions may look at different memories and differ in everything. An answer that fails ends with its error, the
+    others go on.
+
+    Args:
+        streams: what ``session.generate`` or ``session.complete`` gave, each of another session, not begun.
+
+    Yields:
+        Which stream, by its place, and its event, or the MegaContextError that ended it.
+
+    Raises: InvalidValueError for anything else.
+    """
+    waiting: dict[int, NextToken] = {}
+    for stream in streams:
+        if not isinstance(stream, AnswerStream):
+            raise InvalidValueError(f"streams holds {shown(stream)}; give what session.generate returned")
+    going = list(range(len(streams)))
+    if len({id(stream) for stream in streams}) < len(streams):
+        raise InvalidValueError("streams holds the same answer twice; give one of each session")
+    while going:
+        waiting.clear()
+        for number in tuple(going):
+            try:
+                while not isinstance(found := streams[number].step(), NextToken):
+                    yield number, found
+                waiting[number] = found
+            except StopIteration:
+                going.remove(number)
+            except MegaContextError as error:
+                going.remove(number)
+                yield number, error
+        if waiting:
+            token_ids = np.array([each.token_id for each in waiting.values()], dtype=np.uint32)
+            ModelWindow.append_together([each.window for each in waiting.values()], token_ids)
+
+
+def answer_steps(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> Generator[GenerationEvent | NextToken]:
+    """What one answer does; room for it was reserved before. Nothing here depends on the length of the history."""
     turn = engine.turn
     text_out = _TextOut(engine, prompt)
     sampler = Sampler(sampling)
@@ -81,7 +154,7 @@ def stream_answer(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> I
             window = engine.show(query.scratch)
             yield RefocusEvent(report=report, num_generated=len(token_ids))
         else:
-            window.append(np.array([token_id], dtype=np.uint32))
+            yield NextToken(window, token_id)
     engine.note_detail(window)
     if rest := text_out.flush():
         yield TokenEvent(token_id=token_ids[-1], text=rest)

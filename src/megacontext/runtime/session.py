@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -19,8 +19,8 @@ from megacontext.memory.memory import Memory
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import NO_TOKENS, Engine, Query
-from megacontext.runtime.events import ExplainedSpan, GenerationEvent, RefocusReport
-from megacontext.runtime.generation import Prompt, stream_answer
+from megacontext.runtime.events import ExplainedSpan, RefocusReport
+from megacontext.runtime.generation import AnswerStream, Prompt, answer_steps
 from megacontext.runtime.sampling import SamplingConfig
 from megacontext.runtime.session_file import SavedSession, restore_into, save_session
 from megacontext.values import path as valid_path
@@ -113,7 +113,7 @@ class Session:
         top_p: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = ("\n",),
-    ) -> Iterator[GenerationEvent]:
+    ) -> AnswerStream:
         """Answer a question: put it as the base was taught, refocus on it, and stream tokens and refocuses.
 
         Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
@@ -133,7 +133,7 @@ class Session:
         top_p: float = 1.0,
         seed: int | None = None,
         stop: Sequence[str] = (),
-    ) -> Iterator[GenerationEvent]:
+    ) -> AnswerStream:
         """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         return self._stream(text("prompt", prompt), prompt, max_new_tokens, stop, sampling)
@@ -190,7 +190,7 @@ class Session:
 
     def _stream(
         self, prompt_text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
-    ) -> Iterator[GenerationEvent]:
+    ) -> AnswerStream:
         engine = self._begin()
         token_ids = engine.base.codec.encode(prompt_text).token_ids
         prompt = Prompt(token_ids=token_ids, query=query, max_new_tokens=max_new_tokens, stop=stop)
@@ -199,7 +199,7 @@ class Session:
         engine.turn += 1
         if sampling.seed is None:
             sampling = replace(sampling, seed=engine.config.seed)
-        return stream_answer(engine, prompt, sampling)
+        return AnswerStream(answer_steps(engine, prompt, sampling))
 
 
 def _question_query(engine: Engine, question: str) -> Query:

@@ -20,6 +20,7 @@ from megacontext.ports.base import (
     Base,
     ModelCache,
     SupportsAttentionMass,
+    SupportsBatches,
     SupportsPatch,
     SupportsSavedCache,
     SupportsSurprise,
@@ -218,6 +219,25 @@ class BaseSuite:
                 self.base.cache_from({**state, name: broken}, 40)
         with pytest.raises(InvalidValueError, match="lie"):
             self.base.cache_from({**state, "slots": torch.zeros(3, dtype=torch.int64)}, 40)
+
+    def test_a_batch_of_sessions_is_each_of_them_alone(self) -> None:
+        if not isinstance(self.base, SupportsBatches):
+            pytest.skip("this base has no batches")
+        lengths = (3, 17, 9)
+        together, alone = ([self.base.new_cache(4) for _ in lengths] for _ in range(2))
+        for caches in (together, alone):
+            for size, cache in zip(lengths, caches, strict=True):
+                self.run(self.tokens(size, seed=size), cache)
+        for step in range(3):
+            token_ids = self.tokens(len(lengths), seed=100 + step)
+            positions = np.array([float(cache.num_entries) for cache in together])
+            logits = self.base.decode_batch(self.base.embed(token_ids), positions, together)
+            each = [self.run(token_ids[n : n + 1], cache) for n, cache in enumerate(alone)]
+            self.close(logits, torch.cat(each))
+            assert [cache.num_entries for cache in together] == [size + step + 1 for size in lengths]
+        self.close(*(self.run(self.tokens(4), caches[1]) for caches in (together, alone)))
+        with pytest.raises(InvalidValueError, match="not all different"):
+            self.base.decode_batch(self.base.embed(self.tokens(2)), np.zeros(2), [together[0], together[0]])
 
     def test_bad_input_is_refused_and_changes_nothing(self) -> None:
         cache = self.base.new_cache(8)

@@ -1,0 +1,90 @@
+"""Answers that are written together are those that would have been written alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import megacontext as mc
+from megacontext.errors import InvalidValueError, MemoryStateError
+from megacontext.runtime import assembly
+from megacontext.testing.fake_base import tiny_base
+from megacontext.testing.fake_core import tiny_core_base
+
+QUESTIONS = ("What is it?", "Where did she go, and why so early in the day?", "Who?", "How?")
+
+
+@pytest.fixture(params=[tiny_base, tiny_core_base])
+def memories(request, tmp_path):
+    base = request.param()
+    opened = []
+    for number, size in enumerate((5000, 900)):
+        memory = assembly.open(tmp_path / f"{number}.mc", base=base, create=True, gister="mean", block_tokens=8)
+        memory.append(np.random.default_rng(number).integers(97, 123, size), source="notes")
+        opened.append(memory)
+    yield opened
+    for memory in opened:
+        memory.close()
+
+
+def sessions(memories, refocus_interval=4):
+    """Several sessions, their windows of different lengths, over different memories."""
+    budgets = (200, 330, 260, 410)
+    return [
+        memories[n % 2].session(budget_entries=budget, refocus_interval=refocus_interval, kv="exact")
+        for n, budget in enumerate(budgets)
+    ]
+
+
+def streams(opened):
+    return [
+        session.generate(question, max_new_tokens=5 + 4 * n, stop=())
+        for n, (session, question) in enumerate(zip(opened, QUESTIONS, strict=True))
+    ]
+
+
+def test_they_are_the_answers_of_each_alone(memories):
+    alone = [list(stream) for stream in streams(sessions(memories))]
+    together = [[] for _ in QUESTIONS]
+    for number, event in mc.together(streams(sessions(memories))):
+        together[number].append(event)
+    for ours, theirs in zip(together, alone, strict=True):
+        assert [type(event) for event in ours] == [type(event) for event in theirs]
+        assert ours[-1] == theirs[-1]
+
+
+def test_tokens_of_all_come_in_rounds(memories):
+    found = list(mc.together(streams(sessions(memories, refocus_interval=0))))
+    tokens = [number for number, event in found if isinstance(event, mc.TokenEvent)]
+    assert tokens[:8] == [0, 1, 2, 3, 0, 1, 2, 3]
+    done = {number: event for number, event in found if isinstance(event, mc.DoneEvent)}
+    assert [len(done[number].token_ids) for number in range(4)] == [5, 9, 13, 17]
+
+
+def test_one_that_fails_ends_with_its_error_and_the_others_go_on(memories):
+    opened = sessions(memories)
+    events = mc.together(streams(opened))
+    found = [next(events) for _ in range(6)]
+    opened[1].generate("Another?", max_new_tokens=2)  # overtakes the answer in progress
+    found += list(events)
+    errors = [(number, event) for number, event in found if isinstance(event, mc.MegaContextError)]
+    assert [number for number, _ in errors] == [1]
+    assert isinstance(errors[0][1], MemoryStateError)
+    assert sorted(number for number, event in found if isinstance(event, mc.DoneEvent)) == [0, 2, 3]
+
+
+def test_different_models_step_each_in_a_batch_of_its_own(memories, tmp_path):
+    with assembly.open(tmp_path / "o.mc", base=tiny_base("llama"), create=True, gister="mean") as other:
+        other.append(np.arange(97, 120).repeat(20))
+        opened = [*sessions(memories)[:2], other.session(budget_entries=200), other.session(budget_entries=250)]
+        done = dict(mc.together(streams(opened)))
+    assert all(isinstance(event, mc.DoneEvent) for event in done.values())
+    assert len(done) == 4
+
+
+def test_nothing_together_is_nothing_and_what_is_no_answer_is_named(memories):
+    assert list(mc.together([])) == []
+    stream = streams(sessions(memories))[0]
+    for bad in ([stream, "x"], [stream, stream], [iter(())]):
+        with pytest.raises(InvalidValueError, match="streams holds"):
+            list(mc.together(bad))
