@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.kv_cache import KVCache
-from megacontext.nets.window_attention import FEW_QUERIES, attend_behind, attend_few
+from megacontext.nets.window_attention import FEW_SCORES, attend_behind, attend_few
 
 __all__ = ["ATTENTION_NAME", "causal_mask", "kernel_mask", "place_mask", "register_attention"]
 
@@ -51,7 +51,7 @@ def place_mask(slots_S: npt.NDArray[np.int64], num_new: int, device: torch.devic
 
 def kernel_mask(may_look_TS: torch.Tensor) -> torch.Tensor:
     """The mask as the faster kernel takes it: on a CPU, for few queries, the float32 biases of ``attend_few``."""
-    if may_look_TS.device.type != "cpu" or len(may_look_TS) > FEW_QUERIES:
+    if may_look_TS.device.type != "cpu" or may_look_TS.numel() > FEW_SCORES:
         return may_look_TS
     return torch.zeros(may_look_TS.shape).masked_fill_(~may_look_TS, -math.inf)
 
