@@ -122,7 +122,7 @@ class ModelWindow:
 
     @staticmethod
     def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
-        """``append`` of one token to each of several windows: one forward for all windows of a base that has batches."""
+        """``append`` of one token to each of several windows, one forward for all those of a base that has batches."""
         by_base: dict[int, list[int]] = {}
         for number, window in enumerate(windows):
             by_base.setdefault(id(window._base), []).append(number)
