@@ -85,13 +85,18 @@ def _progress() -> Iterator[Callable[[int, str], None]]:
     console = error_console()
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.fields[tokens]} tokens"),
+        TextColumn("{task.fields[tokens]} tokens, {task.fields[speed]} a second"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[uri]}"),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("ingest", total=None, tokens="0", uri="")
-        yield lambda num_tokens, uri: bar.update(task, tokens=format_count(num_tokens), uri=shorten_uri(uri))
+        task = bar.add_task("ingest", total=None, tokens="0", speed="0", uri="")
+
+        def show(num_tokens: int, uri: str) -> None:
+            speed = num_tokens / max(bar.tasks[0].elapsed or 0.0, 1e-3)
+            bar.update(task, tokens=format_count(num_tokens), speed=format_count(int(speed)), uri=shorten_uri(uri))
+
+        yield show
 
 
 def _print(report: IngestReport) -> None:
