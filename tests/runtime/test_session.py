@@ -332,6 +332,26 @@ def test_a_stream_whose_source_was_erased_stops(tmp_path, base):
             assert answer_of(session.generate(QUESTION, max_new_tokens=2)) is not None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda session: session.nll([1]),
+        lambda session: session.refocus("budget"),
+        lambda session: session.reveal(0, 9),
+        lambda session: session.pin(0, 9),
+        lambda session: session.resize(300),
+        lambda session: session.close(),
+    ],
+)
+def test_an_answer_whose_window_was_moved_stops_instead_of_going_on_in_another(memory, change):
+    session = memory.session(budget_entries=512, refocus_interval=0)
+    stream = session.generate(QUESTION, max_new_tokens=40, stop=())
+    next(stream), next(stream)
+    change(session)
+    with pytest.raises(MemoryStateError, match="overtaken"):
+        list(stream)
+
+
 def test_a_stream_that_was_overtaken_says_so(memory):
     with memory.session(budget_entries=256) as session:
         stream = session.generate(QUESTION, max_new_tokens=8, stop=())

@@ -88,3 +88,25 @@ def test_nothing_together_is_nothing_and_what_is_no_answer_is_named(memories):
     for bad in ([stream, "x"], [stream, stream], [iter(())]):
         with pytest.raises(InvalidValueError, match="streams holds"):
             list(mc.together(bad))
+
+
+def test_a_question_between_two_tokens_of_a_round_has_its_window_to_itself(memories):
+    one, other = memories[0].session(budget_entries=300, kv="exact"), memories[0].session(budget_entries=330)
+    alone = list(one.generate(QUESTIONS[2], max_new_tokens=8, stop=()))[-1]
+    again = None
+    for number, event in mc.together([each.generate(QUESTIONS[0], max_new_tokens=8, stop=()) for each in (one, other)]):
+        if number == 1 and isinstance(event, mc.TokenEvent) and again is None:
+            again = one.generate(QUESTIONS[2], max_new_tokens=8, stop=())
+            next(again), next(again)
+    assert list(again)[-1] == alone
+
+
+def test_of_two_answers_of_one_session_the_older_was_overtaken(memories):
+    session = memories[0].session(budget_entries=300)
+    both = [session.generate(QUESTIONS[0], max_new_tokens=3, stop=()) for _ in range(2)]
+    last = dict(mc.together(both))
+    assert isinstance(last[0], MemoryStateError)
+    assert isinstance(last[1], mc.DoneEvent)
+    for bad in (None, 5, iter(both)):
+        with pytest.raises(InvalidValueError, match="give a list"):
+            list(mc.together(bad))

@@ -60,7 +60,7 @@ class Engine:
         self.base = base
         self.config = config
         self.detail = DetailRecord()
-        self.turn = 0  # counts what was asked: a stream notices that it is no longer the latest
+        self.turn = 0  # counts what moved the window: an answer in progress notices that it cannot go on
         self._check_positions(config.budget_entries)
         lens, allocator = as_lens(config.lens), as_allocator(config.allocator)
         working_context = WorkingContext(

@@ -50,8 +50,15 @@ class Prompt:
 class NextToken:
     """What a window has to run before its answer can go on."""
 
+    engine: Engine
+    turn: int
     window: ModelWindow
     token_id: int
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the window is still that of its answer."""
+        return self.engine.turn == self.turn and not self.engine.is_outdated
 
 
 class AnswerStream(Iterator[GenerationEvent]):
@@ -83,7 +90,7 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
     others go on.
 
     Args:
-        streams: what ``session.generate`` or ``session.complete`` gave, each of another session, not begun.
+        streams: a list of what ``session.generate`` or ``session.complete`` gave, each of another session.
 
     Yields:
         Which stream, by its place, and its event, or the MegaContextError that ended it.
@@ -91,6 +98,8 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
     Raises: InvalidValueError for anything else.
     """
     waiting: dict[int, NextToken] = {}
+    if not isinstance(streams, list | tuple):
+        raise InvalidValueError(f"streams is {shown(streams)}; give a list of what session.generate returned")
     for stream in streams:
         if not isinstance(stream, AnswerStream):
             raise InvalidValueError(f"streams holds {shown(stream)}; give what session.generate returned")
@@ -109,14 +118,18 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
             except MegaContextError as error:
                 going.remove(number)
                 yield number, error
+        for number in [number for number, each in waiting.items() if not each.is_current]:
+            del waiting[number]  # whoever had the events changed its session: its next step says so
         if waiting:
             token_ids = np.array([each.token_id for each in waiting.values()], dtype=np.uint32)
             ModelWindow.append_together([each.window for each in waiting.values()], token_ids)
 
 
-def answer_steps(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> Generator[GenerationEvent | NextToken]:
+def answer_steps(
+    engine: Engine, prompt: Prompt, sampling: SamplingConfig, *, turn: int
+) -> Generator[GenerationEvent | NextToken]:
     """What one answer does; room for it was reserved before. Nothing here depends on the length of the history."""
-    turn = engine.turn
+    _check_turn(engine, turn)
     text_out = _TextOut(engine, prompt)
     sampler = Sampler(sampling)
     stop_token_ids = frozenset(engine.base.info.stop_token_ids)
@@ -131,8 +144,7 @@ def answer_steps(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> Ge
     yield RefocusEvent(report=report, num_generated=0)
 
     while len(token_ids) < prompt.max_new_tokens:
-        if engine.turn != turn:
-            raise MemoryStateError("this answer was overtaken by another question; open a session for each of them")
+        _check_turn(engine, turn)
         if engine.is_outdated:
             raise MemoryStateError("what this answer reads was erased or repaired meanwhile; ask again")
         token_id = sampler.draw(window.next_logits)
@@ -154,11 +166,18 @@ def answer_steps(engine: Engine, prompt: Prompt, sampling: SamplingConfig) -> Ge
             window = engine.show(query.scratch)
             yield RefocusEvent(report=report, num_generated=len(token_ids))
         else:
-            yield NextToken(window, token_id)
+            yield NextToken(engine, turn, window, token_id)
     engine.note_detail(window)
     if rest := text_out.flush():
         yield TokenEvent(token_id=token_ids[-1], text=rest)
     yield DoneEvent(text=text_out.text, token_ids=tuple(token_ids), reason=reason)
+
+
+def _check_turn(engine: Engine, turn: int) -> None:
+    if engine.turn != turn:
+        raise MemoryStateError(
+            "this answer was overtaken: its session was asked, moved or closed meanwhile; open a session for each"
+        )
 
 
 class _TextOut:

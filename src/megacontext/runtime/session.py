@@ -79,6 +79,7 @@ class Session:
         target = _recent_query(engine.memory) if question is None else _question_query(engine, question)
         num_scratch = len(target.scratch) if engine.focus.needs_window else 0
         engine.reserve(max(reserve_entries, num_scratch), purpose="the question and what follows")
+        engine.turn += 1
         return engine.refocus(target)
 
     def reveal(self, start: int, stop: int) -> None:
@@ -86,12 +87,14 @@ class Session:
         engine = self._begin()
         with engine.whole_window():
             engine.working_context.reveal(start, stop)
+        engine.turn += 1
 
     def pin(self, start: int, stop: int) -> None:
         """Show the tokens of a span until it is unpinned."""
         engine = self._begin()
         with engine.whole_window():  # pins stay: they are measured against the session's budget
             engine.working_context.pin(start, stop)
+        engine.turn += 1
 
     def unpin(self, start: int, stop: int) -> None:
         """Let a span collapse again."""
@@ -101,6 +104,7 @@ class Session:
         """Change the window; a smaller one collapses what is worth least."""
         self._check_open()
         self._engine.resize(window_budget(budget_entries))
+        self._engine.turn += 1
 
     # --- the model ----------------------------------------------------------------------------------------------
 
@@ -147,6 +151,7 @@ class Session:
         engine = self._begin()
         continuation = valid_token_ids(token_ids, engine.base.info.vocab_size)
         engine.make_room(len(continuation) - 1, purpose=f"a continuation of {len(continuation)} tokens")
+        engine.turn += 1
         return engine.show(NO_TOKENS).nll(continuation)
 
     def explain(self, *, limit: int = 8) -> list[ExplainedSpan]:
@@ -166,6 +171,7 @@ class Session:
     def close(self) -> None:
         """Free the model's state; closing twice is fine."""
         self._engine.release()
+        self._engine.turn += 1
         self._is_closed = True
 
     def __enter__(self) -> Self:
@@ -199,7 +205,7 @@ class Session:
         engine.turn += 1
         if sampling.seed is None:
             sampling = replace(sampling, seed=engine.config.seed)
-        return AnswerStream(answer_steps(engine, prompt, sampling))
+        return AnswerStream(answer_steps(engine, prompt, sampling, turn=engine.turn))
 
 
 def _question_query(engine: Engine, question: str) -> Query:

@@ -157,7 +157,7 @@ def _damage(path: Path) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except (KeyError, TypeError, ValueError, InvariantError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, InvariantError) as error:
         raise CorruptionError(f"{path} is damaged ({type(error).__name__}: {error}); save the session again") from error
 
 
@@ -237,6 +237,8 @@ def _cut_rows(saved: SavedSession) -> CutRows:
     levels, starts, stops, ages, densities = (
         saved.arrays[f"cut.{name}"].numpy().copy() for name in ("levels", "starts", "stops", "ages", "densities")
     )
+    if len({len(rows) for rows in (levels, starts, stops, ages, densities)}) != 1:
+        raise ValueError("rows of the cut differ in number")
     return CutRows(Cut(levels, starts, stops), np.zeros(len(levels), dtype=np.bool_), ages, densities)
 
 
