@@ -6,6 +6,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from megacontext.errors import InvalidValueError
+
 __all__ = [
     "AllocatorOption",
     "BudgetOption",
@@ -46,7 +48,10 @@ def parse_lens(name: str) -> str:
     """The name of a lens that can serve a question."""
     from megacontext.focus.lenses.registry import serving_lens
 
-    return serving_lens(name)
+    try:
+        return serving_lens(name)
+    except InvalidValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def parse_labels(labels: list[str]) -> dict[str, str]:
