@@ -61,7 +61,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
 
 
-def refuses_to_resume(loop: TrainingLoop, run: Path, said: str) -> None:
+def assert_refuses_to_resume(loop: TrainingLoop, run: Path, said: str) -> None:
     before = digests(run)
     weights = {name: master.clone() for name, master in loop.optimizer.masters.items()}
     with pytest.raises(MegaContextError, match=said) as caught:
@@ -83,21 +83,21 @@ def test_changed_data_are_named(source: TextSource, tokenizer: Tokenizer, stores
     ids[7] += 1
     changed = identity({"model": asdict(SHAPE)}, tokenizer, {**stores, "code": replace(stores["code"], ids_N=ids)})
     count = f"{len(ids):,}"
-    refuses_to_resume(
+    assert_refuses_to_resume(
         make_loop(source, run, changed), run, rf"the code tokens are others \({count} before, {count} now\)\. Restore"
     )
 
 
 def test_another_domain_is_named(source: TextSource, tokenizer: Tokenizer, stores: Stores, run: Path) -> None:
     changed = identity({"model": asdict(SHAPE)}, tokenizer, {"books": stores["books"]})
-    refuses_to_resume(make_loop(source, run, changed), run, "the domains were books, code and are books")
+    assert_refuses_to_resume(make_loop(source, run, changed), run, "the domains were books, code and are books")
 
 
 def test_another_vocabulary_is_named(source: TextSource, stores: Stores, run: Path) -> None:
     other = train_tokenizer(["to be or not to be"], vocab_size=300)
     changed = identity({"model": asdict(SHAPE)}, other, stores)
     size = other.get_vocab_size()
-    refuses_to_resume(
+    assert_refuses_to_resume(
         make_loop(source, run, changed), run, rf"tokenizer is another one \(of 512 tokens before, of {size} now\)"
     )
 
@@ -106,9 +106,9 @@ def test_another_model_table_is_named(source: TextSource, tokenizer: Tokenizer, 
     shape = replace(SHAPE, num_layers=3, rotary_base=500.0)
     changed = identity({"model": asdict(shape)}, tokenizer, stores)
     said = r"\[model\] num_layers was 2 and is 3; \[model\] rotary_base was 10000.0 and is 500.0"
-    refuses_to_resume(make_loop(source, run, changed, shape=shape), run, said)
+    assert_refuses_to_resume(make_loop(source, run, changed, shape=shape), run, said)
     with_gists = identity({"model": asdict(SHAPE), "gist_net": {}}, tokenizer, stores)
-    refuses_to_resume(make_loop(source, run, with_gists), run, r"table \[gist_net\] was not there and is now")
+    assert_refuses_to_resume(make_loop(source, run, with_gists), run, r"table \[gist_net\] was not there and is now")
 
 
 def test_a_checkpoint_without_identity_is_resumed(source: TextSource, made_of: Any, run: Path) -> None:
@@ -126,11 +126,13 @@ def test_and_its_shapes_are_compared_all_the_same(source: TextSource, run: Path)
     del saved["identity"]
     torch.save(saved, run / "checkpoint.pt")
     wider = replace(SHAPE, mlp_width=96)
-    refuses_to_resume(
+    assert_refuses_to_resume(
         make_loop(source, run, {}, shape=wider), run, r"mlp.gate.weight is \(64, 32\) .* and \(96, 32\) in"
     )
     fewer = replace(SHAPE, num_layers=1)
-    refuses_to_resume(make_loop(source, run, {}, shape=fewer), run, "holds layers.1.attention.*which the configuration")
+    assert_refuses_to_resume(
+        make_loop(source, run, {}, shape=fewer), run, "holds layers.1.attention.*which the configuration"
+    )
 
 
 def test_an_optimizer_of_other_groups_is_named(source: TextSource, made_of: Any, run: Path) -> None:
@@ -146,7 +148,7 @@ def test_an_optimizer_of_other_groups_is_named(source: TextSource, made_of: Any,
 
 
 def test_a_stage_that_is_no_more_is_named(source: TextSource, made_of: Any, run: Path) -> None:
-    refuses_to_resume(
+    assert_refuses_to_resume(
         make_loop(source, run, made_of, stages=STAGES[:1]), run, "in stage 2, but the configuration has 1"
     )
 
@@ -155,7 +157,7 @@ def test_a_cut_checkpoint_is_refused(source: TextSource, made_of: Any, run: Path
     whole = (run / "checkpoint.pt").read_bytes()
     for share in (0.0, 0.1, 0.5, 0.99):
         (run / "checkpoint.pt").write_bytes(whole[: int(share * len(whole))])
-        refuses_to_resume(make_loop(source, run, made_of), run, "cut off or no checkpoint .*take another")
+        assert_refuses_to_resume(make_loop(source, run, made_of), run, "cut off or no checkpoint .*take another")
 
 
 def test_no_flipped_byte_goes_unnoticed(made_of: Any, run: Path) -> None:

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from megacontext.bases.attention import ATTENTION_NAME, kernel_mask, place_mask, register_attention
+from megacontext.bases.attention import ATTENTION_NAME, register_attention
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.key_turning import KeyTurning, find_turning
-from megacontext.bases.kv_cache import KVCache, patching
+from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.rearranging import rearranged
 from megacontext.bases.rotary import ExplicitRotary
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.bases.traits import check_config, check_decoder
@@ -112,12 +113,8 @@ class HuggingFaceBase:
         over."""
         cache = _own(cache)
         assert self._turning is not None, "can_patch says that these keys cannot be moved"
-        with patching(cache):
-            cache.keep(kept_n)
-            self._turning.turn(cache, moved_n)
-            slots = cache.slots_with(places_T)
-            mask = kernel_mask(place_mask(slots, len(inputs_TD), self._device))[None, None]
-            return self._run(inputs_TD, positions_T, cache, mask, num_logits, slots)
+        with rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device) as (slots, mask_TS):
+            return self._run(inputs_TD, positions_T, cache, mask_TS[None, None], num_logits, slots)
 
     def decode_batch(
         self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]

@@ -13,7 +13,6 @@ Shape legend: 1 (batch), H key-value heads, Q query heads, C capacity, T new ent
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from transformers.cache_utils import Cache
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["KVCache", "patching"]
+__all__ = ["KVCache"]
 
 
 class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
@@ -209,13 +208,3 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
 
     def __len__(self) -> int:
         return len(self._keys)
-
-
-@contextmanager
-def patching(cache: KVCache) -> Iterator[None]:
-    """Empty the cache if the block fails: entries that were moved half-way are worth nothing."""
-    try:
-        yield
-    except BaseException:
-        cache.truncate(0)
-        raise

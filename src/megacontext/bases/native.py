@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megacontext.bases.attention import kernel_mask, place_mask
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.key_turning import KeyTurning
-from megacontext.bases.kv_cache import patching
 from megacontext.bases.native_cache import NativeCache
 from megacontext.bases.native_lens import NativeLensQuery
+from megacontext.bases.rearranging import rearranged
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
@@ -110,13 +109,12 @@ class NativeBase:
         """Forget entries, move others, and run T new ones among them; see ``SupportsPatch``."""
         cache = _own(cache)
         spreads_T = self._checked(inputs_TD, positions_T, spreads_T, num_logits)
-        with patching(cache), torch.no_grad():
-            cache.keep(kept_n)
-            self._turning.turn(cache, moved_n)
-            slots = cache.slots_with(places_T)
+        with (
+            torch.no_grad(),
+            rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device) as (slots, mask),
+        ):
             inputs_TD = inputs_TD.to(self._device, self._dtype)
             neighbours_BNTD = cache.neighbours_of(inputs_TD, places_T, slots)[None]
-            mask = kernel_mask(place_mask(slots, len(inputs_TD), self._device))
             return self._run(
                 inputs_TD, positions_T, spreads_T, cache, mask, num_logits, slots=slots, neighbours_BNTD=neighbours_BNTD
             )
