@@ -17,7 +17,7 @@ import torch
 from histories import make_history
 from megacontext.bases.registry import BaseHandle
 from megacontext.runtime.config import SessionConfig
-from megacontext.runtime.decode import ModelWindow
+from megacontext.runtime.decode import append_together
 from megacontext.runtime.engine import NO_TOKENS, Engine
 from megacontext.runtime.opened import OpenedMemory
 from record import parser, record, row
@@ -60,7 +60,7 @@ def measure(memory: OpenedMemory, base: str, budget: int, num_sessions: int, num
             began = time.perf_counter()
             for step in token_ids:
                 if way == "together":
-                    ModelWindow.append_together(windows, step)
+                    append_together(windows, step)
                 else:
                     for window, token_id in zip(windows, step, strict=True):
                         window.append(np.array([token_id], dtype=np.uint32))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import stat
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +53,11 @@ def rewritten(path, change):
     save_file(arrays, path, metadata)
 
 
+def edit(metadata, **told):
+    header = json.loads(metadata["megacontext_session"])
+    metadata["megacontext_session"] = json.dumps({**header, **told})
+
+
 @pytest.mark.parametrize("make_base", [tiny_base, tiny_core_base])
 @pytest.mark.parametrize("kv", ["exact", PATCHING])
 def test_a_restored_session_goes_on_bit_for_bit(tmp_path, make_base, kv):
@@ -79,6 +87,16 @@ def test_saving_again_replaces_the_file_and_a_session_that_ran_nothing_is_saved_
         assert [path.name for path in tmp_path.iterdir() if path.name != "m.mc"] == ["s"]
         with memory.restore_session(tmp_path / "s") as restored:
             assert restored.working_context.pins == ((100, 110),)
+
+
+def test_files_are_private_and_links_are_written_through(tmp_path, base):
+    with made(tmp_path / "m.mc", base) as memory, memory.session(budget_entries=300) as session:
+        (tmp_path / "link").symlink_to(tmp_path / "s")
+        session.save(tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+        with pytest.raises(InvalidValueError, match="is a folder"):
+            session.save(tmp_path)
 
 
 def test_what_the_memory_gained_is_taken_in(tmp_path, base):
@@ -139,6 +157,16 @@ def test_lenses_that_were_objects_have_to_be_given_again(tmp_path, base):
         lambda arrays, _: arrays.pop("cache.values.1"),
         lambda arrays, _: arrays["cache.slots"].zero_(),
         lambda arrays, _: arrays.__setitem__("window.ran", torch.zeros(3)),
+        lambda arrays, _: arrays.__setitem__("cut.ages", arrays["cut.ages"][:3]),
+        lambda arrays, _: arrays["window.keys"].fill_(7000),
+        lambda arrays, _: arrays["window.keys"].fill_(-5),
+        lambda arrays, _: arrays.__setitem__("window.logits", arrays["window.logits"][:7]),
+        lambda arrays, _: [arrays.pop(name) for name in list(arrays) if name.startswith("cache.")],
+        lambda _, metadata: edit(metadata, memory=None),
+        lambda _, metadata: edit(metadata, budgets=[256, 100_000]),
+        lambda _, metadata: edit(metadata, budgets=[-5, -5]),
+        lambda _, metadata: edit(metadata, detail=[[10**9, 10**9 + 5, 1.0, "focus"]]),
+        lambda _, metadata: edit(metadata, pins=[[-5, 3]]),
         lambda _, metadata: metadata.__setitem__("megacontext_session", '{"format": 9}'),
         lambda _, metadata: metadata.__setitem__("megacontext_session", '{"format": 1}'),
         lambda _, metadata: metadata.clear(),
@@ -152,6 +180,7 @@ def test_a_file_that_was_changed_is_one_clear_error(tmp_path, base, change):
         with pytest.raises((CorruptionError, InvalidValueError, MemoryStateError)) as caught:
             memory.restore_session(tmp_path / "s")
         assert "\n" not in str(caught.value)
+        assert str(tmp_path / "s") in str(caught.value)
 
 
 def test_files_that_are_no_sessions_are_named(tmp_path, base):

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from megacontext.errors import InvalidValueError, InvariantError
 from megacontext.ports.base import SupportsAttentionMass, SupportsBatches, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
-from megacontext.runtime.placement import SCRATCH
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from megacontext.ports.base import Base, ModelCache
 
-__all__ = ["ModelWindow"]
+__all__ = ["ModelWindow", "append_together"]
 
 # entries whose logits are held at once: 128 x 150 k tokens of vocabulary are 77 MB
 LOGITS_CHUNK = 128
@@ -120,33 +119,6 @@ class ModelWindow:
         positions_T = self._next_position + np.arange(len(token_ids), dtype=np.float64)
         self._forward(self._base.embed(token_ids), positions_T, WindowRows.of_scratch(token_ids).keys)
 
-    @staticmethod
-    def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
-        """``append`` of one token to each of several windows, one forward for all those of a base that has batches."""
-        by_base: dict[int, list[int]] = {}
-        for number, window in enumerate(windows):
-            by_base.setdefault(id(window._base), []).append(number)
-        for numbers in by_base.values():
-            batch, base = [windows[number] for number in numbers], windows[numbers[0]]._base
-            if len(batch) > 1 and isinstance(base, SupportsBatches):
-                _append_batch(base, batch, token_ids[numbers])
-            else:
-                for number in numbers:
-                    windows[number].append(token_ids[number : number + 1])
-
-    def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
-        """Inputs [T, D] of tokens."""
-        return self._base.embed(token_ids)
-
-    def begin_row(self) -> float:
-        """Where the next row stands, which is about to run."""
-        self._begin_run(1)
-        return self._next_position
-
-    def take_row(self, token_id: int, position: float, logits_V: torch.Tensor) -> None:
-        """Note a token of no memory that ran behind the last row."""
-        self._end_run(np.array([[SCRATCH, token_id, 0]]), np.array([position]), logits_V)
-
     def nll(self, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
         """Nats of each token as a continuation of what is shown. The window is the same afterwards. With nothing to
         predict the first token from, it costs log V."""
@@ -185,8 +157,15 @@ class ModelWindow:
         counts = {name: getattr(self, name) for name in ("num_forwarded", "num_patches", "num_refreshes")}
         return arrays, {**counts, "changes": list(self._changes), "next_position": self._next_position}
 
-    def restore(self, arrays: dict[str, npt.NDArray[Any]], told: dict[str, Any], cache: ModelCache) -> None:
-        """Take over a ``state``, and the cache that belongs to it. InvalidValueError if they do not fit."""
+    def restore(
+        self,
+        arrays: dict[str, npt.NDArray[Any]],
+        told: dict[str, Any],
+        cache: ModelCache,
+        logits_V: torch.Tensor | None,
+    ) -> None:
+        """Take over a ``state``, the cache that belongs to it, and the logits after its last row, if there were any.
+        InvalidValueError if they do not fit."""
         num_rows = len(arrays["keys"])
         if any(len(rows) != num_rows for rows in arrays.values()) or not cache.num_entries == num_rows:
             raise InvalidValueError(f"the saved window has {num_rows} rows, its cache {cache.num_entries}")
@@ -194,17 +173,17 @@ class ModelWindow:
             raise InvalidValueError(
                 f"the saved window has {num_rows} rows, more than the {self.capacity_entries} allowed"
             )
+        vocab_size = self._base.info.vocab_size
+        if logits_V is not None and logits_V.shape != (vocab_size,):
+            raise InvalidValueError(f"the saved logits have shape {tuple(logits_V.shape)}, not ({vocab_size},)")
         self._cache, self._num_rows = cache, num_rows
+        self._logits_V = None if logits_V is None else logits_V.to(self._base.info.device)
         self._keys[:num_rows], self._positions[:num_rows] = arrays["keys"], arrays["positions"]
         self._is_stale[:num_rows], self._ran[:num_rows] = arrays["is_stale"], arrays["ran"]
         self._changes.extend(float(change) for change in told["changes"])
         self._next_position = float(told["next_position"])
         for name in ("num_forwarded", "num_patches", "num_refreshes"):
             setattr(self, name, int(told[name]))
-
-    def restore_logits(self, logits_V: torch.Tensor | None) -> None:
-        """Those after the last row, if there were any."""
-        self._logits_V = None if logits_V is None else logits_V.to(self._base.info.device)
 
     def _plan(self, rows: WindowRows, patching: Patching) -> Patch:
         shown = slice(0, self._num_rows)
@@ -256,7 +235,6 @@ class ModelWindow:
         self._begin_run(len(keys))
         logits_TV = self._base.forward(inputs_TD, positions_T, self._cache, spreads_T=spreads_T, num_logits=num_logits)
         self._end_run(keys, positions_T if placed_T is None else placed_T, logits_TV[-1])
-        self._next_position = float(positions_T[-1]) + 1.0
         return logits_TV
 
     def _begin_run(self, num_new: int) -> None:
@@ -284,13 +262,25 @@ class ModelWindow:
             self._changes.clear()
 
 
-def _append_batch(base: SupportsBatches, windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
-    """One token to each window, in one forward."""
-    positions_B = np.array([window.begin_row() for window in windows])
-    inputs_BD = windows[0].embed(token_ids)
-    logits_BV = base.decode_batch(inputs_BD, positions_B, [window.cache for window in windows])
-    for window, token_id, position, logits_V in zip(windows, token_ids, positions_B, logits_BV, strict=True):
-        window.take_row(int(token_id), float(position), logits_V)
+def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
+    """``append`` of one token to each of several windows, one forward for all those of a base that has batches."""
+    by_base: dict[int, list[int]] = {}
+    for number, window in enumerate(windows):
+        by_base.setdefault(id(window._base), []).append(number)
+    for numbers in by_base.values():
+        batch, base = [windows[number] for number in numbers], windows[numbers[0]]._base
+        if len(batch) == 1 or not isinstance(base, SupportsBatches):
+            for number in numbers:
+                windows[number].append(token_ids[number : number + 1])
+            continue
+        for window in batch:
+            window._begin_run(1)
+        positions_B = np.array([window._next_position for window in batch])
+        inputs_BD = batch[0]._base.embed(token_ids[numbers])
+        logits_BV = base.decode_batch(inputs_BD, positions_B, [window.cache for window in batch])
+        keys = WindowRows.of_scratch(token_ids[numbers]).keys
+        for row, window in enumerate(batch):
+            window._end_run(keys[row : row + 1], positions_B[row : row + 1], logits_BV[row])
 
 
 def _nats(logits_TV: torch.Tensor, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from megacontext.bases.detokenize import Detokenizer
 from megacontext.errors import InvalidValueError, MegaContextError, MemoryStateError
-from megacontext.runtime.decode import ModelWindow
+from megacontext.runtime.decode import ModelWindow, append_together
 from megacontext.runtime.engine import Engine, Query
 from megacontext.runtime.events import DoneEvent, GenerationEvent, RefocusEvent, TokenEvent
 from megacontext.runtime.sampling import Sampler, SamplingConfig
@@ -122,7 +122,7 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
             del waiting[number]  # whoever had the events changed its session: its next step says so
         if waiting:
             token_ids = np.array([each.token_id for each in waiting.values()], dtype=np.uint32)
-            ModelWindow.append_together([each.window for each in waiting.values()], token_ids)
+            append_together([each.window for each in waiting.values()], token_ids)
 
 
 def answer_steps(

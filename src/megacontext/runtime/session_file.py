@@ -23,7 +23,6 @@ from megacontext.errors import (
     InvalidValueError,
     InvariantError,
     MemoryStateError,
-    UsageError,
 )
 from megacontext.focus.pins import Spans
 from megacontext.focus.rows import CutRows
@@ -32,6 +31,7 @@ from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.engine import Engine
 from megacontext.runtime.focusing import Hysteresis
 from megacontext.runtime.patching import Patching
+from megacontext.runtime.placement import SCRATCH
 from megacontext.storage.faults import os_faults
 from megacontext.storage.syncing import sync
 from megacontext.tree.cuts import Cut
@@ -65,10 +65,11 @@ class SavedSession:
             told = dict(self.header["config"])
             for name, given in (("lens", lens), ("allocator", allocator)):
                 told[name] = told[name] if given is None else given
-                if told[name] is None:
-                    raise InvalidValueError(
-                        f"{self.path} was saved with {name} as an object; give {name}=... to restore it"
-                    )
+        missing = [name for name in ("lens", "allocator") if told[name] is None]
+        if missing:
+            name = missing[0]
+            raise InvalidValueError(f"{self.path} was saved with {name} as an object; give {name}=... to restore it")
+        with _damage(self.path):
             if isinstance(told["kv"], dict):
                 told["kv"] = Patching(**told["kv"])
             return SessionConfig(**{**told, "hysteresis": Hysteresis(**told["hysteresis"])})
@@ -93,11 +94,15 @@ def save_session(engine: Engine, path: Path) -> None:
         found, header["window"] = _window_of(engine, engine.window)
         arrays |= found
     with os_faults(f"saving the session to {path}"):
-        if not path.absolute().parent.is_dir():
+        path = path.resolve()  # through a link, not onto it
+        if not path.parent.is_dir():
             raise InvalidValueError(f"the folder of {path} does not exist; create it first")
+        if path.is_dir():
+            raise InvalidValueError(f"{path} is a folder; give the name of a file")
         content = save({name: tensor.contiguous() for name, tensor in arrays.items()}, {HEADER: json.dumps(header)})
-        with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=".megacontext-") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".megacontext-") as folder:
             written = Path(folder) / path.name
+            written.touch(mode=0o600)
             written.write_bytes(content)
             sync(written)
             written.replace(path)
@@ -137,7 +142,12 @@ def restore_into(engine: Engine, saved: SavedSession) -> None:
                 f"{path} looks at {cut_rows.num_tokens} tokens, but the memory has {engine.memory.num_tokens}; open "
                 "the memory that it was saved with"
             )
+        spans = [(start, stop) for start, stop, *_ in [*header["pins"], *header["detail"]]]
+        if any(not 0 <= start < stop <= cut_rows.num_tokens for start, stop in spans):
+            raise ValueError("what was pinned or in detail is no part of the history")
         budget_entries, left_to_history = header["budgets"]
+        if not left_to_history <= budget_entries:
+            raise ValueError(f"{left_to_history} of {budget_entries} entries are left to the history")
         engine.become(
             cut_rows,
             Spans.of((start, stop) for start, stop in header["pins"]),
@@ -152,11 +162,9 @@ def restore_into(engine: Engine, saved: SavedSession) -> None:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What does not fit together in a file of ours is damage."""
+    """What does not fit together in a file of ours is damage, our own checks included."""
     try:
         yield
-    except UsageError:
-        raise
     except (AttributeError, LookupError, TypeError, ValueError, InvariantError) as error:
         raise CorruptionError(f"{path} is damaged ({type(error).__name__}: {error}); save the session again") from error
 
@@ -172,8 +180,12 @@ def _restore_window(engine: Engine, saved: SavedSession) -> None:
         if name.startswith("window.") and name != "window.logits"
     }
     window = engine.new_window()
-    window.restore(rows, saved.header["window"], base.cache_from(cache, window.capacity_entries))
-    window.restore_logits(saved.arrays.get("window.logits"))
+    levels, places = rows["keys"][:, 0], rows["keys"][:, 1]
+    limits = np.where(levels == SCRATCH, engine.base.info.vocab_size, engine.memory.num_tokens)
+    if (levels < SCRATCH).any() or (places < 0).any() or (places >= limits).any():
+        raise ValueError("a row of the window stands for nothing that is there")
+    cached = base.cache_from(cache, window.capacity_entries)
+    window.restore(rows, saved.header["window"], cached, saved.arrays.get("window.logits"))
     engine.window = window
 
 
