@@ -106,6 +106,7 @@ CALLS = {
         **SHAPE,
         "read_only": argument(True, {"True"}),
         "cache_bytes": whole(1 << 20),
+        "read_timeout_s": argument(5.0, {"fraction", "huge"}),
         "dtype": argument("auto"),
         "device": argument("cpu"),
     },

@@ -52,6 +52,7 @@ def test_the_package_exports_these_names():
         "MegaContextError",
         "RefocusEvent",
         "TokenEvent",
+        "WarningEvent",
         "__version__",
         "open",
         "together",
@@ -62,7 +63,8 @@ def test_the_package_exports_these_names():
 
 def test_open_takes_these_arguments():
     assert list(inspect.signature(megacontext.open).parameters) == [
-        "path", "base", "create", "gister", "block_tokens", "gist_width", "read_only", "cache_bytes", "dtype", "device",
+        "path", "base", "create", "gister", "block_tokens", "gist_width", "read_only", "cache_bytes",
+        "read_timeout_s", "dtype", "device",
     ]  # fmt: skip
 
 

@@ -8,13 +8,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from megacontext.errors import MegaContextError
-from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
+from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent, WarningEvent
 
 if TYPE_CHECKING:
     from megacontext.runtime.assembly import open  # noqa: A004
     from megacontext.runtime.generation import together
 
-__all__ = ["DoneEvent", "MegaContextError", "RefocusEvent", "TokenEvent", "__version__", "open", "together"]
+__all__ = [
+    "DoneEvent",
+    "MegaContextError",
+    "RefocusEvent",
+    "TokenEvent",
+    "WarningEvent",
+    "__version__",
+    "open",
+    "together",
+]
 
 __version__ = "0.1.0"
 

@@ -21,6 +21,7 @@
     │   └── UnreadableSourceError    permissions, vanished, changed while being read
     ├── StorageError
     │   ├── StorageFullError
+    │   ├── StorageTimeoutError      a store did not answer in time
     │   └── CorruptionError          names the object and the token range
     ├── BaseModelError               a base model cannot be loaded or lacks a trait
     ├── TrainingError                a training run cannot go on; its last checkpoint is as it was
@@ -58,6 +59,7 @@ __all__ = [
     "SourceError",
     "StorageError",
     "StorageFullError",
+    "StorageTimeoutError",
     "TrainingError",
     "UnknownNameError",
     "UnreadableSourceError",
@@ -166,6 +168,10 @@ class StorageFullError(StorageError):
         """For one of ``codes``; ``doing`` completes "no space left while ..."."""
         why = "" if code == errno.ENOSPC else f" ({os.strerror(code)})"
         return cls(f"no space left while {doing}{why}; nothing was changed, free some space and try again")
+
+
+class StorageTimeoutError(StorageError):
+    """A store did not answer a read in time; what it holds is as it was."""
 
 
 class CorruptionError(StorageError):

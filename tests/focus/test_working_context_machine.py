@@ -195,6 +195,29 @@ class WorkingContextMachine(RuleBasedStateMachine):
         wc.expand(entry)
         assert wc.cut.rows() == expanded
 
+    @precondition(lambda self: self.num_tokens)
+    @rule(which=WHICH, seed=SEEDS, share=st.sampled_from([0.02, 0.2, 1.0]))
+    def close(self, which, seed, share):
+        """The smallest node above each chosen row, or nothing if one is not whole or would hide what is pinned."""
+        wc, plain = self._pair(which)
+        chosen = np.random.default_rng(seed).random(wc.num_entries) < share
+        before, pinned = wc.cut.rows(), wc.pinned.tolist()
+        nodes = set()
+        for level, start, _ in (row for row, is_chosen in zip(before, chosen, strict=True) if is_chosen):
+            width = self.tree.width(level + 1)
+            nodes.add((level + 1, start // width * width, start // width * width + width))
+        under = [any(low <= start < high for _, low, high in nodes) for _, start, _ in before]
+        edits = wc.close(chosen)
+        hides = any(map(lambda hidden, stays: hidden and stays, under, pinned))
+        if hides or any(high > self.num_tokens for _, _, high in nodes):
+            assert edits is None
+            assert wc.cut.rows() == before
+            return
+        plain.check_edits(before, wc.cut.rows(), edits)
+        largest = {node for node in nodes if not any(o[1] <= node[1] and node[2] <= o[2] and o != node for o in nodes)}
+        stay = {row for row, hidden in zip(before, under, strict=True) if not hidden}
+        assert set(wc.cut.rows()) == stay | largest
+
     @invariant()
     def every_context_is_legal(self):
         for wc, plain in getattr(self, "pairs", []):

@@ -8,6 +8,7 @@ import pytest
 from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.memory.gist_rows import RowCache
 from megacontext.memory.layout import token_spec
+from megacontext.tree.cuts import Cut
 
 
 @pytest.fixture
@@ -137,3 +138,51 @@ def test_the_row_cache_is_bounded(kit):
     assert kept == list(range(36, 100))
     assert np.array_equal(cache.get(1, 99).vectors, rows.vectors[99:])
     assert cache.missing(1, [35, 36]) == [35]
+
+
+def test_rows_of_a_cut_that_a_silent_store_holds_are_told_apart_from_those_at_hand(kit):
+    arrays = kit.MemoryArrays()
+    memory = kit.make_memory(arrays=arrays)
+    memory.append(np.arange(1300) % 256)  # 2 segments of 512, and a tail
+    cut = Cut.of(
+        [(0, 0, 8), (0, 504, 512), (0, 512, 520), (1, 520, 528), (2, 576, 640), (1, 1024, 1032), (0, 1032, 1040)]
+    )
+    assert memory.reader.can_read(cut).all()
+    arrays.silent |= {("lod0", 0), ("meta1", 1)}
+    assert memory.reader.can_read(cut).tolist() == [False, False, True, False, True, True, True]
+    arrays.silent |= {("lod0", 1)}
+    arrays.lose(token_spec(memory.info), 0)
+    arrays.silent -= {("lod0", 0)}
+    with pytest.raises(CorruptionError, match="lod0/c/0"):
+        memory.reader.can_read(cut)
+
+
+def test_gists_that_have_to_be_computed_are_absent_with_what_they_are_made_of(kit):
+    arrays = kit.MemoryArrays()
+    memory = kit.make_memory(arrays=arrays)
+    memory.append(np.arange(1024) % 256)
+    block = Cut.of([(1, 0, 8)])
+    memory._parts.catalog._contents.sealed_nodes.clear()  # as if its gists had never been stored
+    memory._parts.catalog._contents.gists.clear()
+    memory.refresh()
+    arrays.silent.add(("lod0", 0))
+    assert memory.reader.can_read(block).tolist() == [False]
+    arrays.silent.clear()
+    assert memory.reader.can_read(block).tolist() == [True]
+
+
+def test_what_is_fetched_ahead_is_what_the_store_holds(kit):
+    arrays = kit.MemoryArrays()
+    memory = kit.make_memory(arrays=arrays)
+    memory.append(np.arange(1300) % 256)
+    memory.reader.prefetch(Cut.of([(0, 8, 16), (1, 520, 528), (0, 1024, 1032), (1, 1032, 1040)]))
+    assert arrays.ahead == [("lod0", 8, 16), ("lod1", 65, 66), ("meta1", 65, 66)]
+    kit.make_memory(arrays=OnlyReads(arrays)).reader.prefetch(Cut.of([(0, 8, 16)]))
+    assert len(arrays.ahead) == 3
+
+
+class OnlyReads:
+    """A store that cannot fetch ahead."""
+
+    def __init__(self, arrays):
+        self.read_many = arrays.read_many

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from megacontext.cli.screen import error_console, output_console, place_of, quote
 from megacontext.cli.tables import print_table
-from megacontext.cli.visible import visible_text
+from megacontext.cli.visible import visible_line, visible_text
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -31,7 +31,7 @@ class Answer:
 
 def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool) -> Answer:
     """Consume the events of one answer. show: print its text as it comes; strip: without the space it begins with."""
-    from megacontext.runtime.events import DoneEvent, TokenEvent
+    from megacontext.runtime.events import DoneEvent, TokenEvent, WarningEvent
 
     answer = Answer()
     is_first = True
@@ -45,6 +45,10 @@ def stream_answer(events: Iterator[GenerationEvent], *, show: bool, strip: bool)
                     if show and text:
                         sys.stdout.write(visible_text(text))
                         sys.stdout.flush()
+                case WarningEvent(text=text):
+                    error_console().print(
+                        visible_line(text), style="yellow", markup=False, highlight=False, soft_wrap=True
+                    )
                 case DoneEvent(text=text, reason=reason):
                     answer = Answer(text.strip() if strip else text, reason)
     if show:

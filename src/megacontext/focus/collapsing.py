@@ -1,4 +1,5 @@
-"""Making room: complete sibling sets become their parent, those whose detail is worth least first."""
+"""Making room: complete sibling sets become their parent, those whose detail is worth least first; and closing what
+cannot be shown."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.ports.focus import AllocatorConfig
-from megacontext.tree.cuts import Cut, cut_cost
+from megacontext.tree.cuts import Cut, concatenate_cuts, cut_cost, node_widths
 from megacontext.tree.geometry import TreeGeometry
 
-__all__ = ["collapse_set", "make_room", "sibling_sets"]
+__all__ = ["close_rows", "collapse_set", "make_room", "sibling_sets"]
 
 GIST_VALUE = AllocatorConfig.gist_value
 
@@ -106,3 +107,25 @@ def collapse_set(tree: TreeGeometry, cut: Cut, siblings: range, *, keep: npt.NDA
         )
     unscored = np.zeros(len(cut))
     return _collapse(cut, firsts[chosen], ends[chosen], unscored, np.zeros(1), keep)[0]
+
+
+def close_rows(
+    tree: TreeGeometry, cut: Cut, chosen: npt.NDArray[np.bool_], *, keep: npt.NDArray[np.bool_]
+) -> Cut | None:
+    """The cut with the node above each chosen row in its place, and in that of its siblings, however fine they are
+    shown; None if a row that stays (``keep``) or the end of the history stands in the way."""
+    levels = cut.levels[chosen] + 1
+    widths = node_widths(tree, levels)
+    starts = cut.starts[chosen] // widths * widths
+    nodes = {*zip(starts.tolist(), (starts + widths).tolist(), levels.tolist(), strict=True)}
+    pieces: list[Cut] = []
+    done = reached = 0  # rows and tokens that are dealt with
+    for start, stop, level in sorted(nodes, key=lambda node: (node[0], -node[1])):
+        if start < reached:
+            continue  # below a node that is closed already
+        first, end = (int(row) for row in np.searchsorted(cut.starts, [start, stop]))
+        if stop > cut.stops[-1] or keep[first:end].any():
+            return None
+        pieces += [cut[done:first], Cut.of([(level, start, stop)])]
+        done, reached = end, stop
+    return concatenate_cuts([*pieces, cut[done:]])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BudgetError, InvalidValueError, InvariantError
-from megacontext.focus.collapsing import collapse_set, make_room
+from megacontext.focus.collapsing import close_rows, collapse_set, make_room
 from megacontext.focus.edits import Edits, diff_cuts
 from megacontext.focus.opening import children_cut, cost_with_raw, open_spans
 from megacontext.focus.pins import Spans
@@ -160,6 +160,12 @@ class WorkingContext(RowsReader):
         if not isinstance(siblings, range):
             raise InvalidValueError(f"siblings is {shown(siblings)}; give the rows as a range, such as range(3, 11)")
         return self._commit(collapse_set(self.tree, self.cut, siblings, keep=self.pinned), self._pins, self.config)
+
+    def close(self, rows: npt.NDArray[np.bool_]) -> Edits | None:
+        """Replace each of these rows [n], and all beside it under the same node, by that node; None, and nothing
+        changed, if that would hide what is pinned, or there is no complete node."""
+        closed = close_rows(self.tree, self.cut, rows, keep=self.pinned)
+        return None if closed is None else self._commit(closed, self._pins, self.config)
 
     def reveal(self, start: int, stop: int) -> Edits:
         """Open the path down to the raw tokens of every block that ``[start, stop)`` touches, making room elsewhere."""

@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import CorruptionError
+from megacontext.memory.availability import Availability
 from megacontext.memory.gist_reads import GistReader
-from megacontext.memory.layout import token_spec
+from megacontext.memory.layout import gist_spec, meta_spec, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.scans import ReadSpans, Span, scanned
 from megacontext.memory.snapshot import Snapshot
+from megacontext.ports.arrays import SupportsPrefetch
 from megacontext.ports.catalog import CatalogState
 from megacontext.ports.gister import GistBatch, Gister
+from megacontext.tree.cuts import Cut
 from megacontext.values import span
 
 __all__ = ["TreeReader"]
@@ -37,6 +40,7 @@ class TreeReader:
         self._tokens_spec = token_spec(parts.info)
         self._snapshot = Snapshot(parts)
         self._gists = GistReader(parts, self._snapshot, self.tokens)
+        self._availability = Availability(parts, self._snapshot, self._gists)
 
     @property
     def state(self) -> CatalogState:
@@ -87,6 +91,24 @@ class TreeReader:
     def gist_batch(self, levels: npt.NDArray[np.int64], indices: npt.NDArray[np.int64]) -> GistBatch:
         """Gists of many nodes (levels[i], indices[i]), any order and any levels >= 1, in one batch of reads."""
         return self._gists.batch(levels, indices)
+
+    def can_read(self, cut: Cut) -> npt.NDArray[np.bool_]:
+        """Whether each row [n] of a cut could be read just now; CorruptionError if it is there, but damaged."""
+        return self._availability.of(cut)
+
+    def prefetch(self, cut: Cut) -> None:
+        """Begin to fetch what these rows show, if the store is one that can; nothing is promised."""
+        arrays, info = self._parts.arrays, self._parts.info
+        if not isinstance(arrays, SupportsPrefetch):
+            return
+        for level in np.unique(cut.levels).tolist():
+            rows, width = cut[cut.levels == level], self._parts.tree.width(level)
+            sealed = self._snapshot.sealed_nodes(level) if level else self._snapshot.state.sealed_tokens
+            starts = rows.starts // width
+            stops = np.minimum(starts + 1 if level else rows.stops, sealed)
+            spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+            for spec in (gist_spec(info, level), meta_spec(info, level)) if level else (self._tokens_spec,):
+                arrays.prefetch(spec, spans)
 
     def compute(self, level: int, start: int, stop: int) -> GistBatch:
         """Fresh gists of nodes [start, stop), whatever is stored of them; levels below are read."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ArraySpec", "ArrayStore", "BlobStore", "LayoutDamage"]
+from megacontext.errors import StorageError
+
+__all__ = ["ArraySpec", "ArrayStore", "BlobStore", "LayoutDamage", "SupportsPrefetch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,11 @@ class ArraySpec:
     chunk_rows: int
     compress: bool = False
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Of one chunk, decoded."""
+        return self.chunk_rows * math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayoutDamage:
@@ -40,7 +48,7 @@ class ArrayStore(Protocol):
     """Write-once shards with checksums. Who may read how far is the catalog's business, not the store's.
 
     Errors: StorageFullError, StorageError; CorruptionError naming the object when a checksum fails or a shard is
-    missing.
+    missing; StorageTimeoutError from a read that takes too long, since none may hang.
     """
 
     def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
@@ -54,6 +62,12 @@ class ArrayStore(Protocol):
 
     def read_many(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic]]:
         """Many row spans in one batch of parallel reads."""
+        ...
+
+    def read_each(
+        self, spec: ArraySpec, spans: Sequence[tuple[int, int]]
+    ) -> list[npt.NDArray[np.generic] | StorageError]:
+        """The same, with the error in place of the rows of each span that cannot be read."""
         ...
 
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
@@ -80,6 +94,16 @@ class ArrayStore(Protocol):
 
     def remove_orphans(self) -> int:
         """Delete what killed writers left behind; how many. Only the one writer may call it."""
+        ...
+
+
+@runtime_checkable
+class SupportsPrefetch(Protocol):
+    """An ArrayStore whose reads may take long, and that can begin them before they are needed."""
+
+    def prefetch(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> None:
+        """Begin to fetch these rows for whoever reads them soon, within the limits of its cache, and return at once.
+        Nothing is promised, and nothing raised."""
         ...
 
 

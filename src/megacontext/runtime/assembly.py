@@ -21,9 +21,10 @@ from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import FileBlobs
 from megacontext.storage.faults import os_faults
 from megacontext.storage.locations import local_folder
+from megacontext.storage.patience import READ_TIMEOUT_S
 from megacontext.tree.geometry import MAX_BLOCK_TOKENS, TreeGeometry
 from megacontext.units import MIB
-from megacontext.values import flag, shown, whole_number
+from megacontext.values import flag, number, shown, whole_number
 from megacontext.values import path as valid_path
 
 __all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open"]
@@ -43,6 +44,7 @@ def open(
     gist_width: int | None = None,
     read_only: bool = False,
     cache_bytes: int = 64 * MIB,
+    read_timeout_s: float = READ_TIMEOUT_S,
     dtype: str = "auto",
     device: str = "auto",
 ) -> OpenedMemory:
@@ -59,6 +61,7 @@ def open(
         gist_width: vectors of a gist (r); 1 by default. Fixed when a memory is made.
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
         cache_bytes: limit of what is kept of the sealed arrays.
+        read_timeout_s: how long a read of them may take; a session then shows less detail and says so (WarningEvent).
         dtype, device: of the base model: ``auto``, ``float32``, ``bfloat16``; ``auto``, ``cpu``, ``cuda``.
 
     Raises: MemoryNotFoundError, MemoryExistsError (something else is there), BaseMismatchError, SchemaVersionError,
@@ -70,6 +73,7 @@ def open(
     folder = _folder(path)
     read_only = flag("read_only", read_only)
     cache_bytes = whole_number("cache_bytes", cache_bytes, of="bytes", usual=64 * MIB)
+    read_timeout_s = number("read_timeout_s", read_timeout_s, above=0)
     shape = _Shape.of(gister, block_tokens, gist_width)
     check_placement(dtype, device)
     if flag("create", create) and not read_only and not _has_catalog(folder):
@@ -87,7 +91,7 @@ def open(
     return OpenedMemory(
         base=source,
         catalog=catalog,
-        arrays=TensorStoreArrays(folder, cache_bytes=cache_bytes),
+        arrays=TensorStoreArrays(folder, cache_bytes=cache_bytes, read_timeout_s=read_timeout_s),
         blobs=FileBlobs(folder),
         gister=lambda: make_gister(
             info.gister_name, source, block_tokens=info.block_tokens, gist_width=info.gist_width

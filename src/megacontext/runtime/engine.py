@@ -6,6 +6,7 @@ and the attention it gives to each entry, or what the base's own lens says of it
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import BaseModelError, BudgetError
+from megacontext.errors import BaseModelError, BudgetError, StorageError
 from megacontext.focus.allocators.registry import as_allocator
 from megacontext.focus.edits import Edits
 from megacontext.focus.lenses.registry import as_lens
@@ -27,6 +28,7 @@ from megacontext.ports.base import Base, SupportsLearnedLens, SupportsPatch
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
+from megacontext.runtime.degrading import show_less, unless_damaged
 from megacontext.runtime.detail import DetailRecord
 from megacontext.runtime.events import RefocusReport
 from megacontext.runtime.focusing import FREE, FocusDriver, Hysteresis, OneLook
@@ -36,6 +38,10 @@ from megacontext.runtime.patching import Patching
 from megacontext.runtime.window import WindowReader, WindowRows
 
 __all__ = ["NO_TOKENS", "Engine", "Query"]
+
+PREFETCH_ROWS = 64  # blocks and nodes that the next refocus may open
+
+_log = logging.getLogger(__name__)
 
 NO_TOKENS = np.zeros(0, dtype=np.uint32)
 NO_TOKENS.flags.writeable = False
@@ -82,6 +88,7 @@ class Engine:
         self._gist_keys: GistKeys | None = None
         self._num_changes = memory.reader.num_changes
         self._num_forwarded = 0  # by windows that are gone
+        self._warnings: list[str] = []
 
     @property
     def working_context(self) -> WorkingContext:
@@ -109,6 +116,11 @@ class Engine:
     def is_outdated(self) -> bool:
         """Whether what is stored was erased or repaired since the model's state was made of it."""
         return self.memory.reader.num_changes != self._num_changes
+
+    def take_warnings(self) -> tuple[str, ...]:
+        """What was not as it should be since they were last taken: one line each."""
+        taken, self._warnings = tuple(self._warnings), []
+        return taken
 
     def follow_memory(self) -> None:
         """Take in what the memory has gained; what was erased or repaired leaves the model's state, too."""
@@ -184,13 +196,28 @@ class Engine:
             self.reserve(num_entries, purpose)
 
     def show(self, scratch: npt.NDArray[np.uint32]) -> ModelWindow:
-        """The model's window with the current cut and ``scratch`` after it."""
+        """The model's window with the current cut and ``scratch`` after it; with less detail than the cut had, and a
+        warning, where a store does not answer."""
         if self._window is None:
             self._window = self.new_window()
+        failures: list[StorageError] = []
+        with unless_damaged(failures):
+            self._show_in(self._window, scratch)
+        if failures:
+            before = self.working_context.view()
+            self._warn(show_less(self.working_context, self.memory.reader, failures[0]))
+            self.focus.follow_cut(before)
+            self._show_in(self._window, scratch)
+        return self._window
+
+    def _show_in(self, window: ModelWindow, scratch: npt.NDArray[np.uint32]) -> None:
         wc = self.working_context
         rows = WindowRows.of_cut(wc.cut, wc.gist_width).then(WindowRows.of_scratch(scratch))
-        self._window.show(rows, num_tokens=wc.num_tokens)
-        return self._window
+        window.show(rows, num_tokens=wc.num_tokens)
+
+    def _warn(self, warning: str) -> None:
+        _log.warning("%s", warning)
+        self._warnings.append(warning)
 
     def new_window(self) -> ModelWindow:
         """An empty window of the session's size."""
@@ -215,17 +242,23 @@ class Engine:
             asking_tokens=0 if len(query.scratch) else len(query.token_ids),
             hysteresis=hysteresis,
         )
-        if has_history and (by_words_first or not looks):
-            edits.append(move())
-        if looks:
-            edits.append(self._look(query, move))
-        return RefocusReport(
+        failures: list[StorageError] = []
+        with unless_damaged(failures):
+            if has_history and (by_words_first or not looks):
+                edits.append(move())
+            if looks:
+                edits.append(self._look(query, move))
+        if failures:
+            self._warn(f"detail stays where it was, because the lens could not look: {failures[0]}")
+        report = RefocusReport(
             num_expanded=sum(step.num_expanded for step in edits),
             num_collapsed=sum(step.num_collapsed for step in edits),
             num_entries=self.working_context.num_entries,
             cost=self.working_context.cost,
             latency_ms=1e3 * (time.perf_counter() - began),
         )
+        self.memory.reader.prefetch(self.focus.likely_next(limit=PREFETCH_ROWS))
+        return report
 
     def _look(self, query: Query, move: Callable[..., Edits]) -> Edits:
         """Run the question in the window as it is, and move the cut by what it shows."""

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["DoneEvent", "ExplainedSpan", "GenerationEvent", "RefocusEvent", "RefocusReport", "TokenEvent"]
+__all__ = [
+    "DoneEvent",
+    "ExplainedSpan",
+    "GenerationEvent",
+    "RefocusEvent",
+    "RefocusReport",
+    "TokenEvent",
+    "WarningEvent",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefocusReport:
     """What one refocus changed. num_expanded, num_collapsed: edits of the cut; num_entries: rows of the cut after it;
     cost: window positions that they take; latency_ms: lens and allocator, and the first pass of the model if the lens
-    asked for its attention."""
+    asked for its attention; warnings: what was not as it should be, for one thing because a store did not answer (a
+    stream has ``WarningEvent`` for it)."""
 
     num_expanded: int
     num_collapsed: int
     num_entries: int
     cost: int
     latency_ms: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,13 @@ class RefocusEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarningEvent:
+    """The answer goes on, but with less than it should have: a store does not answer, say. text: one line."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoneEvent:
     """The generation ended. reason: ``stop`` (a stop token) or ``length`` (max_new_tokens)."""
 
@@ -46,7 +63,7 @@ class DoneEvent:
     reason: str
 
 
-GenerationEvent = TokenEvent | RefocusEvent | DoneEvent
+GenerationEvent = TokenEvent | RefocusEvent | WarningEvent | DoneEvent
 
 
 @dataclass(frozen=True, kw_only=True)

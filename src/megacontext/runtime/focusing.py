@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BudgetError
+from megacontext.focus.ahead import likely_next
 from megacontext.focus.edits import Edits
 from megacontext.focus.refocusing import refocus
 from megacontext.focus.scores import UtilityField
@@ -21,12 +22,15 @@ from megacontext.ports.catalog import SearchHit
 from megacontext.ports.focus import (
     Allocator,
     AllocatorConfig,
+    CutView,
     FocusRequest,
+    FocusScores,
     LearnedEvidence,
     Lens,
     MemoryView,
     WindowLens,
 )
+from megacontext.tree.cuts import Cut
 
 __all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 
@@ -147,6 +151,18 @@ class FocusDriver:
         edits = refocus(self.working_context, scores, self._allocator, config)
         self.utility = UtilityField(cut, scores).over(self.working_context.starts, self.working_context.stops)
         return edits
+
+    def follow_cut(self, before: CutView) -> None:
+        """After somebody else changed the cut: what the last lens pass gave, per entry of the cut as it is now."""
+        wc = self.working_context
+        if len(self.utility) == len(before.levels):
+            self.utility = UtilityField(before, FocusScores(utility=self.utility)).over(wc.starts, wc.stops)
+
+    def likely_next(self, *, limit: int) -> Cut:
+        """At most ``limit`` rows that the next refocus may open."""
+        wc = self.working_context
+        utility = self.utility if len(self.utility) == wc.num_entries else np.zeros(wc.num_entries)
+        return likely_next(wc.tree, wc.cut, utility, limit=limit)
 
     def mass_per_entry(self, mass_W: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Attention of window positions, summed over those of each entry; what stands after the cut is left out."""

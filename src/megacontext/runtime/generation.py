@@ -16,7 +16,14 @@ from megacontext.bases.detokenize import Detokenizer
 from megacontext.errors import InvalidValueError, MegaContextError, MemoryStateError
 from megacontext.runtime.decode import ModelWindow, append_together
 from megacontext.runtime.engine import Engine, Query
-from megacontext.runtime.events import DoneEvent, GenerationEvent, RefocusEvent, TokenEvent
+from megacontext.runtime.events import (
+    DoneEvent,
+    GenerationEvent,
+    RefocusEvent,
+    RefocusReport,
+    TokenEvent,
+    WarningEvent,
+)
 from megacontext.runtime.sampling import Sampler, SamplingConfig
 from megacontext.runtime.stopping import StopTexts
 from megacontext.values import shown, texts, whole_number
@@ -141,7 +148,7 @@ def answer_steps(
     window = engine.show(prompt.token_ids)
     if window.next_logits is None:
         raise InvalidValueError("the memory and the prompt are both empty; give a prompt, or ingest something first")
-    yield RefocusEvent(report=report, num_generated=0)
+    yield from _moved(engine, report, num_generated=0)
 
     while len(token_ids) < prompt.max_new_tokens:
         _check_turn(engine, turn)
@@ -164,13 +171,20 @@ def answer_steps(
             query = _query(prompt, text_out.text, token_ids, num_queries=num_queries)
             report = engine.refocus(query, hysteresis=engine.config.hysteresis, by_words_first=False)
             window = engine.show(query.scratch)
-            yield RefocusEvent(report=report, num_generated=len(token_ids))
+            yield from _moved(engine, report, num_generated=len(token_ids))
         else:
             yield NextToken(engine, turn, window, token_id)
     engine.note_detail(window)
     if rest := text_out.flush():
         yield TokenEvent(token_id=token_ids[-1], text=rest)
     yield DoneEvent(text=text_out.text, token_ids=tuple(token_ids), reason=reason)
+
+
+def _moved(engine: Engine, report: RefocusReport, *, num_generated: int) -> Iterator[GenerationEvent]:
+    """What people are told when the window has moved."""
+    for warning in engine.take_warnings():
+        yield WarningEvent(text=warning)
+    yield RefocusEvent(report=report, num_generated=num_generated)
 
 
 def _check_turn(engine: Engine, turn: int) -> None:

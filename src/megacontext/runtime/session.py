@@ -80,7 +80,7 @@ class Session:
         num_scratch = len(target.scratch) if engine.focus.needs_window else 0
         engine.reserve(max(reserve_entries, num_scratch), purpose="the question and what follows")
         engine.turn += 1
-        return engine.refocus(target)
+        return replace(engine.refocus(target), warnings=engine.take_warnings())
 
     def reveal(self, start: int, stop: int) -> None:
         """Show the tokens of a span; a later refocus may collapse them again."""
@@ -192,6 +192,7 @@ class Session:
         """The engine, in step with the memory."""
         self._check_open()
         self._engine.follow_memory()
+        self._engine.take_warnings()  # of a call that had nowhere to put them; the log has them
         return self._engine
 
     def _stream(

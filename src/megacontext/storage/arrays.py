@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
-from megacontext.errors import InvariantError
+from megacontext.errors import InvariantError, StorageError
 from megacontext.ports.arrays import ArraySpec, LayoutDamage
 from megacontext.storage.faults import os_faults, tensorstore_fault
 from megacontext.storage.handles import ArrayHandles
 from megacontext.storage.locations import local_folder
+from megacontext.storage.patience import READ_TIMEOUT_S, Patience
+from megacontext.storage.read_ahead import ReadAhead
 from megacontext.storage.zarr_layout import ARRAYS_FOLDER, ZarrLayout
 from megacontext.units import MIB
 
@@ -36,13 +38,17 @@ _LOCK_SUFFIX = ".__lock"
 class TensorStoreArrays:
     """ArrayStore over a folder or any URL of ``locations``.
 
-    cache_bytes bounds the pool of decoded chunks and shard indices; 0 keeps nothing.
+    cache_bytes bounds the pool of decoded chunks and shard indices; 0 keeps nothing. read_timeout_s bounds every read.
     """
 
-    def __init__(self, location: str | Path, *, cache_bytes: int = 64 * MIB) -> None:
+    def __init__(
+        self, location: str | Path, *, cache_bytes: int = 64 * MIB, read_timeout_s: float = READ_TIMEOUT_S
+    ) -> None:
         self._folder = local_folder(location)
-        self._handles = ArrayHandles(location, cache_bytes=cache_bytes)
-        self._layout = ZarrLayout(self._handles.kvstore, self._folder)
+        self._patience = Patience(read_timeout_s)
+        self._handles = ArrayHandles(location, cache_bytes=cache_bytes, patience=self._patience)
+        self._ahead = ReadAhead(cache_bytes=cache_bytes)
+        self._layout = ZarrLayout(self._handles.kvstore, self._folder, self._patience)
         self._described: set[str] = set()  # arrays whose layout was looked at before a write
         self._faulty: set[str] = set()  # arrays of which a read failed
         self._lock = Lock()
@@ -66,28 +72,49 @@ class TensorStoreArrays:
         return self.read_many(spec, [(start, stop)])[0]
 
     def read_many(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic]]:
-        if not any(start < stop for start, stop in spans):
-            return [_no_rows(spec) for _ in spans]
+        rows = []
+        for found in self._read(spec, spans):
+            if isinstance(found, StorageError):
+                raise found from found.__cause__
+            rows.append(found)
+        return rows
+
+    def read_each(
+        self, spec: ArraySpec, spans: Sequence[tuple[int, int]]
+    ) -> list[npt.NDArray[np.generic] | StorageError]:
+        try:
+            return self._read(spec, spans)
+        except StorageError as error:  # the array cannot be opened
+            return [error if start < stop else _no_rows(spec) for start, stop in spans]
+
+    def _read(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic] | StorageError]:
+        found: list[npt.NDArray[np.generic] | StorageError] = [_no_rows(spec)] * len(spans)
+        wanted = [number for number, (start, stop) in enumerate(spans) if start < stop]
+        if not wanted:
+            return found
         array = self._handles.cached(spec)
+        end = self._patience.end()
         # a batch coalesces reads of one shard; an index-array gather would be slower
         with ts.Batch() as batch:
-            futures = [array[start:stop].read(batch=batch) if start < stop else None for start, stop in spans]
-        results: list[npt.NDArray[np.generic]] = []
-        for (start, stop), future in zip(spans, futures, strict=True):
-            if future is None:
-                results.append(_no_rows(spec))
-                continue
-            try:
-                results.append(future.result())
-            except (ValueError, OSError) as error:
-                raise self._read_fault(spec, start, stop, error) from error
-        return results
+            futures = [array[spans[number][0] : spans[number][1]].read(batch=batch) for number in wanted]
+        for number, rows in zip(wanted, self._patience.gather(futures, end), strict=True):
+            found[number] = self._read_fault(spec, *spans[number], rows) if isinstance(rows, Exception) else rows
+        return found
+
+    def prefetch(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> None:
+        array = self._handles.opened(spec)
+        if array is None or self._patience.is_doubting:
+            return  # whoever needs them finds out soon enough
+        size = spec.chunk_rows
+        chunks = {chunk for start, stop in spans if start < stop for chunk in range(start // size, -(-stop // size))}
+        self._ahead.fetch(spec, array, sorted(chunks))
 
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
         name = self.object_name(spec, shard)
         try:
-            rows: npt.NDArray[np.generic] = self._handles.fresh(spec)[start:stop].read().result()
+            end = self._patience.end()
+            rows: npt.NDArray[np.generic] = self._patience.wait(self._handles.fresh(spec)[start:stop].read(), end)
         except (ValueError, OSError) as error:
             raise self._read_fault(spec, start, stop, error) from error
         if rows.shape != (spec.shard_rows, *spec.row_shape):
@@ -106,8 +133,12 @@ class TensorStoreArrays:
 
     def num_bytes(self) -> int:
         if self._folder is None:
-            kvstore = self._handles.kvstore()
-            return sum(len(kvstore.read(key).result().value) for key in kvstore.list().result())
+            kvstore, wait = self._handles.kvstore(), self._patience.wait
+            try:
+                keys = wait(kvstore.list(), self._patience.end())
+                return sum(len(wait(kvstore.read(key), self._patience.end()).value) for key in keys)
+            except (ValueError, OSError) as error:
+                raise tensorstore_fault(error, doing="reading sizes", object_name=ARRAYS_FOLDER) from error
         return sum(path.stat().st_size for path in (self._folder / ARRAYS_FOLDER).rglob("*") if path.is_file())
 
     def remove_orphans(self) -> int:
@@ -140,12 +171,16 @@ class TensorStoreArrays:
         """Whether nobody can have read this shard, not even as missing: then no cache has to learn of it."""
         return self._folder is not None and spec.name not in self._faulty and not (self._folder / name).exists()
 
-    def _read_fault(self, spec: ArraySpec, start: int, stop: int, error: Exception) -> Exception:
+    def _read_fault(self, spec: ArraySpec, start: int, stop: int, error: Exception) -> StorageError:
         self._faulty.add(spec.name)
+        self._ahead.forget()
         named = _SHARD_KEY.search(str(error))
         shard = int(named.group(1)) if named else start // spec.shard_rows
         rows = f"reading rows [{start}, {stop}) of {spec.name}"
-        return tensorstore_fault(error, doing=rows, object_name=self.object_name(spec, shard))
+        fault = tensorstore_fault(error, doing=rows, object_name=self.object_name(spec, shard))
+        assert isinstance(fault, StorageError), fault
+        fault.__cause__ = error
+        return fault
 
 
 def _no_rows(spec: ArraySpec) -> npt.NDArray[np.generic]:

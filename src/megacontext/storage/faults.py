@@ -13,6 +13,7 @@ from megacontext.errors import (
     MemoryReadOnlyError,
     StorageError,
     StorageFullError,
+    StorageTimeoutError,
 )
 
 __all__ = ["os_faults", "storage_fault", "tensorstore_fault"]
@@ -46,6 +47,11 @@ def tensorstore_fault(error: Exception, *, doing: str, object_name: str) -> Mega
     A shard that is missing, cut short or fails its checksum is corruption: callers read only what the catalog says
     is sealed.
     """
+    if isinstance(error, TimeoutError):
+        return StorageTimeoutError(
+            f"{doing} took too long: {object_name} is on a disk or store that does not answer; try again, or open the "
+            "memory with a larger read_timeout_s"
+        )
     text = str(error)
     status = text.partition(":")[0]
     if (os_code := _OS_CODE.search(text)) is not None:

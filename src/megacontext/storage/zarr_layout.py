@@ -15,6 +15,7 @@ from typing import Any
 
 from megacontext.ports.arrays import ArraySpec, LayoutDamage
 from megacontext.storage.faults import os_faults, tensorstore_fault
+from megacontext.storage.patience import Patience
 
 __all__ = ["ARRAYS_FOLDER", "DECLARED_ROWS", "ZarrLayout", "metadata_name", "zarr_metadata"]
 
@@ -59,12 +60,13 @@ class ZarrLayout:
     """Compares these files with what they must be, and writes them.
 
     open_kvstore: opens the folder of all arrays; folder: of the memory, if it is a local one: there plain reads serve,
-    because every write of a shard looks at these files.
+    because every write of a shard looks at these files; patience: how long reads of another may take.
     """
 
-    def __init__(self, open_kvstore: Callable[[], Any], folder: Path | None) -> None:
+    def __init__(self, open_kvstore: Callable[[], Any], folder: Path | None, patience: Patience) -> None:
         self._open = open_kvstore
         self._folder = folder
+        self._patience = patience
 
     def damages(self, specs: Sequence[ArraySpec]) -> list[LayoutDamage]:
         """Those that are missing or not as they must be; without any array there may be no group either."""
@@ -98,7 +100,7 @@ class ZarrLayout:
                 return (self._folder / name).read_bytes()
             return None
         try:
-            read = self._open().read(_key(array)).result()
+            read = self._patience.wait(self._open().read(_key(array)), self._patience.end())
         except (ValueError, OSError) as error:
             raise tensorstore_fault(error, doing=f"reading {name}", object_name=name) from error
         return bytes(read.value) if read.state == "value" else None

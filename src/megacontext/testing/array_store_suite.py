@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from megacontext.errors import CorruptionError
+from megacontext.errors import CorruptionError, StorageError
 from megacontext.ports.arrays import ArraySpec, ArrayStore
 
 __all__ = ["GISTS", "TOKENS", "ArrayStoreSuite", "example_rows"]
@@ -89,6 +89,20 @@ class ArrayStoreSuite:
             store.read(TOKENS, 250, 260)
         with pytest.raises(CorruptionError, match="lod0/c/2"):
             store.read_shard(TOKENS, 2)
+
+    def test_spans_that_cannot_be_read_do_not_hide_the_others(self, store: ArrayStore) -> None:
+        assert all(isinstance(found, CorruptionError) for found in store.read_each(GISTS, [(0, 1), (70, 71)]))
+        store.write_shard(GISTS, 0, example_rows(GISTS, 0))
+        store.write_shard(GISTS, 2, example_rows(GISTS, 2))
+        spans = [(60, 64), (63, 65), (64, 64), (128, 130), (70, 71), (0, 2)]
+        found = store.read_each(GISTS, spans)
+        for (start, stop), rows in zip(spans, found, strict=True):
+            if isinstance(rows, StorageError):
+                assert isinstance(rows, CorruptionError)
+                assert "lod1/c/1" in str(rows)
+            else:
+                np.testing.assert_array_equal(rows, store.read(GISTS, start, stop))
+        assert [isinstance(rows, StorageError) for rows in found] == [False, True, False, False, True, False]
 
     def test_a_shard_is_readable_at_once_after_it_was_missing(self, store: ArrayStore) -> None:
         store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))

@@ -8,20 +8,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import CorruptionError, StorageFullError
+from megacontext.errors import CorruptionError, StorageError, StorageFullError, StorageTimeoutError
 from megacontext.ports.arrays import ArraySpec, LayoutDamage
 
 __all__ = ["MemoryArrays", "MemoryBlobs"]
 
 
 class MemoryArrays:
-    """ArrayStore double. capacity_bytes: writes beyond it fail as on a full disk; may be changed at any time. layout:
-    what describes the arrays, by object name; damage it at will."""
+    """ArrayStore double, with prefetch.
+
+    capacity_bytes: writes beyond it fail as on a full disk; may be changed at any time. layout: what describes the
+    arrays, by object name; damage it at will. silent: (array, shard) that answer no read in time. ahead: what was
+    prefetched, as (array, start, stop).
+    """
 
     def __init__(self, *, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
         self._shards: dict[tuple[str, int], npt.NDArray[np.generic]] = {}
         self.layout: dict[str, bytes] = {}
+        self.silent: set[tuple[str, int]] = set()
+        self.ahead: list[tuple[str, int, int]] = []
 
     def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
         assert rows.shape == (spec.shard_rows, *spec.row_shape), (spec.name, rows.shape)
@@ -45,10 +51,26 @@ class MemoryArrays:
     def read_many(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.generic]]:
         return [self.read(spec, start, stop) for start, stop in spans]
 
+    def read_each(
+        self, spec: ArraySpec, spans: Sequence[tuple[int, int]]
+    ) -> list[npt.NDArray[np.generic] | StorageError]:
+        found: list[npt.NDArray[np.generic] | StorageError] = []
+        for start, stop in spans:
+            try:
+                found.append(self.read(spec, start, stop))
+            except StorageError as error:
+                found.append(error)
+        return found
+
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
+        if (spec.name, shard) in self.silent:
+            raise StorageTimeoutError(f"reading {self.object_name(spec, shard)} took too long")
         if (spec.name, shard) not in self._shards:
             raise CorruptionError(f"{self.object_name(spec, shard)} is missing")
         return self._shards[spec.name, shard].copy()
+
+    def prefetch(self, spec: ArraySpec, spans: Sequence[tuple[int, int]]) -> None:
+        self.ahead += [(spec.name, start, stop) for start, stop in spans if start < stop]
 
     def damaged_layout(self, specs: Sequence[ArraySpec]) -> list[LayoutDamage]:
         return [

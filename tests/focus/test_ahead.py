@@ -1,0 +1,44 @@
+"""What is fetched ahead."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megacontext.focus.ahead import likely_next
+from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
+from megacontext.tree.cuts import Cut
+from megacontext.tree.geometry import TreeGeometry
+
+TREE = TreeGeometry(8)
+
+
+def test_neighbours_of_what_is_open_and_what_was_valued_next_best():
+    cut = Cut.of([(1, 0, 8), (0, 8, 16), (1, 16, 24), (1, 24, 32), (1, 32, 40), (2, 64, 128), (0, 128, 131)])
+    utility = np.array([0.0, 9.0, 0.0, 1.0, 0.0, 0.0, 9.0])
+    assert likely_next(TREE, cut, utility, limit=20).rows() == [
+        (0, 0, 8),
+        (0, 16, 24),
+        *((1, start, start + 8) for start in range(64, 128, 8)),
+        (0, 24, 32),
+    ]
+    assert likely_next(TREE, cut, utility, limit=2).rows() == [(0, 0, 8), (0, 24, 32)]
+
+
+def test_nothing_is_likely_where_all_is_open_or_nothing_there():
+    assert len(likely_next(TREE, Cut.of([(0, 0, 8), (0, 8, 11)]), np.ones(2), limit=4)) == 0
+    assert len(likely_next(TREE, Cut.of([]), np.zeros(0), limit=4)) == 0
+
+
+@given(st.integers(0, 3000), st.integers(0, 2**32 - 1), st.integers(1, 80))
+def test_guesses_are_children_of_closed_rows(num_tokens, seed, limit):
+    config = WorkingContextConfig(budget_entries=200, recent_tokens=16)
+    cut = WorkingContext(TREE, num_tokens=num_tokens, config=config).cut
+    likely = likely_next(TREE, cut, np.random.default_rng(seed).random(len(cut)).round(1), limit=limit)
+    assert len(likely) <= limit
+    assert len(set(likely.rows())) == len(likely)
+    for level, start, stop in likely.rows():
+        row = int(np.searchsorted(cut.starts, start, side="right")) - 1
+        assert cut.levels[row] == level + 1
+        assert stop <= cut.stops[row]
