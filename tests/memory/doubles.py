@@ -19,8 +19,10 @@ from megacontext.ports.gister import GistBatch
 from megacontext.ports.text import Encoded
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import FileBlobs
+from megacontext.storage.cached_arrays import cached_store
 from megacontext.testing.memory_arrays import MemoryArrays, MemoryBlobs
 from megacontext.testing.memory_catalog import MemoryCatalog
+from megacontext.units import MIB
 
 __all__ = [
     "BaseMismatchError",
@@ -148,7 +150,7 @@ def open_folder(
         SqliteCatalog.create(folder, make_info(gister, segment_tokens)).close()
     return Memory(
         catalog=SqliteCatalog.open(folder, read_only=read_only),
-        arrays=TensorStoreArrays(folder),
+        arrays=cached_store(folder, cache_bytes=4 * MIB),
         blobs=FileBlobs(folder),
         codec=ByteCodec(),
         gister=lambda: gister,

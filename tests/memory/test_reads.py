@@ -39,6 +39,31 @@ def test_many_nodes_are_single_nodes(memory):
     assert len(memory.reader.gist_batch(np.empty(0, np.int64), np.empty(0, np.int64))) == 0
 
 
+def test_single_positions_are_tokens_wherever_they_are(memory):
+    whole = memory.tokens(0, 1500)
+    random = np.random.default_rng(0)
+    for low, high in ((0, 1024), (1024, 1500), (0, 1500), (1023, 1025)):
+        positions = random.integers(low, high, 300)
+        assert np.array_equal(memory.reader.tokens_at(positions), whole[positions])
+    assert memory.reader.tokens_at(np.empty(0, np.int64)).dtype == np.uint32
+    for position in (-1, 1500):
+        with pytest.raises(InvalidValueError, match="1500 tokens"):
+            memory.reader.tokens_at(np.array([3, position]))
+
+
+def test_a_lone_reader_follows_what_is_sealed_meanwhile(kit):
+    """Positions that were in the tail when it last looked, and are in a shard by now."""
+    catalog, arrays, blobs = kit.MemoryCatalog(kit.make_info(kit.MeanGister())), kit.MemoryArrays(), kit.MemoryBlobs()
+    writer = kit.make_memory(catalog=catalog, arrays=arrays, blobs=blobs)
+    tokens = np.random.default_rng(3).integers(0, 300, 1400)
+    writer.append(tokens[:700])
+    reader = kit.make_memory(catalog=catalog, arrays=arrays, blobs=blobs, read_only=True)
+    assert reader.num_tokens == 700
+    writer.append(tokens[700:])
+    positions = np.arange(699, -1, -7)
+    assert np.array_equal(reader.reader.tokens_at(positions), tokens[positions])
+
+
 def test_gists_are_float16_rows(memory):
     assert memory.gists(1, 3, 9).shape == (6, 1, 4)
     assert memory.gists(1, 3, 9).dtype == np.float16

@@ -27,9 +27,9 @@ class PlainReader:
     def num_tokens(self):
         return len(self._token_ids)
 
-    def token_batch(self, spans):
+    def tokens_at(self, positions):
         self.num_reads += 1
-        return [self._token_ids[start:stop] for start, stop in spans]
+        return self._token_ids[positions]
 
     def gist_batch(self, levels, indices):
         self.num_reads += 1

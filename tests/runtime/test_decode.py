@@ -94,7 +94,7 @@ def test_an_all_token_window_gives_the_plain_models_nll_and_stays_as_it_was(make
 
     nats = window.nll(continuation)
 
-    whole = np.concatenate([reader.token_batch([(0, NUM_TOKENS)])[0], continuation])
+    whole = np.concatenate([reader.tokens_at(np.arange(NUM_TOKENS)), continuation])
     expected = tiny_base().surprise(whole[None])[0, NUM_TOKENS:]
     np.testing.assert_allclose(nats, expected, atol=2e-4)
     assert len(window.rows) == window.cache.num_entries == NUM_TOKENS

@@ -85,7 +85,7 @@ def test_a_decode_step_runs_one_entry_and_reads_no_storage(memory, monkeypatch):
         next(stream)  # the refocus
         next(stream)
         before = session.num_forwarded_entries
-        monkeypatch.setattr(memory.reader, "token_batch", lambda spans: pytest.fail("a decode step read tokens"))
+        monkeypatch.setattr(memory.reader, "tokens_at", lambda positions: pytest.fail("a decode step read tokens"))
         monkeypatch.setattr(memory.reader, "gist_batch", lambda *nodes: pytest.fail("a decode step read gists"))
         for _ in range(10):
             next(stream)
@@ -98,8 +98,8 @@ def test_a_session_starts_with_one_batch_of_reads_whatever_the_length(tmp_path, 
         memory.append(RNG.integers(0, 256, num_tokens))
         memory.store_gists()
         reader, seen = memory.reader, []
-        read_tokens, read_gists = reader.token_batch, reader.gist_batch
-        monkeypatch.setattr(reader, "token_batch", lambda spans: seen.append(spans) or read_tokens(spans))
+        read_tokens, read_gists = reader.tokens_at, reader.gist_batch
+        monkeypatch.setattr(reader, "tokens_at", lambda rows: seen.append(rows) or read_tokens(rows))
         monkeypatch.setattr(reader, "gist_batch", lambda *nodes: seen.append(nodes) or read_gists(*nodes))
         with memory.session(budget_entries=200) as session:
             session.nll(CONTINUATION)

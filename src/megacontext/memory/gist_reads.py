@@ -13,6 +13,7 @@ from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
 from megacontext.memory.parts import Parts
 from megacontext.memory.scans import ReadSpans, Span, scanned
 from megacontext.memory.snapshot import Snapshot
+from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.gister import GistBatch
 from megacontext.tree.runs import runs_of
 from megacontext.values import shown, span, whole_number
@@ -29,6 +30,7 @@ class GistReader:
         self._snapshot = snapshot
         self._tokens = tokens
         self._scan = scanned(parts.arrays)
+        self._specs_of: dict[int, tuple[ArraySpec, ArraySpec]] = {}
         self._cache = RowCache(parts.info.gist_width, parts.info.dim)
 
     def forget(self) -> None:
@@ -51,48 +53,65 @@ class GistReader:
         """Those of nodes (levels[i], indices[i]) in any order; what is sealed comes in one batch of reads a level."""
         if len(levels) != len(indices):
             raise InvalidValueError(f"{len(levels)} levels for {len(indices)} nodes; give one level per node")
+        distinct = sorted(set(levels.tolist()))
+        if len(distinct) == 1:
+            return self._scattered(distinct[0], indices)
         result = empty_batch(len(indices), self._parts.info.gist_width, self._parts.info.dim)
-        for level in np.unique(levels).tolist():
+        for level in distinct:
             places = np.flatnonzero(levels == level)
-            wanted, back = np.unique(np.asarray(indices)[places], return_inverse=True)
-            rows = self._scattered(level, wanted)
-            result.vectors[places] = rows.vectors[back]
-            result.offsets[places] = rows.offsets[back]
-            result.weights[places] = rows.weights[back]
+            _fill(result, places, self._scattered(level, indices[places]))
         return result
 
     def _scattered(self, level: int, indices: npt.NDArray[np.int64]) -> GistBatch:
-        """Rows of ascending, distinct nodes of one level."""
+        """Rows of nodes of one level."""
         level = _level(level)
         num_nodes = self._snapshot.num_nodes(level)
-        span(int(indices[0]), int(indices[-1]) + 1, limit=num_nodes, of=f"nodes of level {level}")
+        siblings = _as_stretch(indices) if len(indices) <= self._tree.block_tokens else None
+        first, stop = siblings or (int(indices.min()), int(indices.max()) + 1)
+        span(first, stop, limit=num_nodes, of=f"nodes of level {level}")
         sealed = self._snapshot.sealed_nodes(level)
-        pieces = self._sealed(level, runs_of(indices[indices < sealed]), self._parts.arrays.read_many)
-        tail = indices[indices >= sealed].tolist()
+        if stop <= sealed:
+            if siblings is not None:
+                return _batch_of(*(self._parts.arrays.read(spec, first, stop) for spec in self._specs(level)))
+            return self._gathered(level, indices)
+        is_sealed = indices < sealed
+        result = empty_batch(len(indices), self._parts.info.gist_width, self._parts.info.dim)
+        if first < sealed:
+            _fill(result, np.flatnonzero(is_sealed), self._gathered(level, indices[is_sealed]))
+        tail, places = np.unique(indices[~is_sealed], return_inverse=True)
+        _fill(result, np.flatnonzero(~is_sealed), self._tail(level, tail, sealed, num_nodes), places)
+        return result
+
+    def _tail(self, level: int, indices: npt.NDArray[np.int64], sealed: int, num_nodes: int) -> GistBatch:
+        """Rows of ascending, distinct nodes that no shard of this snapshot holds."""
+        tail = indices.tolist()
         siblings = np.unique(np.asarray(self._cache.missing(level, tail), np.int64) // self._tree.block_tokens)
         for first, last in runs_of(siblings):  # whole sibling sets: few reads, and the rest is soon wanted too
             start, stop = max(sealed, first * self._tree.block_tokens), last * self._tree.block_tokens
             batch = join(self._unsealed(level, start, min(stop, num_nodes)))
             self._cache.put(level, start, batch)
+        pieces = []
         for index in tail:
             row = self._cache.get(level, index)
             pieces.append(self.rows(level, index, index + 1) if row is None else row)
         return join(pieces)
 
+    def _gathered(self, level: int, indices: npt.NDArray[np.int64]) -> GistBatch:
+        """Rows of sealed nodes."""
+        vectors, meta = (self._parts.arrays.gather(spec, indices) for spec in self._specs(level))
+        return _batch_of(vectors, meta)
+
     def _sealed(self, level: int, runs: list[Span], read: ReadSpans) -> list[GistBatch]:
         if not runs:
             return []
-        info = self._parts.info
-        vectors = read(gist_spec(info, level), runs)
-        metas = read(meta_spec(info, level), runs)
-        return [
-            GistBatch(
-                vectors=np.asarray(rows, np.float16),
-                offsets=np.asarray(meta[..., 0], np.float32),
-                weights=np.asarray(meta[..., 1], np.float32),
-            )
-            for rows, meta in zip(vectors, metas, strict=True)
-        ]
+        vectors, metas = (read(spec, runs) for spec in self._specs(level))
+        return [_batch_of(rows, meta) for rows, meta in zip(vectors, metas, strict=True)]
+
+    def _specs(self, level: int) -> tuple[ArraySpec, ArraySpec]:
+        """Of vectors and of what goes with them; made once, since a read is over in less time than that takes."""
+        if level not in self._specs_of:
+            self._specs_of[level] = gist_spec(self._parts.info, level), meta_spec(self._parts.info, level)
+        return self._specs_of[level]
 
     def _unsealed(self, level: int, start: int, stop: int) -> list[GistBatch]:
         """What the catalog holds of [start, stop), and the rest from wherever it went, in order."""
@@ -130,6 +149,32 @@ class GistReader:
                 children = self.rows(level - 1, first * num_children, last * num_children)
                 pieces.append(gister.from_gists(children, level=level))
         return join(pieces)
+
+
+def _as_stretch(indices: npt.NDArray[np.int64]) -> Span | None:
+    """``[start, stop)`` if these are consecutive, as the children of a node are. For few of them: as plain numbers they
+    are compared in the time of one call of numpy."""
+    numbers = indices.tolist()
+    start, stop = numbers[0], numbers[0] + len(numbers)
+    return (start, stop) if numbers == list(range(start, stop)) else None
+
+
+def _batch_of(vectors: npt.NDArray[np.generic], meta: npt.NDArray[np.generic]) -> GistBatch:
+    return GistBatch(
+        vectors=np.asarray(vectors, np.float16),
+        offsets=np.asarray(meta[..., 0], np.float32),
+        weights=np.asarray(meta[..., 1], np.float32),
+    )
+
+
+def _fill(
+    result: GistBatch, places: npt.NDArray[np.int64], rows: GistBatch, which: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Put rows (``which`` of them, or all) into their places."""
+    wanted: slice | npt.NDArray[np.int64] = slice(None) if which is None else which
+    result.vectors[places] = rows.vectors[wanted]
+    result.offsets[places] = rows.offsets[wanted]
+    result.weights[places] = rows.weights[wanted]
 
 
 def _level(level: int) -> int:

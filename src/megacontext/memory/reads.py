@@ -122,20 +122,45 @@ class TreeReader:
         """Token ids of many spans in one batch of reads, in the order given."""
         return self._tokens(spans, self._parts.arrays.read_many)
 
+    def tokens_at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
+        """Token ids at many positions, in any order, in one batch of reads."""
+        if not len(positions):
+            return np.empty(0, np.uint32)
+        first, stop = int(positions.min()), int(positions.max()) + 1
+        self.valid_span(first, stop)
+        sealed, tail = self._snapshot.state.sealed_tokens, np.empty(0, np.uint32)
+        if stop > sealed:
+            first = max(first, sealed)
+            sealed, tail = self._tail(first, stop)
+            first = max(first, sealed)
+        if stop <= sealed:
+            return np.asarray(self._parts.arrays.gather(self._tokens_spec, positions), np.uint32)
+        is_sealed = positions < sealed
+        token_ids = np.empty(len(positions), np.uint32)
+        token_ids[is_sealed] = self._parts.arrays.gather(self._tokens_spec, positions[is_sealed])
+        token_ids[~is_sealed] = tail[positions[~is_sealed] - first]
+        return token_ids
+
+    def _tail(self, start: int, stop: int) -> tuple[int, npt.NDArray[np.uint32]]:
+        """Unsealed tokens of [start, stop), and how far is sealed by now."""
+        sealed, tail = self._parts.catalog.tail(start, stop)
+        start = max(start, sealed)
+        if len(tail) != max(0, stop - start):
+            raise CorruptionError(f"catalog: tokens [{start}, {stop}) are not in the tail; run `check --repair`")
+        return sealed, tail
+
     def _tokens(self, spans: Sequence[Span], read: ReadSpans) -> list[npt.NDArray[np.uint32]]:
         spans = [self.valid_span(start, stop) for start, stop in spans]
         sealed = self._snapshot.state.sealed_tokens
+        if all(start < stop <= sealed for start, stop in spans):
+            return [np.asarray(tokens, np.uint32) for tokens in read(self._tokens_spec, spans)]
         tail_spans = [wanted for wanted in spans if wanted[1] > sealed]
         tail_start, tail = 0, np.empty(0, np.uint32)
         if tail_spans:
             first = max(sealed, min(start for start, _ in tail_spans))
             last = max(stop for _, stop in tail_spans)
-            sealed, tail = self._parts.catalog.tail(first, last)
+            sealed, tail = self._tail(first, last)
             tail_start = max(first, sealed)
-            if len(tail) != max(0, last - tail_start):
-                raise CorruptionError(
-                    f"catalog: tokens [{tail_start}, {last}) are not in the tail; run `check --repair`"
-                )
         heads = [(start, min(stop, sealed)) for start, stop in spans]
         sealed_spans = [head for head in heads if head[0] < head[1]]
         reads = iter(read(self._tokens_spec, sealed_spans) if sealed_spans else [])

@@ -70,6 +70,10 @@ class ArrayStore(Protocol):
         """The same, with the error in place of the rows of each span that cannot be read."""
         ...
 
+    def gather(self, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        """Single rows in any order, also several times the same."""
+        ...
+
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         """All rows of one shard from the medium itself, past every cache (for checks); damage of the layout does not
         stand in its way."""

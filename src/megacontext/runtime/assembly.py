@@ -17,8 +17,8 @@ from megacontext.ports.base import Base
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
 from megacontext.runtime.opened import OpenedMemory
-from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import FileBlobs
+from megacontext.storage.cached_arrays import cached_store
 from megacontext.storage.faults import os_faults
 from megacontext.storage.locations import local_folder
 from megacontext.storage.patience import READ_TIMEOUT_S
@@ -91,7 +91,7 @@ def open(
     return OpenedMemory(
         base=source,
         catalog=catalog,
-        arrays=TensorStoreArrays(folder, cache_bytes=cache_bytes, read_timeout_s=read_timeout_s),
+        arrays=cached_store(folder, cache_bytes=cache_bytes, read_timeout_s=read_timeout_s),
         blobs=FileBlobs(folder),
         gister=lambda: make_gister(
             info.gister_name, source, block_tokens=info.block_tokens, gist_width=info.gist_width

@@ -23,7 +23,6 @@ from megacontext.runtime.placement import (
 )
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
-from megacontext.tree.runs import runs_of
 from megacontext.values import choice
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ class WindowReader:
         token_rows = np.flatnonzero(keys[:, 0] <= 0)
         token_ids = keys[token_rows, 1]
         raw = keys[token_rows, 0] == 0
-        token_ids[raw] = self._tokens_at(token_ids[raw])
+        token_ids[raw] = self._reader.tokens_at(token_ids[raw])
         inputs = self._base.embed(token_ids.astype(np.uint32))
         positions = placement.positions_W[places_R]
         if len(token_rows) == len(keys):
@@ -145,12 +144,6 @@ class WindowReader:
                 f"positions='global' reaches {furthest:.0f}, but {info.name} knows positions below "
                 f"{info.max_positions}: use positions='window'"
             )
-
-    def _tokens_at(self, token_positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        spans = runs_of(token_positions)
-        if not spans:
-            return np.zeros(0, dtype=np.int64)
-        return np.concatenate(self._reader.token_batch(spans)).astype(np.int64)
 
     def _gists(
         self, keys: npt.NDArray[np.int64], gist_rows: npt.NDArray[np.int64], like: torch.Tensor

@@ -27,6 +27,7 @@ from megacontext.storage.locations import local_folder
 from megacontext.storage.patience import READ_TIMEOUT_S, Patience
 from megacontext.storage.read_ahead import ReadAhead
 from megacontext.storage.zarr_layout import ARRAYS_FOLDER, ZarrLayout
+from megacontext.tree.runs import runs_of
 from megacontext.units import MIB
 
 __all__ = ["TensorStoreArrays"]
@@ -108,6 +109,10 @@ class TensorStoreArrays:
         size = spec.chunk_rows
         chunks = {chunk for start, stop in spans if start < stop for chunk in range(start // size, -(-stop // size))}
         self._ahead.fetch(spec, array, sorted(chunks))
+
+    def gather(self, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+        distinct, places = np.unique(rows, return_inverse=True)
+        return np.concatenate([_no_rows(spec), *self.read_many(spec, runs_of(distinct))])[places]
 
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows

@@ -73,6 +73,36 @@ class ArrayStoreSuite:
             np.testing.assert_array_equal(rows, store.read(GISTS, start, stop))
         assert store.read_many(GISTS, []) == []
 
+    @pytest.mark.parametrize("spec", [TOKENS, GISTS, PLACES], ids=lambda spec: spec.name)
+    def test_gathered_rows_come_in_the_order_asked_for(self, store: ArrayStore, spec: ArraySpec) -> None:
+        shards = [example_rows(spec, shard) for shard in range(3)]
+        for shard, rows in enumerate(shards):
+            store.write_shard(spec, shard, rows)
+        whole = np.concatenate(shards)
+        wanted = np.random.default_rng(0).integers(0, len(whole), 500)
+        for asked in (wanted, wanted[:1], wanted[:0], np.arange(len(whole))[::-1], np.repeat(wanted[:3], 2)):
+            got = store.gather(spec, asked)
+            assert got.dtype == whole.dtype
+            np.testing.assert_array_equal(got, whole[asked])
+            got[...] = 0
+        np.testing.assert_array_equal(store.gather(spec, wanted), whole[wanted])
+
+    def test_gathering_what_is_not_there_is_an_error(self, store: ArrayStore) -> None:
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        with pytest.raises(CorruptionError, match="lod0/c/1"):
+            store.gather(TOKENS, np.array([3, 256, 5]))
+
+    def test_a_rewritten_shard_is_read_anew_by_whoever_read_it_before(self, store: ArrayStore) -> None:
+        """Row by row, in stretches and scattered: as an erasure does."""
+        rows = np.arange(0, TOKENS.shard_rows, 3)
+        for version in (0, 4, 5):
+            store.write_shard(TOKENS, 0, example_rows(TOKENS, version))
+            store.write_shard(TOKENS, 1, example_rows(TOKENS, version + 10))
+            wanted = np.concatenate([example_rows(TOKENS, version), example_rows(TOKENS, version + 10)])
+            np.testing.assert_array_equal(store.read(TOKENS, 70, 75), wanted[70:75])
+            np.testing.assert_array_equal(store.read_many(TOKENS, [(250, 260), (1, 2)])[0], wanted[250:260])
+            np.testing.assert_array_equal(store.gather(TOKENS, rows), wanted[rows])
+
     def test_shards_may_come_in_any_order_and_again(self, store: ArrayStore) -> None:
         store.write_shard(TOKENS, 1, example_rows(TOKENS, 8))
         store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
