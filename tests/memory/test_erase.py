@@ -120,6 +120,23 @@ def test_of_a_file_and_a_link_to_it_the_named_one_is_erased(memory, tmp_path):
         memory.erase(str(link))
 
 
+def test_another_process_forgets_with_its_next_refresh(memory, tmp_path, base):
+    """Also what it has read of sealed segments, which nothing else would ever make it read again."""
+    positions, nodes = np.arange(SEGMENT - 500, SEGMENT + 700), np.arange(2000, 2048)
+
+    def seen(of):
+        gists = of.reader.gist_batch(np.ones_like(nodes), nodes).vectors
+        return [of.reader.tokens_at(positions), of.reader.token_batch([(SEGMENT - 500, SEGMENT)])[0], gists]
+
+    with assembly.open(tmp_path / "memory", base=base) as reader:
+        before = seen(reader)
+        memory.erase("secret")
+        reader.refresh()
+        for old, new, wanted in zip(before, seen(reader), seen(memory), strict=True):
+            np.testing.assert_array_equal(new, wanted)
+            assert not np.array_equal(old, new)
+
+
 def test_an_unknown_source_is_refused(memory):
     with pytest.raises(InvalidValueError, match="no source 'nobody'"):
         memory.erase("nobody")

@@ -130,6 +130,15 @@ def test_a_write_that_failed_is_looked_at_again(stored: CountedArrays) -> None:
     np.testing.assert_array_equal(store.read(GISTS, 20, 22), example_rows(GISTS, 9)[20:22])
 
 
+def test_another_stores_rewriting_is_seen_once_it_is_forgotten(tmp_path: Path) -> None:
+    writer, reader = cached_store(tmp_path, cache_bytes=MIB), cached_store(tmp_path, cache_bytes=MIB)
+    writer.write_shard(GISTS, 0, example_rows(GISTS, 0))
+    reader.gather(GISTS, np.array([20, 30]))
+    writer.write_shard(GISTS, 0, example_rows(GISTS, 9))
+    reader.forget()
+    np.testing.assert_array_equal(reader.gather(GISTS, np.array([20, 30])), example_rows(GISTS, 9)[[20, 30]])
+
+
 def test_threads_read_what_is_there(stored: CountedArrays) -> None:
     store = CachedArrays(stored, cache_bytes=5 * KIB)
     whole, wrong = np.concatenate([example_rows(GISTS, shard) for shard in range(4)]), []

@@ -72,6 +72,7 @@ class TreeReader:
     def refresh(self) -> int:
         """See the last commit, and forget what an erasure has changed; the number of tokens."""
         if self._snapshot.refresh():
+            self._parts.arrays.forget()
             self.forget()
         return self.num_tokens
 

@@ -74,6 +74,10 @@ class ArrayStore(Protocol):
         """Single rows in any order, also several times the same."""
         ...
 
+    def forget(self) -> None:
+        """Drop what is kept in memory of what was read: another process has written shards again."""
+        ...
+
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         """All rows of one shard from the medium itself, past every cache (for checks); damage of the layout does not
         stand in its way."""

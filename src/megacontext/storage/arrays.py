@@ -114,6 +114,9 @@ class TensorStoreArrays:
         distinct, places = np.unique(rows, return_inverse=True)
         return np.concatenate([_no_rows(spec), *self.read_many(spec, runs_of(distinct))])[places]
 
+    def forget(self) -> None:
+        self._handles.forget()
+
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows
         name = self.object_name(spec, shard)

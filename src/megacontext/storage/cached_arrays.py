@@ -4,7 +4,8 @@ A store may well keep decoded chunks itself; but thousands of scattered rows are
 microseconds each. Here the rows of a warm gather are found by arithmetic and copied at once (see ``ChunkPool``).
 
 Sealed rows never change, except that an erasure or a repair writes a shard again: what is kept of it goes before the
-write and after it, and rows that were read meanwhile are not kept.
+write and after it, and rows that were read meanwhile are not kept. Of what another process rewrites nobody tells us:
+``forget`` is for whoever learns of it.
 """
 
 from __future__ import annotations
@@ -127,6 +128,12 @@ class CachedArrays:
 
     def remove_orphans(self) -> int:
         return self._store.remove_orphans()
+
+    def forget(self) -> None:
+        with self._lock:
+            self._num_changes += 1
+            self._pool.clear()
+        self._store.forget()
 
     def _load(self, spec: ArraySpec, chunks: npt.NDArray[np.int64]) -> bool:
         """Read those of the chunks that are not here, in one batch; False if they are too many to be kept."""

@@ -78,6 +78,10 @@ class ChunkPool:
         if arena is not None:
             arena.drop(start // spec.chunk_rows, -(-stop // spec.chunk_rows))
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._arenas.clear()
+
 
 class _Arena:
     """Chunks of one array. A *slot* is a place for one of them."""

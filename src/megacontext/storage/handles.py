@@ -29,11 +29,18 @@ class ArrayHandles:
     def __init__(self, location: str | Path, *, cache_bytes: int, patience: Patience) -> None:
         self._patience = patience
         self._kvstore = kvstore_spec(location, ARRAYS_FOLDER)
-        self._context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+        self._pool_limit = {"cache_pool": {"total_bytes_limit": cache_bytes}}
+        self._context = ts.Context(self._pool_limit)
         self._uncached = ts.Context(_NO_CACHE, self._context)
         self._cached: dict[str, Any] = {}
         self._past_cache: dict[str, Any] = {}
         self._lock = Lock()
+
+    def forget(self) -> None:
+        """Drop what was read, with the pool that holds it: arrays are opened again, with an empty one."""
+        with self._lock:
+            self._context = ts.Context(self._pool_limit, self._context)
+            self._cached = {}
 
     def kvstore(self) -> Any:
         """The folder of all arrays."""

@@ -92,6 +92,13 @@ class ArrayStoreSuite:
         with pytest.raises(CorruptionError, match="lod0/c/1"):
             store.gather(TOKENS, np.array([3, 256, 5]))
 
+    def test_what_was_read_may_be_forgotten(self, store: ArrayStore) -> None:
+        store.forget()
+        store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+        store.read(TOKENS, 100, 110)
+        store.forget()
+        np.testing.assert_array_equal(store.read(TOKENS, 100, 110), example_rows(TOKENS, 0)[100:110])
+
     def test_a_rewritten_shard_is_read_anew_by_whoever_read_it_before(self, store: ArrayStore) -> None:
         """Row by row, in stretches and scattered: as an erasure does."""
         rows = np.arange(0, TOKENS.shard_rows, 3)

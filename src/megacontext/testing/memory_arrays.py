@@ -65,6 +65,9 @@ class MemoryArrays:
     def gather(self, spec: ArraySpec, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
         return np.concatenate([self.read(spec, 0, 0), *(self.read(spec, row, row + 1) for row in rows.tolist())])
 
+    def forget(self) -> None:
+        """Nothing is kept beside what is stored."""
+
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         if (spec.name, shard) in self.silent:
             raise StorageTimeoutError(f"reading {self.object_name(spec, shard)} took too long")
