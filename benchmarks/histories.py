@@ -12,6 +12,7 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.library import assemble_library
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
+from megacontext.units import MIB
 
 __all__ = ["make_history", "real_tokens", "token_stream"]
 
@@ -51,9 +52,10 @@ def make_history(
     *,
     gister: str = "mean",
     library_tokens: int = LIBRARY_TOKENS,
+    cache_bytes: int = 64 * MIB,
 ) -> OpenedMemory:
     """A new memory of ``num_tokens`` tokens in ``folder``."""
-    memory = open_memory(folder, base=handle, create=True, gister=gister)
+    memory = open_memory(folder, base=handle, create=True, gister=gister, cache_bytes=cache_bytes)
     for piece in token_stream(handle, num_tokens, library_tokens=library_tokens):
         memory.append(piece, source="history")
     return memory

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "import_cost",
     "durable_append",
     "bulk_ingest",
+    "random_reads",
     "refocus_bookkeeping",
     "refocus_cost",
     "patch_drift",
