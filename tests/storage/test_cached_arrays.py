@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tests.storage.test_arrays import Objects, TensorStoreSuite
 
+from megacontext.errors import StorageTimeoutError
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.cached_arrays import CachedArrays, cached_store
 from megacontext.testing.array_store_suite import GISTS, TOKENS, example_rows
@@ -156,3 +157,25 @@ def test_threads_read_what_is_there(stored: CountedArrays) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_what_could_be_read_once_can_be_read_from_a_silent_store(stored: CountedArrays) -> None:
+    store = CachedArrays(stored, cache_bytes=MIB)
+    spans = [(0, 3), (60, 70), (130, 130), (130, 131)]
+    stored.silent.add((GISTS.name, 1))
+    found = store.read_each(GISTS, spans)
+    assert [type(rows) for rows in found] == [np.ndarray, StorageTimeoutError, np.ndarray, np.ndarray]
+    stored.silent |= {(GISTS.name, shard) for shard in range(4)}
+    for rows, (start, stop) in zip(store.read_each(GISTS, spans), spans, strict=True):
+        if (start, stop) != (60, 70):
+            np.testing.assert_array_equal(rows, store.read(GISTS, start, stop))
+    assert isinstance(store.read_each(GISTS, [(16, 17)])[0], StorageTimeoutError)
+    assert isinstance(CachedArrays(stored, cache_bytes=0).read_each(GISTS, [(0, 1)])[0], StorageTimeoutError)
+
+
+def test_only_what_is_absent_is_fetched_ahead(stored: CountedArrays) -> None:
+    store = CachedArrays(stored, cache_bytes=MIB)
+    store.read(GISTS, 0, 20)
+    store.prefetch(GISTS, [(3, 4), (30, 33), (5, 5), (200, 201)])
+    assert stored.ahead == [(GISTS.name, 30, 33), (GISTS.name, 200, 201)]
+    store.prefetch(GISTS, [])

@@ -116,6 +116,7 @@ class TensorStoreArrays:
 
     def forget(self) -> None:
         self._handles.forget()
+        self._ahead.forget()
 
     def read_shard(self, spec: ArraySpec, shard: int) -> npt.NDArray[np.generic]:
         start, stop = shard * spec.shard_rows, (shard + 1) * spec.shard_rows

@@ -31,9 +31,7 @@ _INDEX_SHARE = 8  # an eighth of a cache is for the indices of shards, which Ten
 Rows = npt.NDArray[np.generic]
 
 
-def cached_store(
-    location: str | Path, *, cache_bytes: int, read_timeout_s: float = READ_TIMEOUT_S
-) -> CachedArrays:
+def cached_store(location: str | Path, *, cache_bytes: int, read_timeout_s: float = READ_TIMEOUT_S) -> CachedArrays:
     """The sealed arrays at a folder or URL; cache_bytes limits everything that is kept of them, read_timeout_s how long
     a read may take."""
     index_bytes = cache_bytes // _INDEX_SHARE
