@@ -1,7 +1,8 @@
 """Every benchmark, one after another, and one table of what was promised: `make bench`.
 
-Each runs in a process of its own and writes its JSON; figures with a target are gathered in ``summary.json``. A
-benchmark that fails counts as missed. Exit code 1 if anything was missed.
+Each runs in a process of its own and writes its JSON; figures with a target are gathered in ``summary.json``, and
+results that are to be committed become the page and the picture of the documentation (``report.py``). A benchmark that
+fails counts as missed. Exit code 1 if anything was missed.
 
 python benchmarks/run_all.py --out benchmarks/results
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from record import parser, record
+from record import RESULTS, parser, record
 
 BENCHMARKS = (
     "import_cost",
@@ -44,6 +45,8 @@ def main() -> int:
         arguments.error(f"unknown benchmark {', '.join(unknown)}; known: {', '.join(BENCHMARKS)}")
     rows = [figure for name in given.names or BENCHMARKS for figure in run(name, given.out)]
     record("summary", rows, given.out)
+    if given.out.resolve() == RESULTS:
+        run_script("report", [])
     missed = sum(not figure["reached"] for figure in rows)
     Console().print(f"{len(rows) - missed} of {len(rows)} targets reached")
     return 1 if missed else 0
@@ -55,8 +58,7 @@ def run(name: str, out: Path) -> list[dict[str, object]]:
     result = out / f"{name}.json"
     result.unlink(missing_ok=True)
     began = time.perf_counter()
-    script = Path(__file__).with_name(f"{name}.py")
-    code = subprocess.run([sys.executable, str(script), "--out", str(out)], check=False).returncode
+    code = run_script(name, ["--out", str(out)])
     seconds = time.perf_counter() - began
     if code or not result.exists():
         return [{"what": f"{name} failed with exit code {code}", "value": "-", "target": "runs", "reached": False}]
@@ -70,6 +72,12 @@ def run(name: str, out: Path) -> list[dict[str, object]]:
         for figure in figures
         if "target" in figure
     ]
+
+
+def run_script(name: str, arguments: list[str]) -> int:
+    """Run a script of this folder; its exit code."""
+    script = Path(__file__).with_name(f"{name}.py")
+    return subprocess.run([sys.executable, str(script), *arguments], check=False).returncode
 
 
 if __name__ == "__main__":
