@@ -24,6 +24,7 @@ BENCHMARKS = (
     "durable_append",
     "bulk_ingest",
     "random_reads",
+    "bytes_per_token",
     "refocus_bookkeeping",
     "refocus_cost",
     "patch_drift",
