@@ -9,8 +9,10 @@ damaged catalog is made again: sources, labels, extents, segments and tail; gist
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -38,7 +40,10 @@ JOURNALED: tuple[Table, ...] = (
 )
 _GROWTH_BYTES = MIB  # appends rewrite the same few rows; beyond this and twice its size the file is written anew
 _LAST_LINE_BYTES = 4 * KIB
+_PACKED_BYTES = KIB  # the tail's last row changes with every append: packing it takes longer than all else that is done
 _NUM_KEYS = {table.name: len(table.primary_key.columns) for table in JOURNALED}
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 Row = tuple[Any, ...]
 log = logging.getLogger(__name__)
@@ -103,13 +108,22 @@ class Journal:
             if self.last_commit() != num_commits - 1 or self._num_bytes + len(lines) > self._limit_bytes:
                 self.rewrite(num_commits, everything)
                 return
-            with self._path.open("ab") as file:
-                file.write(lines)
+            self._append(lines)
             self._num_bytes += len(lines)
             self._num_commits = num_commits
         except OSError as error:
             self._num_commits = -1
             log.warning("%s could not be written (%s); the next commit tries again", self._path, error.strerror)
+
+    def _append(self, lines: bytes) -> None:
+        """By the system's own calls: a file object costs as much as a statement of the transaction."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            num_written = os.write(descriptor, lines)
+        finally:
+            os.close(descriptor)
+        if num_written < len(lines):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def rewrite(self, num_commits: int, everything: Iterator[Change]) -> None:
         """Replace the file by one that holds each row once."""
@@ -148,7 +162,7 @@ def _line(change: Change) -> bytes:
         body: list[Any] = [change.table, change.start, change.stop]
     else:
         body = [change.table, [_encoded(value) if type(value) is bytes else value for value in change.row]]
-    text = json.dumps(body, separators=(",", ":")).encode()
+    text = _to_json(body).encode()
     return b"%08x %s\n" % (google_crc32c.value(text), text)
 
 
@@ -165,7 +179,8 @@ def _change_of(line: bytes) -> Change | None:
 
 
 def _encoded(blob: bytes) -> dict[str, str]:
-    return {"zlib": base64.b64encode(zlib.compress(blob, 1)).decode()}
+    level = 0 if len(blob) < _PACKED_BYTES else 1
+    return {"zlib": base64.b64encode(zlib.compress(blob, level)).decode()}
 
 
 def _decoded(value: dict[str, str]) -> bytes:

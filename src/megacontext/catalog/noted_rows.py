@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from operator import itemgetter
 
 from sqlalchemy import Table
 
@@ -13,6 +15,13 @@ from megacontext.catalog.statements import delete_sql, insert_sql, replace_sql, 
 __all__ = ["NotedRows"]
 
 Row = tuple[object, ...]
+
+
+@cache
+def _values_of(table: Table, names: tuple[str, ...]) -> Callable[[Row], Row]:
+    """What ``update_sql`` wants of a row."""
+    columns = table.c.keys()
+    return itemgetter(*(columns.index(name) for name in (*names, "crc")), 0)
 
 
 class NotedRows:
@@ -28,9 +37,7 @@ class NotedRows:
 
     def update(self, table: Table, row: Row, *names: str) -> None:
         """Change named columns and the crc in place: to replace a row, or to set a column of an index, costs more."""
-        columns = table.c.keys()
-        values = [row[columns.index(name)] for name in (*names, "crc")]
-        self._connection.execute(update_sql(table, names), (*values, row[0]))
+        self._connection.execute(update_sql(table, names), _values_of(table, names)(row))
         self.changes.append(Change(table.name, row))
 
     def replace(self, table: Table, rows: Sequence[Row]) -> None:

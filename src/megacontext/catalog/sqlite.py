@@ -17,6 +17,7 @@ from megacontext.catalog.connections import BrokenConnections, CatalogConnection
 from megacontext.catalog.creation import create_database, is_file, no_memory
 from megacontext.catalog.faults import file_faults
 from megacontext.catalog.journal import JOURNAL_FILE, Journal
+from megacontext.catalog.newest import NewestRows
 from megacontext.catalog.opening import journaled_info, open_connections
 from megacontext.catalog.rebuilding import everything, rebuild_database
 from megacontext.catalog.rows import CATALOG_FILE
@@ -38,6 +39,7 @@ class SqliteCatalog:
     def __init__(self, folder: Path, *, read_only: bool) -> None:
         self._path = folder / CATALOG_FILE
         self._words = WordIndex()
+        self._newest: NewestRows | None = None
         self._journal = Journal(folder / JOURNAL_FILE)
         is_there = is_file(self._path)
         if not is_there and not is_file(folder / JOURNAL_FILE):
@@ -81,7 +83,8 @@ class SqliteCatalog:
     @contextmanager
     def write(self) -> Iterator[SqliteWriter]:
         with self._connections.writing() as connection:
-            writer = SqliteWriter(connection, self.info)
+            last, self._newest = self._newest, None
+            writer = SqliteWriter(connection, self.info, last)
             if self._journal.last_commit() > writer.num_commits:
                 raise CorruptionError(
                     f"{self._path} lost {self._journal.last_commit() - writer.num_commits} of its last commits, "
@@ -90,6 +93,7 @@ class SqliteCatalog:
             yield writer
             changes = writer.finish()
             connection.execute("COMMIT")
+            self._newest = writer.newest
             self._journal.record(writer.num_commits, changes, everything(connection))
 
     def tail(self, start: int, stop: int) -> tuple[int, npt.NDArray[np.uint32]]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.catalog import schema
+from megacontext.catalog.newest import NewestRows
 from megacontext.catalog.noted_rows import NotedRows
 from megacontext.catalog.queries import read_tail_rows
-from megacontext.catalog.rows import Progress, blob_row, tokens_of
+from megacontext.catalog.rows import blob_row, tokens_of
 from megacontext.errors import InvariantError
 
 __all__ = ["TAIL_ROW_TOKENS", "TailRows"]
@@ -24,9 +23,10 @@ Tokens = npt.NDArray[np.uint32]
 class TailRows:
     """Edits the tail within one transaction, and moves ``progress``."""
 
-    def __init__(self, connection: sqlite3.Connection, progress: Progress, rows: NotedRows) -> None:
-        self._connection = connection
-        self._progress = progress
+    def __init__(self, newest: NewestRows, rows: NotedRows) -> None:
+        self._connection = newest.connection
+        self._newest = newest
+        self._progress = newest.progress
         self._rows = rows
 
     def append(self, start: int, token_ids: Tokens) -> None:
@@ -34,12 +34,12 @@ class TailRows:
             raise InvariantError(f"append at {start}, but the history ends at {self._progress.num_tokens}")
         if len(token_ids) == 0:
             return
+        last = self._newest.tail_row()
         self._progress.num_tokens += len(token_ids)
-        last = read_tail_rows(self._connection, start - 1, start) if start > self._progress.sealed_tokens else []
-        if last and last[-1][1] + len(token_ids) <= _MERGED_ROW_TOKENS:
-            start, _, tokens = last[-1]
-            token_ids = np.concatenate([tokens_of([tokens]), token_ids])
-        self._write(start, token_ids)
+        if last is not None and len(last[1]) // 4 + len(token_ids) <= _MERGED_ROW_TOKENS:
+            start = last[0]
+            token_ids = np.concatenate([tokens_of([last[1]]), token_ids])
+        self._newest.tail = self._write(start, token_ids)
 
     def replace(self, start: int, token_ids: Tokens) -> None:
         """Rewrite in place; rows that lie wholly within may be damaged or missing."""
@@ -48,17 +48,20 @@ class TailRows:
         if not sealed <= start <= stop <= num_tokens:
             raise InvariantError(f"[{start}, {stop}) is not within the tail [{sealed}, {num_tokens})")
         before, after = self._kept_around(start, stop)
+        self._newest.tail = None
         self._rows.drop(schema.tail, start - len(before), stop)
         self._write(start - len(before), np.concatenate([before, token_ids, after]))
 
     def drop_below(self, stop: int) -> None:
         """Cut off what is sealed; a row that crosses ``stop`` keeps its rest."""
         _, after = self._kept_around(self._progress.sealed_tokens, min(stop, self._progress.num_tokens))
+        self._newest.tail = None
         self._rows.drop(schema.tail, 0, stop)
         if len(after):
             self._write(stop, after)
 
-    def _write(self, start: int, token_ids: Tokens) -> None:
+    def _write(self, start: int, token_ids: Tokens) -> tuple[int, bytes]:
+        """The last row of what was written."""
         data = np.ascontiguousarray(token_ids, dtype="<u4")
         rows = [
             blob_row(start + first, len(piece), piece.tobytes())
@@ -66,6 +69,7 @@ class TailRows:
             for piece in [data[first : first + TAIL_ROW_TOKENS]]
         ]
         self._rows.replace(schema.tail, rows)
+        return rows[-1][0], rows[-1][2]
 
     def _kept_around(self, start: int, stop: int) -> tuple[Tokens, Tokens]:
         """Tokens of rows that cross ``start`` or ``stop`` and lie outside; only such rows must be intact."""

@@ -13,10 +13,10 @@ from sqlalchemy import bindparam, delete
 
 from megacontext.catalog import schema
 from megacontext.catalog.journal import Change
+from megacontext.catalog.newest import NewestRows
 from megacontext.catalog.noted_rows import NotedRows
 from megacontext.catalog.queries import (
     extent_by_id,
-    read_progress,
     read_sealed_nodes,
     source_by_id,
 )
@@ -31,7 +31,7 @@ from megacontext.catalog.rows import (
 from megacontext.catalog.statements import compiled, replace_sql
 from megacontext.catalog.tail_rows import TailRows
 from megacontext.catalog.word_index import add_passages, as_int64, clear_index
-from megacontext.errors import CorruptionError, InvariantError
+from megacontext.errors import InvariantError
 from megacontext.ports.catalog import Extent, MemoryInfo, Passage, Segment, Source
 from megacontext.ports.gister import GistBatch
 
@@ -45,20 +45,23 @@ def _delete_gists() -> str:
 
 
 class SqliteWriter:
-    """CatalogWriter on an open transaction; ``finish`` writes how far everything is."""
+    """CatalogWriter on an open transaction; ``finish`` writes how far everything is. newest: for the next one."""
 
-    def __init__(self, connection: sqlite3.Connection, info: MemoryInfo) -> None:
+    def __init__(self, connection: sqlite3.Connection, info: MemoryInfo, last: NewestRows | None = None) -> None:
         self._connection = connection
         self._info = info
-        self._progress = read_progress(connection)
+        self.newest = NewestRows.following(connection, last)
+        self._progress = self.newest.progress
         self.num_commits = self._progress.num_commits
         self._rows = NotedRows(connection)
-        self._tail = TailRows(connection, self._progress, self._rows)
+        self._tail = TailRows(self.newest, self._rows)
 
     def add_source(self, source: Source) -> int:
         self._progress.num_sources += 1
         source_id = self._progress.num_sources
-        self._rows.insert(schema.sources, source_row(replace(source, source_id=source_id)))
+        self.newest.source = added = replace(source, source_id=source_id)
+        self.newest.extent = None
+        self._rows.insert(schema.sources, source_row(added))
         for key, value in source.labels.items():
             self._rows.insert(schema.labels, with_crc((source_id, key, value)))
         return source_id
@@ -66,10 +69,7 @@ class SqliteWriter:
     def extend_source(self, source_id: int, *, token_stop: int, num_bytes: int) -> None:
         if source_id != self._progress.num_sources:
             raise InvariantError(f"source {source_id} cannot grow: {self._progress.num_sources} is the newest")
-        source = source_by_id(self._connection, source_id)
-        extent = extent_by_id(self._connection, self._progress.num_extents)
-        if source is None or extent is None or extent.source_id != source_id:
-            raise CorruptionError(f"the catalog lacks the last extent of source {source_id}; run 'megacontext check'")
+        source, extent = self.newest.of_source(source_id)
         if token_stop < source.token_stop:
             raise InvariantError(f"source {source_id} ends at {source.token_stop} and cannot shrink to {token_stop}")
         larger = replace(source, token_stop=token_stop, num_bytes=num_bytes)
@@ -77,9 +77,11 @@ class SqliteWriter:
         byte_stop = extent.byte_stop + num_bytes - source.num_bytes
         grown = replace(extent, token_stop=token_stop, byte_stop=byte_stop)
         self._rows.update(schema.extents, extent_row(self._progress.num_extents, grown), "token_stop", "byte_stop")
+        self.newest.source, self.newest.extent = larger, grown
 
     def add_extent(self, extent: Extent) -> None:
         self._progress.num_extents += 1
+        self.newest.extent = extent
         self._rows.insert(schema.extents, extent_row(self._progress.num_extents, extent))
 
     def append_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
@@ -130,6 +132,7 @@ class SqliteWriter:
 
     def set_label(self, source_id: int, key: str, value: str) -> None:
         self._rows.replace(schema.labels, [with_crc((source_id, key, value))])
+        self.newest.forget_source()
 
     def reseal(self, segment: Segment) -> None:
         if not 0 <= segment.segment * self._info.segment_tokens < self._progress.sealed_tokens:
@@ -140,6 +143,7 @@ class SqliteWriter:
         source = source_by_id(self._connection, source_id)
         if source is None:
             raise InvariantError(f"there is no source {source_id}")
+        self.newest.forget_source()
         self._rows.update(schema.sources, source_row(source.erased()), *schema.sources.c.keys()[1:-1])
         self._rows.drop(schema.labels, source_id, source_id + 1)
         ids = self._connection.execute("SELECT extent_id FROM extents WHERE source_id = ?", (source_id,)).fetchall()
