@@ -1,11 +1,15 @@
-"""Does a longer history make anything slower? Generation, refocus and session start at 4 M tokens against 10 k.
+"""Does a longer history make anything slower? Generation, refocus and session start up to 100 M tokens against 10 k.
 
-The same window, the same prompt, the same process; rounds alternate between the two histories, so that whatever else
-the machine does hits both alike. python benchmarks/history_cost.py --out benchmarks/results
+The same window, the same prompt, the same process; rounds alternate between the histories, so that whatever else the
+machine does hits all alike. A hundred million tokens are a million of books and code again and again, in other orders,
+through the same append as all others; they take 2.5 GB of disk for the time of the run, and minutes to be written.
+python benchmarks/history_cost.py --out benchmarks/results
 """
 
 from __future__ import annotations
 
+import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -17,29 +21,46 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.cost import decode_cost
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.session import Session
-from megacontext.units import format_count
+from megacontext.units import GIB, format_count
 from record import parser, record, row
 
+BYTES_PER_TOKEN = 30  # on disk at most, at 256 values a gist
 QUESTIONS = ("What did the Count say about the castle?", "How is a socket closed?", "Who came down to the river?")
 
 
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--tokens", type=int, nargs=2, default=(10_000, 4_000_000), metavar=("SHORT", "LONG"))
+    arguments.add_argument("--tokens", type=int, nargs="+", default=[10_000, 1_000_000, 10_000_000, 100_000_000])
     arguments.add_argument("--budget", type=int, default=1024)
     arguments.add_argument("--rounds", type=int, default=12)
+    arguments.add_argument("--folder", type=Path, help="where the histories are made (default: temporary files)")
     given = arguments.parse_args()
     handle = BaseHandle("reference")
-    with tempfile.TemporaryDirectory() as folder:
-        memories = [make_history(Path(folder) / f"{length}.mc", handle, length) for length in given.tokens]
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        refuse_small_disk(arguments, Path(name), sum(given.tokens))
+        memories, made_s = [], []
+        for length in given.tokens:
+            began = time.perf_counter()
+            memories.append(make_history(Path(name) / f"{length}.mc", handle, length))
+            made_s.append(time.perf_counter() - began)
         rows = measure(memories, budget_entries=given.budget, num_rounds=given.rounds)
+        rows += [made_row(memory, seconds) for memory, seconds in zip(memories[1:], made_s[1:], strict=True)]
         for memory in memories:
             memory.close()
     record("history_cost", rows, given.out)
 
 
+def refuse_small_disk(arguments: argparse.ArgumentParser, folder: Path, num_tokens: int) -> None:
+    needed, free = BYTES_PER_TOKEN * num_tokens, shutil.disk_usage(folder).free
+    if free < needed:
+        arguments.error(
+            f"{folder} has {free / GIB:.1f} GiB free, {num_tokens:,} tokens need {needed / GIB:.1f}: "
+            "give another --folder, or fewer --tokens"
+        )
+
+
 def measure(memories: Sequence[OpenedMemory], *, budget_entries: int, num_rounds: int) -> list[dict[str, object]]:
-    """Medians over rounds, one round of each kind on each memory in turn."""
+    """Medians over rounds, one round of each kind on each memory in turn; every length against the first."""
     sessions = [memory.session(budget_entries=budget_entries) for memory in memories]
     for session, memory in zip(sessions, memories, strict=True):
         generate_ms(session, memory)  # the model is loaded and warm
@@ -48,17 +69,17 @@ def measure(memories: Sequence[OpenedMemory], *, budget_entries: int, num_rounds
         "refocus on a question": lambda n: refocus_ms(sessions[n]),
         "session start": lambda n: start_ms(memories[n], budget_entries),
     }
+    lengths = [format_count(memory.num_tokens) for memory in memories]
     rows = []
     for name, measured in kinds.items():
-        samples: list[list[float]] = [[], []]
+        samples: list[list[float]] = [[] for _ in memories]
         for _ in range(num_rounds):
-            for number in (0, 1):
-                samples[number].append(measured(number))
-        short, long = map(statistics.median, samples)
-        lengths = [format_count(memory.num_tokens) for memory in memories]
-        rows.append(
+            for number, kept in enumerate(samples):
+                kept.append(measured(number))
+        short, *longer = map(statistics.median, samples)
+        rows += [
             row(
-                f"{name}: {lengths[1]} of history / {lengths[0]}",
+                f"{name}: {length} of history / {lengths[0]}",
                 long / short,
                 "x",
                 at_most=1.05 if name.startswith("generate") else None,
@@ -66,8 +87,19 @@ def measure(memories: Sequence[OpenedMemory], *, budget_entries: int, num_rounds
                 long_ms=long,
                 rounds=num_rounds,
             )
-        )
+            for length, long in zip(lengths[1:], longer, strict=True)
+        ]
     return rows
+
+
+def made_row(memory: OpenedMemory, seconds: float) -> dict[str, object]:
+    return row(
+        f"append of {format_count(memory.num_tokens)}",
+        memory.num_tokens / seconds,
+        "tokens/s",
+        s=seconds,
+        gib_on_disk=memory.inspect().num_bytes / GIB,
+    )
 
 
 def generate_ms(session: Session, memory: OpenedMemory) -> float:
