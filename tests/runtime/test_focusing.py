@@ -16,15 +16,19 @@ class CountingMemory:
     def __init__(self, memory):
         self._memory = memory
         self.num_tokens = memory.num_tokens
+        self.codec = memory.codec
+        self.reader = self
         self.asked = []
 
     def tokens(self, start, stop):
-        self.asked.append(("tokens", start, stop))
-        return self._memory.tokens(start, stop)
+        return self.token_batch([(start, stop)])[0]
 
-    def text(self, start, stop):
-        self.asked.append(("text", start, stop))
-        return self._memory.text(start, stop)
+    def token_batch(self, spans):
+        self.asked += [("tokens", *span) for span in spans]
+        return [self._memory.tokens(*span) for span in spans]
+
+    def texts(self, spans):
+        return [self.codec.decode(token_ids) for token_ids in self.token_batch(spans)]
 
     def search_hits(self, text, *, limit):
         self.asked.append(("search", text, limit))
@@ -64,9 +68,11 @@ def test_a_look_asks_the_memory_once_and_hands_out_copies(memory):
     assert look.search_hits("Kolibri", limit=4) == expected
     assert look.search_hits("Kolibri", limit=1) == expected[:1]
     assert look.text(0, 8) == look.text(0, 8) == memory.text(0, 8)
+    assert look.texts([(4, 8), (0, 8), (8, 20)]) == [memory.text(4, 8), memory.text(0, 8), memory.text(8, 20)]
     np.testing.assert_array_equal(look.tokens(0, 8), memory.tokens(0, 8))
     assert look.num_tokens == memory.num_tokens
-    assert counting.asked == [("search", "Kolibri", 4), ("search", "Kolibri", 1), ("text", 0, 8), ("tokens", 0, 8)]
+    read = [("tokens", 0, 8), ("tokens", 4, 20), ("tokens", 0, 8)]  # what follows on is read at once
+    assert counting.asked == [("search", "Kolibri", 4), ("search", "Kolibri", 1), *read]
 
 
 @pytest.mark.parametrize("lens", ["lexical", "auto"])

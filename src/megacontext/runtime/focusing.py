@@ -6,6 +6,7 @@ is reserved for them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ from megacontext.ports.focus import (
     WindowLens,
 )
 from megacontext.tree.cuts import Cut
+from megacontext.tree.runs import joined_spans
 
 __all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 
@@ -52,7 +54,7 @@ class OneLook:
     """A ``MemoryView`` for the length of one refocus, in which the memory does not change: what a lens asks for again
     it gets from the first time. One that wants attention scores twice, and searches for the same words both times."""
 
-    def __init__(self, memory: MemoryView) -> None:
+    def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._texts: dict[tuple[int, int], str] = {}
         self._hits: dict[tuple[str, int], tuple[SearchHit, ...]] = {}
@@ -67,10 +69,19 @@ class OneLook:
     def gists(self, level: int, start: int, stop: int) -> npt.NDArray[np.float16]:
         return self._memory.gists(level, start, stop)
 
+    def token_batch(self, spans: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.uint32]]:
+        stretches, within = joined_spans(spans)
+        read = self._memory.reader.token_batch(stretches)
+        return [read[stretch][start:stop] for stretch, start, stop in within]
+
     def text(self, start: int, stop: int) -> str:
-        if (start, stop) not in self._texts:
-            self._texts[start, stop] = self._memory.text(start, stop)
-        return self._texts[start, stop]
+        return self.texts([(start, stop)])[0]
+
+    def texts(self, spans: Sequence[tuple[int, int]]) -> list[str]:
+        missing = [span for span in dict.fromkeys(spans) if span not in self._texts]
+        for span, token_ids in zip(missing, self.token_batch(missing), strict=True):
+            self._texts[span] = self._memory.codec.decode(token_ids)
+        return [self._texts[span] for span in spans]
 
     def search_hits(self, text: str, *, limit: int) -> list[SearchHit]:
         if (text, limit) not in self._hits:

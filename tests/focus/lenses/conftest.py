@@ -34,6 +34,9 @@ class TextMemory:
         assert 0 <= start < stop <= self.num_tokens
         return self.all_text[start * CHARS : stop * CHARS]
 
+    def texts(self, spans) -> list[str]:
+        return [self.text(start, stop) for start, stop in spans]
+
     def search_hits(self, text: str, *, limit: int) -> list[SearchHit]:
         self.queries.append(text)
         words = set(text.casefold().split())

@@ -10,11 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import numpy as np
 
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_words
@@ -83,16 +82,14 @@ class LexicalLens:
             return WordsFound((), 0.0)
         hits = request.memory.search_hits(wanted, limit=self.num_passages)
         spans = [(hit.token_start, min(hit.token_stop, num_tokens)) for hit in hits if hit.token_start < num_tokens]
-        texts: dict[int, str] = {}  # passages overlap; each block is read once
-        passages = [_Passage.read(request, texts, start, stop) for start, stop in spans]
         if content:  # function words then only cost time
             weights = {word: weight for word, weight in weights.items() if weight > FUNCTION_WEIGHT}
+        passages = _read(request, spans, weights)
         rarity = _rarity(weights, passages)
         total = sum(rarity.values())
         asked_from = num_tokens - request.asking_tokens
-        found = (place for passage in passages for place in passage.places(rarity, total))
-        places = [place for place in found if place.stop <= asked_from]
-        chosen = _best_apart(_without_lookalikes(places), self.num_places)
+        found = [each for passage in passages for each in passage.together(rarity, total)]
+        chosen = _best_apart(_places(found, asked_from), self.num_places)
         shares = [sum(map(weights.__getitem__, place.words)) / sum(weights.values()) for place in chosen]
         return WordsFound(tuple(self._nominations(chosen, num_tokens)), max(shares, default=0.0))
 
@@ -104,8 +101,8 @@ class LexicalLens:
 
 @dataclass(frozen=True)
 class _Passage:
-    """One hit, grown to whole blocks and one more on either side, so that what it says ends within it: its text, and
-    where each block begins in it (edges in tokens and characters)."""
+    """One hit, grown to whole blocks and one more on either side, so that what it says ends within it: its text, where
+    each block begins in it (edges in tokens and characters), and the words of the query in it."""
 
     text: str
     token_edges: list[int]
@@ -113,20 +110,13 @@ class _Passage:
     words: list[tuple[str, int, int]]
 
     @classmethod
-    def read(cls, request: FocusRequest, texts: dict[int, str], start: int, stop: int) -> _Passage:
-        block, num_tokens = request.cut.block_tokens, int(request.cut.stops[-1])
-        first = max(start // block - 1, 0) * block
-        end = min((-(-stop // block) + 1) * block, num_tokens)
-        edges = [*range(first, end, block), end]
-        for low, high in itertools.pairwise(edges):
-            if low not in texts:
-                texts[low] = request.memory.text(low, high)
-        pieces = [texts[low] for low in edges[:-1]]
+    def of(cls, token_edges: list[int], pieces: list[str], wanted: Container[str]) -> _Passage:
+        """From the texts between the edges."""
         text = "".join(pieces)
-        char_edges = [0, *np.cumsum([len(piece) for piece in pieces]).tolist()]
-        return cls(text, edges, char_edges, list(find_words(text)))
+        char_edges = [0, *itertools.accumulate(map(len, pieces))]
+        return cls(text, token_edges, char_edges, [found for found in find_words(text) if found[0] in wanted])
 
-    def places(self, rarity: dict[str, float], total: float) -> Iterator[_Place]:
+    def together(self, rarity: dict[str, float], total: float) -> Iterator[_Together]:
         """Where words of the query stand together, the best ending for each beginning; they may overlap."""
         matches = [(word, low, high) for word, low, high in self.words if word in rarity]
         for at, (_, low, _) in enumerate(matches):
@@ -141,16 +131,43 @@ class _Passage:
                     together = covered * (1 - FAR_DISCOUNT * (high - low) / NEAR_CHARS)
                     if together > best:
                         best, best_high, best_words = together, high, frozenset(seen)
-            yield self._place(low, best_high, best, best_words)
+            yield _Together(self, low, best_high, best, best_words)
 
-    def _place(self, low: int, high: int, coverage: float, words: frozenset[str]) -> _Place:
+    def place(self, low: int, high: int, coverage: float, words: frozenset[str]) -> _Place:
+        """The blocks of the sentences from one character to another."""
         ends_before = [found.end() for found in SENTENCE_END.finditer(self.text, max(low - SENTENCE_CHARS, 0), low)]
         begin = ends_before[-1] if ends_before else max(low - BEFORE_CHARS, 0)
         sentence = SENTENCE_END.search(self.text, high, high + SENTENCE_CHARS)
         end = sentence.end() if sentence else high + AFTER_CHARS
-        first = int(np.searchsorted(self.char_edges, begin, side="right")) - 1
-        last = int(np.searchsorted(self.char_edges, min(end, len(self.text)), side="left"))
+        first = bisect_right(self.char_edges, begin) - 1
+        last = bisect_left(self.char_edges, min(end, len(self.text)))
         return _Place(self.token_edges[first], self.token_edges[max(last, first + 1)], coverage, words)
+
+
+class _Together(NamedTuple):
+    """Words of the query near each other in a passage. Which blocks they stand in is found out for the best only."""
+
+    passage: _Passage
+    low: int
+    high: int
+    coverage: float
+    words: frozenset[str]
+
+    def place(self) -> _Place:
+        return self.passage.place(self.low, self.high, self.coverage, self.words)
+
+
+def _read(request: FocusRequest, spans: list[tuple[int, int]], wanted: Container[str]) -> list[_Passage]:
+    """The passages of hits. They overlap: each block is read once, all of them together."""
+    block, num_tokens = request.cut.block_tokens, int(request.cut.stops[-1])
+    edges = []
+    for start, stop in spans:
+        first = max(start // block - 1, 0) * block
+        end = min((-(-stop // block) + 1) * block, num_tokens)
+        edges.append([*range(first, end, block), end])
+    blocks = sorted({pair for passage in edges for pair in itertools.pairwise(passage)})
+    texts = dict(zip(blocks, request.memory.texts(blocks), strict=True))
+    return [_Passage.of(each, [texts[pair] for pair in itertools.pairwise(each)], wanted) for each in edges]
 
 
 def _rarity(weights: dict[str, float], passages: list[_Passage]) -> dict[str, float]:
@@ -164,17 +181,25 @@ def _rarity(weights: dict[str, float], passages: list[_Passage]) -> dict[str, fl
     return rarity
 
 
-def _without_lookalikes(places: list[_Place]) -> list[_Place]:
-    """Where a place speaks of the whole query, those with only some of its words speak of something else: the code of
-    another Alice. They would only stand beside the answer and be mistaken for it."""
-    answers = {place.words for place in places if place.coverage >= ANSWERED}
-    return [place for place in places if not any(place.words < words for words in answers)]
+def _places(found: list[_Together], asked_from: int) -> Iterator[_Place]:
+    """The places that end before the text that asks, best first; of equal ones the shorter, then the later.
+
+    Where a place speaks of the whole query, those with only some of its words speak of something else: the code of
+    another Alice. They would only stand beside the answer and be mistaken for it.
+    """
+    sure = [each for each in found if each.coverage >= ANSWERED]
+    answers = {each.words for each in sure if each.place().stop <= asked_from}
+    ranked = sorted(found, key=lambda each: -each.coverage)
+    for _, equal in itertools.groupby(ranked, key=lambda each: each.coverage):
+        places = [each.place() for each in equal if not any(each.words < words for words in answers)]
+        places = [place for place in places if place.stop <= asked_from]
+        yield from sorted(places, key=lambda place: (place.stop - place.start, -place.start))
 
 
-def _best_apart(places: list[_Place], num_places: int) -> list[_Place]:
-    """The best places that do not overlap; of equal ones the shorter, then the later."""
+def _best_apart(places: Iterator[_Place], num_places: int) -> list[_Place]:
+    """The first places that do not overlap."""
     chosen: list[_Place] = []
-    for place in sorted(places, key=lambda place: (-place.coverage, place.stop - place.start, -place.start)):
+    for place in places:
         if len(chosen) == num_places:
             break
         if all(place.stop <= other.start or place.start >= other.stop for other in chosen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 __all__ = ["find_words", "query_words"]
 
@@ -11,6 +12,7 @@ WORD = re.compile(r"[^\W_]+(?:[_'’.-]?[^\W_]+)*")
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+")
 SUFFIXES = ("ing", "ed", "es", "s")
 SHORTEST_STEM = 4
+CACHED_WORDS = 1 << 15
 
 # words that ask, connect or point: they say little about where an answer stands
 FUNCTION_TEXT = """
@@ -40,12 +42,17 @@ def stem(word: str) -> str:
 def find_words(text: str) -> Iterator[tuple[str, int, int]]:
     """``(stem, start, stop)`` of every word, in characters; compound ones also part by part."""
     for match in WORD.finditer(text):
-        word = match.group()
-        yield stem(word), match.start(), match.end()
-        parts = list(PART.finditer(word))
-        if len(parts) > 1:
-            for part in parts:
-                yield stem(part.group()), match.start() + part.start(), match.start() + part.end()
+        begin = match.start()
+        for word, start, stop in _forms(match.group()):
+            yield word, begin + start, begin + stop
+
+
+@lru_cache(maxsize=CACHED_WORDS)
+def _forms(word: str) -> tuple[tuple[str, int, int], ...]:
+    """What is found of one word, in its own characters: most were seen many times before."""
+    parts = list(PART.finditer(word))
+    found = [(stem(part.group()), part.start(), part.end()) for part in parts if len(parts) > 1]
+    return ((stem(word), 0, len(word)), *found)
 
 
 def query_words(text: str) -> tuple[dict[str, float], list[str]]:
