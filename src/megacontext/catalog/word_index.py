@@ -40,10 +40,14 @@ _INSERT_WORDS = f"INSERT INTO {WORD_INDEX}(rowid, terms) VALUES (?, ?)"  # noqa:
 _CLEAR_WORDS = f"INSERT INTO {WORD_INDEX}({WORD_INDEX}) VALUES ('delete-all')"  # noqa: S608
 _RARITY = f"SELECT doc FROM {WORD_INDEX}_rarity WHERE term = ?"  # noqa: S608
 _SUMS = f"SELECT term, count(*), sum(doc), sum(offset) FROM {WORD_INDEX}_instances GROUP BY term"  # noqa: S608
+# the best first: joining what is only ranked, thousands of passages, would take a third of the time
 _MATCH = f"""
-    SELECT hit.rowid, passages.token_stop, passages.num_terms, passages.crc, hit.rank
-    FROM {WORD_INDEX} AS hit JOIN passages ON passages.token_start = hit.rowid
-    WHERE hit.{WORD_INDEX} MATCH ? AND hit.rowid >= ? ORDER BY hit.rank, hit.rowid LIMIT ?
+    WITH best AS MATERIALIZED (
+        SELECT rowid AS token_start, rank AS score FROM {WORD_INDEX}
+        WHERE {WORD_INDEX} MATCH ? AND rowid >= ? ORDER BY rank, rowid LIMIT ?
+    )
+    SELECT best.token_start, passages.token_stop, passages.num_terms, passages.crc, best.score
+    FROM best JOIN passages USING (token_start) ORDER BY best.score, best.token_start
 """  # noqa: S608
 
 
