@@ -113,13 +113,12 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self.tap_scaling = scaling
 
     def tap(self, num_queries: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries [1, Q, num_queries, E] of the last entries and keys [1, H, num_entries, E] of the tap layer, in the
-        order of the window."""
+        """Of the tap layer: queries [1, Q, num_queries, E] of the last entries, in the order of the window, and keys
+        [1, H, num_entries, E] of all, as they lie."""
         keys = self._keys[self.tap_layer]
         assert self._queries is not None
         assert keys is not None
-        first = self.num_entries - num_queries
-        return self._in_order(self._queries, first), self._in_order(keys)
+        return self._in_order(self._queries, self.num_entries - num_queries), keys[:, :, : self.num_entries]
 
     def layer_keys(self) -> Iterator[torch.Tensor]:
         """The buffer of each layer's keys [1, H, C, E], as they lie."""

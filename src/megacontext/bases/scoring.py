@@ -73,11 +73,13 @@ def mass_of_tap(cache: KVCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         )
     queries, keys = cache.tap(num_queries)
     with torch.no_grad():
-        num_kv_heads = keys.shape[1]
-        grouped = queries[0].float().reshape(num_kv_heads, -1, num_queries, keys.shape[-1])  # [H, G, T, E]
-        scores = grouped @ keys[0].float().transpose(1, 2)[:, None] * cache.tap_scaling
-        mask = causal_mask(num_queries, num_entries - num_queries, scores.device)
-        mass: npt.NDArray[np.float32] = scores.masked_fill(~mask, -math.inf).softmax(-1).amax((0, 1, 2)).cpu().numpy()
+        slots_S = torch.from_numpy(cache.slots).to(keys.device)
+        last_T = slots_S[num_entries - num_queries :]
+        groups = (queries[0].float() * cache.tap_scaling).reshape(keys.shape[1], -1, keys.shape[-1])  # [H, G T, E]
+        scores = torch.matmul(groups, keys[0].float().transpose(1, 2)).view(-1, num_queries, num_entries)
+        is_later = causal_mask(num_queries, 0, scores.device).logical_not_()  # of the last entries alone
+        scores[:, :, last_T] = scores[:, :, last_T].masked_fill_(is_later, -math.inf)
+        mass: npt.NDArray[np.float32] = scores.flatten(0, 1).softmax(-1).amax(0)[slots_S].cpu().numpy()
     return mass
 
 
