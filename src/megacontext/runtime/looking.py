@@ -5,7 +5,9 @@ Shape legend: n blocks, F features, Q query tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +51,16 @@ class WindowLook:
     query_token_ids: the last raw tokens of the window, whose states ask; num_scratch: those after the history.
     """
 
-    query: LensQuery
+    ask: Callable[[], LensQuery]
     keys: GistKeys
     features: tuple[str, ...]
     query_token_ids: npt.NDArray[np.uint32]
     num_scratch: int
+
+    @cached_property
+    def query(self) -> LensQuery:
+        """Asked for when a lens first wants to know: most questions are found by their words."""
+        return self.ask()
 
     @property
     def stakes(self) -> tuple[float, npt.NDArray[np.float32]]:
@@ -84,7 +91,7 @@ def look_at(
     if spans:
         token_ids[shown] = np.concatenate([memory.tokens(start, stop) for start, stop in spans])
     return WindowLook(
-        query=base.lens_query(window.cache, num_queries=len(rows)),
+        ask=partial(base.lens_query, window.cache, num_queries=len(rows)),
         keys=keys,
         features=base.lens_features,
         query_token_ids=token_ids.astype(np.uint32),
