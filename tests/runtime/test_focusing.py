@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.ports.catalog import SearchHit
 from megacontext.runtime import engine as engine_module
 from megacontext.runtime.focusing import OneLook
@@ -50,6 +51,8 @@ def focuses(memory, monkeypatch, make_look):
 
 def test_a_refocus_with_auto_searches_once_and_finds_what_two_searches_found(memory, monkeypatch):
     once, searches, asked = focuses(memory, monkeypatch, OneLook)
+    find = LexicalLens.find
+    monkeypatch.setattr(LexicalLens, "find", lambda lens, request: find(LexicalLens(recency=0.0), request))
     twice, searches_before, asked_before = focuses(memory, monkeypatch, lambda counting: counting)
     assert once == twice
     assert len(searches) == len(QUESTIONS)

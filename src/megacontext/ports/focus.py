@@ -49,7 +49,7 @@ class CutView:
 
 
 class MemoryView(Protocol):
-    """What a lens may ask of the memory."""
+    """What a lens may ask of the memory: one object for each refocus, in which the memory does not change."""
 
     @property
     def num_tokens(self) -> int: ...

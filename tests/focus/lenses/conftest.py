@@ -30,6 +30,9 @@ class TextMemory:
     def tokens(self, start: int, stop: int):
         return np.arange(start, stop, dtype=np.uint32)
 
+    def token_batch(self, spans):
+        return [self.tokens(start, stop) for start, stop in spans]
+
     def text(self, start: int, stop: int) -> str:
         assert 0 <= start < stop <= self.num_tokens
         return self.all_text[start * CHARS : stop * CHARS]

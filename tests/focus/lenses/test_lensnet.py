@@ -10,8 +10,15 @@ import pytest
 
 from megacontext.errors import BaseModelError
 from megacontext.focus.allocators.registry import make_allocator
-from megacontext.focus.lenses.features import MAX_LEVEL, MAX_LOG2, feature_columns
-from megacontext.focus.lenses.lensnet import LensNetLens
+from megacontext.focus.lenses.features import (
+    MAX_LEVEL,
+    MAX_LOG2,
+    TOKENS_BEFORE,
+    UNKNOWN,
+    blocks_with_before,
+    feature_columns,
+)
+from megacontext.focus.lenses.lensnet import LensNetLens, _read
 from megacontext.focus.refocusing import refocus
 
 NAMES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
@@ -47,6 +54,9 @@ class CountingMemory:
 
     def tokens(self, start, stop):
         return np.arange(start, stop, dtype=np.uint32)
+
+    def token_batch(self, spans):
+        return [self.tokens(start, stop) for start, stop in spans]
 
     def text(self, start, stop):
         return " ".join(map(str, range(start, stop)))
@@ -162,6 +172,13 @@ def test_features_are_those_of_training(plain):
     assert (told.words[1][holder + 1, :, 2] == 1).all(), "the next block tells what stands before it"
     assert second[holder + 1, 5] == 1, "the next block is what they go on with"
     assert second[:, 5].sum() == 1
+
+
+def test_blocks_are_read_with_what_stands_before_them(plain):
+    blocks = np.array([0, 1, 3, 4, 9])
+    tokens = np.concatenate([np.full(TOKENS_BEFORE, UNKNOWN), np.arange(CountingMemory.num_tokens)])
+    expected = blocks_with_before(tokens, block_tokens=plain.BLOCK)[blocks]
+    np.testing.assert_array_equal(_read(plain.request(CountingMemory()), blocks), expected)
 
 
 def test_without_a_window_words_lead(plain):

@@ -18,7 +18,6 @@ from megacontext.focus.lenses.features import (
     TOKENS_BEFORE,
     UNKNOWN,
     InCommon,
-    blocks_with_before,
     feature_columns,
     word_features,
 )
@@ -120,10 +119,7 @@ def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray
     Stored gists speak for all of them: the state of a gist in the window has read what stands open before it.
     """
     cut = request.cut
-    runs = runs_of(blocks_n)
-    in_common = word_features(
-        np.concatenate([_read(request, first, last) for first, last in runs]), learned.query_token_ids
-    )
+    in_common = word_features(_read(request, blocks_n), learned.query_token_ids)
     features_nF = _features(request, learned, blocks_n, in_common)
     logits_n = learned.of_blocks(blocks_n, features_nF, in_common.words_nQ4).astype(np.float64)
     entry_n = _entries_of(cut, blocks_n)
@@ -136,14 +132,20 @@ def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray
     return nats_n
 
 
-def _read(request: FocusRequest, first: int, last: int) -> npt.NDArray[np.int64]:
-    """Blocks ``[first, last)``, each with the tokens before it."""
+def _read(request: FocusRequest, blocks_n: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Blocks, given ascending, each with the tokens before it."""
     block_tokens = request.cut.block_tokens
-    start = first * block_tokens
-    before = min(start, TOKENS_BEFORE)
-    tokens_T = request.memory.tokens(start - before, last * block_tokens).astype(np.int64)
-    missing = np.full(TOKENS_BEFORE - before, UNKNOWN)
-    return blocks_with_before(np.concatenate([missing, tokens_T]), block_tokens=block_tokens)
+    runs = runs_of(blocks_n)
+    texts = request.memory.token_batch(
+        [(max(0, first * block_tokens - TOKENS_BEFORE), last * block_tokens) for first, last in runs]
+    )
+    unknown = np.full(TOKENS_BEFORE, UNKNOWN)
+    padded = [unknown[min(first * block_tokens, TOKENS_BEFORE) :] for first, _ in runs]
+    tokens_T = np.concatenate([part for pair in zip(padded, texts, strict=True) for part in pair]).astype(np.int64)
+    num_before_n = TOKENS_BEFORE * np.repeat(np.arange(len(runs)), [last - first for first, last in runs])
+    starts_n = block_tokens * np.arange(len(blocks_n)) + num_before_n
+    blocks_nK: npt.NDArray[np.int64] = tokens_T[starts_n[:, None] + np.arange(TOKENS_BEFORE + block_tokens)]
+    return blocks_nK
 
 
 def _features(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from megacontext.focus.lenses.recency import recency_utility
 from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_words
-from megacontext.ports.focus import FocusRequest, FocusScores, Nomination
+from megacontext.ports.focus import FocusRequest, FocusScores, MemoryView, Nomination
 from megacontext.values import number, whole_number
 
 __all__ = ["LexicalLens", "WordsFound"]
@@ -51,6 +52,14 @@ class WordsFound(NamedTuple):
     share: float
 
 
+class _Remembered(NamedTuple):
+    """What was found last, by what was asked of which view of a memory."""
+
+    memory: weakref.ref[MemoryView]
+    asked: tuple[str, int, int]
+    found: WordsFound
+
+
 class LexicalLens:
     """Full-text search, refined to blocks.
 
@@ -68,14 +77,24 @@ class LexicalLens:
         self.num_places = whole_number("num_places", num_places, least=1)
         self.sharpness = number("sharpness", sharpness, above=0)
         self.recency = number("recency", recency, least=0)
+        self._last: _Remembered | None = None
 
     def score(self, request: FocusRequest) -> FocusScores:
         utility = recency_utility(request.cut) * self.recency
         return FocusScores(utility=utility, nominations=self.find(request).nominations)
 
     def find(self, request: FocusRequest) -> WordsFound:
-        """The places to nominate, and how much of the query the best of them speaks of."""
+        """The places to nominate, and how much of the query the best of them speaks of.
+
+        Nothing of it depends on the window, so a lens that is asked twice in a refocus looks once.
+        """
         num_tokens = int(request.cut.stops[-1]) if len(request.cut.stops) else 0
+        asked = (request.query_text, num_tokens, request.asking_tokens)
+        if self._last is None or self._last.memory() is not request.memory or self._last.asked != asked:
+            self._last = _Remembered(weakref.ref(request.memory), asked, self._find(request, num_tokens))
+        return self._last.found
+
+    def _find(self, request: FocusRequest, num_tokens: int) -> WordsFound:
         weights, content = query_words(request.query_text)
         wanted = " ".join(content) or request.query_text
         if not wanted.strip() or not num_tokens:
