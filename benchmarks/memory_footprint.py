@@ -1,4 +1,4 @@
-"""Does a longer history take more memory of the process? Resident memory at 4 M tokens against 100 k.
+"""Does a longer history take more memory of the process? Resident memory at 10 M tokens against 100 k.
 
 Every figure is a fresh process: one that reads the history in, one that opens it, refocuses and generates.
 python benchmarks/memory_footprint.py --out benchmarks/results
@@ -28,7 +28,7 @@ QUESTIONS = ("What did the Count say about the castle?", "How is a socket closed
 
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--tokens", type=int, nargs=2, default=(100_000, 4_000_000), metavar=("SHORT", "LONG"))
+    arguments.add_argument("--tokens", type=int, nargs=2, default=(100_000, 10_000_000), metavar=("SHORT", "LONG"))
     arguments.add_argument("--inner", choices=sorted(WORK), help=argparse.SUPPRESS)
     arguments.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     given = arguments.parse_args()
