@@ -1,4 +1,4 @@
-"""What of a cut can be read now: asked when a read has failed, so that a session can do with what is left."""
+"""Rows of a cut across a slow store: what can be read now, asked when a read has failed, and what is fetched ahead."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from megacontext.memory.layout import gist_spec, meta_spec, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.scans import Span
 from megacontext.memory.snapshot import Snapshot
-from megacontext.ports.arrays import ArraySpec
+from megacontext.ports.arrays import ArraySpec, SupportsPrefetch
 from megacontext.tree.cuts import Cut
 
 __all__ = ["Availability"]
 
 
 class Availability:
-    """Tries rows of a cut. Data that is damaged is not absent: CorruptionError, as whoever reads it is told."""
+    """Tries and fetches rows of a cut. What is damaged is not absent: CorruptionError, as whoever reads it is told."""
 
     def __init__(self, parts: Parts, snapshot: Snapshot, gists: GistReader) -> None:
         self._parts = parts
@@ -32,6 +32,20 @@ class Availability:
             rows = np.flatnonzero(cut.levels == level)
             found[rows] = self._gists_of(level, cut.starts[rows]) if level else self._tokens_of(cut[rows])
         return found
+
+    def prefetch(self, cut: Cut) -> None:
+        """Begin to fetch what these rows show, if the store is one that can."""
+        arrays, info = self._parts.arrays, self._parts.info
+        if not isinstance(arrays, SupportsPrefetch):
+            return
+        for level in np.unique(cut.levels).tolist():
+            rows, width = cut[cut.levels == level], self._parts.tree.width(level)
+            sealed = self._snapshot.sealed_nodes(level) if level else self._snapshot.state.sealed_tokens
+            starts = rows.starts // width
+            stops = np.minimum(starts + 1 if level else rows.stops, sealed)
+            spans = list(zip(starts.tolist(), stops.tolist(), strict=True))
+            for spec in (gist_spec(info, level), meta_spec(info, level)) if level else (token_spec(info),):
+                arrays.prefetch(spec, spans)
 
     def _tokens_of(self, cut: Cut) -> npt.NDArray[np.bool_]:
         stops = np.minimum(cut.stops, self._snapshot.state.sealed_tokens)  # what is not sealed is in the catalog

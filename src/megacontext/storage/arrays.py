@@ -61,7 +61,8 @@ class TensorStoreArrays:
         self._describe(spec)
         array = self._handles.cached(spec)
         start = shard * spec.shard_rows
-        self._remove_left_lock(name)
+        if self._folder is not None:
+            _remove_left_lock(self._folder, name)
         try:
             if self._is_new(spec, name):
                 array = self._handles.uncached(spec)
@@ -167,15 +168,6 @@ class TensorStoreArrays:
                 self._layout.mend([spec])
                 self._described.add(spec.name)
 
-    def _remove_left_lock(self, name: str) -> None:
-        """Remove what a killed process left of this shard (there is one writer at a time: decision 6).
-
-        TensorStore fills a lock file and renames it, but does not cut off what an abandoned longer one held already.
-        """
-        if self._folder is not None:
-            with os_faults(f"writing {name}"):
-                (self._folder / f"{name}{_LOCK_SUFFIX}").unlink(missing_ok=True)
-
     def _is_new(self, spec: ArraySpec, name: str) -> bool:
         """Whether nobody can have read this shard, not even as missing: then no cache has to learn of it."""
         return self._folder is not None and spec.name not in self._faulty and not (self._folder / name).exists()
@@ -190,6 +182,15 @@ class TensorStoreArrays:
         assert isinstance(fault, StorageError), fault
         fault.__cause__ = error
         return fault
+
+
+def _remove_left_lock(folder: Path, name: str) -> None:
+    """Remove what a killed process left of this shard (there is one writer at a time: decision 6).
+
+    TensorStore fills a lock file and renames it, but does not cut off what an abandoned longer one held already.
+    """
+    with os_faults(f"writing {name}"):
+        (folder / f"{name}{_LOCK_SUFFIX}").unlink(missing_ok=True)
 
 
 def _no_rows(spec: ArraySpec) -> npt.NDArray[np.generic]:
