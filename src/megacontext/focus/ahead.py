@@ -1,7 +1,7 @@
-"""What the next refocus is likely to open: a guess for those who fetch ahead, worth little more than it costs.
+"""What the next refocus is likely to show: a guess for those who fetch ahead, worth little more than it costs.
 
 Detail moves in small steps: to the neighbours of what is open, as reading goes on there, and to what the lens valued
-next best and had no room for.
+next best and had no room for. What closes for it shows the nodes above.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.tree.cuts import Cut, concatenate_cuts
+from megacontext.tree.cuts import Cut, concatenate_cuts, node_widths
 from megacontext.tree.geometry import TreeGeometry
 
 __all__ = ["likely_next"]
 
 
 def likely_next(tree: TreeGeometry, cut: Cut, utility: npt.NDArray[np.float64], *, limit: int) -> Cut:
-    """At most ``limit`` rows that are not in the cut, in no order: raw blocks, and nodes above them.
+    """Rows that are not in the cut, in no order: at most ``limit`` that may open, and the nodes above the cut's rows,
+    one of each sibling set (stores keep siblings together).
 
     utility: float64 [n], what the last lens pass gave to each row. A collapsed block stands for its tokens, a higher
     node for its children.
@@ -29,7 +30,20 @@ def likely_next(tree: TreeGeometry, cut: Cut, utility: npt.NDArray[np.float64], 
     beside = closed[is_open[closed] | is_open[closed + 2]][: max(1, limit // 2)]
     valued = closed[utility[closed] > 0][:limit]
     rows = cut[np.array(list(dict.fromkeys([*beside.tolist(), *valued.tolist()])), dtype=np.int64)]
-    return concatenate_cuts([_children(tree, rows[run]) for run in _runs_of_level(rows.levels)])[:limit]
+    opened = concatenate_cuts([_children(tree, rows[run]) for run in _runs_of_level(rows.levels)])[:limit]
+    return concatenate_cuts([opened, _above(tree, cut)])
+
+
+def _above(tree: TreeGeometry, cut: Cut) -> Cut:
+    """Complete nodes above the rows of a cut, the first that is met of each sibling set."""
+    levels = cut.levels + 1
+    widths = node_widths(tree, levels)
+    starts = cut.starts // widths * widths
+    whole = starts + widths <= (cut.stops[-1] if len(cut) else 0)
+    levels, widths, starts = levels[whole], widths[whole], starts[whole]
+    sets = np.stack([levels, starts // (widths * tree.block_tokens)])
+    firsts = np.unique(sets, axis=1, return_index=True)[1]
+    return Cut(levels[firsts], starts[firsts], (starts + widths)[firsts])
 
 
 def _runs_of_level(levels: npt.NDArray[np.int64]) -> list[slice]:
