@@ -104,12 +104,16 @@ class Journal:
         """Add the changes of a commit, the progress row last; ``everything`` is asked for when the file is to be
         written anew."""
         try:
-            lines = b"".join(map(_line, changes))
-            if self.last_commit() != num_commits - 1 or self._num_bytes + len(lines) > self._limit_bytes:
+            lines = map(_line, changes)
+            head = _joined(lines, _GROWTH_BYTES)  # as a rule all of them
+            if self.last_commit() != num_commits - 1 or self._num_bytes + len(head) > self._limit_bytes:
                 self.rewrite(num_commits, everything)
                 return
-            self._append(lines)
-            self._num_bytes += len(lines)
+            part = head
+            while part:
+                self._append(part)
+                self._num_bytes += len(part)
+                part = _joined(lines, _GROWTH_BYTES)
             self._num_commits = num_commits
         except OSError as error:
             self._num_commits = -1
@@ -155,6 +159,17 @@ def read_journal(path: Path) -> JournalContents:
     if not contents.problem and contents.num_commits < 0:
         contents.problem = "is empty"
     return contents
+
+
+def _joined(lines: Iterator[bytes], num_bytes: int) -> bytes:
+    """The next lines, until they are ``num_bytes`` or more: those of a long source are too many to be held."""
+    taken, num_taken = [], 0
+    for line in lines:
+        taken.append(line)
+        num_taken += len(line)
+        if num_taken >= num_bytes:
+            break
+    return b"".join(taken)
 
 
 def _line(change: Change) -> bytes:

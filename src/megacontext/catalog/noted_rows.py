@@ -35,6 +35,11 @@ class NotedRows:
         self._connection.execute(insert_sql(table), row)
         self.changes.append(Change(table.name, row))
 
+    def insert_large(self, table: Table, row: Row) -> None:
+        """The same, but only the row's key is noted; whoever wants the rest reads it again."""
+        self._connection.execute(insert_sql(table), row)
+        self.changes.append(Change(table.name, row[:1]))
+
     def update(self, table: Table, row: Row, *names: str) -> None:
         """Change named columns and the crc in place: to replace a row, or to set a column of an index, costs more."""
         self._connection.execute(update_sql(table, names), _values_of(table, names)(row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -36,6 +36,8 @@ from megacontext.ports.catalog import Extent, MemoryInfo, Passage, Segment, Sour
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["SqliteWriter"]
+
+_MANY_ANCHORS = 4096  # of an extent: a long source has thousands of those, too many to be held until the commit
 
 
 @cache
@@ -82,7 +84,11 @@ class SqliteWriter:
     def add_extent(self, extent: Extent) -> None:
         self._progress.num_extents += 1
         self.newest.extent = extent
-        self._rows.insert(schema.extents, extent_row(self._progress.num_extents, extent))
+        row = extent_row(self._progress.num_extents, extent)
+        if len(extent.anchors) < _MANY_ANCHORS:
+            self._rows.insert(schema.extents, row)
+        else:
+            self._rows.insert_large(schema.extents, row)
 
     def append_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
         self._tail.append(start, token_ids)
@@ -154,9 +160,18 @@ class SqliteWriter:
                     schema.extents, extent_row(extent_id, extent.erased()), *schema.extents.c.keys()[1:-1]
                 )
 
-    def finish(self) -> list[Change]:
-        """Write the progress row, before the commit; what changed, for the journal."""
+    def finish(self) -> Iterator[Change]:
+        """Write the progress row, before the commit; what changed, for the journal, to be taken after the commit."""
         self._progress.num_commits += 1
         self.num_commits = self._progress.num_commits
         self._rows.update(schema.progress, self._progress.row(), *schema.progress.c.keys()[1:-1])
-        return self._rows.changes
+        return map(self._complete, self._rows.changes)
+
+    def _complete(self, change: Change) -> Change:
+        """With the row of a large one, which nobody held."""
+        if change.row is None or len(change.row) > 1:
+            return change
+        (extent_id,) = change.row
+        extent = extent_by_id(self._connection, extent_id)
+        assert extent is not None
+        return Change(change.table, extent_row(extent_id, extent))
