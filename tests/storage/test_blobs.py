@@ -10,12 +10,12 @@ import pytest
 
 from megacontext.errors import CorruptionError, MemoryReadOnlyError, StorageError, StorageFullError
 from megacontext.storage.blobs import FileBlobs
-from megacontext.testing.blob_store_suite import BlobStoreSuite
+from megacontext.testing.blob_store_suite import BlobStoreSuite, LongBlobSuite
 
 TEXT = b"Words, words, words. " * 200
 
 
-class TestFileBlobs(BlobStoreSuite):
+class TestFileBlobs(BlobStoreSuite, LongBlobSuite):
     @pytest.fixture
     def blobs(self, tmp_path: Path) -> FileBlobs:
         return FileBlobs(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 
 from megacontext.errors import CorruptionError, MemoryReadOnlyError, StorageFullError
 from megacontext.testing.array_store_suite import TOKENS, ArrayStoreSuite, example_rows
-from megacontext.testing.blob_store_suite import BlobStoreSuite
+from megacontext.testing.blob_store_suite import BlobStoreSuite, LongBlobSuite
 from megacontext.testing.catalog_suite import EXAMPLE_INFO, CatalogSuite, SearchSuite
 from megacontext.testing.memory_arrays import MemoryArrays, MemoryBlobs
 from megacontext.testing.memory_catalog import MemoryCatalog
@@ -23,7 +23,7 @@ class TestMemoryArrays(ArrayStoreSuite):
         return store.layout
 
 
-class TestMemoryBlobs(BlobStoreSuite):
+class TestMemoryBlobs(BlobStoreSuite, LongBlobSuite):
     @pytest.fixture
     def blobs(self) -> MemoryBlobs:
         return MemoryBlobs()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +13,15 @@ import numpy.typing as npt
 
 from megacontext.errors import StorageError
 
-__all__ = ["ArraySpec", "ArrayStore", "BlobStore", "LayoutDamage", "SupportsPrefetch"]
+__all__ = [
+    "ArraySpec",
+    "ArrayStore",
+    "BlobSink",
+    "BlobStore",
+    "LayoutDamage",
+    "SupportsLongBlobs",
+    "SupportsPrefetch",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,4 +150,34 @@ class BlobStore(Protocol):
 
     def remove_orphans(self) -> int:
         """Delete what killed writers left behind; how many. Only the one writer may call it."""
+        ...
+
+
+class BlobSink(Protocol):
+    """One blob on its way into a store."""
+
+    def write(self, data: bytes) -> None:
+        """The next bytes."""
+        ...
+
+    def finish(self) -> str:
+        """Store what was written (durable on return); the sha256 in hexadecimal."""
+        ...
+
+
+@runtime_checkable
+class SupportsLongBlobs(Protocol):
+    """The optional power of a BlobStore to keep blobs that do not fit into memory."""
+
+    def stream(self) -> AbstractContextManager[BlobSink]:
+        """A blob that comes in pieces; what was not finished when the block ends leaves nothing."""
+        ...
+
+    def pieces(self, digest: str) -> Iterator[bytes]:
+        """The bytes in order; CorruptionError, at the latest behind the last piece, if they do not match their
+        digest or are missing."""
+        ...
+
+    def part(self, digest: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), verified by a checksum that the store keeps of them; CorruptionError."""
         ...

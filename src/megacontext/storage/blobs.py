@@ -1,14 +1,22 @@
-"""Raw sources as content-addressed, compressed files: ``raw/ab/<sha256>.zst``."""
+"""Raw sources as content-addressed, compressed files: ``raw/ab/<sha256>.zst``.
+
+A blob that comes in a stream is written as frames (`blob_frames`), so that no length of it has to fit into memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
 
 from megacontext.errors import CorruptionError
+from megacontext.storage.blob_frames import FRAME_BYTES, FrameWriter, read_part
 from megacontext.storage.faults import os_faults
 from megacontext.storage.syncing import sync
 
@@ -17,6 +25,7 @@ __all__ = ["BLOBS_FOLDER", "FileBlobs"]
 BLOBS_FOLDER = "raw"
 _SUFFIX = ".zst"
 _TEMPORARY = ".tmp-"
+_STREAM = "stream"
 _LEVEL = 3
 
 
@@ -29,6 +38,7 @@ class FileBlobs:
     def __init__(self, memory_folder: Path) -> None:
         self._memory_folder = memory_folder
         self._folder = memory_folder / BLOBS_FOLDER
+        self._streams: set[int] = set()  # numbers of those that are open
 
     def put(self, data: bytes) -> str:
         return self.put_many([data])[0]
@@ -57,18 +67,49 @@ class FileBlobs:
                     path.unlink(missing_ok=True)
         return digests
 
-    def get(self, digest: str) -> bytes:
-        path = self._path(digest)
-        name = self.object_name(digest)
+    @contextmanager
+    def stream(self) -> Iterator[_FileSink]:
+        number = next(number for number in itertools.count() if number not in self._streams)
+        with os_faults("storing raw sources"):
+            for folder in self._make_folder(self._folder):
+                sync(folder)
+            # numbered from 0, so that the next writer overwrites what a killed one left
+            temporary = self._folder / f"{_TEMPORARY}{_STREAM}-{number}"
+            file = temporary.open("wb")
+        self._streams.add(number)
         try:
-            with os_faults(f"reading {name}"):
+            yield _FileSink(self, file, temporary)
+        finally:
+            self._streams.discard(number)
+            file.close()
+            temporary.unlink(missing_ok=True)
+
+    def get(self, digest: str) -> bytes:
+        return b"".join(self.pieces(digest))
+
+    def pieces(self, digest: str) -> Iterator[bytes]:
+        name = self.object_name(digest)
+        found = hashlib.sha256()
+        try:
+            with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
                 # a stream: a flipped size in the header must not allocate what it says
-                data = zstandard.ZstdDecompressor().decompressobj().decompress(_read(path))
+                reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+                while piece := reader.read(FRAME_BYTES):
+                    found.update(piece)
+                    yield piece
         except zstandard.ZstdError as error:
             raise CorruptionError(f"{name} cannot be decompressed ({error}); ingest the source again") from error
-        if hashlib.sha256(data).hexdigest() != digest:
+        if found.hexdigest() != digest:
             raise CorruptionError(f"{name} fails its checksum; ingest the source again")
-        return data
+
+    def part(self, digest: str, start: int, stop: int) -> bytes:
+        name = self.object_name(digest)
+        try:
+            with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
+                found = read_part(file, start, stop)
+        except (zstandard.ZstdError, struct.error) as error:
+            raise CorruptionError(f"{name} cannot be decompressed ({error}); ingest the source again") from error
+        return self.get(digest)[start:stop] if found is None else found
 
     def digests(self) -> Iterator[str]:
         for path in sorted(self._folder.glob(f"??/*{_SUFFIX}")):
@@ -85,7 +126,7 @@ class FileBlobs:
         return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
 
     def remove_orphans(self) -> int:
-        orphans = list(self._folder.glob(f"??/{_TEMPORARY}*"))
+        orphans = [path for where in ("", "??/") for path in self._folder.glob(f"{where}{_TEMPORARY}*")]
         with os_faults("removing orphan files"):
             for path in orphans:
                 path.unlink(missing_ok=True)
@@ -111,12 +152,47 @@ class FileBlobs:
         folder.mkdir(parents=True, exist_ok=True)
         return new_parents
 
+    def _take(self, temporary: Path, digest: str) -> None:
+        """Give a file that was synced its name, for good."""
+        path = self._path(digest)
+        new_folders = self._make_folder(path.parent)
+        temporary.replace(path)
+        for folder in (path.parent, *new_folders):
+            sync(folder)
+
     def _temporary(self, digest: str) -> Path:
         return self._path(digest).with_name(f"{_TEMPORARY}{digest}")
 
 
-def _read(path: Path) -> bytes:
+class _FileSink:
+    """BlobSink into a temporary file."""
+
+    def __init__(self, blobs: FileBlobs, file: BinaryIO, temporary: Path) -> None:
+        self._blobs = blobs
+        self._file = file
+        self._temporary = temporary
+        self._frames = FrameWriter(file, level=_LEVEL)
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        with os_faults("storing raw sources"):
+            self._digest.update(data)
+            self._frames.write(data)
+
+    def finish(self) -> str:
+        with os_faults("storing raw sources"):
+            self._frames.finish()
+            self._file.close()
+            sync(self._temporary)
+            self._blobs._take(self._temporary, self._digest.hexdigest())
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        return path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError as error:
         raise CorruptionError(f"{BLOBS_FOLDER}/{path.parent.name}/{path.name} is missing; ingest it again") from error
+    with file:
+        yield file

@@ -1,15 +1,16 @@
-"""What every BlobStore must do. Subclass it, and give a ``blobs`` fixture."""
+"""What every BlobStore must do, and one that keeps long blobs. Subclass, and give a ``blobs`` fixture."""
 
 from __future__ import annotations
 
 import hashlib
+import random
 
 import pytest
 
 from megacontext.errors import CorruptionError
-from megacontext.ports.arrays import BlobStore
+from megacontext.ports.arrays import BlobStore, SupportsLongBlobs
 
-__all__ = ["BlobStoreSuite"]
+__all__ = ["BlobStoreSuite", "LongBlobSuite"]
 
 
 class BlobStoreSuite:
@@ -52,3 +53,56 @@ class BlobStoreSuite:
         digest = blobs.put(b"data")
         assert blobs.remove_orphans() == 0
         assert blobs.get(digest) == b"data"
+
+
+class LongBlobSuite:
+    """Fixture ``blobs``: an empty BlobStore with the powers of SupportsLongBlobs."""
+
+    @pytest.mark.parametrize("num_bytes", [0, 1, 1 << 20, (5 << 20) + 7], ids=str)
+    def test_a_stream_is_a_blob_like_any_other(self, blobs: BlobStore, num_bytes: int) -> None:
+        assert isinstance(blobs, SupportsLongBlobs)
+        data = random.Random(0).randbytes(num_bytes)
+        with blobs.stream() as sink:
+            for start in range(0, num_bytes, 300_001):
+                sink.write(data[start : start + 300_001])
+            digest = sink.finish()
+        assert digest == hashlib.sha256(data).hexdigest()
+        assert list(blobs.digests()) == [digest]
+        assert blobs.get(digest) == data
+        assert b"".join(blobs.pieces(digest)) == data
+        for start, stop in ((0, 10), (num_bytes // 2, num_bytes // 2 + 2_000_000), (num_bytes - 1, num_bytes), (3, 3)):
+            assert blobs.part(digest, max(0, start), stop) == data[max(0, start) : stop]
+        assert blobs.put(data) == digest
+        blobs.delete(digest)
+        assert list(blobs.digests()) == []
+
+    def test_parts_of_a_blob_that_was_put_whole(self, blobs: BlobStore) -> None:
+        assert isinstance(blobs, SupportsLongBlobs)
+        digest = blobs.put(b"one and two")
+        assert blobs.part(digest, 4, 7) == b"and"
+        assert b"".join(blobs.pieces(digest)) == b"one and two"
+
+    def test_what_is_not_finished_leaves_nothing(self, blobs: BlobStore) -> None:
+        assert isinstance(blobs, SupportsLongBlobs)
+        kept = blobs.put(b"kept")
+        num_bytes = blobs.num_bytes()
+        with blobs.stream() as sink:
+            sink.write(b"half" * 999_999)
+        assert list(blobs.digests()) == [kept]
+        assert (blobs.num_bytes(), blobs.remove_orphans()) == (num_bytes, 0)
+
+    def test_two_streams_at_once(self, blobs: BlobStore) -> None:
+        assert isinstance(blobs, SupportsLongBlobs)
+        with blobs.stream() as first, blobs.stream() as second:
+            first.write(b"one")
+            second.write(b"two")
+            digests = [first.finish(), second.finish()]
+        assert [blobs.get(digest) for digest in digests] == [b"one", b"two"]
+
+    def test_what_is_missing_cannot_be_read_in_pieces(self, blobs: BlobStore) -> None:
+        assert isinstance(blobs, SupportsLongBlobs)
+        missing = hashlib.sha256(b"never stored").hexdigest()
+        with pytest.raises(CorruptionError, match=missing):
+            list(blobs.pieces(missing))
+        with pytest.raises(CorruptionError, match=missing):
+            blobs.part(missing, 0, 1)

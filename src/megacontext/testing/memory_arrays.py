@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ class MemoryArrays:
     def __init__(self, *, capacity_bytes: int | None = None) -> None:
         self.capacity_bytes = capacity_bytes
         self._shards: dict[tuple[str, int], npt.NDArray[np.generic]] = {}
+        self._lock = Lock()  # shards are written from several threads
         self.layout: dict[str, bytes] = {}
         self.silent: set[tuple[str, int]] = set()
         self.ahead: list[tuple[str, int, int]] = []
@@ -32,12 +35,13 @@ class MemoryArrays:
     def write_shard(self, spec: ArraySpec, shard: int, rows: npt.NDArray[np.generic]) -> None:
         assert rows.shape == (spec.shard_rows, *spec.row_shape), (spec.name, rows.shape)
         assert rows.dtype == np.dtype(spec.dtype), (spec.name, rows.dtype)
-        old = self._shards.get((spec.name, shard))
-        num_bytes = self.num_bytes() - (old.nbytes if old is not None else 0) + rows.nbytes
-        if self.capacity_bytes is not None and num_bytes > self.capacity_bytes:
-            raise StorageFullError(f"no space left while writing {self.object_name(spec, shard)}")
-        self._shards[spec.name, shard] = rows.copy()
-        self.mend_layout([spec])
+        with self._lock:
+            old = self._shards.get((spec.name, shard))
+            num_bytes = self.num_bytes() - (old.nbytes if old is not None else 0) + rows.nbytes
+            if self.capacity_bytes is not None and num_bytes > self.capacity_bytes:
+                raise StorageFullError(f"no space left while writing {self.object_name(spec, shard)}")
+            self._shards[spec.name, shard] = rows.copy()
+            self.mend_layout([spec])
 
     def read(self, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[np.generic]:
         pieces = [np.empty((0, *spec.row_shape), dtype=spec.dtype)]
@@ -126,6 +130,16 @@ class MemoryBlobs:
         self._blobs.update(added)
         return [hashlib.sha256(data).hexdigest() for data in blobs]
 
+    @contextmanager
+    def stream(self) -> Iterator[_MemorySink]:
+        yield _MemorySink(self)
+
+    def pieces(self, digest: str) -> Iterator[bytes]:
+        yield self.get(digest)
+
+    def part(self, digest: str, start: int, stop: int) -> bytes:
+        return self.get(digest)[start:stop]
+
     def get(self, digest: str) -> bytes:
         if digest not in self._blobs:
             raise CorruptionError(f"{self.object_name(digest)} is missing")
@@ -145,3 +159,17 @@ class MemoryBlobs:
 
     def remove_orphans(self) -> int:
         return 0
+
+
+class _MemorySink:
+    """BlobSink double."""
+
+    def __init__(self, blobs: MemoryBlobs) -> None:
+        self._blobs = blobs
+        self._data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def finish(self) -> str:
+        return self._blobs.put(bytes(self._data))
