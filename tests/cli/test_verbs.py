@@ -121,7 +121,8 @@ def test_ask_prints_an_answer_and_the_sources_that_it_rests_on(megacontext, memo
 
 def test_a_question_stores_the_gists_that_an_interrupted_ingest_left(megacontext, memory, tmp_path, monkeypatch):
     with monkeypatch.context() as interrupted:
-        interrupted.setattr("megacontext.memory.sealing.GistKeeper.keep_all", lambda self: 1 / 0)
+        interrupted.setattr("megacontext.memory.gists_ahead.GistsAhead.allow", lambda self, num_shards: None)
+        interrupted.setattr("megacontext.memory.sealing.GistKeeper.keep_all", lambda self, kept: 1 / 0)
         (tmp_path / "long.txt").write_text("".join(f"{number * 7919} " for number in range(30_000)))
         assert megacontext("ingest", memory, tmp_path / "long.txt").code == 1
     with assembly.open(memory, read_only=True) as opened:

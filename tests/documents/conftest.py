@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megacontext.documents.loading import load, read_bytes
+from megacontext.documents.loading import OpenFile, load
 
 
 @pytest.fixture
@@ -16,7 +16,8 @@ def parsed(tmp_path):
     def parse(name, content):
         path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-        document = load(path, path.as_uri(), read_bytes(path))
+        with OpenFile(path) as file:
+            document = load(path, path.as_uri(), file.whole())
         borders = [0, *(section.char_stop for section in document.sections)]
         assert [section.char_start for section in document.sections] == borders[:-1]
         assert borders[-1] == len(document.text)

@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 
 from megacontext.documents import loading
-from megacontext.documents.loading import read_bytes
+from megacontext.documents.loading import OpenFile
 from megacontext.errors import UnreadableSourceError
+
+
+def read_bytes(path):
+    with OpenFile(path) as file:
+        return file.whole()
 
 
 def test_missing_and_special_files(tmp_path):
@@ -53,13 +58,13 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from megacontext.documents.discovery import discover
-from megacontext.documents.loading import read_bytes
+from megacontext.documents.loading import OpenFile
 from megacontext.errors import UnreadableSourceError
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 root = Path(sys.argv[1])
 try:
-    read_bytes(root / "file.txt")
+    OpenFile(root / "file.txt").whole()
 except UnreadableSourceError as error:
     print(error)
 for found in discover([root]):

@@ -33,9 +33,7 @@ def folder(tmp_path):
 def test_a_folder(kit, folder):
     memory = kit.make_memory()
     seen = []
-    report = memory.ingest(
-        folder, labels={"team": "infra"}, author="Ann", progress=lambda done, uri: seen.append((done, uri))
-    )
+    report = memory.ingest(folder, labels={"team": "infra"}, author="Ann", progress=seen.append)
     sources = memory.sources()
     assert [(source.uri.rsplit("/", 1)[1], source.kind, source.version) for source in sources] == [
         ("a.txt", "text", 1),
@@ -49,7 +47,9 @@ def test_a_folder(kit, folder):
     assert [(failure.uri.rsplit("/", 1)[1]) for failure in report.failures] == ["bad.txt", "blank.txt"]
     assert "UTF-8" in report.failures[0].reason
     assert "no text" in report.failures[1].reason
-    assert seen == [(source.token_stop, source.uri) for source in sources]
+    assert (seen[-1].num_tokens, seen[-1].num_gist_tokens) == (memory.num_tokens, memory.num_tokens)
+    assert (seen[-1].uri, seen[-1].is_found) == (sources[-1].uri, True)
+    assert seen[-1].num_bytes == seen[-1].found_bytes
     assert memory.text(0, memory.num_tokens) == ("first text, with wörds\n# second\nuser: hello\n\nassistant: hi\n\n")
     assert memory.check(recompute_gists=True).ok
 
@@ -100,7 +100,7 @@ def test_a_file_that_vanishes_on_the_way_is_reported(kit, folder):
     """Listed with its folder, gone when its turn comes."""
     memory = kit.make_memory(segment_tokens=64)
 
-    def vanish(done, uri):
+    def vanish(progress):
         (folder / "z.txt").unlink(missing_ok=True)
 
     for name in ("a.txt", "b.md", "c.md", "z.txt"):  # each is a group of its own

@@ -9,17 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
+from megacontext.cli.pace import Pace, clock
 from megacontext.cli.screen import counted, error_console, output_console, print_json, shorten_uri
 from megacontext.cli.visible import visible_line
 from megacontext.errors import NotTextError
-from megacontext.units import format_count
+from megacontext.units import format_bytes, format_count
 
 if TYPE_CHECKING:
-    from megacontext.memory.reports import IngestReport
+    from megacontext.memory.reports import IngestProgress, IngestReport
 
 __all__ = ["ingest"]
 
@@ -81,22 +82,35 @@ def _says_what_is_in() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, str], None]]:
+def _progress() -> Iterator[Callable[[IngestProgress], None]]:
     console = error_console()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.fields[tokens]} tokens, {task.fields[speed]} a second"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[uri]}"),
-    )
+    columns = (SpinnerColumn(), TextColumn("{task.fields[status]}"), TextColumn("{task.fields[uri]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("ingest", total=None, tokens="0", speed="0", uri="")
+        task = bar.add_task("ingest", total=None, status="looking for what is new", uri="")
+        pace = Pace()
 
-        def show(num_tokens: int, uri: str) -> None:
-            speed = num_tokens / max(bar.tasks[0].elapsed or 0.0, 1e-3)
-            bar.update(task, tokens=format_count(num_tokens), speed=format_count(int(speed)), uri=shorten_uri(uri))
+        def show(progress: IngestProgress) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            pace.see(progress, elapsed)
+            bar.update(task, status=_status(progress, elapsed, pace.seconds_left), uri=_doing(progress))
 
         yield show
+
+
+def _status(progress: IngestProgress, elapsed: float, seconds_left: float | None) -> str:
+    """Tokens, speed, how much is read, and how long it takes."""
+    speed = format_count(int(progress.num_tokens / max(elapsed, 1e-3)))
+    found = format_bytes(progress.found_bytes)
+    read = f"{format_bytes(progress.num_bytes)} of {found if progress.is_found else f'{found} found so far'}"
+    left = "" if seconds_left is None else f", {clock(seconds_left)} left"
+    return f"{format_count(progress.num_tokens)} tokens, {speed} a second, {read}, {clock(elapsed)}{left}:"
+
+
+def _doing(progress: IngestProgress) -> str:
+    """What it is busy with: a source, or the gists when all of them are in."""
+    if progress.is_found and progress.num_bytes >= progress.found_bytes:
+        return f"gists of {format_count(progress.num_gist_tokens)} tokens"
+    return shorten_uri(progress.uri)
 
 
 def _print(report: IngestReport) -> None:

@@ -15,7 +15,7 @@ from megacontext.documents.decoding import decode_text, without_surrogates
 from megacontext.documents.document import Parsed, Section
 from megacontext.errors import NotTextError
 
-__all__ = ["looks_like_chat", "parse"]
+__all__ = ["looks_like_chat", "may_be_chat", "parse"]
 
 _TIME_KEYS = ("time", "timestamp", "created_at")
 
@@ -37,6 +37,19 @@ def looks_like_chat(raw: bytes) -> bool:
         return _is_message(json.loads(first))
     except ValueError:
         return '"role"' in first and '"content"' in first
+
+
+def may_be_chat(head: bytes) -> bool:
+    """Whether a long JSON file that begins so may hold messages; True also where its head cannot tell."""
+    text = head.decode("utf-8-sig", "replace").lstrip()
+    if not text.startswith("["):
+        first, line_end, _ = text.partition("\n")
+        return looks_like_chat(first.encode()) if line_end else first.startswith("{")
+    first = text[1:].lstrip()
+    try:
+        return _is_message(json.JSONDecoder().raw_decode(first)[0])
+    except ValueError:
+        return first.startswith("{")
 
 
 def _is_message(item: Any) -> bool:

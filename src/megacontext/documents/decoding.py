@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 from megacontext.errors import NotTextError
 
-__all__ = ["decode_text", "encodings_of", "is_binary", "without_surrogates"]
+__all__ = ["HEAD_BYTES", "TextDecoder", "decode_text", "encodings_of", "is_binary", "without_surrogates"]
+
+HEAD_BYTES = 8192  # of a file say what it is
 
 _MARKS = (  # longest first: the UTF-32 mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -29,7 +31,7 @@ def is_binary(raw: bytes) -> bool:
 
     Looks at the first 8 KiB, as git does. Text in an unknown encoding is not binary.
     """
-    head = raw[:8192]
+    head = raw[:HEAD_BYTES]
     if head.startswith(_SIGNATURES):
         return True
     if any(head.startswith(mark) for mark, _ in _MARKS):
@@ -37,23 +39,52 @@ def is_binary(raw: bytes) -> bool:
     return b"\0" in head or len(head.translate(None, _CONTROLS)) < 0.9 * len(head)
 
 
+class TextDecoder:
+    """Bytes that arrive in pieces to text, without their byte-order mark.
+
+    head: the first bytes, at least four of them if there are as many; they are not decoded yet. name: for messages.
+    """
+
+    def __init__(self, head: bytes, name: str) -> None:
+        self._name = name
+        self._encoding, mark = next(((code, mark) for mark, code in _MARKS if head.startswith(mark)), ("utf-8", b""))
+        self._num_mark_bytes = len(mark)
+        self._decoder = codecs.getincrementaldecoder(self._encoding)()
+        self._num_bytes = self._num_chars = 0
+
+    @property
+    def is_its_own_text(self) -> bool:
+        """Whether the bytes are their text in UTF-8."""
+        return self._encoding == "utf-8" and not self._num_mark_bytes
+
+    def add(self, data: bytes, *, is_last: bool = False) -> str:
+        """The text of the next bytes; a character that is not whole yet waits for them.
+
+        Raises: NotTextError naming the first byte that does not fit.
+        """
+        skipped = min(len(data), max(0, self._num_mark_bytes - self._num_bytes))
+        before = self._num_bytes + skipped - len(self._decoder.getstate()[0])
+        self._num_bytes += len(data)
+        try:
+            text = self._decoder.decode(data[skipped:] if skipped else data, is_last)
+        except UnicodeDecodeError as error:
+            raise NotTextError(
+                f"{self._name} is not {self._encoding.upper()}: byte 0x{error.object[error.start]:02x} at "
+                f"{before + error.start}; convert it first, for example with `iconv -f ISO-8859-1 -t UTF-8`"
+            ) from error
+        if "\0" in text:
+            place = self._num_chars + text.index("\0")
+            raise NotTextError(f"{self._name} has a zero character at {place}; it is no text file")
+        self._num_chars += len(text)
+        return text
+
+
 def decode_text(raw: bytes, name: str) -> str:
     """The text of ``raw``, without its byte-order mark.
 
     Raises: NotTextError naming the first byte that does not fit.
     """
-    encoding, mark = next(((code, mark) for mark, code in _MARKS if raw.startswith(mark)), ("utf-8", b""))
-    try:
-        text = raw[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        place = len(mark) + error.start
-        raise NotTextError(
-            f"{name} is not {encoding.upper()}: byte 0x{raw[place]:02x} at {place}; "
-            "convert it first, for example with `iconv -f ISO-8859-1 -t UTF-8`"
-        ) from error
-    if "\0" in text:
-        raise NotTextError(f"{name} has a zero character at {text.index(chr(0))}; it is no text file")
-    return text
+    return TextDecoder(raw, name).add(raw, is_last=True)
 
 
 def encodings_of(text: str) -> Iterator[bytes]:

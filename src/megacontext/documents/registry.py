@@ -9,7 +9,7 @@ from megacontext.documents import chat, html, pdf, plain
 from megacontext.documents.decoding import is_binary
 from megacontext.documents.document import Parsed
 
-__all__ = ["PARSERS", "SUFFIXES", "Parser", "is_document", "kind_of"]
+__all__ = ["PARSERS", "SUFFIXES", "Parser", "is_document", "is_plain", "kind_of"]
 
 Parser = Callable[[bytes, str], Parsed]  # of the bytes of a file, and of its name for messages
 
@@ -57,3 +57,10 @@ def kind_of(path: Path, raw: bytes) -> str:
 def is_document(path: Path, raw: bytes) -> bool:
     """Whether a file can be read as text in some format."""
     return SUFFIXES.get(path.suffix.lower()) == "pdf" or raw.startswith(pdf.SIGNATURE) or not is_binary(raw)
+
+
+def is_plain(path: Path, head: bytes) -> bool:
+    """Whether a long file that begins so is its own text, so that it can be read in pieces."""
+    if path.suffix.lower() in _CHAT_SUFFIXES and chat.may_be_chat(head):
+        return False
+    return PARSERS[kind_of(path, head)] is plain.parse

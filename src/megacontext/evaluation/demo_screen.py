@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from megacontext.evaluation.haystack import MEMORY_NAME, text_name
 from megacontext.evaluation.report import Costs, comparison_grid, cost_grid, rich_table
 from megacontext.evaluation.scores import Comparison, verdicts
-from megacontext.memory.reports import IngestReport, MemoryStats
+from megacontext.memory.reports import IngestProgress, IngestReport, MemoryStats
 from megacontext.units import format_bytes, format_count
 
 __all__ = ["DemoScreen", "around"]
@@ -43,13 +43,13 @@ class DemoScreen:
         )
 
     @contextmanager
-    def reading(self, num_tokens: int) -> Iterator[Callable[[int, str], None]]:
+    def reading(self, num_tokens: int) -> Iterator[Callable[[IngestProgress], None]]:
         """A bar over the tokens that are read."""
         with self._bar() as bar:
             task = bar.add_task("reading", total=num_tokens)
 
-            def advance(num_done: int, uri: str) -> None:
-                bar.update(task, completed=num_done, description=f"reading {text_name(uri)}")
+            def advance(done: IngestProgress) -> None:
+                bar.update(task, completed=done.num_tokens, description=f"reading {text_name(done.uri)}")
 
             yield advance
 

@@ -10,7 +10,7 @@ from random import Random
 from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.hidden_facts import HiddenFact, draw_facts, hide_facts, locate
 from megacontext.evaluation.library import Library, Text
-from megacontext.memory.reports import IngestReport
+from megacontext.memory.reports import IngestProgress, IngestReport
 from megacontext.ports.catalog import Source
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
@@ -41,7 +41,7 @@ def build_haystack(
     num_facts: int,
     seed: int,
     gister: str,
-    progress: Callable[[int, str], None] | None = None,
+    progress: Callable[[IngestProgress], None] | None = None,
 ) -> Haystack:
     """Write the library with facts hidden in it below ``folder``, and ingest it into a new memory there."""
     random = Random(seed)

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import StorageError
+from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.layout import gist_spec, meta_spec, sealed_arrays, shard_nodes, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import indexed_stop
 from megacontext.memory.reads import TreeReader
-from megacontext.memory.sealing import meta_rows
 from megacontext.memory.segments import token_digest
+from megacontext.memory.source_texts import blob_pieces
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import Damage, Source
 
@@ -144,7 +145,8 @@ class Checker:
             seen.add(digest)
             self.num_objects += 1
             try:
-                self._parts.blobs.get(digest)
+                for _ in blob_pieces(self._parts, digest):
+                    pass
             except StorageError as error:
                 damage = Damage(
                     object_name=self._parts.blobs.object_name(digest),

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.documents.decoding import without_surrogates
-from megacontext.documents.document import Document, name_of, one_section
+from megacontext.documents.document import Document, Section, name_of, one_section
+from megacontext.documents.streaming import TextStream
 from megacontext.errors import EmptySourceError, InvalidValueError
-from megacontext.memory.encoding import encode_sections
+from megacontext.memory.encoding import BATCH_PIECES, PieceCutter, SectionEncoder, encode_sections
 from megacontext.memory.parts import Parts
-from megacontext.memory.writing import Draft
+from megacontext.memory.tally import ProgressCall
+from megacontext.memory.writing import Draft, DraftPiece
+from megacontext.ports.arrays import SupportsLongBlobs
 from megacontext.ports.catalog import Extent, Source
 from megacontext.values import name_of_source, shown, text, text_labels
 
@@ -24,13 +28,13 @@ __all__ = ["Drafter", "IngestRequest", "text_document"]
 
 @dataclass(frozen=True, kw_only=True)
 class IngestRequest:
-    """What is said about all sources of one ingest. progress: called with (tokens done, uri) after each source."""
+    """What is said about all sources of one ingest. progress: called with an IngestProgress now and then."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     role: str = ""
     author: str = ""
     licence: str = ""
-    progress: Callable[[int, str], None] | None = None
+    progress: ProgressCall | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", text_labels(self.labels))
@@ -38,7 +42,7 @@ class IngestRequest:
             text(name, getattr(self, name))
         if self.progress is not None and not callable(self.progress):
             raise InvalidValueError(
-                f"progress is {shown(self.progress)}; give a function of (num_tokens, uri), or None"
+                f"progress is {shown(self.progress)}; give a function of one IngestProgress, or None"
             )
 
 
@@ -91,6 +95,62 @@ class Drafter:
         self._on_the_way[document.uri] = source
         blobs = [document.raw] if raw_digest == text_digest else [document.raw, text]
         return Draft(source=source, token_ids=token_ids, extents=extents, blobs=blobs)
+
+    def streamed(self, stream: TextStream, request: IngestRequest) -> Source:
+        """What is known of a long file before its pieces come."""
+        return Source(
+            uri=stream.uri,
+            version=self._next_version(stream.uri),
+            kind=stream.kind,
+            raw_digest=stream.raw_digest,
+            text_digest=stream.text_digest,
+            num_bytes=stream.num_bytes,
+            token_start=0,
+            token_stop=0,
+            role=request.role,
+            author=request.author,
+            licence=request.licence,
+            labels=request.labels,
+            created_at=time.time(),
+        )
+
+    def pieces(self, stream: TextStream) -> Generator[DraftPiece]:
+        """A long file as tokens and extents, its bytes stored as they pass.
+
+        Raises: EmptySourceError if it gives no tokens, UnreadableSourceError if it changed; StorageError.
+        """
+        blobs = self._parts.blobs
+        assert isinstance(blobs, SupportsLongBlobs)
+        cutter, encoder = PieceCutter(), SectionEncoder(self._parts.codec)
+        section = Section(char_start=0, char_stop=0)  # where it ends is not known, and not asked
+        waiting: list[str] = []
+        num_bytes = num_tokens = 0
+        with ExitStack() as stack:
+            raw = stack.enter_context(blobs.stream())
+            own_text = None if stream.raw_digest == stream.text_digest else stack.enter_context(blobs.stream())
+            for data, text in stream.pieces():
+                raw.write(data)
+                if own_text is not None:
+                    own_text.write(text.encode())
+                num_bytes += len(data)
+                waiting += cutter.add(text)
+                if len(waiting) >= BATCH_PIECES:
+                    token_ids, extents = encoder.add((section, piece) for piece in waiting)
+                    waiting = []
+                    num_tokens += sum(map(len, token_ids))
+                    yield DraftPiece(token_ids=np.concatenate(token_ids), extents=extents, num_bytes=num_bytes)
+                    num_bytes = 0
+            token_ids, extents = encoder.add((section, piece) for piece in [*waiting, *cutter.finish()])
+            if not num_tokens + sum(map(len, token_ids)):
+                raise EmptySourceError(f"{name_of(stream.uri)} has no text (0 tokens); leave it out")
+            raw.finish()
+            if own_text is not None:
+                own_text.finish()
+        yield DraftPiece(
+            token_ids=np.concatenate([np.empty(0, np.uint32), *token_ids]),
+            extents=extents + encoder.finish(),
+            num_bytes=num_bytes,
+        )
 
     def tokens(self, token_ids: npt.NDArray[np.uint32], uri: str, role: str, newest: Source | None) -> Draft:
         """Tokens as such; they continue ``newest`` if they are of the same source and role."""

@@ -7,7 +7,8 @@ keep old sources from being rebuilt out of their raw bytes (``check --repair`` c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,22 @@ from megacontext.documents.document import Section
 from megacontext.ports.catalog import Extent
 from megacontext.ports.text import Encoded, TextCodec
 
-__all__ = ["ANCHOR_TOKENS", "PIECE_CHARS", "byte_offsets", "encode_sections", "piece_bounds"]
+__all__ = [
+    "ANCHOR_TOKENS",
+    "BATCH_PIECES",
+    "EXTENT_TOKENS",
+    "PIECE_CHARS",
+    "PieceCutter",
+    "SectionEncoder",
+    "byte_offsets",
+    "encode_sections",
+    "piece_bounds",
+]
 
 ANCHOR_TOKENS = 32  # the catalog's extents promise one anchor per 32 tokens
 PIECE_CHARS = 16_384
-_BATCH_PIECES = 64  # about a million characters in flight
+BATCH_PIECES = 64  # about a million characters in flight
+EXTENT_TOKENS = 1 << 20  # of a section at most in one extent, give or take a piece
 
 
 def piece_bounds(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
@@ -38,69 +50,107 @@ def piece_bounds(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
+class PieceCutter:
+    """`piece_bounds` for a section that arrives bit by bit: the same pieces, whatever the bits."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def add(self, text: str) -> list[str]:
+        """The pieces that are certain, whatever follows."""
+        text = self._rest + text
+        *certain, last = piece_bounds(text, 0, len(text)) if text else [(0, 0)]
+        self._rest = text[slice(*last)]
+        return [text[start:stop] for start, stop in certain]
+
+    def finish(self) -> list[str]:
+        """What is left: the last piece, if there is any."""
+        return [self._rest] if self._rest else []
+
+
+class SectionEncoder:
+    """Pieces of a document's sections to token ids, and to extents relative to the first token."""
+
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
+        self._open = _OpenExtent()
+        self._bytes_before = 0
+
+    def add(self, pieces: Iterable[tuple[Section, str]]) -> tuple[list[npt.NDArray[np.uint32]], list[Extent]]:
+        """Token ids piece by piece, and the extents that ended. A piece follows the one before, in its section or the
+        next."""
+        token_ids: list[npt.NDArray[np.uint32]] = []
+        extents: list[Extent] = []
+        coming = iter(pieces)
+        while batch := list(islice(coming, BATCH_PIECES)):
+            texts = [text for _, text in batch]
+            for (section, text), encoded in zip(batch, self._codec.encode_batch(texts), strict=True):
+                if section is not self._open.section or self._open.num_tokens >= EXTENT_TOKENS:
+                    extents += self._open.close()
+                    self._open = _OpenExtent(section, self._open.token_stop, self._bytes_before)
+                token_ids.append(encoded.token_ids)
+                self._bytes_before = self._open.add(text, encoded, self._bytes_before)
+        return token_ids, extents
+
+    def finish(self) -> list[Extent]:
+        """The last extent, unless it has no tokens."""
+        return self._open.close()
+
+
 def encode_sections(
     text: str, sections: Sequence[Section], codec: TextCodec
 ) -> tuple[npt.NDArray[np.uint32], list[Extent]]:
-    """Token ids of all sections end to end, and one extent each, relative to the first token.
+    """Token ids of all sections end to end, and their extents, relative to the first token.
 
-    Sections that give no tokens leave no extent.
+    Sections that give no tokens leave no extent; one of more than ``EXTENT_TOKENS`` leaves several, cut where pieces
+    end, so that a span is found in its source without reading anchors by the million.
     """
-    token_ids: list[npt.NDArray[np.uint32]] = []
-    extents: list[Extent] = []
-    pieces = [
-        (number, bounds)
-        for number, section in enumerate(sections)
-        for bounds in piece_bounds(text, section.char_start, section.char_stop)
-    ]
-    bytes_before = 0
-    open_section = _OpenExtent()
-    for first in range(0, len(pieces), _BATCH_PIECES):
-        batch = pieces[first : first + _BATCH_PIECES]
-        texts = [text[start:stop] for _, (start, stop) in batch]
-        for (number, _), piece, encoded in zip(batch, texts, codec.encode_batch(texts), strict=True):
-            if number != open_section.number:
-                extents += open_section.close(sections)
-                open_section = _OpenExtent(number, open_section.token_stop, bytes_before)
-            token_ids.append(encoded.token_ids)
-            bytes_before = open_section.add(piece, encoded, bytes_before)
-    extents += open_section.close(sections)
-    return np.concatenate([np.empty(0, np.uint32), *token_ids]), extents
+    encoder = SectionEncoder(codec)
+    pieces = (
+        (section, text[start:stop])
+        for section in sections
+        for start, stop in piece_bounds(text, section.char_start, section.char_stop)
+    )
+    token_ids, extents = encoder.add(pieces)
+    return np.concatenate([np.empty(0, np.uint32), *token_ids]), extents + encoder.finish()
 
 
 class _OpenExtent:
     """The extent that the pieces of one section are adding up to."""
 
-    def __init__(self, number: int = -1, token_start: int = 0, byte_start: int = 0) -> None:
-        self.number = number
-        self.token_start = self.token_stop = token_start
-        self.byte_start = self.byte_stop = byte_start
-        self.anchors: list[npt.NDArray[np.int64]] = []
+    def __init__(self, section: Section | None = None, token_start: int = 0, byte_start: int = 0) -> None:
+        self.section = section
+        self._token_start = self.token_stop = token_start
+        self._byte_start = self._byte_stop = byte_start
+        self._anchors: list[npt.NDArray[np.int64]] = []
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_stop - self._token_start
 
     def add(self, piece: str, encoded: Encoded, bytes_before: int) -> int:
         """Count one piece in; bytes of the text up to its end."""
         offsets = byte_offsets(piece)
-        first = -(self.token_stop - self.token_start) % ANCHOR_TOKENS
-        chars = encoded.char_starts[first::ANCHOR_TOKENS]
-        self.anchors.append(offsets[chars] + (bytes_before - self.byte_start))
+        chars = encoded.char_starts[-self.num_tokens % ANCHOR_TOKENS :: ANCHOR_TOKENS]
+        self._anchors.append(offsets[chars] + (bytes_before - self._byte_start))
         self.token_stop += len(encoded.token_ids)
-        self.byte_stop = bytes_before + int(offsets[-1])
-        return self.byte_stop
+        self._byte_stop = bytes_before + int(offsets[-1])
+        return self._byte_stop
 
-    def close(self, sections: Sequence[Section]) -> list[Extent]:
-        if self.token_start == self.token_stop:
+    def close(self) -> list[Extent]:
+        if self.section is None or not self.num_tokens:
             return []
-        section = sections[self.number]
         return [
             Extent(
                 source_id=0,
-                token_start=self.token_start,
+                token_start=self._token_start,
                 token_stop=self.token_stop,
-                byte_start=self.byte_start,
-                byte_stop=self.byte_stop,
-                title=section.title,
-                role=section.role,
-                time=section.time,
-                anchors=np.concatenate(self.anchors).astype(np.int64),
+                byte_start=self._byte_start,
+                byte_stop=self._byte_stop,
+                title=self.section.title,
+                role=self.section.role,
+                time=self.section.time,
+                anchors=np.concatenate(self._anchors).astype(np.int64),
             )
         ]
 

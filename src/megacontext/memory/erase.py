@@ -19,12 +19,12 @@ import numpy as np
 
 from megacontext.documents.document import name_of
 from megacontext.errors import InvalidValueError, MegaContextError, StorageError
+from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
 from megacontext.memory.lock import RewriteLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.repair import Repairer
-from megacontext.memory.sealing import meta_rows
 from megacontext.memory.segments import token_bytes, token_digest, unsourced
 from megacontext.memory.writing import Writer
 from megacontext.ports.catalog import Segment, Source

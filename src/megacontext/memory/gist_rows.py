@@ -10,7 +10,7 @@ import numpy as np
 from megacontext.ports.gister import GistBatch
 from megacontext.units import MIB
 
-__all__ = ["RowCache", "empty_batch", "join"]
+__all__ = ["RowCache", "empty_batch", "join", "meta_rows"]
 
 
 def empty_batch(num_rows: int, gist_width: int, dim: int) -> GistBatch:
@@ -31,6 +31,11 @@ def join(batches: Sequence[GistBatch]) -> GistBatch:
         offsets=np.concatenate([batch.offsets for batch in batches]),
         weights=np.concatenate([batch.weights for batch in batches]),
     )
+
+
+def meta_rows(batch: GistBatch) -> np.ndarray:
+    """(offset, weight) of every gist vector, as the ``meta`` arrays keep them: float32 [n, r, 2]."""
+    return np.stack([batch.offsets, batch.weights], axis=-1).astype(np.float32)
 
 
 class RowCache:

@@ -1,63 +1,39 @@
 """Everything that comes in: tokens, texts, files and folders.
 
-One source is whole or absent. Small ones share a transaction, since a sync costs more than their tokens. While one
-group of sources is committed, the next is read and encoded in a thread of its own.
+One source is whole or absent. Small ones share a transaction, since a sync costs more than their tokens; a long text
+file has one for itself and passes through it in pieces. While one group (or piece) is committed, the next is read and
+encoded in a thread of its own, and the gists of what is there already are made in another.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy.typing as npt
 
-from megacontext.documents.decoding import without_surrogates
-from megacontext.documents.discovery import Found, discover
-from megacontext.documents.document import Document
-from megacontext.documents.loading import load, read_bytes
-from megacontext.documents.registry import is_document
-from megacontext.errors import InvalidValueError, MegaContextError, NotTextError, SourceError
+from megacontext.documents.discovery import discover
+from megacontext.errors import InvalidValueError, MegaContextError, SourceError
+from megacontext.memory.ahead import one_ahead
+from megacontext.memory.arrivals import Arrivals, Group, LongSource
 from megacontext.memory.drafting import Drafter, IngestRequest, text_document
+from megacontext.memory.gists_ahead import GistsAhead
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
-from megacontext.memory.reports import IngestFailure, IngestReport
+from megacontext.memory.reports import IngestReport
 from megacontext.memory.sealing import GistKeeper
-from megacontext.memory.writing import Draft, Writer
-from megacontext.units import MIB
+from megacontext.memory.tally import IngestTally
+from megacontext.memory.writing import Draft, DraftPiece, Writer
 from megacontext.values import name_of_source
 from megacontext.values import text as valid_text
 
 __all__ = ["Ingestor"]
 
 _log = logging.getLogger(__name__)
-_GROUP_SEGMENTS = 2  # tokens that wait for a transaction, in segments
-_GROUP_DRAFTS = 512
-_GROUP_BYTES = 64 * MIB  # of originals: a page of a PDF may weigh a thousand times its text
-
-
-class _Tally:
-    """The report while it is being made."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.num_sources = self.num_tokens = self.num_unchanged = self.num_binary = 0
-        self.failures: list[IngestFailure] = []
-        self.relabelled: list[tuple[int, str, str]] = []
-
-    def report(self, deferred: str) -> IngestReport:
-        return IngestReport(
-            num_sources=self.num_sources,
-            num_tokens=self.num_tokens,
-            seconds=time.perf_counter() - self.started,
-            num_unchanged=self.num_unchanged,
-            num_binary=self.num_binary,
-            failures=tuple(self.failures),
-            deferred=deferred,
-        )
+_DECLARE_SHARDS = 16  # of gists, between two transactions, so that a long ingest keeps what it has made
+_SHOW_SECONDS = 0.2
 
 
 class Ingestor:
@@ -99,9 +75,9 @@ class Ingestor:
         """Ingest one text under a name."""
         document = text_document(text, source)
         self._writer.begin()
-        tally = _Tally()
-        self._run(iter([document]), request, tally)
-        return tally.report(self._keep_all())
+        tally = IngestTally(request.progress, num_bytes=len(document.raw))
+        arrivals = Arrivals(self._parts, self._drafter, request, tally)
+        return self._run(arrivals.grouped(iter([document])), request, tally)
 
     def paths(self, paths: Sequence[str], request: IngestRequest) -> IngestReport:
         """Ingest files and folders."""
@@ -109,82 +85,70 @@ class Ingestor:
             raise InvalidValueError("there is nothing to ingest (0 paths); name at least one file or folder")
         found = discover(paths)
         self._writer.begin()
-        tally = _Tally()
-        self._run(self._documents(found, request, tally), request, tally)
-        return tally.report(self._keep_all())
+        tally = IngestTally(request.progress, paths=paths)
+        arrivals = Arrivals(self._parts, self._drafter, request, tally)
+        return self._run(arrivals.grouped(arrivals.documents(found)), request, tally)
 
-    def _run(self, documents: Iterator[Document], request: IngestRequest, tally: _Tally) -> None:
-        """Commit documents group by group."""
-        try:
-            for group in _one_ahead(self._groups(documents, request, tally)):
-                self._writer.commit(group)
-                for draft in group:
-                    tally.num_sources += 1
-                    tally.num_tokens += len(draft.token_ids)
-                    if request.progress is not None:
-                        request.progress(tally.num_tokens, draft.source.uri)
-            if tally.relabelled:
-                with self._parts.catalog.write() as writer:
-                    for source_id, key, value in tally.relabelled:
-                        writer.set_label(source_id, key, value)
-        finally:
-            self._drafter.forget()
-
-    def _groups(self, documents: Iterator[Document], request: IngestRequest, tally: _Tally) -> Iterator[list[Draft]]:
-        """Drafts in groups that are worth a transaction."""
-        group: list[Draft] = []
-        num_tokens = num_bytes = 0
-        for document in documents:
-            if self._is_unchanged(document.uri, document.raw, request, tally):
-                continue
-            draft = self._drafter.document(document, request)
-            group.append(draft)
-            num_tokens += len(draft.token_ids)
-            num_bytes += sum(map(len, draft.blobs))
-            full = num_tokens >= _GROUP_SEGMENTS * self._parts.info.segment_tokens or num_bytes >= _GROUP_BYTES
-            if full or len(group) >= _GROUP_DRAFTS:
-                self._drafter.next_group()
-                yield group
-                group, num_tokens, num_bytes = [], 0, 0
-        if group:
-            yield group
-
-    def _documents(self, found: Iterator[Found], request: IngestRequest, tally: _Tally) -> Iterator[Document]:
-        """Files that are new or changed, parsed; what cannot be is counted, or raised if it was named."""
-        for file in found:
+    def _run(self, groups: Iterator[Group], request: IngestRequest, tally: IngestTally) -> IngestReport:
+        """Commit documents group by group, and keep their gists."""
+        start = self._reader.num_tokens
+        with tally, self._keeper.ahead() as ahead:
             try:
-                document = self._document(file, request, tally)
-            except SourceError as error:
-                if file.named:
-                    raise
-                tally.failures.append(IngestFailure(uri=file.uri, reason=without_surrogates(str(error))))
-                continue
-            if document is not None:
-                yield document
+                for group in one_ahead(groups, waits_for=lambda group: isinstance(group, LongSource)):
+                    if isinstance(group, LongSource):
+                        self._commit_long(group, request, tally, ahead)
+                    elif group:
+                        self._commit(group, tally, ahead)
+                    self._count_gists(ahead, start, tally)
+                if tally.relabelled:
+                    with self._parts.catalog.write() as writer:
+                        for source_id, key, value in tally.relabelled:
+                            writer.set_label(source_id, key, value)
+            finally:
+                self._drafter.forget()
+            while not ahead.wait(_SHOW_SECONDS):
+                self._count_gists(ahead, start, tally)
+        return tally.report(self._keep_all(ahead, start, tally))
 
-    def _document(self, file: Found, request: IngestRequest, tally: _Tally) -> Document | None:
-        if file.problem is not None:
-            raise file.problem
-        raw = read_bytes(file.path)
-        if not is_document(file.path, raw):
-            if file.named:
-                raise NotTextError(f"{file.path} is a binary file; convert it to text, or leave it out")
-            tally.num_binary += 1
-            return None
-        if self._is_unchanged(file.uri, raw, request, tally):
-            return None
-        return load(file.path, file.uri, raw)
+    def _commit(self, group: list[Draft], tally: IngestTally, ahead: GistsAhead) -> None:
+        self._writer.commit(group)
+        ahead.allow(self._num_segments)
+        tally.num_sources += len(group)
+        tally.num_tokens += sum(len(draft.token_ids) for draft in group)
+        tally.num_bytes += sum(draft.source.num_bytes for draft in group)
+        tally.uri = group[-1].source.uri
 
-    def _is_unchanged(self, uri: str, raw: bytes, request: IngestRequest, tally: _Tally) -> bool:
-        """Whether the newest version of a source is just these bytes; new labels are noted for it."""
-        known = self._drafter.newest(uri)
-        if known is None or known.raw_digest != hashlib.sha256(raw).hexdigest():
-            return False
-        tally.num_unchanged += 1
-        for key, value in request.labels.items():
-            if known.source_id and known.labels.get(key) != value:
-                tally.relabelled.append((known.source_id, key, value))
-        return True
+    def _commit_long(self, long: LongSource, request: IngestRequest, tally: IngestTally, ahead: GistsAhead) -> None:
+        """Commit a source while it is read; if that fails, nothing of it stays."""
+        num_tokens, num_bytes = tally.num_tokens, tally.num_bytes
+        tally.uri = long.stream.uri
+
+        def counted(pieces: Iterator[DraftPiece]) -> Iterator[DraftPiece]:
+            for piece in pieces:
+                yield piece
+                tally.num_tokens += len(piece.token_ids)
+                tally.num_bytes += piece.num_bytes
+                tally.show()
+
+        source = self._drafter.streamed(long.stream, request)
+        try:
+            with closing(self._drafter.pieces(long.stream)) as made, closing(one_ahead(made)) as pieces:
+                self._writer.commit_pieces(source, counted(pieces), written=ahead.allow)
+        except SourceError as error:
+            if long.named:
+                raise
+            self._writer.begin()
+            ahead.forget(self._num_segments)
+            tally.fail(long.stream.uri, error)
+            tally.num_tokens, tally.num_bytes = num_tokens, num_bytes + long.stream.num_bytes
+            return
+        ahead.allow(self._num_segments)
+        tally.num_sources += 1
+
+    @property
+    def _num_segments(self) -> int:
+        """Segments that are committed."""
+        return self._reader.state.sealed_tokens // self._parts.info.segment_tokens
 
     # --- gists --------------------------------------------------------------------------------------------------
 
@@ -193,8 +157,26 @@ class Ingestor:
         if self._reader.num_tokens >= self._keep_from and self._keeper.is_due():
             self._try(self._keeper.catch_up)
 
-    def _keep_all(self) -> str:
-        return self._try(self._keeper.keep_all)
+    def _count_gists(self, ahead: GistsAhead, start: int, tally: IngestTally) -> None:
+        """See how many gists were made ahead, and tell."""
+        size = self._parts.info.segment_tokens
+        tally.num_gist_tokens = max(0, ahead.num_made * size - start)
+        if ahead.num_made - self._keeper.num_shards >= _DECLARE_SHARDS:
+            self._try(lambda: self._keeper.declare(ahead.num_made))
+            self._writer.begin()
+        tally.show()
+
+    def _keep_all(self, ahead: GistsAhead, start: int, tally: IngestTally) -> str:
+        def kept(num_tokens: int) -> None:
+            tally.num_gist_tokens = max(0, num_tokens - start)
+            tally.show()
+
+        def keep() -> None:
+            self._keeper.declare(ahead.num_made)
+            self._keeper.keep_all(kept)
+            kept(self._reader.num_tokens)
+
+        return self._try(keep)
 
     def _try(self, keep: Callable[[], None]) -> str:
         try:
@@ -205,12 +187,3 @@ class Ingestor:
             self._writer.invalidate()
             return str(error)
         return ""
-
-
-def _one_ahead(groups: Iterator[list[Draft]]) -> Iterator[list[Draft]]:
-    """The same groups, the next one made in a thread while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest") as pool:
-        coming = pool.submit(next, groups, None)
-        while (group := coming.result()) is not None:
-            coming = pool.submit(next, groups, None)
-            yield group

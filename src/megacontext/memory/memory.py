@@ -22,7 +22,7 @@ from megacontext.memory.lock import RewriteLock, WriterLock
 from megacontext.memory.parts import LazyGister, Parts
 from megacontext.memory.provenance import Quoter
 from megacontext.memory.reads import TreeReader
-from megacontext.memory.reports import CheckReport, IngestReport, MemoryStats, Quotation, SearchResult
+from megacontext.memory.reports import CheckReport, IngestProgress, IngestReport, MemoryStats, Quotation, SearchResult
 from megacontext.memory.sealing import GistKeeper
 from megacontext.memory.search import Searcher
 from megacontext.memory.writing import Writer
@@ -117,13 +117,14 @@ class Memory:
         role: str = "",
         author: str = "",
         licence: str = "",
-        progress: Callable[[int, str], None] | None = None,
+        progress: Callable[[IngestProgress], None] | None = None,
     ) -> IngestReport:
         """Add files, whole folders (respecting .gitignore), or a ``text`` under the name ``source``.
 
         A source that is there unchanged is skipped, a changed one becomes a new version. Every source is added
         whole or not at all, and durable on return. A file that is named directly and cannot be read is an error; in
-        a folder it is left out and reported. ``progress(num_tokens_done, uri)`` is called after each source.
+        a folder it is left out and reported. ``progress`` is told how far it is, after each group of sources, within a
+        long one, and while gists are made.
 
         Raises: SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """

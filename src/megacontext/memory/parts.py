@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
 from megacontext.errors import BaseMismatchError
 from megacontext.ports.arrays import ArrayStore, BlobStore
@@ -22,14 +23,16 @@ class LazyGister:
         self._make = make
         self._info = info
         self._gister: Gister | None = None
+        self._making = Lock()
 
     def __call__(self) -> Gister:
         """Raises: BaseMismatchError if name, version or shape differ from what the memory was made with."""
-        if self._gister is None:
-            gister = self._make()
-            _refuse_other(gister, self._info)
-            self._gister = gister
-        return self._gister
+        with self._making:
+            if self._gister is None:
+                gister = self._make()
+                _refuse_other(gister, self._info)
+                self._gister = gister
+            return self._gister
 
 
 def _refuse_other(gister: Gister, info: MemoryInfo) -> None:

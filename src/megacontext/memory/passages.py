@@ -15,10 +15,18 @@ import numpy.typing as npt
 from megacontext.ports.catalog import Passage
 from megacontext.ports.text import TextCodec
 
-__all__ = ["PASSAGE_BLOCKS", "STRIDE_BLOCKS", "indexed_stop", "next_passage_start", "passages_from"]
+__all__ = [
+    "PASSAGE_BLOCKS",
+    "STRIDE_BLOCKS",
+    "PassageCutter",
+    "indexed_stop",
+    "next_passage_start",
+    "passages_from",
+]
 
 PASSAGE_BLOCKS = 4
 STRIDE_BLOCKS = 3
+_STEP_TOKENS = 65_536  # a source's tokens are copied so many at a time
 
 
 def next_passage_start(indexed_tokens: int, block_tokens: int) -> int:
@@ -37,6 +45,27 @@ def passages_from(
             token_stop=start + first + length,
             text=codec.decode(token_ids[first : first + length]),
         )
+
+
+class PassageCutter:
+    """Cuts a history that arrives in pieces. start: where the next passage begins; pending: the tokens from there."""
+
+    def __init__(self, start: int, pending: npt.NDArray[np.uint32], block_tokens: int, codec: TextCodec) -> None:
+        self._start = start
+        self._pending = pending
+        self._block_tokens = block_tokens
+        self._codec = codec
+
+    def add(self, token_ids: npt.NDArray[np.uint32]) -> Iterator[Passage]:
+        """Passages that these tokens complete; to be taken to the end before the next are added."""
+        for first in range(0, len(token_ids), _STEP_TOKENS):
+            self._pending = np.concatenate([self._pending, token_ids[first : first + _STEP_TOKENS]])
+            passage = None
+            for passage in passages_from(self._pending, self._start, self._block_tokens, self._codec):
+                yield passage
+            if passage is not None:
+                done = passage.token_start + STRIDE_BLOCKS * self._block_tokens - self._start
+                self._pending, self._start = self._pending[done:].copy(), self._start + done
 
 
 def indexed_stop(num_tokens: int, block_tokens: int) -> int:

@@ -6,6 +6,7 @@ from megacontext.memory.encoding import ANCHOR_TOKENS
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import Quotation
+from megacontext.memory.source_texts import SourceTexts
 from megacontext.ports.catalog import Extent, Source
 
 __all__ = ["Quoter"]
@@ -31,15 +32,13 @@ class Quoter:
         if start == stop:
             return []
         quotations: list[Quotation] = []
-        texts: dict[str, bytes] = {}  # the last source's text: extents of one source follow one another
+        texts = SourceTexts(self._parts)
         for source, extent in self._parts.catalog.extents(start, stop):
             begin, end = max(start, extent.token_start), min(stop, extent.token_stop)
             if not source.text_digest:
                 quotations.append(self._token_quotation(source, extent, begin, end))
                 continue
-            if source.text_digest not in texts:
-                texts = {source.text_digest: self._parts.blobs.get(source.text_digest)}
-            quotations.append(self._text_quotation(source, extent, begin, end, texts[source.text_digest]))
+            quotations.append(self._text_quotation(source, extent, begin, end, texts))
         return quotations
 
     def _token_quotation(self, source: Source, extent: Extent, start: int, stop: int) -> Quotation:
@@ -47,43 +46,43 @@ class Quoter:
         text = self._parts.codec.decode(self._reader.tokens(start, stop))
         return _quotation(source, extent, (start, stop), (0, 0), (0, 0), text, exact=True)
 
-    def _text_quotation(self, source: Source, extent: Extent, start: int, stop: int, text: bytes) -> Quotation:
+    def _text_quotation(self, source: Source, extent: Extent, start: int, stop: int, texts: SourceTexts) -> Quotation:
+        text = texts.of(source, extent)
         byte_start, exact_start = self._byte_of(extent, start, text, up=False)
         byte_stop, exact_stop = self._byte_of(extent, stop, text, up=True)
         first, last = 0, 0
         if source.text_digest == source.raw_digest:  # else they would be lines of a text that nobody has as a file
-            first = text.count(b"\n", 0, byte_start) + 1
+            first = texts.lines_before(source, extent) + text.count(b"\n", 0, byte_start) + 1
             last = first + text.count(b"\n", byte_start, max(byte_start, byte_stop - 1))
         quote = text[byte_start:byte_stop].decode("utf-8", "replace")
+        span = (extent.byte_start + byte_start, extent.byte_start + byte_stop)
         exact = exact_start and exact_stop
-        return _quotation(source, extent, (start, stop), (byte_start, byte_stop), (first, last), quote, exact=exact)
+        return _quotation(source, extent, (start, stop), span, (first, last), quote, exact=exact)
 
     def _byte_of(self, extent: Extent, token: int, text: bytes, *, up: bool) -> tuple[int, bool]:
-        """Where a token begins in the source's text, and whether that is exact.
+        """Where a token begins in the text of its extent, and whether that is exact.
 
         From an anchor before it, the decoded tokens must stand in the text letter by letter; a character that is made
         of several tokens counts to the quotation whole, on whichever side. If a tokenizer's decoding differs from the
         text, the anchors before and behind are the answer.
         """
         if token == extent.token_stop:
-            return extent.byte_stop, True
+            return len(text), True
         offset = token - extent.token_start
         before, behind = offset // ANCHOR_TOKENS, -(-offset // ANCHOR_TOKENS)
         if offset == 0 or (before == behind and not up):
-            return _anchor(extent, before), True
+            return _anchor(extent, before, text), True
         for anchor in range(behind - 1, max(-1, behind - 1 - _ANCHORS_BACK), -1):  # one may stand amid a character
             decoded = self._parts.codec.decode(self._reader.tokens(extent.token_start + anchor * ANCHOR_TOKENS, token))
-            position = _matched(text, _anchor(extent, anchor), decoded, up=up)
+            position = _matched(text, _anchor(extent, anchor, text), decoded, up=up)
             if position is not None and (decoded.strip(_REPLACEMENT) or anchor == 0):  # more than pieces of a character
                 return position, True
-        return _anchor(extent, behind if up else before), False
+        return _anchor(extent, behind if up else before, text), False
 
 
-def _anchor(extent: Extent, number: int) -> int:
-    """Where the extent's token ``ANCHOR_TOKENS * number`` begins in the source's text; its end behind the last."""
-    if number >= len(extent.anchors):
-        return extent.byte_stop
-    return extent.byte_start + int(extent.anchors[number])
+def _anchor(extent: Extent, number: int, text: bytes) -> int:
+    """Where the extent's token ``ANCHOR_TOKENS * number`` begins in its text; its end behind the last."""
+    return int(extent.anchors[number]) if number < len(extent.anchors) else len(text)
 
 
 def _matched(text: bytes, base: int, decoded: str, *, up: bool) -> int | None:

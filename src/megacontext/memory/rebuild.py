@@ -18,6 +18,7 @@ from megacontext.memory.encoding import encode_sections
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.segments import bytes_tokens, token_bytes, unsourced
+from megacontext.memory.source_texts import SourceTexts
 from megacontext.ports.catalog import Extent, Segment, Source
 
 __all__ = ["Rebuilder"]
@@ -38,12 +39,17 @@ class Rebuilder:
         Raises: CorruptionError if a text is lost too, or encodes to another number of tokens than before.
         """
         pieces = [np.empty(0, np.uint32)]
-        texts: dict[str, bytes] = {}
+        texts = SourceTexts(self._parts)
+        rescued: dict[str, bytes] = {}  # the last text that had to be parsed again
         for source, extent in self._parts.catalog.extents(start, stop):
             if source.text_digest:
-                if source.text_digest not in texts:
-                    texts = {source.text_digest: self.text_of(source)}
-                whole = self._encoded(source, extent, texts[source.text_digest])
+                try:
+                    text = texts.of(source, extent)
+                except CorruptionError:
+                    if source.text_digest not in rescued:
+                        rescued = {source.text_digest: self.text_of(source)}
+                    text = rescued[source.text_digest][extent.byte_start : extent.byte_stop]
+                whole = self._encoded(source, extent, text)
                 pieces.append(whole[max(0, start - extent.token_start) : stop - extent.token_start])
             else:
                 pieces.append(self._kept_raw(max(start, extent.token_start), min(stop, extent.token_stop)))
@@ -53,7 +59,7 @@ class Rebuilder:
         return tokens
 
     def _encoded(self, source: Source, extent: Extent, text: bytes) -> npt.NDArray[np.uint32]:
-        part = text[extent.byte_start : extent.byte_stop].decode("utf-8")
+        part = text.decode("utf-8")
         tokens, _ = encode_sections(part, [Section(char_start=0, char_stop=len(part))], self._parts.codec)
         if len(tokens) != extent.token_stop - extent.token_start:
             raise CorruptionError(f"{name_of(source.uri)} encodes to other tokens than it did; restore a backup")

@@ -14,12 +14,12 @@ import numpy as np
 
 from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.memory.check import Finding
+from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.layout import gist_spec, meta_spec, sealed_arrays, shard_nodes, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import STRIDE_BLOCKS, passages_from
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.rebuild import Rebuilder
-from megacontext.memory.sealing import meta_rows
 from megacontext.memory.segments import token_digest
 from megacontext.ports.catalog import Damage
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from megacontext.ports.catalog import Damage, MemoryInfo
 
-__all__ = ["CheckReport", "IngestFailure", "IngestReport", "MemoryStats", "Quotation", "SearchResult"]
+__all__ = [
+    "CheckReport",
+    "IngestFailure",
+    "IngestProgress",
+    "IngestReport",
+    "MemoryStats",
+    "Quotation",
+    "SearchResult",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +24,23 @@ class IngestFailure:
 
     uri: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestProgress:
+    """How far an ingest is.
+
+    uri: the newest source; num_tokens: added so far, num_gist_tokens: of how many of them the gists are kept, too.
+    num_bytes: of files that are done with, added or not; found_bytes: of all that are known of; is_found: whether
+    these are all, or folders are still being looked through.
+    """
+
+    uri: str
+    num_tokens: int
+    num_gist_tokens: int
+    num_bytes: int
+    found_bytes: int
+    is_found: bool
 
 
 @dataclass(frozen=True, kw_only=True)

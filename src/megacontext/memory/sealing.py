@@ -7,17 +7,17 @@ that completes a segment pays for at most ``CATCH_UP_SHARDS`` shards, even if an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import numpy as np
-
+from megacontext.memory.gist_rows import meta_rows
+from megacontext.memory.gists_ahead import GistsAhead
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
 from megacontext.ports.gister import GistBatch
 
-__all__ = ["CATCH_UP_SHARDS", "GistKeeper", "meta_rows"]
+__all__ = ["CATCH_UP_SHARDS", "GistKeeper"]
 
 CATCH_UP_SHARDS = 2
 _COMMIT_SHARDS = 16  # shards between two transactions, so that a long run keeps what it has done
@@ -40,9 +40,24 @@ class GistKeeper:
         self._seal(1, self._reader.num_tokens, max_shards=CATCH_UP_SHARDS)
         self._keep_above(self._reader.state.sealed_nodes.get(1, 0) * self._tree.block_tokens)
 
-    def keep_all(self) -> None:
-        """Every complete node's gist in a shard or a row."""
-        self._seal(1, self._reader.num_tokens)
+    def ahead(self) -> GistsAhead:
+        """Makes the shards of level 1 that come next."""
+        return GistsAhead(self._parts, self.num_shards)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of level 1 that are declared."""
+        return self._reader.state.sealed_nodes.get(1, 0) // shard_nodes(self._parts.info)
+
+    def declare(self, num_shards: int) -> None:
+        """Shards of level 1 that were made ahead are part of the memory, as far as their tokens are."""
+        num_shards = min(num_shards, self._reader.state.sealed_tokens // self._parts.info.segment_tokens)
+        if num_shards > self.num_shards:
+            self._declare(1, num_shards)
+
+    def keep_all(self, kept: Callable[[int], None] | None = None) -> None:
+        """Every complete node's gist in a shard or a row. kept: told how many tokens' gists of level 1 are kept."""
+        self._seal(1, self._reader.num_tokens, kept=kept)
         self._put_rows(1, self._reader.num_tokens)
         self._keep_above(self._reader.num_tokens)
 
@@ -55,7 +70,14 @@ class GistKeeper:
     def _num_unsealed(self, level: int, num_tokens: int) -> int:
         return self._tree.num_nodes(level, num_tokens) - self._reader.state.sealed_nodes.get(level, 0)
 
-    def _seal(self, level: int, num_tokens: int, *, max_shards: int | None = None) -> None:
+    def _seal(
+        self,
+        level: int,
+        num_tokens: int,
+        *,
+        max_shards: int | None = None,
+        kept: Callable[[int], None] | None = None,
+    ) -> None:
         """Write the level's whole shards and declare them."""
         size = shard_nodes(self._parts.info)
         first = self._reader.state.sealed_nodes.get(level, 0) // size
@@ -68,9 +90,14 @@ class GistKeeper:
                 shards = range(ahead, min(ahead + WRITE_AHEAD, end))
                 batches = [(shard, self._reader.gists(level, shard * size, (shard + 1) * size)) for shard in shards]
                 write_shards(self._parts.arrays, self._rows_of(level, batches))
-            with self._parts.catalog.write() as writer:
-                writer.seal_gists(level, end * size)
-            self._reader.refresh()
+                if kept is not None:
+                    kept(shards.stop * self._parts.info.segment_tokens)
+            self._declare(level, end)
+
+    def _declare(self, level: int, num_shards: int) -> None:
+        with self._parts.catalog.write() as writer:
+            writer.seal_gists(level, num_shards * shard_nodes(self._parts.info))
+        self._reader.refresh()
 
     def _rows_of(self, level: int, batches: list[tuple[int, GistBatch]]) -> Iterator[ShardRows]:
         for shard, batch in batches:
@@ -91,8 +118,3 @@ class GistKeeper:
             with self._parts.catalog.write() as writer:
                 for first, batch in rows:
                     writer.put_gists(level, first, batch)
-
-
-def meta_rows(batch: GistBatch) -> np.ndarray:
-    """(offset, weight) of every gist vector, as the ``meta`` arrays keep them: float32 [n, r, 2]."""
-    return np.stack([batch.offsets, batch.weights], axis=-1).astype(np.float32)

@@ -1,31 +1,30 @@
 """The one way into a memory: drafts of sources become tokens, provenance and index in one transaction.
 
-Whatever completes a segment is written past the catalog as a whole shard before that transaction, which then
-declares it sealed; a shard that a failed attempt left behind is overwritten by the next. So the tail never holds a
-whole segment, a large source never passes through it, and a failure anywhere leaves the memory as it was.
+Whatever completes a segment is written past the catalog as a whole shard before the transaction declares it sealed. So
+the tail never holds a whole segment, a large source never passes through it, and a failure anywhere leaves the memory
+as it was. A source that does not fit into memory comes in pieces, into one transaction that is open as long.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import MemoryClosedError, MemoryReadOnlyError
-from megacontext.memory.layout import token_spec
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import Parts
-from megacontext.memory.passages import STRIDE_BLOCKS, next_passage_start, passages_from
+from megacontext.memory.passages import PassageCutter, next_passage_start
 from megacontext.memory.reads import TreeReader
-from megacontext.memory.segments import token_bytes, token_digest, unsourced
-from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
-from megacontext.ports.catalog import CatalogState, Extent, Passage, Segment, Source
+from megacontext.memory.segment_writer import SegmentWriter
+from megacontext.memory.segments import unsourced
+from megacontext.ports.catalog import CatalogState, CatalogWriter, Extent, Passage, Segment, Source
 
-__all__ = ["Draft", "Writer"]
+__all__ = ["Draft", "DraftPiece", "Writer"]
 
 _PASSAGES_PER_CALL = 256
 
@@ -45,6 +44,16 @@ class Draft:
     continues: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class DraftPiece:
+    """The next tokens of a source that is made while it is committed, and the extents that ended; num_bytes: how much
+    was read for them."""
+
+    token_ids: npt.NDArray[np.uint32]
+    extents: Sequence[Extent]
+    num_bytes: int
+
+
 class Writer:
     """Holds the lock and commits drafts; everything that it remembers between commits is bounded."""
 
@@ -55,7 +64,7 @@ class Writer:
         self._read_only = read_only
         self._closed = False
         self._stale = True  # must look into the catalog before the next commit
-        self._unindexed = np.empty(0, np.uint32)  # tokens from the next passage's start on
+        self._passages = PassageCutter(0, np.empty(0, np.uint32), parts.info.block_tokens, parts.codec)
         self.newest: Source | None = None
 
     def begin(self) -> None:
@@ -66,8 +75,10 @@ class Writer:
         self.claim()
         if self._stale:
             num_tokens = self._reader.refresh()
-            start = next_passage_start(self._reader.state.indexed_tokens, self._parts.info.block_tokens)
-            self._unindexed = self._reader.tokens(min(start, num_tokens), num_tokens)
+            K = self._parts.info.block_tokens
+            start = min(next_passage_start(self._reader.state.indexed_tokens, K), num_tokens)
+            pending = self._reader.tokens(start, num_tokens)
+            self._passages = PassageCutter(start, pending, K, self._parts.codec)
             last = self._parts.catalog.extents(num_tokens - 1, num_tokens) if num_tokens else []
             self.newest = last[-1][0] if last else None
             self._stale = False
@@ -99,63 +110,82 @@ class Writer:
             self._stale = True
             raise
 
+    def commit_pieces(
+        self, source: Source, pieces: Iterator[DraftPiece], *, written: Callable[[int], None] | None = None
+    ) -> None:
+        """One source that is made meanwhile, whole or not at all; durable on return. ``begin`` comes first.
+
+        source: all that is known of it before. Its blobs are stored by the time the last piece was given. written:
+        told how many segments there are, with those that are not declared yet.
+        Raises: whatever the pieces do.
+        """
+        try:
+            self._commit_pieces(source, pieces, written or (lambda num_segments: None))
+        except BaseException:
+            self._stale = True
+            raise
+
     def _commit(self, drafts: Sequence[Draft]) -> int:
-        state = self._reader.state
-        start = state.num_tokens
+        start = self._reader.num_tokens
         spans = list(itertools.accumulate((len(draft.token_ids) for draft in drafts), initial=start))
-        stop = spans[-1]
         blobs = [blob for draft in drafts for blob in draft.blobs]
         if blobs:
             self._parts.blobs.put_many(blobs)
-        segments = self._write_segments(drafts, start, stop)
-        sealed = state.sealed_tokens + len(segments) * self._parts.info.segment_tokens
-        rest = _tokens_between(drafts, start, max(start, sealed), stop)
+        segments, rest = self._write_segments(drafts)
         with self._parts.catalog.write() as writer:
-            for segment in segments:
-                writer.seal(segment)
+            _seal(writer, segments)
             if len(rest):
-                writer.append_tail(max(start, sealed), rest)
+                writer.append_tail(spans[-1] - len(rest), rest)
             newest = self.newest
             for draft, position in zip(drafts, spans, strict=False):
                 newest = self._placed(draft, position)
                 if draft.continues:
                     writer.extend_source(draft.continues, token_stop=newest.token_stop, num_bytes=newest.num_bytes)
                     continue
-                source_id = writer.add_source(newest)
-                newest = dataclasses.replace(newest, source_id=source_id)
-                for extent in draft.extents:
-                    writer.add_extent(
-                        dataclasses.replace(
-                            extent,
-                            source_id=source_id,
-                            token_start=position + extent.token_start,
-                            token_stop=position + extent.token_stop,
-                        )
-                    )
-            indexed = state.indexed_tokens
-            passages = self._passages(drafts)
-            while batch := list(itertools.islice(passages, _PASSAGES_PER_CALL)):
-                writer.add_passages(batch)
-                indexed = batch[-1].token_stop
-        self._advance(drafts, newest, sealed=sealed, indexed=indexed)
+                newest = dataclasses.replace(newest, source_id=writer.add_source(newest))
+                _add_extents(writer, newest, draft.extents)
+            passages = itertools.chain.from_iterable(self._passages.add(draft.token_ids) for draft in drafts)
+            indexed = _add_passages(writer, passages)
+        num_sources = sum(not draft.continues for draft in drafts)
+        self._advance(newest, spans[-1], num_segments=len(segments), indexed=indexed, num_sources=num_sources)
         return start
 
-    def _advance(self, drafts: Sequence[Draft], newest: Source | None, *, sealed: int, indexed: int) -> None:
-        """Remember what was committed."""
+    def _commit_pieces(self, source: Source, pieces: Iterator[DraftPiece], written: Callable[[int], None]) -> None:
+        sealed, start = self._reader.state.sealed_tokens, self._reader.num_tokens
+        size = self._parts.info.segment_tokens
+        segment_writer = self._segment_writer()
+        stop, num_segments, indexed = start, sealed // size, 0
+        with self._parts.catalog.write() as writer:
+            newest = dataclasses.replace(source, token_start=start, token_stop=start)
+            newest = dataclasses.replace(newest, source_id=writer.add_source(newest))
+            for piece in pieces:
+                _add_extents(writer, newest, piece.extents)
+                indexed = _add_passages(writer, self._passages.add(piece.token_ids)) or indexed
+                num_segments += _seal(writer, segment_writer.add(piece.token_ids, has_source=True))
+                stop += len(piece.token_ids)
+                written(num_segments)
+            segments, rest = segment_writer.finish()
+            num_segments += _seal(writer, segments)
+            first = max(start, num_segments * size)
+            if first < stop:
+                writer.append_tail(first, rest[first - stop :])
+            newest = dataclasses.replace(newest, token_stop=stop)
+            writer.extend_source(newest.source_id, token_stop=stop, num_bytes=newest.num_bytes)
+        self._advance(newest, stop, num_segments=num_segments - sealed // size, indexed=indexed, num_sources=1)
+
+    def _advance(
+        self, newest: Source | None, num_tokens: int, *, num_segments: int, indexed: int, num_sources: int
+    ) -> None:
+        """Remember what was committed. indexed: 0 if no passage was added."""
         state = self._reader.state
-        num_new = sum(len(draft.token_ids) for draft in drafts)
-        num_sources = sum(not draft.continues for draft in drafts)
         self._reader.state = CatalogState(
-            num_tokens=state.num_tokens + num_new,
-            sealed_tokens=sealed,
+            num_tokens=num_tokens,
+            sealed_tokens=state.sealed_tokens + num_segments * self._parts.info.segment_tokens,
             sealed_nodes=state.sealed_nodes,
-            indexed_tokens=indexed,
+            indexed_tokens=indexed or state.indexed_tokens,
             num_sources=state.num_sources + num_sources,
         )
         self.newest = newest
-        keep = self._reader.num_tokens - next_passage_start(indexed, self._parts.info.block_tokens)
-        parts = [self._unindexed, *(draft.token_ids[-keep:] for draft in drafts if keep)]
-        self._unindexed = np.concatenate(parts)[-keep:].copy() if keep else np.empty(0, np.uint32)
 
     def _placed(self, draft: Draft, position: int) -> Source:
         """The draft's source at its place in the history."""
@@ -165,72 +195,52 @@ class Writer:
         num_bytes = draft.source.num_bytes + draft.token_ids.nbytes
         return dataclasses.replace(draft.source, token_stop=stop, num_bytes=num_bytes)
 
-    def _passages(self, drafts: Sequence[Draft]) -> Iterator[Passage]:
-        """Passages that the drafts complete, without a copy of all their tokens."""
-        K, step = self._parts.info.block_tokens, self._parts.info.segment_tokens
-        start = next_passage_start(self._reader.state.indexed_tokens, K)
-        pending = self._unindexed
-        for draft in drafts:
-            for first in range(0, len(draft.token_ids), step):
-                pending = np.concatenate([pending, draft.token_ids[first : first + step]])
-                passage = None
-                for passage in passages_from(pending, start, K, self._parts.codec):
-                    yield passage
-                if passage is not None:
-                    done = passage.token_start + STRIDE_BLOCKS * K - start
-                    pending, start = pending[done:], start + done
-
     # --- segments -----------------------------------------------------------------------------------------------
 
-    def _write_segments(self, drafts: Sequence[Draft], start: int, stop: int) -> list[Segment]:
-        """Write shards of the segments that become whole; what the transaction has to declare."""
-        size = self._parts.info.segment_tokens
-        sealed = self._reader.state.sealed_tokens
-        if stop - sealed < size:
-            return []
-        spec = token_spec(self._parts.info)
-        tail = self._reader.tokens(sealed, start)
-        unsourced_spans = self._unsourced_spans(drafts, sealed, start)
-        segments: list[Segment] = []
-        shards: list[ShardRows] = []
-        for first in range(sealed, stop - size + 1, size):
-            last = first + size
-            head = tail[first - sealed : min(last, start) - sealed] if first < start else tail[:0]
-            tokens = np.concatenate([head, _tokens_between(drafts, start, max(first, start), last)])
-            raw_digest = self._put_raw(tokens, first, unsourced_spans)
-            segments.append(Segment(segment=first // size, digest=token_digest(tokens), raw_digest=raw_digest))
-            shards.append((spec, first // size, tokens))
-            if len(shards) == WRITE_AHEAD or last + size > stop:
-                write_shards(self._parts.arrays, shards)
-                shards = []
-        return segments
-
-    def _unsourced_spans(self, drafts: Sequence[Draft], sealed: int, start: int) -> list[tuple[int, int]]:
-        """Token ranges from ``sealed`` on that have no raw source but themselves."""
-        spans = list(unsourced(self._parts.catalog, sealed, start)) if sealed < start else []
+    def _write_segments(self, drafts: Sequence[Draft]) -> tuple[list[Segment], npt.NDArray[np.uint32]]:
+        """Write shards of the segments that become whole; what the transaction has to declare, and the new tokens
+        behind."""
+        state = self._reader.state
+        num_new = sum(len(draft.token_ids) for draft in drafts)
+        if state.num_tokens + num_new - state.sealed_tokens < self._parts.info.segment_tokens:
+            return [], np.concatenate([draft.token_ids for draft in drafts])
+        writer, segments = self._segment_writer(), []
         for draft in drafts:
-            if not draft.source.raw_digest:
-                spans.append((start, start + len(draft.token_ids)))
-            start += len(draft.token_ids)
-        return spans
+            segments += writer.add(draft.token_ids, has_source=bool(draft.source.raw_digest))
+        last, rest = writer.finish()
+        return segments + last, rest
 
-    def _put_raw(self, tokens: npt.NDArray[np.uint32], first: int, spans: Sequence[tuple[int, int]]) -> str:
-        """Keep tokens that have no other raw source as a blob; its digest, '' if there are none."""
-        size = len(tokens)
-        within = [(max(start, first) - first, min(stop, first + size) - first) for start, stop in spans]
-        pieces = [tokens[start:stop] for start, stop in within if start < stop]
-        if not pieces:
-            return ""
-        return self._parts.blobs.put(token_bytes(pieces))
+    def _segment_writer(self) -> SegmentWriter:
+        """For the tokens that follow the tail."""
+        sealed, start = self._reader.state.sealed_tokens, self._reader.num_tokens
+        spans = list(unsourced(self._parts.catalog, sealed, start)) if sealed < start else []
+        return SegmentWriter(self._parts, sealed, self._reader.tokens(sealed, start), spans)
 
 
-def _tokens_between(drafts: Sequence[Draft], origin: int, start: int, stop: int) -> npt.NDArray[np.uint32]:
-    """Tokens [start, stop) of the drafts laid end to end from ``origin`` on."""
-    pieces = [np.empty(0, np.uint32)]
-    position = origin
-    for draft in drafts:
-        end = position + len(draft.token_ids)
-        if position < stop and start < end:
-            pieces.append(draft.token_ids[max(0, start - position) : stop - position])
-        position = end
-    return np.concatenate(pieces)
+def _seal(writer: CatalogWriter, segments: Sequence[Segment]) -> int:
+    """Declare segments; how many they are."""
+    for segment in segments:
+        writer.seal(segment)
+    return len(segments)
+
+
+def _add_extents(writer: CatalogWriter, source: Source, extents: Sequence[Extent]) -> None:
+    """Put extents where their source is."""
+    for extent in extents:
+        writer.add_extent(
+            dataclasses.replace(
+                extent,
+                source_id=source.source_id,
+                token_start=source.token_start + extent.token_start,
+                token_stop=source.token_start + extent.token_stop,
+            )
+        )
+
+
+def _add_passages(writer: CatalogWriter, passages: Iterator[Passage]) -> int:
+    """Index passages; where the last one ends, 0 if there are none."""
+    indexed = 0
+    while batch := list(itertools.islice(passages, _PASSAGES_PER_CALL)):
+        writer.add_passages(batch)
+        indexed = batch[-1].token_stop
+    return indexed

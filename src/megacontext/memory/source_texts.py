@@ -1,0 +1,69 @@
+"""Texts of sources as they were stored, read no further than they are needed where they are long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megacontext.memory.parts import Parts
+from megacontext.ports.arrays import SupportsLongBlobs
+from megacontext.ports.catalog import Extent, Source
+from megacontext.units import MIB
+
+__all__ = ["SourceTexts", "blob_pieces"]
+
+LONG_BYTES = 16 * MIB  # of a source: shorter ones are read whole, and so verified by their own digest
+
+
+class SourceTexts:
+    """Remembers the last text, or the last place in it, since extents of one source follow one another."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._digest = ""
+        self._text = b""
+        self._counted = ("", 0, 0)  # in the text of this digest, so many line ends before that byte
+
+    def of(self, source: Source, extent: Extent) -> bytes:
+        """The text of an extent.
+
+        Raises: CorruptionError.
+        """
+        blobs = self._parts.blobs
+        if source.num_bytes >= LONG_BYTES and isinstance(blobs, SupportsLongBlobs):
+            return blobs.part(source.text_digest, extent.byte_start, extent.byte_stop)
+        return self._whole(source.text_digest)[extent.byte_start : extent.byte_stop]
+
+    def lines_before(self, source: Source, extent: Extent) -> int:
+        """Line ends in the text before an extent."""
+        digest, stop = source.text_digest, extent.byte_start
+        counted_digest, position, num_lines = self._counted
+        if counted_digest != digest or position > stop:
+            position = num_lines = 0
+        if source.num_bytes < LONG_BYTES:
+            num_lines += self._whole(digest).count(b"\n", position, stop)
+        elif stop:
+            position = num_lines = 0
+            for piece in blob_pieces(self._parts, digest):
+                num_lines += piece.count(b"\n", 0, max(0, stop - position))
+                position += len(piece)
+                if position >= stop:
+                    break
+        self._counted = (digest, stop, num_lines)
+        return num_lines
+
+    def _whole(self, digest: str) -> bytes:
+        if self._digest != digest:
+            self._text = self._parts.blobs.get(digest)
+            self._digest = digest
+        return self._text
+
+
+def blob_pieces(parts: Parts, digest: str) -> Iterator[bytes]:
+    """A blob in order, in pieces if the store can.
+
+    Raises: CorruptionError, at the latest behind the last piece.
+    """
+    if isinstance(parts.blobs, SupportsLongBlobs):
+        yield from parts.blobs.pieces(digest)
+    else:
+        yield parts.blobs.get(digest)

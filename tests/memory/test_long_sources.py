@@ -1,0 +1,239 @@
+"""Files that are read in pieces: the same memory as when they are read whole, and nothing of one that fails."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megacontext.documents import loading
+from megacontext.documents.document import Section
+from megacontext.errors import NotTextError, StorageFullError, UnreadableSourceError
+from megacontext.memory import drafting, encoding, source_texts
+from megacontext.memory.encoding import PIECE_CHARS, PieceCutter, encode_sections, piece_bounds
+
+HERE = Path(__file__).parent
+WORDS = ["needle ", "ö", "\n", "x" * 9000, "\n\n", "🏳️‍🌈 ", " ", "hay line\n" * 900]
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Every plain file comes in many small pieces."""
+    monkeypatch.setattr(loading, "STREAM_BYTES", 1)
+    monkeypatch.setattr(loading.OpenFile.pieces, "__defaults__", (1000,))
+    monkeypatch.setattr(drafting, "BATCH_PIECES", 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(words=st.lists(st.sampled_from(WORDS), min_size=1), cuts=st.lists(st.integers(0, 10**6)))
+def test_pieces_are_the_same_however_the_text_arrives(words, cuts):
+    text = "".join(words)
+    borders = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    cutter = PieceCutter()
+    pieces = [piece for start, stop in itertools.pairwise(borders) for piece in cutter.add(text[start:stop])]
+    assert pieces + cutter.finish() == [text[start:stop] for start, stop in piece_bounds(text, 0, len(text))]
+
+
+def texts():
+    return st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map("".join).filter(str.strip)
+
+
+@settings(max_examples=25, deadline=None)
+@given(long=texts(), before=texts(), encoding_name=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+def test_both_ways_give_the_same_memory(kit, tmp_path_factory, long, before, encoding_name):
+    folder = tmp_path_factory.mktemp("in")
+    (folder / "a.txt").write_text(before, encoding="utf-8")
+    (folder / "b.md").write_bytes(long.encode(encoding_name))
+    (folder / "c.py").write_text(before[::-1], encoding="utf-8")
+    found = []
+    for stream_bytes in (10**9, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loading, "STREAM_BYTES", stream_bytes)
+            patch.setattr(loading.OpenFile.pieces, "__defaults__", (1000,))
+            patch.setattr(drafting, "BATCH_PIECES", 2)
+            memory = kit.make_memory(kit.ContextGister())
+            memory.append(np.arange(100) % 256)
+            report = memory.ingest(folder, labels={"a": "b"})
+            assert (report.num_sources, report.num_tokens) == (3, memory.num_tokens - 100)
+            assert memory.ingest(folder).num_unchanged == 3
+        digests = [(source.raw_digest, source.text_digest, source.num_bytes) for source in memory.sources()]
+        blobs = memory._parts.blobs
+        found.append((kit.contents(memory), digests, list(blobs.digests()), memory._parts.catalog.segments()))
+        assert memory.check(recompute_gists=True).ok
+    assert found[0] == found[1]
+
+
+def test_extents_of_a_long_section_end_where_pieces_do(kit, monkeypatch):
+    """So that each can be encoded again by itself."""
+    text = "word and wörd\n" * 20_000
+    whole, (extent,) = encode_sections(text, [Section(char_start=0, char_stop=len(text))], kit.ByteCodec())
+    monkeypatch.setattr(encoding, "EXTENT_TOKENS", 3 * PIECE_CHARS)
+    tokens, extents = encode_sections(text, [Section(char_start=0, char_stop=len(text))], kit.ByteCodec())
+    assert tokens.tolist() == whole.tolist()
+    assert len(extents) > 3
+    assert [part.token_start for part in extents] == [0, *(part.token_stop for part in extents[:-1])]
+    for part in extents:
+        piece = text.encode()[part.byte_start : part.byte_stop].decode()
+        again, _ = encode_sections(piece, [Section(char_start=0, char_stop=len(piece))], kit.ByteCodec())
+        assert again.tolist() == tokens[part.token_start : part.token_stop].tolist()
+        assert len(part.anchors) == -(-(part.token_stop - part.token_start) // 32)
+    assert extents[-1].byte_stop == extent.byte_stop
+
+
+def test_quotations_and_repair_of_a_source_of_several_extents(kit, tmp_path, in_pieces, monkeypatch):
+    monkeypatch.setattr(encoding, "EXTENT_TOKENS", 2 * PIECE_CHARS)
+    monkeypatch.setattr(source_texts, "LONG_BYTES", 100)
+    path = tmp_path / "long.txt"
+    path.write_text("".join(f"line {number} of hay\n" for number in range(9000)))
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.ingest(path)
+        quotes = memory.provenance(0, memory.num_tokens)
+        assert len(quotes) > 3
+        assert "".join(quote.text for quote in quotes) == path.read_text()
+        assert [quote.line_start for quote in quotes[1:]] == [quote.line_stop + 1 for quote in quotes[:-1]]
+        for start in range(0, memory.num_tokens - 50, 30_011):
+            (quote,) = memory.provenance(start, start + 40)
+            assert quote.text == path.read_text()[start : start + 40]
+            assert quote.line_start == path.read_text().count("\n", 0, start) + 1
+        for shard in (tmp_path / "m" / "arrays" / "lod0").rglob("c/7*"):
+            shard.unlink()
+        assert memory.check(repair=True).ok
+
+
+def test_a_bad_byte_far_behind_is_found_before_anything_is_done(kit, tmp_path, in_pieces):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.txt").write_bytes(b"hay and " * 5000 + b"caf\xe9" + b" hay" * 5000)
+    (folder / "zero.txt").write_bytes(b"hay and " * 5000 + b"\0")
+    (folder / "blank.txt").write_bytes(b"  \n" * 5000)
+    (folder / "good.txt").write_bytes(b"hay and " * 5000)
+    memory = kit.make_memory()
+    report = memory.ingest(folder)
+    assert report.num_sources == 1
+    assert len(report.failures) == 3
+    assert "byte 0xe9 at 40003;" in report.failures[0].reason
+    assert "zero character at 40000;" in report.failures[2].reason
+    with pytest.raises(NotTextError, match="0xe9 at 40003"):
+        memory.ingest(folder / "bad.txt")
+
+
+def test_a_file_that_changes_amid_its_ingest_leaves_nothing(kit, tmp_path, in_pieces):
+    """Its first tokens are in shards already, whose places the next source takes, gists included."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.txt").write_text("first hay. " * 10_000)
+    (folder / "b.txt").write_text("second hay. " * 10_000)
+    others = kit.make_memory(kit.ContextGister())
+    others.ingest(folder / "b.txt")
+
+    def change(progress):
+        if progress.uri.endswith("a.txt") and progress.num_tokens > 50_000:
+            (folder / "a.txt").write_text("other hay. " * 10_000)
+
+    memory = kit.make_memory(kit.ContextGister())
+    report = memory.ingest(folder, progress=change)
+    assert [failure.uri[-5:] for failure in report.failures] == ["a.txt"]
+    assert "changed while it was read" in report.failures[0].reason
+    assert (report.num_sources, report.num_tokens) == (1, 120_000)
+    assert kit.contents(memory) == kit.contents(others)
+    assert memory.check(recompute_gists=True).ok
+    with pytest.raises(UnreadableSourceError, match="changed"):
+        memory.ingest(
+            folder / "a.txt", progress=lambda progress: (folder / "a.txt").write_text(f"{progress.num_bytes} " * 999)
+        )
+    assert kit.contents(memory) == kit.contents(others)
+
+
+def test_a_full_disk_amid_a_long_file(kit, tmp_path, in_pieces, caplog):
+    caplog.set_level(logging.CRITICAL)
+    path = tmp_path / "long.txt"
+    path.write_text("much hay. " * 20_000)
+    arrays = kit.MemoryArrays(capacity_bytes=300_000)
+    memory = kit.make_memory(arrays=arrays)
+    memory.append([1, 2, 3])
+    before = kit.contents(memory)
+    with pytest.raises(StorageFullError):
+        memory.ingest(path)
+    assert kit.contents(memory) == before
+    arrays.capacity_bytes = None
+    assert memory.ingest(path).num_tokens == 200_000
+    assert memory.check(recompute_gists=True).ok
+
+
+def test_other_formats_are_read_whole_up_to_a_limit(kit, tmp_path, in_pieces, monkeypatch):
+    monkeypatch.setattr(loading, "WHOLE_BYTES", 1024)
+    (tmp_path / "page.html").write_text("<p>hay</p>" * 200)
+    (tmp_path / "chat.jsonl").write_text('{"role": "user", "content": "hay"}\n' * 100)
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n' * 500)
+    report = kit.make_memory().ingest(tmp_path)
+    assert [failure.uri.rsplit("/")[-1] for failure in report.failures] == ["chat.jsonl", "page.html"]
+    assert "2.0 KiB; of this format a file is read whole, up to 1.0 KiB: split it" in report.failures[1].reason
+    assert report.num_sources == 1  # rows that are no messages are text like any other
+
+
+INGEST = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(HERE)!r})
+from doubles import ContextGister, open_folder
+from megacontext.documents import loading
+from megacontext.memory import drafting
+loading.STREAM_BYTES = 100_000
+loading.OpenFile.pieces.__defaults__ = (10_000,)
+drafting.BATCH_PIECES = 4
+with open_folder(Path(sys.argv[1]), ContextGister(), segment_tokens=8192) as memory:
+    show = lambda progress: print(progress.num_tokens, flush=True)
+    print(memory.ingest(sys.argv[2], progress=show), flush=True)
+"""
+
+
+@pytest.mark.parametrize("kill_at_tokens", [1, 60_000, 180_000])
+def test_a_kill_amid_an_ingest_costs_what_was_not_finished(kit, tmp_path, kill_at_tokens):
+    """Of many small files and a long one; the next run takes up where this one died, and nothing is left over."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"a{number:02}.txt").write_text(f"file {number} has hay. " * 100)
+    (folder / "b.txt").write_text("".join(f"line {number} of the long one\n" for number in range(8_000)))
+    (folder / "c.txt").write_text("the last one")
+
+    def run(memory, kill_at=None):
+        process = subprocess.Popen(
+            [sys.executable, "-c", INGEST, str(memory), str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            for line in process.stdout:
+                if kill_at is not None and int(line) >= kill_at:
+                    process.send_signal(signal.SIGKILL)
+                    return None
+        assert process.returncode == 0
+        return line
+
+    assert "num_sources=42" in run(tmp_path / "undisturbed")
+    run(tmp_path / "m", kill_at_tokens)
+    with kit.open_folder(tmp_path / "m", kit.ContextGister()) as memory:
+        finished = [source.uri.rsplit("/")[-1] for source in memory.sources()]
+        assert "c.txt" not in finished
+        assert memory.check(recompute_gists=True).ok
+    report = run(tmp_path / "m")
+    assert f"num_sources={42 - len(finished)}, " in report
+    assert f"num_unchanged={len(finished)}" in report
+    with (
+        kit.open_folder(tmp_path / "m", kit.ContextGister()) as memory,
+        kit.open_folder(tmp_path / "undisturbed", kit.ContextGister()) as undisturbed,
+    ):
+        assert kit.contents(memory) == kit.contents(undisturbed)
+        assert memory.check(recompute_gists=True).ok
+    assert files(tmp_path / "m") == files(tmp_path / "undisturbed")
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".lock")
