@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
 from megacontext.evaluation.stamp import stamp
 
-__all__ = ["RESULTS", "parser", "record", "row", "summary_table"]
+__all__ = ["RESULTS", "SKIPPED", "parser", "record", "row", "skip", "summary_table"]
 
+SKIPPED = 77  # exit code of a benchmark that cannot run here, as test harnesses have it
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -61,6 +64,12 @@ def record(name: str, rows: Sequence[Mapping[str, object]], out_dir: Path) -> Pa
     console.print(summary_table(name, rows))
     console.print(f"written to {path}", style="dim")
     return path
+
+
+def skip(why: str) -> NoReturn:
+    """End a benchmark that cannot run here, with a word why; not a missed target."""
+    Console().print(f"skipped: {why}", markup=False)
+    sys.exit(SKIPPED)
 
 
 def summary_table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
