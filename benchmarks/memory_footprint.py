@@ -1,6 +1,7 @@
 """Does a longer history take more memory of the process? Resident memory at 10 M tokens against 100 k.
 
-Every figure is a fresh process: one that reads the history in, one that opens it, refocuses and generates.
+Every figure is a fresh process: one that reads the history in, one that opens it, refocuses and generates. And one that
+ingests a single text file, six times as long as another.
 python benchmarks/memory_footprint.py --out benchmarks/results
 """
 
@@ -14,15 +15,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 from histories import make_history
 from megacontext.bases.registry import BaseHandle
+from megacontext.evaluation.library import assemble_library
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.units import MIB, format_count
 from record import parser, record, row
 
 NUM_GENERATED = 16
 LIBRARY_TOKENS = 100_000
+FILE_BYTES = (10_000_000, 60_000_000)
 QUESTIONS = ("What did the Count say about the castle?", "How is a socket closed?", "Who came down to the river?")
 
 
@@ -51,7 +55,31 @@ def main() -> None:
                     long_mib=long / MIB,
                 )
             )
+        files = [make_file(Path(folder) / f"{num_bytes}.txt", num_bytes) for num_bytes in FILE_BYTES]
+        short, long = (in_fresh_process("ingest", file, 0) for file in files)
+        rows.append(
+            row(
+                f"peak resident memory, one file ingested: {FILE_BYTES[1] // 10**6} MB / {FILE_BYTES[0] // 10**6} MB",
+                long / short,
+                "x",
+                at_most=1.2,
+                short_mib=short / MIB,
+                long_mib=long / MIB,
+            )
+        )
     record("memory_footprint", rows, given.out)
+
+
+def make_file(path: Path, num_bytes: int) -> Path:
+    """A text file of about this length: the library's lines again and again, in other orders."""
+    texts = assemble_library(BaseHandle("reference").codec, num_tokens=LIBRARY_TOKENS, seed=0).texts
+    lines = "".join(text.text for text in texts).splitlines(keepends=True)
+    random = Random(0)
+    with path.open("w", encoding="utf-8") as file:
+        while file.tell() < num_bytes:
+            file.writelines(lines)
+            random.shuffle(lines)
+    return path
 
 
 def in_fresh_process(work: str, memory: Path, num_tokens: int) -> int:
@@ -64,6 +92,12 @@ def in_fresh_process(work: str, memory: Path, num_tokens: int) -> int:
 def read_in(folder: Path, num_tokens: int) -> None:
     """Append the history with mean gists, 65,536 tokens at a time; the text at hand is equally much for any length."""
     make_history(folder, BaseHandle("reference"), num_tokens, library_tokens=LIBRARY_TOKENS).close()
+
+
+def ingest(file: Path, num_tokens: int) -> None:
+    """One text file into a memory of its own, with mean gists."""
+    with open_memory(file.with_suffix(".mc"), base="reference", create=True, gister="mean") as memory:
+        assert memory.ingest(file).num_tokens > num_tokens
 
 
 def ask(folder: Path, num_tokens: int) -> None:
@@ -81,7 +115,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-WORK: dict[str, Callable[[Path, int], None]] = {"read in": read_in, "ask": ask}
+WORK: dict[str, Callable[[Path, int], None]] = {"read in": read_in, "ask": ask, "ingest": ingest}
 
 if __name__ == "__main__":
     main()

@@ -128,7 +128,7 @@ CALLS = {
         "role": ROLE,
         "author": ROLE,
         "licence": ROLE,
-        "progress": argument(lambda world: lambda num_tokens, uri: None, {"None"}, {"class"}),
+        "progress": argument(lambda world: lambda progress: None, {"None"}, {"class"}),
     },
     "memory.inspect": NOTHING,
     "memory.provenance": SPAN,

@@ -1,0 +1,76 @@
+"""Gists made beside an ingest."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import pytest
+
+from megacontext.errors import StorageFullError
+from megacontext.memory.layout import gist_spec
+
+SEGMENT = 512
+
+
+def hay(num_tokens):
+    return "hay and more " * (num_tokens // 13) + "." * (num_tokens % 13)
+
+
+def test_a_long_ingest_keeps_gists_before_it_has_ended(kit, tmp_path):
+    """So that a kill does not lose them all."""
+    for number in range(30):
+        (tmp_path / f"{number:02}.txt").write_text(hay(3 * SEGMENT))
+    memory = kit.make_memory()
+    catalog, seen = memory._parts.catalog, []
+
+    def look(progress):
+        seen.append((progress.num_tokens, catalog.state().sealed_nodes.get(1, 0)))
+        time.sleep(0.01)
+
+    memory.ingest(tmp_path, progress=look)
+    assert any(sealed > 0 for num_tokens, sealed in seen if num_tokens < memory.num_tokens)
+    assert catalog.state().sealed_nodes[1] == 90 * SEGMENT // 8
+    assert memory.check(recompute_gists=True).ok
+
+
+def test_a_gister_that_fails_defers_gists_and_nothing_else(kit, caplog):
+    caplog.set_level(logging.CRITICAL)
+
+    def broken():
+        raise kit.BaseMismatchError("no model; get one")
+
+    memory = kit.make_memory(gister=broken)
+    report = memory.ingest(text=hay(5 * SEGMENT))
+    assert (report.num_tokens, report.deferred) == (5 * SEGMENT, "no model; get one")
+
+
+def test_a_bug_of_a_gister_is_seen(kit):
+    class Buggy(kit.MeanGister):
+        def from_tokens(self, token_ids, *, start, num_context):
+            raise ZeroDivisionError
+
+    memory = kit.make_memory(Buggy())
+    with pytest.raises(ZeroDivisionError):
+        memory.ingest(text=hay(5 * SEGMENT))
+    assert memory.num_tokens == 5 * SEGMENT
+
+
+def test_gists_that_find_no_room_are_made_later(kit, caplog):
+    caplog.set_level(logging.CRITICAL)
+    arrays = kit.MemoryArrays()
+    memory = kit.make_memory(arrays=arrays)
+    write = arrays.write_shard
+
+    def only_tokens(spec, shard, rows):
+        if spec.name == gist_spec(memory.info, 1).name:
+            raise StorageFullError("no space left")
+        write(spec, shard, rows)
+
+    arrays.write_shard = only_tokens
+    assert memory.ingest(text=hay(9 * SEGMENT)).deferred == "no space left"
+    arrays.write_shard = write
+    assert memory.ingest(text="more").deferred == ""
+    memory.append(np.arange(2 * SEGMENT) % 256)
+    assert memory.check(recompute_gists=True).ok
