@@ -103,7 +103,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """A stretch of one source: a page, a message, a whole file.
+    """A stretch of one source: a page, a message, a whole file, or about a million tokens of a longer one.
 
     byte_start, byte_stop: range in the source's extracted UTF-8 text. anchors: int64 [ceil(num_tokens / 32)], byte
     offset in the text (relative to byte_start) of every 32nd token of the extent, so that any span is found in its
@@ -179,7 +179,8 @@ class CatalogWriter(Protocol):
         ...
 
     def extend_source(self, source_id: int, *, token_stop: int, num_bytes: int) -> None:
-        """Grow the newest source (kind ``tokens``) and its last extent to ``token_stop``."""
+        """Grow the newest source and its last extent to ``token_stop``: one of kind ``tokens``, or one that was added
+        before its end was known."""
         ...
 
     def add_extent(self, extent: Extent) -> None: ...
