@@ -28,7 +28,11 @@ lint: setup ## format, lint, strict types, floor plan
 
 check: lint test ## what CI runs: lint and test
 
-bench: setup ## every benchmark, a table of targets, JSON under benchmarks/results
+$(VENV)/.bench-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+bench: $(VENV)/.bench-installed ## every benchmark, a table of targets, JSON under benchmarks/results
 	$(BIN)/python benchmarks/run_all.py --out $(RESULTS)
 
 docs: setup ## the documentation as a site under site/
