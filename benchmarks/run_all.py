@@ -29,6 +29,8 @@ BENCHMARKS = (
     "refocus_bookkeeping",
     "refocus_cost",
     "patch_drift",
+    "edit_cost",
+    "slow_store",
     "decode_overhead",
     "sessions_together",
     "history_cost",

@@ -18,16 +18,18 @@ CLOSED = [(1, 8, 16), (2, 0, 64)]  # what stands for rows of the cut once they c
 
 
 def test_neighbours_of_what_is_open_and_what_was_valued_next_best():
-    cut = Cut.of([(1, 0, 8), (0, 8, 16), (1, 16, 24), (1, 24, 32), (1, 32, 40), (2, 64, 128), (0, 128, 131)])
-    utility = np.array([0.0, 9.0, 0.0, 1.0, 0.0, 0.0, 9.0])
-    assert likely_next(TREE, cut, utility, limit=20).rows() == [
-        (0, 0, 8),
-        (0, 16, 24),
-        *((1, start, start + 8) for start in range(64, 128, 8)),
-        (0, 24, 32),
-        *CLOSED,
-    ]
-    assert likely_next(TREE, cut, utility, limit=2).rows() == [(0, 0, 8), (0, 24, 32), *CLOSED]
+    far = [(1, start, start + 8) for start in range(64, 120, 8)]
+    cut = Cut.of([(1, 0, 8), (0, 8, 16), (1, 16, 24), (1, 24, 32), (1, 32, 40), (1, 40, 48), (1, 48, 56), *far])
+    utility = np.array([0.0, 9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, *[0.0] * 6])
+    beside = [(0, 0, 8), *((0, start, start + 8) for start in range(16, 48, 8))]
+    assert likely_next(TREE, cut, utility, limit=20).rows() == [*beside, (0, 64, 72), *CLOSED]
+    assert likely_next(TREE, cut, utility, limit=2).rows() == [(0, 0, 8), (0, 64, 72), *CLOSED]
+
+
+def test_a_higher_node_stands_for_its_children():
+    cut = Cut.of([(0, 0, 8), (2, 64, 128)])
+    children = [(1, start, start + 8) for start in range(64, 128, 8)]
+    assert likely_next(TREE, cut, np.zeros(2), limit=20).rows() == [*children, (1, 0, 8)]
 
 
 def test_where_all_is_open_it_can_only_close_and_nothing_has_nothing():

@@ -16,6 +16,8 @@ from megacontext.tree.geometry import TreeGeometry
 
 __all__ = ["likely_next"]
 
+REACH_ROWS = 4  # how far beside what is open the next refocus may go: it opens a few blocks at once
+
 
 def likely_next(tree: TreeGeometry, cut: Cut, utility: npt.NDArray[np.float64], *, limit: int) -> Cut:
     """Rows that are not in the cut, in no order: at most ``limit`` that may open, and the nodes above the cut's rows,
@@ -26,12 +28,21 @@ def likely_next(tree: TreeGeometry, cut: Cut, utility: npt.NDArray[np.float64], 
     """
     closed = np.flatnonzero(cut.levels > 0)
     closed = closed[np.argsort(-utility[closed], kind="stable")]
-    is_open = np.concatenate(([False], cut.levels == 0, [False]))  # of row i at place i + 1
-    beside = closed[is_open[closed] | is_open[closed + 2]][: max(1, limit // 2)]
+    beside = closed[_near_open(cut)[closed]][: max(1, limit // 2)]
     valued = closed[utility[closed] > 0][:limit]
     rows = cut[np.array(list(dict.fromkeys([*beside.tolist(), *valued.tolist()])), dtype=np.int64)]
     opened = concatenate_cuts([_children(tree, rows[run]) for run in _runs_of_level(rows.levels)])[:limit]
     return concatenate_cuts([opened, _above(tree, cut)])
+
+
+def _near_open(cut: Cut) -> npt.NDArray[np.bool_]:
+    """Which rows have a raw one within reach."""
+    is_open = cut.levels == 0
+    near = np.zeros(len(cut), dtype=np.bool_)
+    for distance in range(1, REACH_ROWS + 1):
+        near[distance:] |= is_open[:-distance]
+        near[:-distance] |= is_open[distance:]
+    return near
 
 
 def _above(tree: TreeGeometry, cut: Cut) -> Cut:
