@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.kv_cache import KVCache
-from megacontext.nets.window_attention import FEW_SCORES, attend_behind, attend_few
+from megacontext.nets.window_attention import attend_behind, attend_where
 
 __all__ = ["ATTENTION_NAME", "causal_mask", "kernel_mask", "place_mask", "register_attention"]
 
@@ -49,11 +49,11 @@ def place_mask(slots_S: npt.NDArray[np.int64], num_new: int, device: torch.devic
     return places[None, :] <= places[len(slots_S) - num_new :, None]
 
 
-def kernel_mask(may_look_TS: torch.Tensor) -> torch.Tensor:
-    """The mask as the faster kernel takes it: on a CPU, for few queries, the float32 biases of ``attend_few``."""
-    if may_look_TS.device.type != "cpu" or may_look_TS.numel() > FEW_SCORES:
+def kernel_mask(may_look_TS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask as the faster kernel takes it: on a CPU the biases of ``attend_where``."""
+    if may_look_TS.device.type != "cpu":
         return may_look_TS
-    return torch.zeros(may_look_TS.shape).masked_fill_(~may_look_TS, -math.inf)
+    return torch.zeros(may_look_TS.shape, dtype=dtype).masked_fill_(~may_look_TS, -math.inf)
 
 
 def _tapped_attention(
@@ -81,9 +81,9 @@ def _tapped_attention(
         return torch.cat(rows), None
     if query.shape[2] == 1 and attention_mask is None:
         return _one_query(query, key, value, float(kwargs["scaling"])), None
-    if attention_mask is not None and attention_mask.dtype == torch.float32:
-        few = attend_few(query, key, value, attention_mask[0, 0], scaling=float(kwargs["scaling"]))
-        return few.transpose(1, 2), None
+    if attention_mask is not None and attention_mask.is_floating_point():
+        placed = attend_where(query, key, value, attention_mask[0, 0], scaling=float(kwargs["scaling"]))
+        return placed.transpose(1, 2), None
     if scoring and query.device.type == "cpu" and query.dtype == torch.bfloat16:
         return _blockwise_causal(query, key, value, float(kwargs["scaling"])), None
     if attention_mask is None and key.shape[2] > query.shape[2]:

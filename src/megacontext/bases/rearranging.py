@@ -36,7 +36,8 @@ def rearranged(
         cache.keep(kept_n)
         turning.turn(cache, moved_n)
         slots_S = cache.slots_with(places_T)
-        yield slots_S, kernel_mask(place_mask(slots_S, len(places_T), device))
+        dtype = next(cache.layer_keys()).dtype
+        yield slots_S, kernel_mask(place_mask(slots_S, len(places_T), device), dtype)
     except BaseException:
         cache.truncate(0)
         raise

@@ -23,7 +23,7 @@ from torch.nn import functional
 from megacontext.errors import InvalidValueError
 from megacontext.nets.gaussian_rope import frequencies, gaussian_phases, rotate
 from megacontext.nets.norm import NORM_EPSILON
-from megacontext.nets.window_attention import attend_behind, attend_few
+from megacontext.nets.window_attention import attend_behind, attend_where
 from megacontext.values import number, whole_number
 
 __all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
@@ -149,8 +149,8 @@ def _attend(q_BHTE: Tensor, k_BGSE: Keys, v_BGSE: Keys, mask: Tensor | None) -> 
         grouped = q_BHTE.reshape(len(q_BHTE), num_kv_heads, -1, q_BHTE.shape[-1])
         y = functional.scaled_dot_product_attention(grouped, k_BGSE, v_BGSE)
         return y.reshape(q_BHTE.shape)
-    if mask is not None and mask.dtype == torch.float32:
-        return attend_few(q_BHTE, k_BGSE, v_BGSE, mask, scaling=q_BHTE.shape[-1] ** -0.5)
+    if mask is not None and mask.is_floating_point():
+        return attend_where(q_BHTE, k_BGSE, v_BGSE, mask, scaling=q_BHTE.shape[-1] ** -0.5)
     # copied rather than enable_gqa: on a CPU the fused kernel is 1.16 times as fast
     k, v = (part.repeat_interleave(num_heads // num_kv_heads, 1) for part in (k_BGSE, v_BGSE))
     if mask is None and k.shape[2] > q_BHTE.shape[2]:
@@ -227,7 +227,7 @@ class Core(nn.Module):
             sigma_BT: their standard deviations in positions, float32; above 0 marks a gist.
             before_BTD: the last two entries before these [B, 2, D] (token shift reads them), None at the start.
             neighbours_BNTD: the entries one and two before each [B, 2, T, D], where these do not follow one another.
-            mask: bool [T, S], True where an entry may look, or the float32 biases of ``attend_few``; None if each sees
+            mask: bool [T, S], True where an entry may look, or the biases of ``attend_where``; None if each sees
                 all before it, those in the cache first.
             cache: keys and values of earlier entries.
             tap_layer: whose residual stream to return too.

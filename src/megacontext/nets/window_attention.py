@@ -1,4 +1,4 @@
-"""Attention of new entries over those that are cached: few queries under a mask, or many behind a prefix.
+"""Attention of new entries over those that are cached: among them, under a mask, or behind all of them.
 
 torch's fused kernel knows queries and keys of one sequence, without a mask. On a CPU anything else makes it build and
 read one, which costs up to half of its speed; here are the two cases that a window needs, in other ways.
@@ -13,26 +13,24 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
-__all__ = ["FEW_SCORES", "attend_behind", "attend_few"]
-
-FEW_SCORES = 1 << 18  # T x S; with more of them scores leave the processor's cache, and the fused kernel is faster
+__all__ = ["attend_behind", "attend_where"]
 
 
-def attend_few(query_BQTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_TS: Tensor, *, scaling: float) -> Tensor:
-    """Attention [B, Q, T, E] of some dozens of queries, by plain matrix products in float32: 1.3 to 1.7 times as fast
-    as the fused kernel at 68 queries and 2,048 keys.
+def attend_where(
+    query_BQTE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_TS: Tensor, *, scaling: float
+) -> Tensor:
+    """Attention [B, Q, T, E] of entries that stand anywhere among the keys. Query heads that share a key head go
+    through as its rows, so that keys are neither copied nor read twice.
 
-    bias_TS: float32, added to the scores: 0 where a query may look, -inf elsewhere.
+    bias_TS: added to the scores, in the precision of the queries (a bool mask is slower): 0 where a query may look,
+    -inf elsewhere.
     """
     num_rows, num_heads, num_queries, head_dim = query_BQTE.shape
-    num_kv_heads, num_keys = key_BHSE.shape[1:3]
-    groups = (query_BQTE.float() * scaling).reshape(num_rows * num_kv_heads, -1, head_dim)  # [BH, G T, E]
-    keys = key_BHSE.float().reshape(num_rows * num_kv_heads, num_keys, head_dim)
-    values = value_BHSE.float().reshape(num_rows * num_kv_heads, num_keys, -1)
-    scores = groups @ keys.transpose(1, 2)
-    scores.view(-1, num_queries, num_keys).add_(bias_TS)
-    mixed = scores.softmax(-1) @ values
-    return mixed.view(num_rows, num_heads, num_queries, -1).to(value_BHSE.dtype)
+    num_kv_heads = key_BHSE.shape[1]
+    groups = query_BQTE.reshape(num_rows, num_kv_heads, -1, head_dim)  # [B, H, G T, E]
+    bias = bias_TS.repeat(num_heads // num_kv_heads, 1)
+    mixed = functional.scaled_dot_product_attention(groups, key_BHSE, value_BHSE, attn_mask=bias, scale=scaling)
+    return mixed.reshape(num_rows, num_heads, num_queries, -1)
 
 
 def attend_behind(query_BQTE: Tensor, key_BQSE: Tensor, value_BQSE: Tensor, *, scaling: float) -> Tensor:
