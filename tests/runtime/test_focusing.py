@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megacontext.focus.lenses import lexical
 from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.ports.catalog import SearchHit
 from megacontext.runtime import engine as engine_module
@@ -50,6 +51,7 @@ def focuses(memory, monkeypatch, make_look):
 
 
 def test_a_refocus_with_auto_searches_once_and_finds_what_two_searches_found(memory, monkeypatch):
+    monkeypatch.setattr(lexical, "WHOLE", 2.0)  # so that it looks at the window, however sure it is
     once, searches, asked = focuses(memory, monkeypatch, OneLook)
     find = LexicalLens.find
     monkeypatch.setattr(LexicalLens, "find", lambda lens, request: find(LexicalLens(recency=0.0), request))
@@ -58,6 +60,13 @@ def test_a_refocus_with_auto_searches_once_and_finds_what_two_searches_found(mem
     assert len(searches) == len(QUESTIONS)
     assert searches_before == [search for search in searches for _ in range(2)]
     assert len(asked) < len(asked_before)
+
+
+@pytest.mark.parametrize(("question", "looks"), [("What is the code for Kolibri?", False), ("Who is nobody?", True)])
+def test_a_question_that_words_answer_does_not_run_twice(memory, question, looks):
+    with memory.session(budget_entries=384, lens="auto") as session:
+        session.refocus(question)
+        assert (session.num_forwarded_entries > 0) == looks
 
 
 def test_a_look_asks_the_memory_once_and_hands_out_copies(memory):

@@ -137,10 +137,12 @@ class Nomination:
 
 @dataclass(frozen=True, kw_only=True)
 class FocusScores:
-    """utility: float64 [entries of the cut], >= 0, finite."""
+    """utility: float64 [entries of the cut], >= 0, finite. is_certain: of a lens that looks at the window, that it need
+    not look: it knows where the answer stands, and the question runs once instead of twice."""
 
     utility: npt.NDArray[np.float64]
     nominations: Sequence[Nomination] = field(default_factory=tuple)
+    is_certain: bool = False
 
 
 @runtime_checkable

@@ -246,6 +246,7 @@ class Engine:
         with unless_damaged(failures):
             if has_history and (by_words_first or not looks):
                 edits.append(move())
+                looks = looks and not self.focus.is_certain
             if looks:
                 edits.append(self._look(query, move))
         if failures:

@@ -92,7 +92,8 @@ class OneLook:
 class FocusDriver:
     """Moves a working context to where its lens sees value.
 
-    ``utility``: what the last lens pass gave to each current entry (nominations included), zeros before the first.
+    ``utility``: what the last lens pass gave to each current entry (nominations included), zeros before the first;
+    ``is_certain``: whether it knew where the answer stands.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class FocusDriver:
         self.working_context = working_context
         self.lens = lens
         self.utility: npt.NDArray[np.float64] = np.zeros(working_context.num_entries)
+        self.is_certain = False
         self._memory = memory
         self._allocator = allocator
         self._gist_value = gist_value
@@ -160,6 +162,7 @@ class FocusDriver:
             edit_cost=hysteresis.edit_cost,
         )
         edits = refocus(self.working_context, scores, self._allocator, config)
+        self.is_certain = scores.is_certain
         self.utility = UtilityField(cut, scores).over(self.working_context.starts, self.working_context.stops)
         return edits
 

@@ -27,6 +27,21 @@ def test_auto_is_the_weighed_sum_of_its_parts(plain):
     ]
 
 
+@pytest.mark.parametrize(
+    ("question", "certain"),
+    [
+        ("What is the code for Baxter?", True),
+        ("What is the code for Robert?", False),
+        ("And the news?", False),
+        ("", False),
+    ],
+)
+def test_all_words_in_one_place_are_certain_unless_they_stand_everywhere(plain, question, certain):
+    request = plain.request(plain.TextMemory(TEXT), question)
+    assert AutoLens().score(request).is_certain == certain
+    assert not AutoLens(lexical=0).score(request).is_certain
+
+
 def test_a_part_of_no_weight_is_not_asked(plain):
     memory = plain.TextMemory(TEXT)
     assert not AutoLens(lexical=0).score(plain.request(memory, "What is the code for Baxter?")).nominations

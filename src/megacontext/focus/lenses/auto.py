@@ -48,4 +48,5 @@ class AutoLens:
                 Nomination(start=place.start, stop=place.stop, utility=place.utility * self.weights["lexical"])
                 for place in (found.nominations if found else ())
             ),
+            is_certain=found is not None and found.is_certain,
         )

@@ -30,6 +30,7 @@ BEFORE_CHARS = 32  # context that a place takes along where no sentence begins o
 AFTER_CHARS = 64
 SENTENCE_END = re.compile(r"[.!?][\"'”’)]*\s|\n\s*\n|[;}]\s*\n")
 NEWEST_BONUS = 0.02  # of two equal places the later one is the current version
+WHOLE = 1 - 1e-9  # share that is all of the query's words
 ANSWERED = 0.9  # coverage from which a place speaks of the whole query: all its words in half a line
 
 
@@ -46,10 +47,12 @@ class _Place:
 
 class WordsFound(NamedTuple):
     """nominations: the best places; share: of the weight of the query's words, with those that stand nowhere, the most
-    that one of them holds."""
+    that one of them holds; is_certain: whether one holds them all, and not each of the nominated, as where it is asked
+    for what stands everywhere."""
 
     nominations: tuple[Nomination, ...]
     share: float
+    is_certain: bool = False
 
 
 class _Remembered(NamedTuple):
@@ -110,7 +113,10 @@ class LexicalLens:
         found = [each for passage in passages for each in passage.together(rarity, total)]
         chosen = _best_apart(_places(found, asked_from), self.num_places)
         shares = [sum(map(weights.__getitem__, place.words)) / sum(weights.values()) for place in chosen]
-        return WordsFound(tuple(self._nominations(chosen, num_tokens)), max(shares, default=0.0))
+        num_whole = sum(share >= WHOLE for share in shares)
+        return WordsFound(
+            tuple(self._nominations(chosen, num_tokens)), max(shares, default=0.0), 0 < num_whole < self.num_places
+        )
 
     def _nominations(self, places: list[_Place], num_tokens: int) -> Iterator[Nomination]:
         for place in places:
