@@ -114,7 +114,7 @@ def main() -> None:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--base", default="reference")
     arguments.add_argument("--tokens", type=int, default=1_000_000)
-    arguments.add_argument("--windows", type=int, nargs="+", default=[1024, 2048, 4096])
+    arguments.add_argument("--windows", type=int, nargs="+", default=[1024, 2048])
     arguments.add_argument("--questions", type=int, default=40)
     given = arguments.parse_args()
     handle = BaseHandle(given.base)
