@@ -198,6 +198,7 @@ INNER = {
     "wc.config",
     "wc.rows",
     "wc.become",
+    "wc.close_rows",
 }
 CASES = [(call, name, bad) for call, names in CALLS.items() for name in names for bad in BAD_VALUES]
 

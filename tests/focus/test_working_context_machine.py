@@ -207,7 +207,7 @@ class WorkingContextMachine(RuleBasedStateMachine):
             width = self.tree.width(level + 1)
             nodes.add((level + 1, start // width * width, start // width * width + width))
         under = [any(low <= start < high for _, low, high in nodes) for _, start, _ in before]
-        edits = wc.close(chosen)
+        edits = wc.close_rows(chosen)
         hides = any(map(lambda hidden, stays: hidden and stays, under, pinned))
         if hides or any(high > self.num_tokens for _, _, high in nodes):
             assert edits is None

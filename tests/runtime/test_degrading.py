@@ -94,7 +94,7 @@ def test_what_it_answers_is_what_the_coarser_window_says(remote, arrays):
         engine = session._engine
         prompt = engine.base.codec.encode(engine.base.info.question_template.format(question=QUESTION)).token_ids
         session.refocus(QUESTION, reserve_entries=len(prompt) + 6)
-        engine.working_context.close(
+        engine.working_context.close_rows(
             (engine.working_context.starts < PLACE[1]) & (engine.working_context.stops > PLACE[0])
         )
         assert engine.working_context.cut.rows() == cut

@@ -161,7 +161,7 @@ class WorkingContext(RowsReader):
             raise InvalidValueError(f"siblings is {shown(siblings)}; give the rows as a range, such as range(3, 11)")
         return self._commit(collapse_set(self.tree, self.cut, siblings, keep=self.pinned), self._pins, self.config)
 
-    def close(self, rows: npt.NDArray[np.bool_]) -> Edits | None:
+    def close_rows(self, rows: npt.NDArray[np.bool_]) -> Edits | None:
         """Replace each of these rows [n], and all beside it under the same node, by that node; None, and nothing
         changed, if that would hide what is pinned, or there is no complete node."""
         closed = close_rows(self.tree, self.cut, rows, keep=self.pinned)

@@ -40,7 +40,7 @@ def show_less(wc: WorkingContext, reader: TreeReader, failure: StorageError) -> 
     before = wc.rows
     while unreadable.any():
         num_tokens = max(num_tokens, int((wc.stops - wc.starts)[unreadable].sum()))
-        if wc.close(unreadable) is None:
+        if wc.close_rows(unreadable) is None:
             wc.become(before, Spans(wc.pins), budget_entries=wc.budget_entries)
             raise failure
         unreadable = ~reader.can_read(wc.cut)

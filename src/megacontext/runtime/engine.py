@@ -1,7 +1,8 @@
 """What a session does with its parts: keeps the window in step with the cut, and moves the cut.
 
-A refocus with a lens that wants to look takes two steps: one by words alone, then the question runs in that window,
-and the attention it gives to each entry, or what the base's own lens says of its states, moves the cut once more.
+A refocus with a lens that wants to look takes two steps: one by words alone, then, unless that left no doubt, the
+question runs in that window, and the attention it gives to each entry, or what the base's own lens says of its states,
+moves the cut once more.
 """
 
 from __future__ import annotations
