@@ -26,7 +26,8 @@ from megacontext.tree.runs import runs_of
 
 __all__ = ["CachedArrays", "cached_store"]
 
-_INDEX_SHARE = 8  # an eighth of a cache is for the indices of shards, which TensorStore looks into before it reads
+# a quarter of a cache is TensorStore's: indices of shards, without which it cannot read, and what it fetched ahead
+_STORE_SHARE = 4
 
 Rows = npt.NDArray[np.generic]
 
@@ -34,9 +35,9 @@ Rows = npt.NDArray[np.generic]
 def cached_store(location: str | Path, *, cache_bytes: int, read_timeout_s: float = READ_TIMEOUT_S) -> CachedArrays:
     """The sealed arrays at a folder or URL; cache_bytes limits everything that is kept of them, read_timeout_s how long
     a read may take."""
-    index_bytes = cache_bytes // _INDEX_SHARE
-    store = TensorStoreArrays(location, cache_bytes=index_bytes, read_timeout_s=read_timeout_s)
-    return CachedArrays(store, cache_bytes=cache_bytes - index_bytes)
+    store_bytes = cache_bytes // _STORE_SHARE
+    store = TensorStoreArrays(location, cache_bytes=store_bytes, read_timeout_s=read_timeout_s)
+    return CachedArrays(store, cache_bytes=cache_bytes - store_bytes)
 
 
 class CachedArrays:

@@ -11,7 +11,7 @@ from megacontext.ports.arrays import ArraySpec
 
 __all__ = ["ReadAhead"]
 
-CACHE_SHARE = 4  # what was fetched ahead may fill one part of so many; the rest is for what was asked for
+CACHE_SHARE = 2  # what was fetched ahead may fill one part of so many of the store's own cache
 MOST_UNDER_WAY = 64  # reads that have not come back yet
 
 
