@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,25 @@ def test_a_failed_write_leaves_nothing(
             blobs.put_many([TEXT, b"other"])
     assert files(tmp_path) == [blobs.object_name(kept)]
     assert len(blobs.put_many([TEXT, b"other"])) == 2
+
+
+def test_a_flipped_bit_of_the_table_never_gives_another_part_and_is_found(tmp_path: Path) -> None:
+    """Parts come from the whole then, which has a checksum of its own."""
+    blobs = FileBlobs(tmp_path)
+    content = random.Random(0).randbytes(1000) * 2200  # three frames
+    with blobs.stream() as sink:
+        sink.write(content)
+        digest = sink.finish()
+    assert b"".join(blobs.pieces(digest)) == content
+    path = tmp_path / blobs.object_name(digest)
+    intact = path.read_bytes()
+    for place in range(len(intact) - 9 - 3 * 8 - 8 - 4, len(intact)):
+        flipped = bytearray(intact)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with suppress(CorruptionError):  # where what follows the last frame is none any more
+            assert blobs.part(digest, 1_100_000, 1_100_020) == content[1_100_000:1_100_020]
+        with pytest.raises(CorruptionError, match="check --repair"):
+            list(blobs.pieces(digest))
+    path.write_bytes(intact)
+    assert b"".join(blobs.pieces(digest)) == content

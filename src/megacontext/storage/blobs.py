@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import BinaryIO
 import zstandard
 
 from megacontext.errors import CorruptionError
-from megacontext.storage.blob_frames import FRAME_BYTES, FrameWriter, read_part
+from megacontext.storage.blob_frames import FRAME_BYTES, FrameWriter, lacks_table, read_part
 from megacontext.storage.faults import os_faults
 from megacontext.storage.syncing import sync
 
@@ -85,9 +84,19 @@ class FileBlobs:
             temporary.unlink(missing_ok=True)
 
     def get(self, digest: str) -> bytes:
-        return b"".join(self.pieces(digest))
+        return b"".join(self._contents(digest))
 
     def pieces(self, digest: str) -> Iterator[bytes]:
+        num_bytes = 0
+        for piece in self._contents(digest):
+            num_bytes += len(piece)
+            yield piece
+        name = self.object_name(digest)
+        with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
+            if lacks_table(file, num_bytes):
+                raise CorruptionError(f"{name} has a damaged table of its frames; run 'megacontext check --repair'")
+
+    def _contents(self, digest: str) -> Iterator[bytes]:
         name = self.object_name(digest)
         found = hashlib.sha256()
         try:
@@ -98,17 +107,21 @@ class FileBlobs:
                     found.update(piece)
                     yield piece
         except zstandard.ZstdError as error:
-            raise CorruptionError(f"{name} cannot be decompressed ({error}); ingest the source again") from error
+            raise CorruptionError(
+                f"{name} cannot be decompressed ({error}); run 'megacontext check --repair'"
+            ) from error
         if found.hexdigest() != digest:
-            raise CorruptionError(f"{name} fails its checksum; ingest the source again")
+            raise CorruptionError(f"{name} fails its checksum; run 'megacontext check --repair'")
 
     def part(self, digest: str, start: int, stop: int) -> bytes:
         name = self.object_name(digest)
         try:
             with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
                 found = read_part(file, start, stop)
-        except (zstandard.ZstdError, struct.error) as error:
-            raise CorruptionError(f"{name} cannot be decompressed ({error}); ingest the source again") from error
+        except zstandard.ZstdError as error:
+            raise CorruptionError(
+                f"{name} cannot be decompressed ({error}); run 'megacontext check --repair'"
+            ) from error
         return self.get(digest)[start:stop] if found is None else found
 
     def digests(self) -> Iterator[str]:
@@ -193,6 +206,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
-        raise CorruptionError(f"{BLOBS_FOLDER}/{path.parent.name}/{path.name} is missing; ingest it again") from error
+        raise CorruptionError(
+            f"{BLOBS_FOLDER}/{path.parent.name}/{path.name} is missing; run 'megacontext check --repair'"
+        ) from error
     with file:
         yield file
