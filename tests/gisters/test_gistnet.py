@@ -28,7 +28,7 @@ class TestGistNetGister(GisterSuite):
         token_ids = self.tokens(64)
         gists = self.gist(gister, token_ids, 0, 64)
         base = tiny_core_base()
-        net = base._gist_net
+        net = base._gist_encoder._net
         assert isinstance(net, GistNet)
         with torch.no_grad():
             vectors = base.embed(token_ids).view(8, 8, TINY_GIST_NET.width)

@@ -70,7 +70,7 @@ def test_a_session_feeds_it_what_training_did(tmp_path):
     ask, and all that the net is told is the same."""
     base, row = tiny_core_base(), asking_row()
     (moment,) = moments_of(row, tail_tokens=160, block_tokens=32)
-    (sample,) = label(base._core, base._gist_net, [(row, [moment])], tail_tokens=160, measured=False)
+    (sample,) = label(base._core, base._gist_encoder._net, [(row, [moment])], tail_tokens=160, measured=False)
     seen, asked = looked(sample), moment.query[1]
     assert bytes(row.tokens_T[:asked].astype(np.uint8)).endswith(b"Answer:")
     assert moment.evidence == (3, 4)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from megacontext.bases.cache_batch import CacheBatch
+from megacontext.bases.gist_encoder import GistEncoder
 from megacontext.bases.key_turning import KeyTurning
 from megacontext.bases.native_cache import NativeCache
 from megacontext.bases.native_lens import NativeLensQuery
@@ -27,9 +28,6 @@ from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
 __all__ = ["NativeBase"]
-
-# Spans that GistNet encodes at once, always as many: a gist must not depend on which others are asked for with it.
-SLICE_SPANS = 16
 
 
 class NativeBase:
@@ -52,7 +50,7 @@ class NativeBase:
         self.info = info
         self.codec = codec
         self._core = core.eval()
-        self._gist_net = gist_net.eval() if gist_net is not None else None
+        self._gist_encoder = GistEncoder(gist_net.eval()) if gist_net is not None else None
         self._lens_net = lens_net.float().eval() if lens_net is not None else None
         self.lens_query_tokens = lens_net.config.query_tokens if lens_net is not None else 0
         weight = core.embed_tokens.weight
@@ -226,13 +224,15 @@ class NativeBase:
         ids_NK = self._ids(token_ids_NK, ndim=2)
         with torch.no_grad():
             vectors_NKD = self._core.embed(ids_NK)
-        return self._encode(vectors_NKD, level=1, num_children=ids_NK.shape[1], gist_width=gist_width)
+        return self._gists().encode(vectors_NKD, level=1, num_children=ids_NK.shape[1], gist_width=gist_width)
 
     def gists_of_gists(self, vectors_NKRD: npt.NDArray[np.float16], *, level: int) -> npt.NDArray[np.float16]:
         """Learned gists [N, r, D] of ``level`` (>= 2) from those of N x K children, r vectors each."""
         vectors = torch.from_numpy(vectors_NKRD).to(self._device, self._dtype)
         num_children, gist_width = vectors.shape[1:3]
-        return self._encode(vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width)
+        return self._gists().encode(
+            vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width
+        )
 
     def lens_keys(self, vectors_nrD: npt.NDArray[np.float16]) -> torch.Tensor:
         """What the lens compares of n gists as stored [n, r, H, E], float32, unit vectors."""
@@ -256,23 +256,12 @@ class NativeBase:
             )
         return self._lens_net
 
-    def _encode(
-        self, vectors_NKD: torch.Tensor, *, level: int, num_children: int, gist_width: int
-    ) -> npt.NDArray[np.float16]:
-        if self._gist_net is None:
+    def _gists(self) -> GistEncoder:
+        if self._gist_encoder is None:
             raise BaseModelError(
                 f"{self.info.name}: has no GistNet; use a base that was trained with one, or gister 'extractive'"
             )
-        num_spans = len(vectors_NKD)
-        gists_NRD = np.empty((num_spans, gist_width, self.info.dim), dtype=np.float16)
-        for first in range(0, num_spans, SLICE_SPANS):
-            part = vectors_NKD[first : first + SLICE_SPANS]
-            num_taken = len(part)
-            part = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, SLICE_SPANS - num_taken))
-            with torch.no_grad():
-                made = self._gist_net(part, level=level, num_children=num_children, gist_width=gist_width)
-            gists_NRD[first : first + num_taken] = made[:num_taken].to(torch.float16).cpu().numpy()
-        return gists_NRD
+        return self._gist_encoder
 
     def _ids(self, token_ids: npt.NDArray[np.uint32], *, ndim: int) -> torch.Tensor:
         return checked_ids(token_ids, self.info, ndim=ndim, device=self._device)

@@ -1,0 +1,75 @@
+"""GistNet over many spans: slices of a fixed size, one processor thread each.
+
+A slice is little work for a matrix product, so two threads on one slice wait for each other more than they help, most
+of all when they are not the main thread's. Two slices on a thread each share nothing: 1.2 times as fast as both threads
+on each slice in the main thread, 1.8 times in another one.
+
+Shape legend: N spans, K vectors per span, r gist width, D embedding width.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Lock
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from megacontext.nets.gist_net import GistNet
+
+__all__ = ["GistEncoder"]
+
+# Spans that GistNet encodes at once, always as many: a gist must not depend on which others are asked for with it.
+SLICE_SPANS = 16
+
+
+class GistEncoder:
+    """A net in evaluation mode, whose gists are the same whoever else is encoded with them. Safe for threads."""
+
+    def __init__(self, net: GistNet) -> None:
+        self._net = net
+        self._lock = Lock()
+        self._workers: ThreadPoolExecutor | None = None
+
+    def encode(
+        self, vectors_NKD: torch.Tensor, *, level: int, num_children: int, gist_width: int
+    ) -> npt.NDArray[np.float16]:
+        """Gists [N, r, D] on the CPU; arguments as ``GistNet``."""
+        num_spans, _, dim = vectors_NKD.shape
+        gists_NRD = np.empty((num_spans, gist_width, dim), dtype=np.float16)
+
+        def make(first: int) -> None:
+            part = vectors_NKD[first : first + SLICE_SPANS]
+            num_taken = len(part)
+            part = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, SLICE_SPANS - num_taken))
+            with torch.no_grad():
+                made = self._net(part, level=level, num_children=num_children, gist_width=gist_width)
+            gists_NRD[first : first + num_taken] = made[:num_taken].to(torch.float16).cpu().numpy()
+
+        slices = range(0, num_spans, SLICE_SPANS)
+        each = map if vectors_NKD.is_cuda else self._pool().map
+        for _ in each(make, slices):
+            pass  # an error of a slice is raised here
+        return gists_NRD
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._workers is None:
+                self._workers = _single_threads(torch.get_num_threads())
+            return self._workers
+
+
+def _single_threads(num_threads: int) -> ThreadPoolExecutor:
+    """So many threads, each of which runs what it is given by itself."""
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="gist")
+    started = Barrier(num_threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)  # of this thread, and of all that begin later, until it is set again
+        started.wait()
+
+    for waiting in [pool.submit(start) for _ in range(num_threads)]:
+        waiting.result()
+    torch.set_num_threads(num_threads)
+    return pool
