@@ -43,31 +43,21 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for work in ("read in", "ask"):
-            short, long = (in_fresh_process(work, Path(folder) / f"{length}.mc", length) for length in given.tokens)
             lengths = [format_count(length) for length in given.tokens]
-            rows.append(
-                row(
-                    f"peak resident memory, {work}: {lengths[1]} of history / {lengths[0]}",
-                    long / short,
-                    "x",
-                    at_most=1.2,
-                    short_mib=short / MIB,
-                    long_mib=long / MIB,
-                )
-            )
+            sizes = [in_fresh_process(work, Path(folder) / f"{length}.mc", length) for length in given.tokens]
+            rows.append(against(f"{work}: {lengths[1]} of history / {lengths[0]}", *sizes))
         files = [make_file(Path(folder) / f"{num_bytes}.txt", num_bytes) for num_bytes in FILE_BYTES]
-        short, long = (in_fresh_process("ingest", file, 0) for file in files)
-        rows.append(
-            row(
-                f"peak resident memory, one file ingested: {FILE_BYTES[1] // 10**6} MB / {FILE_BYTES[0] // 10**6} MB",
-                long / short,
-                "x",
-                at_most=1.2,
-                short_mib=short / MIB,
-                long_mib=long / MIB,
-            )
-        )
+        sizes = [in_fresh_process("ingest", file, 0) for file in files]
+        small, large = (num_bytes // 10**6 for num_bytes in FILE_BYTES)
+        rows.append(against(f"one file ingested: {large} MB / {small} MB", *sizes))
     record("memory_footprint", rows, given.out)
+
+
+def against(what: str, short: int, long: int) -> dict[str, object]:
+    """Peak bytes of the long against those of the short."""
+    return row(
+        f"peak resident memory, {what}", long / short, "x", at_most=1.2, short_mib=short / MIB, long_mib=long / MIB
+    )
 
 
 def make_file(path: Path, num_bytes: int) -> Path:

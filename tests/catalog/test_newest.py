@@ -27,7 +27,7 @@ def extend(catalog: SqliteCatalog, source_id: int, start: int, stop: int) -> Non
         writer.extend_source(source_id, token_stop=stop, num_bytes=4 * stop)
 
 
-def intact(catalog: SqliteCatalog, num_tokens: int) -> None:
+def assert_intact(catalog: SqliteCatalog, num_tokens: int) -> None:
     """Everything adds up to ``num_tokens`` ascending tokens, also for one who has never written."""
     other = SqliteCatalog.open(catalog._path.parent, read_only=True)
     for one in (catalog, other):
@@ -43,7 +43,7 @@ def intact(catalog: SqliteCatalog, num_tokens: int) -> None:
 def test_many_appends_are_one_long_one(catalog: SqliteCatalog) -> None:
     for start in range(20, 400, 4):
         extend(catalog, 1, start, start + 4)
-    intact(catalog, 400)
+    assert_intact(catalog, 400)
 
 
 def test_an_append_reads_nothing_that_it_wrote(catalog: SqliteCatalog) -> None:
@@ -65,7 +65,7 @@ def test_what_another_process_committed_is_read(catalog: SqliteCatalog) -> None:
     extend(other, 2, 44, 48)
     other.close()
     extend(catalog, 2, 48, 52)
-    intact(catalog, 52)
+    assert_intact(catalog, 52)
 
 
 def test_what_failed_is_forgotten(catalog: SqliteCatalog) -> None:
@@ -74,7 +74,7 @@ def test_what_failed_is_forgotten(catalog: SqliteCatalog) -> None:
         add_example_source(writer, 24, 40, uri="file:///b")
         raise ZeroDivisionError
     extend(catalog, 1, 24, 28)
-    intact(catalog, 28)
+    assert_intact(catalog, 28)
 
 
 def test_sealing_replacing_and_erasing_change_what_comes_next(catalog: SqliteCatalog) -> None:
@@ -93,7 +93,7 @@ def test_sealing_replacing_and_erasing_change_what_comes_next(catalog: SqliteCat
         writer.erase_source(1)
     extend(catalog, 1, 82, 86)
     assert catalog.sources()[0].uri.startswith("erased")
-    intact(catalog, 86)
+    assert_intact(catalog, 86)
 
 
 def test_a_rebuilt_or_compacted_catalog_is_read_anew(catalog: SqliteCatalog) -> None:
@@ -103,4 +103,4 @@ def test_a_rebuilt_or_compacted_catalog_is_read_anew(catalog: SqliteCatalog) -> 
     catalog._path.write_bytes(b"damaged")
     catalog.rebuild()
     extend(catalog, 1, 28, 32)
-    intact(catalog, 32)
+    assert_intact(catalog, 32)

@@ -43,8 +43,12 @@ def test_every_encoding_decodes_to_the_same_text(text):
 def test_other_encodings_are_refused_with_the_place(parsed):
     with pytest.raises(NotTextError, match=r"byte 0xe9 at 3; .*iconv"):
         parsed("latin.txt", b"caf\xe9 au lait")
-    with pytest.raises(NotTextError, match="UTF-16-LE"):
+    with pytest.raises(NotTextError, match=r"UTF-16-LE.*ends amid a character"):
         parsed("cut.txt", codecs.BOM_UTF16_LE + b"a\0b")
+    with pytest.raises(NotTextError, match="UTF-8: byte 0xc3 at 3; it ends amid a character"):
+        parsed("short.txt", b"caf\xc3")
+    with pytest.raises(NotTextError, match=r"UTF-16-LE.*damaged"):
+        parsed("lone.txt", codecs.BOM_UTF16_LE + b"\x00\xdca\0")
     with pytest.raises(NotTextError, match="zero character at 3"):
         parsed("zero.txt", b"abc\0" + b" " * 20)
 

@@ -16,7 +16,7 @@ from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
 from megacontext.cli.pace import Pace, clock
 from megacontext.cli.screen import counted, error_console, output_console, print_json, shorten_uri
 from megacontext.cli.visible import visible_line
-from megacontext.errors import NotTextError
+from megacontext.documents.decoding import decode_text
 from megacontext.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _status(progress: IngestProgress, elapsed: float, seconds_left: float | None
 def _doing(progress: IngestProgress) -> str:
     """What it is busy with: a source, or the gists when all of them are in."""
     if progress.is_found and progress.num_bytes >= progress.found_bytes:
-        return f"gists of {format_count(progress.num_gist_tokens)} tokens"
+        made = progress.num_gist_tokens
+        return f"gists of {format_count(made)} tokens" if made else "making gists"
     return shorten_uri(progress.uri)
 
 
@@ -133,9 +134,5 @@ def _print(report: IngestReport) -> None:
 
 
 def _read_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise NotTextError(
-            f"standard input is not UTF-8 text (byte {error.start}); convert it, or ingest the file by its name"
-        ) from error
+    """Standard input, as a file with these bytes would be read."""
+    return decode_text(sys.stdin.buffer.read(), "standard input")

@@ -70,13 +70,20 @@ class TextDecoder:
         except UnicodeDecodeError as error:
             raise NotTextError(
                 f"{self._name} is not {self._encoding.upper()}: byte 0x{error.object[error.start]:02x} at "
-                f"{before + error.start}; convert it first, for example with `iconv -f ISO-8859-1 -t UTF-8`"
+                f"{before + error.start}; {self._advice(error)}"
             ) from error
         if "\0" in text:
             place = self._num_chars + text.index("\0")
             raise NotTextError(f"{self._name} has a zero character at {place}; it is no text file")
         self._num_chars += len(text)
         return text
+
+    def _advice(self, error: UnicodeDecodeError) -> str:
+        if error.end == len(error.object) and error.reason.startswith(("unexpected end", "truncated")):
+            return "it ends amid a character: get the whole of it"
+        if self._encoding == "utf-8":
+            return "convert it first, for example with `iconv -f ISO-8859-1 -t UTF-8`"
+        return "it is damaged: get it once more, or save it as UTF-8"
 
 
 def decode_text(raw: bytes, name: str) -> str:
