@@ -73,7 +73,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         machine = content["machine"]
         parts.append(f"## {name}\n")
         parts.append(
-            f"{content['date'][:10]}, {machine['num_cores']} cores {machine['processor']}, commit "
+            f"{content['date'][:10]}, {machine['num_cores']} cores {machine['processor']}{_units(machine)}, commit "
             f"`{content['commit']}`.\n"
         )
         rows = ["| what | figure | target | |", "|---|---|---|---|"]
@@ -128,6 +128,11 @@ def draw(promises: Sequence[Promise], path: Path) -> None:
         reached = sum(promise.reached for promise in promises)
         figure.text(0.015, 0.985, f"{reached} of {len(promises)} targets reached", fontsize=17, va="top")
         figure.savefig(path, facecolor=BACKGROUND)
+
+
+def _units(machine: dict[str, Any]) -> str:
+    """What the processor multiplies with; results from before it was noted say nothing."""
+    return f" ({machine['matrix_units']})" if machine.get("matrix_units") else ""
 
 
 def _figure(value: float, unit: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import load_base
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
@@ -67,7 +68,7 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
     assert state["step"] == 7
     base = load_base(str(tmp_path / "model"))
     assert isinstance(base, SupportsLearnedGists)
-    assert base.info.dtype == "bfloat16"
+    assert base.info.dtype == str(working_dtype(torch.device("cpu"))).removeprefix("torch.")
     ids = torch.arange(64).view(2, 32).numpy().astype("uint32")
     with torch.no_grad():
         net = learner.gist_net.to(torch.bfloat16)

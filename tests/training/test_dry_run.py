@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megacontext.bases.precision import working_dtype
 from megacontext.errors import TrainingError
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.dry_run import RunCost, run_cost
@@ -82,6 +83,7 @@ def cost_of(path: Path) -> RunCost:
 
 
 def test_counts_are_those_of_the_optimizer_that_trains(configs: tuple[Path, Path]) -> None:
+    size = working_dtype(torch.device("cpu")).itemsize
     for path, parts in zip(configs, [{"core"}, {"core", "GistNet", "reconstructor"}], strict=True):
         cost = cost_of(path)
         optimizer = MasterOptimizer(build(read_settings(path), 0).weights, OptimConfig())
@@ -89,9 +91,9 @@ def test_counts_are_those_of_the_optimizer_that_trains(configs: tuple[Path, Path
         assert set(cost.weights) == parts
         num_weights = sum(cost.weights.values())
         assert num_weights - num_trained == len(parts) // 2  # beside gists the factor on sigma is not trained
-        assert cost.weight_bytes == 2 * num_weights
+        assert cost.weight_bytes == size * num_weights
         assert cost.master_bytes == 4 * num_trained
-        assert cost.gradient_bytes == 6 * num_trained
+        assert cost.gradient_bytes == {2: 2 + 4, 4: 4}[size] * num_trained
         # Muon keeps one moment of a matrix, AdamW two of everything else, and a count of steps
         matrices = sum(master.numel() for group in optimizer.optimizers[0].param_groups for master in group["params"])
         others = num_trained - matrices

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.bases.native import NativeBase
+from megacontext.bases.precision import chosen_dtype
 from megacontext.errors import BaseModelError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
@@ -21,13 +22,15 @@ from megacontext.ports.text import TextCodec
 __all__ = ["load_core", "load_huggingface"]
 
 
-def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo) -> HuggingFaceBase:
-    """Read the model of a folder. ``info.device`` may be ``auto``; the base's own info says what it became.
+def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str) -> HuggingFaceBase:
+    """Read the model of a folder whose files hold ``stored``.
+
+    ``info`` may say ``auto`` for dtype and device; the base's own info says what they became.
 
     Raises BaseModelError when transformers cannot read it, weights are missing, or it lacks a trait.
     """
     device = _device(info.device)
-    dtype = _dtype(info.dtype, device)
+    dtype = chosen_dtype(info.dtype, stored, device, stored_bytes=_weight_bytes(folder))
     try:
         with _no_progress_bar():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -47,10 +50,10 @@ def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo) -> HuggingF
     return HuggingFaceBase(model.to(device), codec, info)
 
 
-def load_core(folder: Path, codec: TextCodec, info: BaseInfo) -> NativeBase:
+def load_core(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str) -> NativeBase:
     """Read the native core of a folder, with what was taught together with it; errors as in ``read_core_folder``."""
     device = _device(info.device)
-    dtype = _dtype(info.dtype, device)
+    dtype = chosen_dtype(info.dtype, stored, device, stored_bytes=_weight_bytes(folder))
     nets = read_core_folder(folder, dtype=dtype, device=device)
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
     return NativeBase(nets.core, codec, info, gist_net=nets.gist_net, lens_net=nets.lens_net)
@@ -67,11 +70,8 @@ def _device(asked: str) -> torch.device:
     return device
 
 
-def _dtype(stored: str, device: torch.device) -> torch.dtype:
-    """bfloat16 and float32 stay; float16 has no fast path on a CPU and becomes float32 there."""
-    if stored == "float16":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return torch.bfloat16 if stored == "bfloat16" else torch.float32
+def _weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 @contextlib.contextmanager

@@ -42,8 +42,8 @@ EXTRAS_FILE = "megacontext.json"
 class BaseHandle:
     """A base model that is read as far as it is needed, each part once.
 
-    id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; dtype: auto (as stored), float32, bfloat16;
-    device: auto (CUDA if there is one), cpu, cuda, cuda:N.
+    id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; device: auto (CUDA if there is one), cpu, cuda,
+    cuda:N; dtype: bfloat16, float32, auto (bfloat16 where the device has units for it, see ``bases/precision.py``).
     Raises UnknownNameError, BaseModelError, InvalidValueError; each names what is missing.
     """
 
@@ -105,7 +105,6 @@ class BaseHandle:
             # a memory that was made with a damaged file could not be opened with the right one
             for name, digest in config["weights"].items():
                 check_weights(self.folder / f"{name}.safetensors", digest)
-        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
         return BaseInfo(
             name=self.name,
             revision=self.revision,
@@ -113,7 +112,7 @@ class BaseHandle:
             dim=dim,
             vocab_size=num_rows,
             max_positions=int(config["max_position_embeddings"]),
-            dtype=stored if self._dtype == "auto" else self._dtype,
+            dtype=self._dtype,
             device=self._device,
             question_template=_question_template(self.folder),
             stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
@@ -129,8 +128,13 @@ class BaseHandle:
                 from megacontext.bases.loading import load_core, load_huggingface
 
                 load = load_core if _is_core(self.config) else load_huggingface
-                self._loaded = load(self.folder, self.codec, self.info)
+                self._loaded = load(self.folder, self.codec, self.info, stored=self._stored_dtype)
             return self._loaded
+
+    @property
+    def _stored_dtype(self) -> str:
+        stored = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
+        return str(stored).removeprefix("torch.")
 
 
 def check_placement(dtype: str, device: str) -> None:

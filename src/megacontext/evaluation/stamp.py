@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from megacontext.machine import memory_bytes
+
 __all__ = ["stamp"]
 
+MATRIX_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 PARTS = ("megacontext", "torch", "transformers", "tensorstore", "sqlalchemy", "numpy")
 
 
@@ -21,8 +24,9 @@ def stamp() -> dict[str, object]:
         "commit": _commit(),
         "machine": {
             "processor": _processor(),
+            "matrix_units": _matrix_units(),
             "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory_bytes": _memory_bytes(),
+            "memory_bytes": memory_bytes(),
             "system": f"{platform.system()} {platform.machine()}",
         },
         "python": platform.python_version(),
@@ -48,20 +52,21 @@ def _commit() -> str:
 
 def _processor() -> str:
     """The name that the operating system gives the processor."""
+    return _told_of_processor("model name") or platform.processor()
+
+
+def _matrix_units() -> str:
+    """Those of the processor's features that decide how fast it multiplies; names alone do not tell its generation."""
+    found = _told_of_processor("flags").split()
+    return " ".join(unit for unit in MATRIX_UNITS if unit in found)
+
+
+def _told_of_processor(what: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _memory_bytes() -> int:
-    """Memory of the machine; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(what)), "")
 
 
 def _version(name: str) -> str:

@@ -62,7 +62,8 @@ def open(
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
         cache_bytes: limit of what is kept of the sealed arrays.
         read_timeout_s: how long a read of them may take; a session then shows less detail and says so (WarningEvent).
-        dtype, device: of the base model: ``auto``, ``float32``, ``bfloat16``; ``auto``, ``cpu``, ``cuda``.
+        dtype, device: of the base model: ``auto`` (what the device is fast at), ``float32``, ``bfloat16``; ``auto``
+            (CUDA if there is one), ``cpu``, ``cuda``.
 
     Raises: MemoryNotFoundError, MemoryExistsError (something else is there), BaseMismatchError, SchemaVersionError,
         UnknownNameError, InvalidValueError.

@@ -61,13 +61,16 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         learner.compile_parts()
     trained = {"reconstructor_width": memory.reconstructor_width, "frozen_core": memory.frozen_core}
     trained |= {"index": True} if memory.index else {}  # another set of weights
+    parts = {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor}
+    if learner.index_head is not None:
+        parts["index head"] = learner.index_head
     return Learner(
         learner.learned_parameters(),
         lambda batch: learner.loss(batch, compiled=compiled),
         {**shape, "gist_net": asdict(gist_config), "memory": trained},
         begin.checkpoint,
         memory_gauges(learner),
-        {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor},
+        parts,
         begin.folder,
     )
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megacontext.bases.precision import working_dtype
 from megacontext.errors import TrainingError
 from megacontext.training.curriculum import Batch, BatchKind, Stage, batch_of
 from megacontext.training.gauges import num_weights
@@ -58,8 +59,8 @@ class BatchCost:
 class RunCost:
     """What a configured run takes.
 
-    weights: of each part; optimizer_bytes: masters' moments; gradient_bytes: in the weights' precision and the
-    masters'; run_seconds, run_busy_seconds, run_tokens: of ``num_steps`` steps.
+    weights: of each part; optimizer_bytes: masters' moments; gradient_bytes: in the weights' precision and, if that is
+    another, the masters'; run_seconds, run_busy_seconds, run_tokens: of ``num_steps`` steps.
     """
 
     weights: dict[str, int]
@@ -110,6 +111,8 @@ def run_cost(
     gc.collect()  # of a configuration before this one
     before = resident_bytes()
     learner = build(settings, config.seed)
+    for part in learner.parts.values():
+        part.to(working_dtype(torch.device("cpu")))
     optimizer = MasterOptimizer(learner.weights, plan.optim)
     kinds: list[BatchKind] = []
     for kind in (_largest(kind) for stage in stages for kind in stage.batches):
@@ -129,12 +132,13 @@ def run_cost(
         return total
 
     masters = optimizer.masters.values()
+    narrow = working_dtype(torch.device("cpu")) != torch.float32  # else a master takes the weight's own gradient
     states = (state for one in optimizer.optimizers for state in one.state.values())
     return RunCost(
         weights={name: num_weights(part) for name, part in learner.parts.items()},
         weight_bytes=_bytes(weight for part in learner.parts.values() for weight in part.parameters()),
         master_bytes=_bytes(masters),
-        gradient_bytes=_bytes(masters) + _bytes(optimizer.weights.values()),
+        gradient_bytes=_bytes(masters) + (_bytes(optimizer.weights.values()) if narrow else 0),
         optimizer_bytes=_bytes(value for state in states for value in state.values() if isinstance(value, Tensor)),
         batches=tuple(costs),
         num_steps=config.num_steps,

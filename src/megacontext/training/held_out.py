@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
+from megacontext.bases.precision import working_dtype
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.training.preparation import load_stores
@@ -23,8 +24,9 @@ JUDGED = ("books", "code")
 
 
 def nets_with_gists(folder: Path, *, with_lens: bool = True) -> CoreNets:
-    """The nets of a folder in bfloat16, or those beside its LensNet; InvalidValueError if no GistNet is among them."""
-    nets = read_core_folder(folder, dtype=torch.bfloat16, device=torch.device("cpu"), with_lens=with_lens)
+    """The nets of a folder, or those beside its LensNet; InvalidValueError if no GistNet is among them."""
+    cpu = torch.device("cpu")
+    nets = read_core_folder(folder, dtype=working_dtype(cpu), device=cpu, with_lens=with_lens)
     if nets.gist_net is None:
         raise InvalidValueError(f"{folder} has no GistNet; export a run that was trained with one")
     return nets

@@ -49,7 +49,7 @@ class MasterOptimizer:
     """Steps float32 masters with the gradients of the working weights, their mean over a team, then writes the weights
     back.
 
-    Why masters: the working weights stay bfloat16, which is what the processor multiplies fast.
+    Why masters: the working weights are bfloat16 where that is what the processor multiplies fast.
     """
 
     def __init__(

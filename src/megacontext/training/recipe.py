@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI
@@ -131,7 +132,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
     for part in learner.parts.values():
-        part.to(device)
+        part.to(device, working_dtype(device))
     team = join_team()
     source, made_of = _texts(args, settings, plan, learner, team)
     gauges = _with_peak(learner.gauges, plan.loop, device)
@@ -221,7 +222,7 @@ def _with_peak(gauges: Gauges, config: LoopConfig, device: torch.device) -> Gaug
         return replace(gauges, peak_flops=config.peak_tflops * 1e12, peak_source="[loop] peak_tflops")
     if gauges.flops is None:
         return gauges
-    peak, source = measured_peak(device=device)
+    peak, source = measured_peak(working_dtype(device), device=device)
     return replace(gauges, peak_flops=peak, peak_source=source)
 
 
@@ -239,6 +240,7 @@ def _note_start(args: RunArguments, settings: Settings, loop: TrainingLoop) -> N
         "torch": torch.__version__,
         "processes": loop.team.size,
         "device": str(loop.optimizer.device),
+        "dtype": str(working_dtype(loop.optimizer.device)).removeprefix("torch."),
     }
     with (args.out / "starts.jsonl").open("a") as lines:
         lines.write(json.dumps(start) + "\n")
