@@ -28,6 +28,8 @@ def config() -> Config:
 
 def test_what_was_exported_is_true(config: Config) -> None:
     check_core_config(config, FILE)
+    del config["trained_shapes"]  # of a folder that was written before
+    check_core_config(config, FILE)
     for name in ("gist_net", "lens_net"):
         del config[name], config["weights"][name]
         check_core_config(config, FILE)
@@ -70,6 +72,14 @@ def with_(**values: object) -> Callable[[Config], object]:
         (lambda config: config["weights"].update(model_type="x"), "weights names 'model_type', which it does not"),
         (with_(core=[]), "describes no core with its width"),
         (with_(gist_net={}), "describes no gist_net with its width"),
+        (with_(trained_shapes={}), r"trained_shapes is \{\}; beside a gist_net it lists pairs of block tokens"),
+        (with_(trained_shapes=[[32]]), r"trained_shapes is \[\[32\]\]; beside a gist_net"),
+        (with_(trained_shapes=[[32, 1.0]]), r"trained_shapes is \[\[32, 1\.0\]\]; beside"),
+        (with_(trained_shapes=[[8, 16]]), r"trained_shapes is \[\[8, 16\]\]; beside"),
+        (
+            lambda config: (config.pop("gist_net"), config["weights"].pop("gist_net")),
+            r"trained_shapes is \[.*\]; beside a gist_net",
+        ),
     ],
 )
 def test_what_cannot_be_true_is_one_line(config: Config, change: Callable[[Config], object], said: str) -> None:

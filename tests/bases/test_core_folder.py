@@ -81,6 +81,17 @@ def test_facts_are_known_without_reading_the_model(folder: Path, nets: CoreNets,
     assert retrained.fingerprint == info.fingerprint
 
 
+def test_what_gists_were_taught_with_is_told_and_changes_no_memory(nets: CoreNets, folder: Path) -> None:
+    before = BaseHandle(str(folder)).info
+    assert before.trained_shapes == ()
+    shapes = ((32, 4), (8, 1))
+    write_core_folder(folder, replace(nets, trained_shapes=shapes), [BUNDLED_TOKENIZER], eos_token_id=1)
+    after = BaseHandle(str(folder)).info
+    assert after == replace(before, trained_shapes=((8, 1), (32, 4)))  # so memories that were made before still open
+    read = read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+    assert read.trained_shapes == after.trained_shapes
+
+
 def test_writing_again_replaces_the_folder_whole(folder: Path, nets: CoreNets) -> None:
     write_core_folder(folder, CoreNets(core=nets.core), [BUNDLED_TOKENIZER], eos_token_id=1)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "core.safetensors", "tokenizer.json"]

@@ -34,6 +34,18 @@ def test_init_as_json_names_what_the_memory_is_made_of(megacontext, tmp_path, ba
     assert (data["info"]["gister_name"], data["info"]["block_tokens"]) == ("mean", 16)
 
 
+def test_init_says_in_one_line_that_gists_were_never_taught_for_such_blocks(megacontext, tmp_path):
+    usual = megacontext("init", tmp_path / "usual", "--base", "reference-core")
+    assert (usual.code, usual.err) == (0, "")
+    new = megacontext("init", tmp_path / "new", "--base", "reference-core", "--block-tokens", 64, "--json")
+    assert new.data["info"]["block_tokens"] == 64
+    (line,) = new.err.splitlines()
+    assert "never taught for block_tokens 64 with gist_width 1" in line
+    assert "32 (gist_width 1, 2, 4, 8, 16)" in line
+    mean = megacontext("init", tmp_path / "mean", "--base", "reference-core", "--block-tokens", 64, "--gister", "mean")
+    assert (mean.code, mean.err) == (0, "")
+
+
 def test_a_changed_source_becomes_a_new_version(megacontext, memory, documents, tmp_path):
     copy = tmp_path / "facts.md"
     shutil.copy(documents / "facts.md", copy)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,20 @@ def test_a_base_that_learned_gists_makes_them_by_default(tmp_path):
         assert memory.info.gister_name == "gistnet"
     with assembly.open(tmp_path / "mean.mc", base=base, create=True, gister="mean") as memory:
         assert memory.info.gister_name == "mean"
+
+
+def test_a_shape_that_gists_were_never_taught_for_is_said_once(tmp_path, caplog):
+    base = tiny_core_base()
+    assembly.open(tmp_path / "unknown.mc", base=base, create=True, block_tokens=64).close()
+    base.info = replace(base.info, trained_shapes=((8, 1), (32, 1), (32, 4)))
+    assembly.open(tmp_path / "taught.mc", base=base, create=True, gist_width=4).close()
+    assembly.open(tmp_path / "mean.mc", base=base, create=True, gister="mean", block_tokens=64).close()
+    assert not caplog.messages
+    assembly.open(tmp_path / "new.mc", base=base, create=True, block_tokens=64).close()
+    assembly.open(tmp_path / "new.mc", base=base).close()
+    (line,) = caplog.messages
+    assert "never taught for block_tokens 64 with gist_width 1" in line
+    assert "block_tokens 8 (gist_width 1); 32 (gist_width 1, 4): use one of those, or gister 'extractive'" in line
 
 
 def test_a_memory_is_read_without_its_base(tmp_path, base):

@@ -10,17 +10,25 @@ import torch
 from tokenizers import Tokenizer
 
 from megacontext.bases.precision import working_dtype
-from megacontext.bases.registry import load_base
+from megacontext.bases.registry import BaseHandle, load_base
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.ports.base import SupportsLearnedGists
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
-from megacontext.training.core_export import core_prefix, export_checkpoint, load_checkpoint_nets, load_masters
+from megacontext.training.core_export import (
+    core_prefix,
+    export_checkpoint,
+    load_checkpoint_nets,
+    load_masters,
+    trained_shapes,
+)
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import save_tokenizer
+from megacontext.training.settings import read_settings
 
+RECIPES = Path(__file__).parents[2] / "recipes" / "core"
 SHAPE = dataclasses.replace(TINY_CORE, vocab_size=512)
 SETTINGS = {"model": dataclasses.asdict(SHAPE), "gist_net": dataclasses.asdict(TINY_GIST_NET)}
 
@@ -64,11 +72,16 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
     run.mkdir()
     torch.save(checkpoint_of(learner), run / "checkpoint.pt")
     save_tokenizer(tokenizer, run / "data" / "tokenizer")
-    state = export_checkpoint(run, SETTINGS, tmp_path / "model")
+    stages = [
+        {"batches": [{"gists": {"shapes": [[32, 2], [32, 1]]}}, {}]},
+        {"batches": [{"gists": {"shapes": [[8, 1]]}}]},
+    ]
+    state = export_checkpoint(run, {**SETTINGS, "stage": stages}, tmp_path / "model")
     assert state["step"] == 7
     base = load_base(str(tmp_path / "model"))
     assert isinstance(base, SupportsLearnedGists)
     assert base.info.dtype == str(working_dtype(torch.device("cpu"))).removeprefix("torch.")
+    assert base.info.trained_shapes == ((8, 1), (32, 1), (32, 2))
     ids = torch.arange(64).view(2, 32).numpy().astype("uint32")
     with torch.no_grad():
         net = learner.gist_net.to(torch.bfloat16)
@@ -76,6 +89,11 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
         expected = net(vectors, level=1, num_children=32, gist_width=1)
     ours = torch.from_numpy(base.gists_of_tokens(ids, gist_width=1))
     torch.testing.assert_close(ours.float(), expected.float(), atol=0.02, rtol=0.02)
+
+
+def test_the_bundled_core_was_taught_what_its_recipe_draws() -> None:
+    settings = read_settings(RECIPES / "memory.toml")
+    assert BaseHandle("reference-core").info.trained_shapes == trained_shapes(settings.tables)
 
 
 def test_settings_without_a_gist_net_give_the_core_alone(learner: MemoryLearner) -> None:

@@ -17,7 +17,8 @@ from megacontext.values import shown
 __all__ = ["check_core_config"]
 
 NETS = ("core", "gist_net", "lens_net")
-KNOWN = ("model_type", "vocab_size", "max_position_embeddings", "eos_token_id", "dtype", "weights", *NETS)
+FACTS = ("model_type", "vocab_size", "max_position_embeddings", "eos_token_id", "dtype", "weights", "trained_shapes")
+KNOWN = (*FACTS, *NETS)
 DTYPES = ("bfloat16", "float16", "float32")
 MOST_TOKENS = 1 << 32  # ids are stored as uint32
 MOST_POSITIONS = 1 << 24  # no window is as long
@@ -49,6 +50,7 @@ def check_core_config(config: Mapping[str, Any], file: Path) -> None:
     if config.get("dtype") not in DTYPES:
         raise BaseModelError(f"{file}: dtype is {shown(config.get('dtype'))}; it is one of {', '.join(DTYPES)}")
     _check_digests(config, file)
+    _check_trained_shapes(config, file)
 
 
 def _whole(config: Mapping[str, Any], key: str, file: Path, *, least: int, most: int) -> int:
@@ -71,3 +73,20 @@ def _check_digests(config: Mapping[str, Any], file: Path) -> None:
     for name in weights:
         if name not in config or name not in NETS:
             raise BaseModelError(f"{file}: weights names {shown(name)}, which it does not describe; {AGAIN}")
+
+
+def _check_trained_shapes(config: Mapping[str, Any], file: Path) -> None:
+    """What GistNet was taught with, if the folder says; those that were written before do not."""
+    if "trained_shapes" not in config:
+        return
+    shapes = config["trained_shapes"]
+    if not isinstance(shapes, list) or not all(_is_shape(shape) for shape in shapes) or "gist_net" not in config:
+        raise BaseModelError(
+            f"{file}: trained_shapes is {shown(shapes)}; beside a gist_net it lists pairs of block tokens and fewer or "
+            f"as many gist vectors, as [32, 1]; {AGAIN}"
+        )
+
+
+def _is_shape(shape: object) -> bool:
+    is_pair = isinstance(shape, list) and len(shape) == 2 and all(type(number) is int for number in shape)
+    return is_pair and 1 <= shape[1] <= shape[0]  # type: ignore[index]

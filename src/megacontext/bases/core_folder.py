@@ -1,6 +1,6 @@
 """A native core on disk: one folder with configuration, tokenizer and the weights of up to three nets.
 
-    config.json             shape of each net, and the sha256 of each weights file
+    config.json             shape of each net, the sha256 of each weights file, and what GistNet was taught with
     core.safetensors        the decoder
     gist_net.safetensors    what makes gists for it, if it learned memory
     lens_net.safetensors    what scores entries for it, likewise
@@ -43,11 +43,13 @@ NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net
 
 @dataclass(frozen=True, kw_only=True)
 class CoreNets:
-    """A core and what was taught with it."""
+    """A core and what was taught with it. trained_shapes: the (block tokens, gist width) pairs that GistNet was taught
+    with, none if nobody knows."""
 
     core: Core
     gist_net: GistNet | None = None
     lens_net: LensNet | None = None
+    trained_shapes: tuple[tuple[int, int], ...] = ()
 
 
 def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path], *, eos_token_id: int) -> None:
@@ -71,6 +73,8 @@ def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path],
             save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
             config[name] = dataclasses.asdict(net.config)
             config["weights"][name] = file_digest(file)
+    if nets.gist_net is not None and nets.trained_shapes:
+        config["trained_shapes"] = sorted(nets.trained_shapes)
     (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     for source in tokenizer_files:
         shutil.copyfile(source, partial / source.name)
@@ -106,7 +110,7 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
                 f"{folder}: its {name} has width {config[name]['width']}, but its core {width}; "
                 "use the nets that were trained together"
             )
-    return CoreNets(**nets)
+    return CoreNets(**nets, trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))))
 
 
 def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:

@@ -119,6 +119,7 @@ class BaseHandle:
             positions="timeline" if _is_core(config) else "window",
             gist_net=config["weights"].get("gist_net", "") if _is_core(config) else "",
             has_lens=_is_core(config) and "lens_net" in config,
+            trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))) if _is_core(config) else (),
         )
 
     def load(self) -> Base:

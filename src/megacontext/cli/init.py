@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from megacontext.cli.options import JsonOption, MemoryArgument
-from megacontext.cli.screen import output_console, print_json
+from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.visible import visible_line
 
 __all__ = ["init"]
@@ -34,10 +34,14 @@ def init(
     json: JsonOption = False,
 ) -> None:
     """Create a memory for a base model."""
+    from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
     from megacontext.runtime.assembly import create
 
     with create(memory, base=base, gister=gister, block_tokens=block_tokens, gist_width=gist_width) as created:
         info = created.info
+        shape = {"block_tokens": info.block_tokens, "gist_width": info.gist_width}
+        if info.gister_name == LEARNED_GISTER and (new := untaught_shape(created.base.info, **shape)):
+            error_console().print(visible_line(new), style="yellow", markup=False, soft_wrap=True)
     if json:
         print_json({"memory": memory, "info": info})
         return

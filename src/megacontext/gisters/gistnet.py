@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from megacontext.errors import BaseModelError
 from megacontext.gisters.source import BaseSource, whole_blocks
-from megacontext.ports.base import SupportsLearnedGists
+from megacontext.ports.base import BaseInfo, SupportsLearnedGists
 from megacontext.ports.gister import GistBatch
 
-__all__ = ["LEARNED_GISTER", "GistNetGister"]
+__all__ = ["LEARNED_GISTER", "GistNetGister", "untaught_shape"]
 
 
 LEARNED_GISTER = "gistnet"
@@ -68,3 +68,21 @@ class GistNetGister:
         centers_r = (np.arange(self.gist_width) + 0.5) * (width / self.gist_width) - 0.5
         offsets = np.broadcast_to(centers_r.astype(np.float32), vectors_nrD.shape[:2])
         return GistBatch(vectors=vectors_nrD, offsets=offsets.copy(), weights=np.ones_like(offsets))
+
+
+def untaught_shape(info: BaseInfo, *, block_tokens: int, gist_width: int) -> str:
+    """A line that says that the base's gists were never taught for such blocks, and what helps; empty where they were,
+    or where the base does not say.
+
+    Any shape works, but what a net never saw it hardly tells: nobody should find that out from bad answers.
+    """
+    if not info.trained_shapes or (block_tokens, gist_width) in info.trained_shapes:
+        return ""
+    widths: dict[int, list[int]] = {}
+    for tokens, width in sorted(info.trained_shapes):
+        widths.setdefault(tokens, []).append(width)
+    taught = "; ".join(f"{tokens} (gist_width {', '.join(map(str, some))})" for tokens, some in widths.items())
+    return (
+        f"the gists of {info.name} were never taught for block_tokens {block_tokens} with gist_width {gist_width} and "
+        f"may say little; taught were block_tokens {taught}: use one of those, or gister 'extractive'"
+    )

@@ -55,6 +55,7 @@ class BaseInfo:
     positions: Literal["window", "timeline"] = "window"  # how the rows of a window were numbered in training
     gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
     has_lens: bool = False  # whether a learned lens comes with it
+    trained_shapes: tuple[tuple[int, int], ...] = ()  # (block_tokens, gist_width) that gister was taught with, if known
 
 
 class ModelCache(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from os import PathLike
@@ -10,7 +11,7 @@ from pathlib import Path
 from megacontext.bases.registry import BaseHandle, check_placement
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
-from megacontext.gisters.gistnet import LEARNED_GISTER
+from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
 from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
 from megacontext.ports.base import Base
@@ -28,6 +29,8 @@ from megacontext.values import flag, number, shown, whole_number
 from megacontext.values import path as valid_path
 
 __all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open"]
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_BASE = "reference"
 DEFAULT_GISTER = "extractive"
@@ -205,13 +208,17 @@ def _create(
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        return SqliteCatalog.create(folder, info), source
+        catalog = SqliteCatalog.create(folder, info)
     except BaseException:
         if is_new:
             for leftover in folder.iterdir():
                 leftover.unlink()
             folder.rmdir()
         raise
+    new = untaught_shape(source.info, block_tokens=tree.block_tokens, gist_width=width)
+    if name == LEARNED_GISTER and new:
+        _log.warning(new)
+    return catalog, source
 
 
 def _recorded_base(

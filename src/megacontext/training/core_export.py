@@ -16,7 +16,7 @@ from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.export import tokenizer_files
 
-__all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters"]
+__all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters", "trained_shapes"]
 
 END_OF_TEXT_ID = 1
 
@@ -55,7 +55,18 @@ def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, A
         return CoreNets(core=core.to(torch.bfloat16).eval())
     gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
     load_masters(gist_net, masters, prefix="gist_net.")
-    return CoreNets(core=core.to(torch.bfloat16).eval(), gist_net=gist_net.to(torch.bfloat16).eval())
+    return CoreNets(
+        core=core.to(torch.bfloat16).eval(),
+        gist_net=gist_net.to(torch.bfloat16).eval(),
+        trained_shapes=trained_shapes(settings),
+    )
+
+
+def trained_shapes(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """The (block tokens, gist width) pairs that the stages of a configuration draw."""
+    kinds = [kind for stage in settings.get("stage", ()) for kind in stage["batches"]]
+    drawn = {(tokens, width) for kind in kinds for tokens, width in kind.get("gists", {}).get("shapes", ())}
+    return tuple(sorted(drawn))
 
 
 def export_checkpoint(run: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
