@@ -126,6 +126,9 @@ def test_labels_are_what_opening_a_block_alone_saves(
         joined_C = joined_CT[:2, horizon].sum(1)
         np.testing.assert_allclose(sample.saved_LC[1, :2], joined_C - expected_C.median(), atol=1e-4)
         assert sample.saved_LC[1, 2].isnan(), "a gist of its own stands for it"
+        siblings_C = sample.saved_LC[1, :2] - sample.saved_LC[0, :2]
+        told = float((token_nats(joined=True) - token_nats())[horizon].sum())
+        np.testing.assert_allclose(siblings_C, told, atol=1e-4)  # one amount for all blocks of a moment
         evidence_C = torch.zeros(3)
         for saved_C, needed in zip(saved_CT[:, horizon].T, needed_T[horizon], strict=True):
             held_C = saved_C.clamp(max=needed) * (saved_C >= needed / 4)

@@ -6,7 +6,9 @@ Two things are measured, by the nets that the lens will serve:
 - what opening a block alone saves on each token of the tail, by one forward with that block open. What any block would
   save (the median: raw text of the same kind helps a little, whichever it is) is taken off, because a budget is spent
   anyway and the question is on what. Once against a window where a gist of its own stands for every block, once against
-  one whose far part is a single gist of level 2, as in a long memory;
+  one whose far part is a single gist of level 2, as in a long memory. Opening any block of that far part also shows the
+  gists of its siblings, so all of them save what those tell, and that stays: it is what reaching there is worth. With a
+  median of its own, the second would be the first again, because they differ by one amount for all blocks of a moment;
 - which block holds what is needed. Questions know it. In text it is decided where it is clear: on tokens that full
   context makes much cheaper, by the share that each block alone brings of that. Elsewhere an opened block is lucky as
   often as not, and nothing is needed.
@@ -244,7 +246,7 @@ def sample_of(
     told_C[list(moment.told)] = True
     if saved_LCT is not None:
         saved_LC = torch.from_numpy(saved_LCT[..., horizon].sum(-1))
-        saved_LC = saved_LC - saved_LC[0].median()  # opening any block of a group of level 2 also shows its siblings
+        saved_LC = saved_LC - saved_LC[0].median()  # for both levels: what siblings tell is no luck
     if moment.evidence:
         evidence_C[list(moment.evidence)] = 1 / len(moment.evidence)
     elif saved_LCT is not None and needed_T is not None:
