@@ -90,7 +90,25 @@ def text_tables(report: dict[str, Any]) -> list[str]:
         tables.append(table(head, rows))
         pairs = [(name, _nats(one["all"]), _nats(one["far"])) for name, one in part["pairs"].items()]
         tables.append(table((f"{domain}: pairs, the first less the second", "all tokens", "far words"), pairs))
+        tables.append(table((f"{domain}: from words to oracle, the lens", "all tokens", "far words"), gap_rows(part)))
     return tables
+
+
+def gap_rows(part: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What share of the way from the words' choice of blocks to the oracle's the lens goes; below zero it chooses worse
+    than words. Errors are those of the lens against the words, that of the whole way left out."""
+    rows: list[tuple[str, ...]] = []
+    for name, pair in part["pairs"].items():
+        first, _, words = name.partition(" - ")
+        oracle = first.replace("lens", "oracle")
+        if words.startswith("lexical") and oracle in part["ways"]:
+            shares = []
+            for kind in ("all", "far"):
+                whole = part["ways"][words][kind]["nats"] - part["ways"][oracle][kind]["nats"]
+                nats, error = pair[kind]["nats"], pair[kind]["standard_error"]
+                shares.append(f"{-nats / whole:+.2f} ± {error / whole:.2f}" if whole > 0 else "")
+            rows.append((f"from {words}", *shares))
+    return rows
 
 
 def lens_tables(lens: dict[str, Any]) -> list[str]:
@@ -118,8 +136,8 @@ def lens_tables(lens: dict[str, Any]) -> list[str]:
             if one["correlation"] is None:
                 continue
             bins = [(f"{part['blocks']:,}", f"{part['said']:.2f}", f"{part['saved']:.2f}") for part in one["bins"]]
-            head = (f"{kind}, {level}, correlation {one['correlation']:.2f}: blocks", "said, nats", "saved, nats")
-            tables.append(table(head, bins))
+            agree = f"correlation {one['correlation']:.2f}, agreement {percent(one['agreement'])}"
+            tables.append(table((f"{kind}, {level}: {agree}; blocks", "said, nats", "saved, nats"), bins))
     return tables
 
 

@@ -112,6 +112,21 @@ def test_a_card_is_not_written_from_half_of_the_figures(
     assert (card.read_bytes() if card.exists() else None) == before
 
 
+def test_the_lens_is_placed_between_words_and_oracle() -> None:
+    def nats(value: float) -> dict[str, dict[str, float]]:
+        return {kind: {"nats": value, "standard_error": 0.05} for kind in ("all", "far")}
+
+    ways = {"lexical, last 8, every 8": nats(-0.1), "oracle, every 8": nats(-0.5), "recent 512": nats(0.0)}
+    pairs = {
+        "lens, every 8 - lexical, last 8, every 8": nats(-0.1),
+        "lens, every 8, and gists - recent 512": nats(-1.0),
+    }
+    gap_rows = runpy.run_path(str(RECIPES / "core" / "card.py"))["gap_rows"]
+    assert gap_rows({"ways": ways, "pairs": pairs}) == [("from lexical, last 8, every 8", *["+0.25 ± 0.12"] * 2)]
+    ways["oracle, every 8"] = ways["lexical, last 8, every 8"]  # there is no way to go
+    assert gap_rows({"ways": ways, "pairs": pairs}) == [("from lexical, last 8, every 8", "", "")]
+
+
 @pytest.mark.parametrize(("recipe", "name"), [("core", "reference-core"), ("reference", "reference-plain")])
 def test_the_bundled_cards_say_what_was_measured(
     recipe: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
