@@ -9,7 +9,8 @@ be had; the second depends on what stands for the span now, a gist of its own or
 - late interaction: each query token looks for its own best entry (Khattab and Zaharia 2020, "ColBERT")
 - exact words: what a span has in common with the query, each query token weighed by its state and its place from the
   end, because a question stands among others (Gao et al. 2021, "COIL", weighs both sides)
-- a small MLP joins matches with what is known without reading: level, width, distance, words in common, residency
+- a small MLP joins matches with what is known without reading: distance, words in common, whether the text goes on
+  there. Level and width are so far the same wherever it is taught or asked, and residency is zero: no label knows of it
 - O(entries): nothing here compares entries with each other
 
 Shape legend: Q query tokens, n entries, r vectors per entry, D width, H heads, E key dimension, W word heads,
@@ -40,7 +41,8 @@ __all__ = [
     "shares_of",
 ]
 
-# What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in.
+# What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in. Three of them
+# vary today: log2_distance, lexical, continues.
 FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
 QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
 WORD_KINDS = 4  # a token, a token with the one before it, and both right before the span
