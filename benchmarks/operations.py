@@ -1,9 +1,9 @@
 """What ten fixed workloads do, counted: a regression gate that no clock can blur. Part of the tests.
 
-Counted are calls of our own functions, SQL statements, syncs to disk, calls into TensorStore, matrix products, and
-entries that ran through the model; a tiny model with fixed weights stands for all. Counts may not rise above the
-committed ones (our own calls by more than 2 %, everything else not at all); where they fall by a tenth, commit the new
-ones.
+Counted are calls of our own functions, SQL statements, syncs to disk, calls into TensorStore, matrix products, uploads
+(what goes to the device, a copy each where that is a GPU), and entries that ran through the model; a tiny model with
+fixed weights stands for all. Counts may not rise above the committed ones (our own calls by more than 2 %, everything
+else not at all); where they fall by a tenth, commit the new ones.
 
 python benchmarks/operations.py            # compare, exit code 1 if something rose
 python benchmarks/operations.py --update   # write benchmarks/operations.json
@@ -28,6 +28,7 @@ from rich.table import Table
 
 import megacontext
 import megacontext as mc
+from megacontext.bases.transfers import on_device
 from megacontext.evaluation.library import assemble_library
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import tiny_base
@@ -168,6 +169,8 @@ def counted() -> Iterator[Counter[str]]:
         if event == "call":
             if frame.f_code.co_filename.startswith(PACKAGE):
                 counts["calls"] += 1
+                if frame.f_code is on_device.__code__:
+                    counts["uploads"] += 1
         elif event == "c_call":
             kind = C_CALLS.get(called.__name__)
             if kind is not None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -40,13 +38,10 @@ def causal_mask(num_new: int, num_cached: int, device: torch.device) -> torch.Te
     return ones.tril(num_cached)
 
 
-def place_mask(slots_S: npt.NDArray[np.int64], num_new: int, device: torch.device) -> torch.Tensor:
+def place_mask(places_S: torch.Tensor, num_new: int) -> torch.Tensor:
     """True [T, S] where one of the ``num_new`` entries that lie last may look: at its own place in the window and all
-    before. slots_S: where each place lies."""
-    places_S = np.empty(len(slots_S), dtype=np.int64)
-    places_S[slots_S] = np.arange(len(slots_S))
-    places = torch.from_numpy(places_S).to(device)
-    return places[None, :] <= places[len(slots_S) - num_new :, None]
+    before. places_S: where in the window the entry of each slot stands."""
+    return places_S[None, :] <= places_S[len(places_S) - num_new :, None]
 
 
 def kernel_mask(may_look_TS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -113,8 +113,8 @@ class HuggingFaceBase:
         over."""
         cache = _own(cache)
         assert self._turning is not None, "can_patch says that these keys cannot be moved"
-        with rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device) as (slots, mask_TS):
-            return self._run(inputs_TD, positions_T, cache, mask_TS[None, None], num_logits, slots)
+        with rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device) as window:
+            return self._run(inputs_TD, positions_T, cache, window.mask_TS[None, None], num_logits, window.slots_S)
 
     def decode_batch(
         self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.transfers import on_device
 
 __all__ = ["KeyTurning", "find_turning"]
 
@@ -37,15 +38,18 @@ class KeyTurning:
     def turn(self, cache: KVCache, distances_S: npt.NDArray[np.float64]) -> None:
         """Move every entry of the window by so many positions."""
         moved = np.flatnonzero(distances_S)
-        if not len(moved):
+        device = next(cache.layer_keys()).device
+        self.turn_at(cache, *on_device(device, cache.slots[moved], distances_S[moved], self.omega_F))
+
+    def turn_at(self, cache: KVCache, slots_n: torch.Tensor, distances_n: torch.Tensor, omega_F: torch.Tensor) -> None:
+        """Move the entries in these slots; all of it, ``omega_F`` too, lies on the device."""
+        if not len(slots_n):
             return
-        phases_nF = np.multiply.outer(distances_S[moved], self.omega_F)
-        cos_nF, sin_nF = (torch.from_numpy(wave(phases_nF).astype(np.float32)) for wave in (np.cos, np.sin))
-        slots = torch.from_numpy(cache.slots[moved])
+        phases_nF = distances_n[:, None] * omega_F
+        cos_nF, sin_nF = phases_nF.cos().float(), phases_nF.sin().float()
         for layer, keys_1HCE in enumerate(cache.layer_keys()):
             if layer in self.layers:
-                cos, sin, slots = (part.to(keys_1HCE.device) for part in (cos_nF, sin_nF, slots))
-                keys_1HCE.index_copy_(2, slots, self._turned(keys_1HCE.index_select(2, slots), cos, sin))
+                keys_1HCE.index_copy_(2, slots_n, self._turned(keys_1HCE.index_select(2, slots_n), cos_nF, sin_nF))
 
     def _turned(self, keys_1HnE: torch.Tensor, cos_nF: torch.Tensor, sin_nF: torch.Tensor) -> torch.Tensor:
         num_pairs = cos_nF.shape[1]

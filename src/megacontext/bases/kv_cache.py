@@ -13,6 +13,7 @@ Shape legend: 1 (batch), H key-value heads, Q query heads, C capacity, T new ent
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,32 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
+from megacontext.bases.transfers import on_device
 from megacontext.errors import InvalidValueError
 
-__all__ = ["KVCache"]
+__all__ = ["KVCache", "Keeping", "slots_with"]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What it takes to forget all but some entries: from which slots to which some of them have to move, so that there
+    is no hole, and where those that are kept lie then, in their order."""
+
+    sources_m: npt.NDArray[np.int64]
+    targets_m: npt.NDArray[np.int64]
+    slots_n: npt.NDArray[np.int64]
+
+
+def slots_with(slots_n: npt.NDArray[np.int64], places_T: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``KVCache.slots`` of a window in which T new entries, which lie last, stand at these places, ascending, and those
+    in ``slots_n`` between them."""
+    num_after = len(slots_n) + len(places_T)
+    is_new = np.zeros(num_after, dtype=np.bool_)
+    is_new[places_T] = True
+    slots = np.empty(num_after, dtype=np.int64)
+    slots[is_new] = np.arange(len(slots_n), num_after)
+    slots[~is_new] = slots_n
+    return slots
 
 
 class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
@@ -58,33 +82,27 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         if self._is_in_order:
             self.num_entries = num_entries
         else:
-            self.keep(np.arange(num_entries))
+            keeping = self.keeping(np.arange(num_entries))
+            self.keep(keeping, *on_device(self._device, keeping.sources_m, keeping.targets_m))
 
-    def keep(self, places_n: npt.NDArray[np.int64]) -> None:
-        """Forget all entries but those at these places, given ascending; what remains keeps its order."""
+    def keeping(self, places_n: npt.NDArray[np.int64]) -> Keeping:
+        """How to forget all entries but those at these places, given ascending. Nothing is changed yet."""
         num_kept = len(places_n)
         slots_n = self._slots[places_n]
         is_beyond = slots_n >= num_kept
-        if is_beyond.any():
-            holes = np.setdiff1d(np.arange(num_kept), slots_n[~is_beyond], assume_unique=True)
-            for _, buffer in self._buffers():
-                sources, targets = (torch.from_numpy(slots).to(buffer.device) for slots in (slots_n[is_beyond], holes))
-                buffer.index_copy_(2, targets, buffer.index_select(2, sources))
-            slots_n[is_beyond] = holes
-        self._slots = np.arange(len(self._slots))
-        self._slots[:num_kept] = slots_n
-        self._is_in_order = bool((slots_n == np.arange(num_kept)).all())
-        self.num_entries = num_kept
+        sources_m = slots_n[is_beyond]
+        slots_n[is_beyond] = np.setdiff1d(np.arange(num_kept), slots_n[~is_beyond], assume_unique=True)
+        return Keeping(sources_m, slots_n[is_beyond], slots_n)
 
-    def slots_with(self, places_T: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """``slots`` of the window in which T new entries stand at these places, ascending, and the others between."""
-        num_after = self.num_entries + len(places_T)
-        is_new = np.zeros(num_after, dtype=np.bool_)
-        is_new[places_T] = True
-        slots = np.empty(num_after, dtype=np.int64)
-        slots[is_new] = np.arange(self.num_entries, num_after)
-        slots[~is_new] = self.slots
-        return slots
+    def keep(self, keeping: Keeping, sources_m: torch.Tensor, targets_m: torch.Tensor) -> None:
+        """Forget all but what ``keeping`` keeps, whose sources and targets are given on the device."""
+        if len(sources_m):
+            for _, buffer in self._buffers():
+                buffer.index_copy_(2, targets_m, buffer.index_select(2, sources_m))
+        num_kept = self.num_entries = len(keeping.slots_n)
+        self._slots = np.arange(len(self._slots))
+        self._slots[:num_kept] = keeping.slots_n
+        self._is_in_order = bool((keeping.slots_n == np.arange(num_kept)).all())
 
     def advance(self, num_new: int, slots: npt.NDArray[np.int64] | None = None) -> None:
         """Make the entries written by the last forward count: at the end, or where ``slots_with`` put them."""
@@ -130,7 +148,8 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         """Values of the last layer [n, H, E] at these places."""
         values = self._values[-1]
         assert values is not None
-        return values[0, :, torch.from_numpy(self._slots[places_n]).to(values.device)].transpose(0, 1)
+        (slots_n,) = on_device(values.device, self._slots[places_n])
+        return values[0, :, slots_n].transpose(0, 1)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All entries as they lie, by name, on the CPU, and where each place lies."""
@@ -161,9 +180,17 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
 
     def _in_order(self, buffer: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Entries of a buffer [1, X, C, Y] from place ``first`` on, in the order of the window."""
-        if self._is_in_order:
-            return buffer[:, :, first : self.num_entries]
-        return buffer.index_select(2, torch.from_numpy(self._slots[first : self.num_entries]).to(buffer.device))
+        slots_n = self._slots[first : self.num_entries]
+        if self._is_in_order or (np.diff(slots_n) == 1).all():  # the last ones of a patched window are, too
+            begin = int(slots_n[0]) if len(slots_n) else 0
+            return buffer[:, :, begin : begin + len(slots_n)]
+        return buffer.index_select(2, *on_device(buffer.device, slots_n))
+
+    @property
+    def _device(self) -> torch.device:
+        keys = self._keys[0]
+        assert keys is not None
+        return keys.device
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Everything that is kept of entries, by name, entries along the third axis."""

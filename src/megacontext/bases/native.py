@@ -7,6 +7,7 @@ D embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,11 @@ import torch
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.gist_encoder import GistEncoder
 from megacontext.bases.key_turning import KeyTurning
-from megacontext.bases.native_cache import NativeCache
+from megacontext.bases.native_cache import NativeCache, neighbour_slots
 from megacontext.bases.native_lens import NativeLensQuery
 from megacontext.bases.rearranging import rearranged
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
+from megacontext.bases.transfers import on_device
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gaussian_rope import frequencies
@@ -82,11 +84,12 @@ class NativeBase:
         A forward that fails leaves the cache as it was.
         """
         cache = _own(cache)
-        spreads_T = self._checked(inputs_TD, positions_T, spreads_T, num_logits)
+        told = self._told(inputs_TD, positions_T, spreads_T, num_logits)
         with torch.no_grad():
             inputs_TD = inputs_TD.to(self._device, self._dtype)
             before_BTD = cache.entries_before(inputs_TD)[None]
-            return self._run(inputs_TD, positions_T, spreads_T, cache, None, num_logits, before_BTD=before_BTD)
+            where = on_device(self._device, *told)
+            return self._run(inputs_TD, where, cache, None, num_logits, before_BTD=before_BTD)
 
     @property
     def can_patch(self) -> bool:
@@ -106,15 +109,20 @@ class NativeBase:
     ) -> torch.Tensor:
         """Forget entries, move others, and run T new ones among them; see ``SupportsPatch``."""
         cache = _own(cache)
-        spreads_T = self._checked(inputs_TD, positions_T, spreads_T, num_logits)
+        told = self._told(inputs_TD, positions_T, spreads_T, num_logits)
+
+        def beside(slots_S: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
+            return neighbour_slots(places_T, slots_S), *told
+
         with (
             torch.no_grad(),
-            rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device) as (slots, mask),
+            rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device, beside) as window,
         ):
             inputs_TD = inputs_TD.to(self._device, self._dtype)
-            neighbours_BNTD = cache.neighbours_of(inputs_TD, places_T, slots)[None]
+            slots_NT, *where = window.beside
+            around = cache.neighbours_of(inputs_TD, slots_NT)[None]
             return self._run(
-                inputs_TD, positions_T, spreads_T, cache, mask, num_logits, slots=slots, neighbours_BNTD=neighbours_BNTD
+                inputs_TD, where, cache, window.mask_TS, num_logits, slots=window.slots_S, neighbours_BNTD=around
             )
 
     def decode_batch(
@@ -128,8 +136,8 @@ class NativeBase:
             before = [cache.entries_before(entry_D[None]) for cache, entry_D in zip(owned, inputs_BD, strict=True)]
             output = self._core(
                 inputs_BD[:, None],
-                torch.from_numpy(positions_B).to(self._device)[:, None],
-                torch.zeros(len(owned), 1, device=self._device),
+                on_device(self._device, positions_B)[0][:, None],
+                None,
                 before_BTD=torch.stack(before),
                 cache=batch,
                 tap_layer=batch.tap_layer,
@@ -156,31 +164,31 @@ class NativeBase:
         """Values of the last layer [n, H, E] at these places, float32."""
         return _own(cache).last_values(places_n).float()
 
-    def _checked(
+    def _told(
         self,
         inputs_TD: torch.Tensor,
         positions_T: npt.NDArray[np.float64],
         spreads_T: npt.NDArray[np.float32] | None,
         num_logits: int,
-    ) -> npt.NDArray[np.float32]:
-        """The spreads, zeros where none are given; InvalidValueError for what cannot be run."""
+    ) -> tuple[npt.NDArray[Any], ...]:
+        """Positions, and spreads unless all are 0; InvalidValueError for what cannot be run."""
         num_new = len(inputs_TD)
-        spreads_T = np.zeros(num_new, dtype=np.float32) if spreads_T is None else spreads_T
-        if not len(positions_T) == len(spreads_T) == num_new:
+        num_spreads = num_new if spreads_T is None else len(spreads_T)
+        if not len(positions_T) == num_spreads == num_new:
             raise InvalidValueError(
-                f"{num_new} entries but {len(positions_T)} positions and {len(spreads_T)} spreads; give one per entry"
+                f"{num_new} entries but {len(positions_T)} positions and {num_spreads} spreads; give one per entry"
             )
-        if not np.isfinite(positions_T).all() or not np.isfinite(spreads_T).all() or (spreads_T < 0).any():
+        has_bad_spread = spreads_T is not None and (not np.isfinite(spreads_T).all() or (spreads_T < 0).any())
+        if has_bad_spread or not np.isfinite(positions_T).all():
             raise InvalidValueError("positions or spreads hold NaN, infinity or less than 0; give finite numbers")
         if not 1 <= num_logits <= num_new:
             raise InvalidValueError(f"num_logits is {num_logits}; it must be between 1 and the {num_new} new entries")
-        return spreads_T
+        return (positions_T,) if spreads_T is None or not spreads_T.any() else (positions_T, spreads_T)
 
     def _run(
         self,
         inputs_TD: torch.Tensor,
-        positions_T: npt.NDArray[np.float64],
-        spreads_T: npt.NDArray[np.float32],
+        where: Sequence[torch.Tensor],
         cache: NativeCache,
         mask: torch.Tensor | None,
         num_logits: int,
@@ -188,10 +196,12 @@ class NativeBase:
         slots: npt.NDArray[np.int64] | None = None,
         **around: torch.Tensor,
     ) -> torch.Tensor:
+        """where: what was ``_told`` of the places of the entries, on the device."""
+        mu_T, *sigma_T = where
         output = self._core(
             inputs_TD[None],
-            torch.from_numpy(positions_T).to(self._device)[None],
-            torch.from_numpy(spreads_T).to(self._device)[None],
+            mu_T[None],
+            sigma_T[0][None] if sigma_T else None,
             mask=mask,
             cache=cache,
             tap_layer=cache.tap_layer,
@@ -209,7 +219,7 @@ class NativeBase:
         def logits(rows_BT: torch.Tensor) -> torch.Tensor:
             num_tokens = rows_BT.shape[1]
             mu_BT = torch.arange(num_tokens, dtype=torch.float64, device=self._device)[None]
-            output = self._core(self._core.embed(rows_BT), mu_BT, torch.zeros(1, num_tokens, device=self._device))
+            output = self._core(self._core.embed(rows_BT), mu_BT, None)
             return self._core.logits(output.hidden_BTD)
 
         return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
@@ -228,7 +238,7 @@ class NativeBase:
 
     def gists_of_gists(self, vectors_NKRD: npt.NDArray[np.float16], *, level: int) -> npt.NDArray[np.float16]:
         """Learned gists [N, r, D] of ``level`` (>= 2) from those of N x K children, r vectors each."""
-        vectors = torch.from_numpy(vectors_NKRD).to(self._device, self._dtype)
+        vectors = on_device(self._device, vectors_NKRD)[0].to(self._dtype)
         num_children, gist_width = vectors.shape[1:3]
         return self._gists().encode(
             vectors.flatten(1, 2), level=level, num_children=num_children, gist_width=gist_width
@@ -237,7 +247,7 @@ class NativeBase:
     def lens_keys(self, vectors_nrD: npt.NDArray[np.float16]) -> torch.Tensor:
         """What the lens compares of n gists as stored [n, r, H, E], float32, unit vectors."""
         with torch.no_grad():
-            return self._lens().keys(torch.tensor(vectors_nrD, dtype=torch.float32, device=self._device))
+            return self._lens().keys(on_device(self._device, vectors_nrD)[0].float())
 
     def lens_query(self, cache: ModelCache, *, num_queries: int) -> NativeLensQuery:
         """Ask the lens with the last ``num_queries`` entries of the cache, as it is now."""

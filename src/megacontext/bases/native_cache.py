@@ -1,6 +1,6 @@
 """The cache of the native core: what any model keeps of an entry, and what its token shift and its lens look at.
 
-Shape legend: T new entries, D embedding width.
+Shape legend: N neighbours, T new entries, S all entries, D embedding width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from megacontext.bases.kv_cache import KVCache
 from megacontext.nets.core import NUM_SHIFTS
 
-__all__ = ["NativeCache"]
+__all__ = ["NativeCache", "neighbour_slots"]
 
 
 class NativeCache(KVCache):
@@ -32,21 +32,15 @@ class NativeCache(KVCache):
         buffer = self._entries = self._room(self._entries, new)
         buffer[:, :, self.num_entries : self.num_entries + len(entries_TD)] = new
         before = self._in_order(buffer, max(0, self.num_entries - NUM_SHIFTS))[0, 0]
+        if len(before) == NUM_SHIFTS:
+            return before
         return torch.nn.functional.pad(before, (0, 0, NUM_SHIFTS - len(before), 0))
 
-    def neighbours_of(
-        self, entries_TD: torch.Tensor, places_T: npt.NDArray[np.int64], slots_S: npt.NDArray[np.int64]
-    ) -> torch.Tensor:
-        """Keep the new entries, at these places of the window that lies in ``slots_S``; those one and two places before
-        each [2, T, D], zeros at its start."""
+    def neighbours_of(self, entries_TD: torch.Tensor, slots_NT: torch.Tensor) -> torch.Tensor:
+        """Keep the new entries; their ``neighbour_slots`` [N, T, D], zeros where there are none."""
         self.entries_before(entries_TD)
         assert self._entries is not None
-        found = []
-        for distance in range(1, NUM_SHIFTS + 1):
-            slots_T = torch.from_numpy(slots_S[np.maximum(places_T - distance, 0)]).to(entries_TD.device)
-            is_there_T = torch.from_numpy(places_T >= distance).to(entries_TD.device)
-            found.append(self._entries[0, 0, slots_T] * is_there_T[:, None])
-        return torch.stack(found)
+        return self._entries[0, 0, slots_NT.clamp_min(0)] * (slots_NT >= 0)[..., None]
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         yield from super()._buffers()
@@ -64,3 +58,9 @@ class NativeCache(KVCache):
         """Tapped states [n, D] of the last n entries of the window."""
         assert self._states is not None
         return self._in_order(self._states, self.num_entries - num_entries)[0, 0]
+
+
+def neighbour_slots(places_T: npt.NDArray[np.int64], slots_S: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Where the entries one and two places before each of these lie [N, T], -1 where the window begins."""
+    places_NT = places_T - np.arange(1, NUM_SHIFTS + 1)[:, None]
+    return np.where(places_NT >= 0, slots_S[places_NT], -1)

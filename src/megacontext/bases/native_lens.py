@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megacontext.bases.transfers import on_device
 from megacontext.nets.lens_net import LensNet
 
 __all__ = ["NativeLensQuery"]
@@ -28,7 +29,8 @@ class NativeLensQuery:
     @property
     def stakes(self) -> tuple[float, npt.NDArray[np.float32]]:
         """The logit of nothing being needed, and the nats [L] at stake by the level that stands for what is."""
-        return float(self._queries.nothing), self._queries.stakes_L.cpu().numpy()
+        said = torch.cat([self._queries.nothing[None], self._queries.stakes_L]).cpu().numpy()
+        return float(said[0]), said[1:]
 
     def evidence(
         self,
@@ -39,18 +41,17 @@ class NativeLensQuery:
         """Logits [n]; of the r vectors of a gist the best counts."""
         gist_width, device = keys_nr.shape[1], keys_nr.device
         with torch.no_grad():
-            features_mF = _by_vector(features_nF, gist_width).to(device)
-            words_mQ4 = None if words_nQ4 is None else _by_vector(words_nQ4, gist_width).to(device)
+            told = (features_nF,) if words_nQ4 is None else (features_nF, words_nQ4)
+            features_mF, *words_mQ4 = (_by_vector(part_n, gist_width) for part_n in on_device(device, *told))
             keys_mHE = keys_nr.flatten(0, 1)
             slices = range(0, len(keys_mHE), SLICE_KEYS)
             found_mH = torch.cat([self._lens.found(self._queries, keys_mHE[at : at + SLICE_KEYS]) for at in slices])
-            in_common_mw = None if words_mQ4 is None else self._lens.in_common(self._queries, words_mQ4)
+            in_common_mw = self._lens.in_common(self._queries, words_mQ4[0]) if words_mQ4 else None
             logits_m = self._lens(found_mH, in_common_mw, features_mF)
         logits_n: npt.NDArray[np.float32] = logits_m.view(-1, gist_width).amax(1).cpu().numpy()
         return logits_n
 
 
-def _by_vector(told_n: npt.NDArray[np.float32], gist_width: int) -> torch.Tensor:
+def _by_vector(told_n: torch.Tensor, gist_width: int) -> torch.Tensor:
     """What is known of each span, for each of its vectors; a view if there is one."""
-    told = torch.from_numpy(told_n)
-    return told if gist_width == 1 else told.repeat_interleave(gist_width, dim=0)
+    return told_n if gist_width == 1 else told_n.repeat_interleave(gist_width, dim=0)

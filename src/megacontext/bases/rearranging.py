@@ -1,12 +1,16 @@
 """What every base over ``KVCache`` does before a patch runs: forget, move, and say where the new entries will lie.
 
+All that is told of it on the host goes to the device in one copy, however many layers there are.
+
 Shape legend: n kept entries, T new entries, S both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +18,24 @@ import torch
 
 from megacontext.bases.attention import kernel_mask, place_mask
 from megacontext.bases.key_turning import KeyTurning
-from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.kv_cache import KVCache, slots_with
+from megacontext.bases.transfers import on_device
 
-__all__ = ["rearranged"]
+__all__ = ["Rearranged", "rearranged"]
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """slots_S: where each place of the window lies once the new entries are there; mask_TS: where these may look;
+    beside: what else was to be brought along."""
+
+    slots_S: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    mask_TS: torch.Tensor  # noqa: N815 - shape suffix
+    beside: tuple[torch.Tensor, ...]
+
+
+def _nothing(slots_S: npt.NDArray[np.int64]) -> Sequence[npt.NDArray[Any]]:
+    return ()
 
 
 @contextmanager
@@ -27,17 +46,24 @@ def rearranged(
     moved_n: npt.NDArray[np.float64],
     places_T: npt.NDArray[np.int64],
     device: torch.device,
-) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor]]:
-    """For a block that runs the new entries: where each place of the window lies then [S], and the mask [T, S].
+    beside: Callable[[npt.NDArray[np.int64]], Sequence[npt.NDArray[Any]]] = _nothing,
+) -> Iterator[Rearranged]:
+    """For a block that runs the new entries. ``beside``: of ``slots_S``, arrays that the block needs on the device.
 
     If the block fails the cache is empty: entries that were moved half-way are worth nothing.
     """
     try:
-        cache.keep(kept_n)
-        turning.turn(cache, moved_n)
-        slots_S = cache.slots_with(places_T)
-        dtype = next(cache.layer_keys()).dtype
-        yield slots_S, kernel_mask(place_mask(slots_S, len(places_T), device), dtype)
+        keeping = cache.keeping(kept_n)
+        slots_S = slots_with(keeping.slots_n, places_T)
+        places_S = np.empty_like(slots_S)
+        places_S[slots_S] = np.arange(len(slots_S))
+        moved = np.flatnonzero(moved_n)
+        turned = (keeping.slots_n[moved], moved_n[moved], turning.omega_F)
+        there = on_device(device, keeping.sources_m, keeping.targets_m, *turned, places_S, *beside(slots_S))
+        cache.keep(keeping, *there[:2])
+        turning.turn_at(cache, *there[2:5])
+        mask_TS = kernel_mask(place_mask(there[5], len(places_T)), next(cache.layer_keys()).dtype)
+        yield Rearranged(slots_S, mask_TS, there[6:])
     except BaseException:
         cache.truncate(0)
         raise

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from megacontext.bases.transfers import on_device
 from megacontext.errors import BaseModelError, InvalidValueError
 
 __all__ = ["ExplicitRotary"]
@@ -75,12 +76,15 @@ class ExplicitRotary(nn.Module):
         if own.all():
             if (np.diff(positions_T) == 1).all():
                 return cos[:, first : first + len(positions_T)], sin[:, first : first + len(positions_T)]
-            rows = torch.from_numpy(positions_T.astype(np.int64)).to(cos.device)
+            (rows,) = on_device(cos.device, positions_T.astype(np.int64))
             return cos[:, rows], sin[:, rows]
-        far_cos, far_sin = self._from_phases(positions_T)
-        rows = torch.from_numpy(np.where(own, positions_T, 0).astype(np.int64)).to(cos.device)
-        is_own = torch.from_numpy(own).to(cos.device)[None, :, None]
-        return torch.where(is_own, cos[:, rows], far_cos), torch.where(is_own, sin[:, rows], far_sin)
+        rows_T = np.where(own, positions_T, 0).astype(np.int64)
+        rows, is_own, *far = on_device(cos.device, rows_T, own, *self._waves(positions_T))
+        cos_sin = [
+            torch.where(is_own[None, :, None], table[:, rows], wave.to(table))
+            for table, wave in zip(self._table, far, strict=True)
+        ]
+        return cos_sin[0], cos_sin[1]
 
     def _own_values(self, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin [1, num_positions, E] as the model computes them."""
@@ -90,10 +94,14 @@ class ExplicitRotary(nn.Module):
         return cos, sin
 
     def _from_phases(self, positions_T: npt.NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
-        phases_TF = np.multiply.outer(positions_T, self._inv_freq_F)
-        phases_TE = np.repeat(phases_TF, 2, axis=1) if self._interleaved else np.tile(phases_TF, (1, 2))
-        cos, sin = (torch.from_numpy(wave(phases_TE) * self._scaling)[None] for wave in (np.cos, np.sin))
+        cos, sin = on_device(self._example.device, *self._waves(positions_T))
         return cos.to(self._example), sin.to(self._example)
+
+    def _waves(self, positions_T: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Cosines and sines [1, T, E] of float64 phases."""
+        phases_TF = np.multiply.outer(positions_T, self._inv_freq_F)
+        phases_1TE = (np.repeat(phases_TF, 2, axis=1) if self._interleaved else np.tile(phases_TF, (1, 2)))[None]
+        return np.cos(phases_1TE) * self._scaling, np.sin(phases_1TE) * self._scaling
 
     def _find_layout(self) -> bool:
         """Whether the two halves of a rotated pair lie side by side, found by comparing with the model's own."""

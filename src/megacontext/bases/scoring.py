@@ -15,6 +15,7 @@ from torch import nn
 
 from megacontext.bases.attention import causal_mask
 from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.transfers import on_device
 from megacontext.errors import InvalidTokensError, InvalidValueError
 from megacontext.ports.base import BaseInfo
 
@@ -35,7 +36,7 @@ def checked_ids(token_ids: npt.NDArray[np.uint32], info: BaseInfo, *, ndim: int,
     if token_ids.size and not 0 <= token_ids.min() <= token_ids.max() < info.vocab_size:
         bad = token_ids.min() if token_ids.min() < 0 else token_ids.max()
         raise InvalidTokensError(f"token id {bad} is outside the vocabulary of {info.name}: 0 to {info.vocab_size - 1}")
-    return torch.from_numpy(token_ids.astype(np.int64)).to(device)
+    return on_device(device, token_ids.astype(np.int64))[0]
 
 
 def surprise_of_rows(
@@ -73,7 +74,7 @@ def mass_of_tap(cache: KVCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         )
     queries, keys = cache.tap(num_queries)
     with torch.no_grad():
-        slots_S = torch.from_numpy(cache.slots).to(keys.device)
+        (slots_S,) = on_device(keys.device, cache.slots)
         last_T = slots_S[num_entries - num_queries :]
         groups = (queries[0].float() * cache.tap_scaling).reshape(keys.shape[1], -1, keys.shape[-1])  # [H, G T, E]
         scores = torch.matmul(groups, keys[0].float().transpose(1, 2)).view(-1, num_queries, num_entries)

@@ -116,7 +116,7 @@ class Attention(nn.Module):
         x_BTD: Tensor,
         cos: Tensor,
         sin: Tensor,
-        is_gist_BT: Tensor,
+        is_gist_BT: Tensor | None,
         mask: Tensor | None,
         cache: CoreCache | None,
         layer: int,
@@ -125,17 +125,23 @@ class Attention(nn.Module):
         q = self.q_proj(x_BTD).view(num_rows, num_new, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x_BTD).view(num_rows, num_new, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x_BTD).view(num_rows, num_new, self.num_kv_heads, self.head_dim).transpose(1, 2)
-        q = rotate(functional.rms_norm(q, (self.head_dim,), self.q_gain, NORM_EPSILON), cos, sin)
-        k = rotate(functional.rms_norm(k, (self.head_dim,), self.k_gain, NORM_EPSILON), cos, sin)
-        bias_BGT = is_gist_BT[:, None].to(k.dtype) * (self.gist_bias * self.head_dim**0.5)[:, None]
-        q = torch.cat([q[..., :-1], torch.ones_like(q[..., -1:])], dim=-1)
-        k = torch.cat([k[..., :-1], bias_BGT.expand(k.shape[:-1])[..., None]], dim=-1)
+        q = functional.rms_norm(q, (self.head_dim,), self.q_gain, NORM_EPSILON)
+        k = functional.rms_norm(k, (self.head_dim,), self.k_gain, NORM_EPSILON)
+        q = rotate(q, cos, sin, last_BHT1=q.new_ones(1).expand(*q.shape[:-1], 1))
+        k = rotate(k, cos, sin, last_BHT1=self._key_bias(k, is_gist_BT)[..., None])
         if cache is not None:
             if layer == cache.tap_layer:
                 cache.record_queries(q, self.head_dim**-0.5)
             k, v = cache.update(k, v, layer)
         out: Tensor = self.o_proj(_attend(q, k, v, mask).transpose(1, 2).flatten(2))
         return out
+
+    def _key_bias(self, k_BGTE: Tensor, is_gist_BT: Tensor | None) -> Tensor:
+        """What keys [B, G, T] add to every query that looks at them: nothing, unless they are gists'."""
+        if is_gist_BT is None:
+            return k_BGTE.new_zeros(1).expand(k_BGTE.shape[:-1])
+        bias_BGT: Tensor = is_gist_BT[:, None].to(k_BGTE.dtype) * (self.gist_bias * self.head_dim**0.5)[:, None]
+        return bias_BGT.expand(k_BGTE.shape[:-1])
 
 
 def _attend(q_BHTE: Tensor, k_BGSE: Keys, v_BGSE: Keys, mask: Tensor | None) -> Tensor:
@@ -185,7 +191,13 @@ class CoreLayer(nn.Module):
         self.mlp = SwiGLU(config.width, config.mlp_width)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, is_gist: Tensor, mask: Tensor | None, cache: CoreCache | None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        is_gist: Tensor | None,
+        mask: Tensor | None,
+        cache: CoreCache | None,
     ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, is_gist, mask, cache, self.layer)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
@@ -204,6 +216,7 @@ class Core(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=NORM_EPSILON)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.log_sigma_scale = nn.Parameter(torch.zeros(()), requires_grad=config.learns_sigma)
+        self._omega_F: Tensor | None = None
         nn.init.normal_(self.embed_tokens.weight, std=EMBEDDING_STD)
         nn.init.normal_(self.head.weight, std=0.01)
 
@@ -211,7 +224,7 @@ class Core(nn.Module):
         self,
         entries_BTD: Tensor,
         mu_BT: Tensor,
-        sigma_BT: Tensor,
+        sigma_BT: Tensor | None,
         *,
         before_BTD: Tensor | None = None,
         neighbours_BNTD: Tensor | None = None,
@@ -224,7 +237,7 @@ class Core(nn.Module):
         Args:
             entries_BTD: token embeddings or gist vectors, in window order.
             mu_BT: positions, float64; one row serves all.
-            sigma_BT: their standard deviations in positions, float32; above 0 marks a gist.
+            sigma_BT: their standard deviations in positions, float32; above 0 marks a gist. None: all are tokens.
             before_BTD: the last two entries before these [B, 2, D] (token shift reads them), None at the start.
             neighbours_BNTD: the entries one and two before each [B, 2, T, D], where these do not follow one another.
             mask: bool [T, S], True where an entry may look, or the biases of ``attend_where``; None if each sees
@@ -233,7 +246,7 @@ class Core(nn.Module):
             tap_layer: whose residual stream to return too.
         """
         cos, sin = self.phases(mu_BT, sigma_BT, dtype=entries_BTD.dtype)
-        is_gist_BT = sigma_BT > 0
+        is_gist_BT = None if sigma_BT is None else sigma_BT > 0
         if neighbours_BNTD is None:
             x_BTD = self.shifted(entries_BTD, before_BTD)
         else:
@@ -255,13 +268,19 @@ class Core(nn.Module):
         logits: Tensor = self.head(hidden)
         return logits
 
-    def phases(self, mu_BT: Tensor, sigma_BT: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def phases(self, mu_BT: Tensor, sigma_BT: Tensor | None, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and sines of entries at mu +- sigma, the learned factor on sigma included."""
-        config = self.config
-        omega_F = frequencies(config.rotary_dims, base=config.rotary_base, num_slow_bands=config.num_slow_bands).to(
-            mu_BT.device
-        )
-        return gaussian_phases(mu_BT, sigma_BT * self.log_sigma_scale.exp().to(sigma_BT.dtype), omega_F, dtype=dtype)
+        if sigma_BT is not None:
+            sigma_BT = sigma_BT * self.log_sigma_scale.exp().to(sigma_BT.dtype)
+        return gaussian_phases(mu_BT, sigma_BT, self._frequencies(mu_BT.device), dtype=dtype)
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        """Made once, and no buffer, which would be rounded with the weights."""
+        if self._omega_F is None or self._omega_F.device != device:
+            config = self.config
+            omega_F = frequencies(config.rotary_dims, base=config.rotary_base, num_slow_bands=config.num_slow_bands)
+            self._omega_F = omega_F.to(device)
+        return self._omega_F
 
     def shifted(self, entries_BTD: Tensor, before_BTD: Tensor | None) -> Tensor:
         """Entries plus linear maps of the one and the two before them."""

@@ -38,21 +38,30 @@ def frequencies(rotary_dims: int, *, base: float, num_slow_bands: int = 0) -> Te
     return torch.cat([plain_F, start * (slowest / start) ** steps_F])
 
 
-def gaussian_phases(mu_BT: Tensor, sigma_BT: Tensor, omega_F: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def gaussian_phases(
+    mu_BT: Tensor, sigma_BT: Tensor | None, omega_F: Tensor, *, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Attenuated cosines and sines [B, 1, T, F] of entries at mu +- sigma.
 
     mu_BT: float64, positions in tokens; phases are taken in float64 (at 2^40 they are exact to 1.3e-4 radians).
-    sigma_BT: positions' standard deviations in tokens, 0 for raw tokens.
+    sigma_BT: positions' standard deviations in tokens, 0 for raw tokens; None where there are no others.
     """
     phases_BTF = mu_BT.double()[..., None] * omega_F
+    if sigma_BT is None:
+        return phases_BTF.cos().float()[:, None].to(dtype), phases_BTF.sin().float()[:, None].to(dtype)
     fading_BTF = torch.exp(-0.5 * (sigma_BT[..., None] * omega_F.to(sigma_BT.dtype)) ** 2)
     cos, sin = (wave(phases_BTF).to(fading_BTF.dtype) * fading_BTF for wave in (torch.cos, torch.sin))
     return cos[:, None].to(dtype), sin[:, None].to(dtype)
 
 
-def rotate(x_BHTE: Tensor, cos_B1TF: Tensor, sin_B1TF: Tensor) -> Tensor:
-    """Turn the first 2 F dimensions of each head (the halves are the pairs); the rest is free of position."""
+def rotate(x_BHTE: Tensor, cos_B1TF: Tensor, sin_B1TF: Tensor, *, last_BHT1: Tensor | None = None) -> Tensor:
+    """Turn the first 2 F dimensions of each head (the halves are the pairs); the rest is free of position.
+
+    last_BHT1: what stands in the last dimension of each head instead of what is there.
+    """
     num_pairs = cos_B1TF.shape[-1]
     left, right, free = x_BHTE.tensor_split((num_pairs, 2 * num_pairs), dim=-1)
-    turned = (left * cos_B1TF - right * sin_B1TF, right * cos_B1TF + left * sin_B1TF, free)
+    turned = [left * cos_B1TF - right * sin_B1TF, right * cos_B1TF + left * sin_B1TF, free]
+    if last_BHT1 is not None:
+        turned[2:] = [free[..., :-1], last_BHT1]
     return torch.cat(turned, dim=-1)

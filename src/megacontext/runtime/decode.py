@@ -220,7 +220,7 @@ class ModelWindow:
             values = base.values_of(self._cache, patch.probes_new_p).flatten(1)
             values_before = values_before.flatten(1)
             changes_p = (values - values_before).norm(dim=1) / values_before.norm(dim=1).clamp_min(1e-9)
-            self._changes.extend(changes_p.tolist())
+            self._changes.extend(changes_p.cpu().tolist())
 
     def _forward(
         self,
@@ -286,7 +286,9 @@ def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.ui
 def _nats(logits_TV: torch.Tensor, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
     import torch
 
-    targets_T = torch.from_numpy(token_ids.astype(np.int64)).to(logits_TV.device)
+    from megacontext.bases.transfers import on_device
+
+    (targets_T,) = on_device(logits_TV.device, token_ids.astype(np.int64))
     nats_T = torch.nn.functional.cross_entropy(logits_TV.float(), targets_T, reduction="none")
     nats: npt.NDArray[np.float64] = nats_T.double().cpu().numpy()
     return nats

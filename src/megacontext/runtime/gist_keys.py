@@ -42,6 +42,8 @@ class GistKeys:
         """Keys [n, r, ...] of distinct whole blocks, given ascending."""
         import torch
 
+        from megacontext.bases.transfers import on_device
+
         table = self._make_room(int(blocks_n[-1]) + 1)
         num_older = int(np.searchsorted(blocks_n, self._first))
         rows_n = blocks_n[num_older:] - self._first
@@ -53,7 +55,7 @@ class GistKeys:
         elif rows_n[-1] - rows_n[0] + 1 == len(rows_n):
             kept = table[int(rows_n[0]) : int(rows_n[-1]) + 1]
         else:
-            kept = table[torch.from_numpy(rows_n).to(table.device)]
+            kept = table[on_device(table.device, rows_n)[0]]
         older = [self._made(start, stop) for start, stop in runs_of(blocks_n[:num_older])]
         return torch.cat([*older, kept]) if older else kept
 

@@ -6,7 +6,7 @@ Shape legend: W window positions, n entries of the cut, D embedding width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,27 +114,23 @@ class WindowReader:
     def read(self, rows: WindowRows, places_R: npt.NDArray[np.int64], placement: Placement) -> WindowInputs:
         """Inputs of some of the rows, given by their places in the window, ascending; ``placement`` is that of all."""
         keys = rows.keys[places_R]
-        token_rows = np.flatnonzero(keys[:, 0] <= 0)
-        token_ids = keys[token_rows, 1]
-        raw = keys[token_rows, 0] == 0
+        token_ids = np.where(keys[:, 0] <= 0, keys[:, 1], 0)  # a gist's row is there too, and written over
+        raw = keys[:, 0] == 0
         token_ids[raw] = self._reader.tokens_at(token_ids[raw])
         inputs = self._base.embed(token_ids.astype(np.uint32))
         positions = placement.positions_W[places_R]
-        if len(token_rows) == len(keys):
+        gist_rows = np.flatnonzero(keys[:, 0] > 0)
+        if not len(gist_rows):
             self._check_range(positions)
             return WindowInputs(inputs, positions, None)
-        gist_rows = np.flatnonzero(keys[:, 0] > 0)
-        vectors, offsets = self._gists(keys, gist_rows, inputs)
+        vectors, offsets = self._gists(keys, gist_rows)
         if self._numbering == "global":
             positions[gist_rows] += offsets
         self._check_range(positions)
         gister = self._reader.gister
         spreads = np.zeros(len(keys), dtype=np.float32)
         spreads[gist_rows] = gister.spread * gister.gist_width * placement.extents_W[places_R][gist_rows]
-        merged = inputs.new_empty((len(keys), inputs.shape[1]))
-        merged[_index(token_rows, merged)] = inputs
-        merged[_index(gist_rows, merged)] = vectors
-        return WindowInputs(merged, positions, spreads)
+        return WindowInputs(_written_over(inputs, gist_rows, vectors), positions, spreads)
 
     def _check_range(self, positions: npt.NDArray[np.float64]) -> None:
         info = self._base.info
@@ -146,11 +142,9 @@ class WindowReader:
             )
 
     def _gists(
-        self, keys: npt.NDArray[np.int64], gist_rows: npt.NDArray[np.int64], like: torch.Tensor
-    ) -> tuple[torch.Tensor, npt.NDArray[np.float32]]:
-        """Vectors of gist rows in the base's precision, and their offsets in tokens from the start of their node."""
-        import torch
-
+        self, keys: npt.NDArray[np.int64], gist_rows: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Vectors of gist rows as stored, and their offsets in tokens from the start of their node."""
         slots = keys[gist_rows, 2]
         is_first = np.ones(len(gist_rows), dtype=np.bool_)
         is_first[1:] = (keys[gist_rows[1:], :2] != keys[gist_rows[:-1], :2]).any(axis=1)
@@ -159,11 +153,12 @@ class WindowReader:
         widths = np.power(self._tree.block_tokens, keys[nodes, 0])
         gists = self._reader.gist_batch(keys[nodes, 0], keys[nodes, 1] // widths)
         node_of_row = np.repeat(np.arange(len(firsts)), np.diff(np.append(firsts, len(slots))))
-        vectors = torch.from_numpy(gists.vectors[node_of_row, slots])
-        return vectors.to(device=like.device, dtype=like.dtype), gists.offsets[node_of_row, slots]
+        return gists.vectors[node_of_row, slots], gists.offsets[node_of_row, slots]
 
 
-def _index(rows: npt.NDArray[np.int64], like: torch.Tensor) -> torch.Tensor:
-    import torch
+def _written_over(inputs_RD: torch.Tensor, gist_rows: npt.NDArray[np.int64], vectors: npt.NDArray[Any]) -> torch.Tensor:
+    """Inputs with gists in some rows, in the precision of the base."""
+    from megacontext.bases.transfers import on_device
 
-    return torch.from_numpy(rows).to(like.device)
+    rows_there, vectors_there = on_device(inputs_RD.device, gist_rows, vectors)
+    return inputs_RD.index_copy(0, rows_there, vectors_there.to(inputs_RD.dtype))
