@@ -52,7 +52,7 @@ class GistEncoder:
             gists_NRD[first : first + num_taken] = made[:num_taken].to(torch.float16).cpu().numpy()
 
         slices = range(0, num_spans, SLICE_SPANS)
-        if len(slices) <= 1 or vectors_NKD.is_cuda or torch.get_num_threads() == 1:
+        if len(slices) <= 1 or vectors_NKD.device.type != "cpu" or torch.get_num_threads() == 1:
             for first in slices:
                 make(first)
         else:

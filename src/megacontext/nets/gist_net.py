@@ -52,9 +52,9 @@ class GistNetConfig:
             raise InvalidValueError(f"width is {self.width}; it must be a multiple of num_heads ({self.num_heads})")
 
 
-def slot_centers(num_children: int, gist_width: int) -> Tensor:
+def slot_centers(num_children: int, gist_width: int, *, device: torch.device | None = None) -> Tensor:
     """Where each of the r vectors of a gist stands, float32 [r], in children from the first one's place on."""
-    return (torch.arange(gist_width, dtype=torch.float32) + 0.5) * (num_children / gist_width) - 0.5
+    return (torch.arange(gist_width, dtype=torch.float32, device=device) + 0.5) * (num_children / gist_width) - 0.5
 
 
 def share_means(vectors_NKD: Tensor, gist_width: int) -> Tensor:
@@ -127,15 +127,15 @@ class GistNet(nn.Module):
                 f"cannot make {gist_width} vectors of level {level} from {num_vectors} vectors of {num_children} "
                 "children: give a level of at least 1, equally many vectors per child, and no more slots than vectors"
             )
-        like = vectors_NKD
-        within = slot_centers(1, child_width)
-        places_K = (torch.arange(num_children)[:, None] + within).flatten()
+        like, device = vectors_NKD, vectors_NKD.device
+        within = slot_centers(1, child_width, device=device)
+        places_K = (torch.arange(num_children, device=device)[:, None] + within).flatten()
         x_NKD = rms_normed(vectors_NKD) + self.place(self._features(places_K, like))
         for layer in self.layers:
             x_NKD = layer(x_NKD)
         x_NKD = rms_normed(x_NKD)
-        centers_r = slot_centers(num_children, gist_width)
-        reach = torch.full((gist_width, 1), math.log2(num_children / gist_width)).to(like)
+        centers_r = slot_centers(num_children, gist_width, device=device)
+        reach = like.new_full((gist_width, 1), math.log2(num_children / gist_width))
         asks_rF = torch.cat([self._features(centers_r, like), reach], dim=-1)
         y_NrD = self._pool(x_NKD, self.slot_query(asks_rF))
         hidden = functional.gelu(self.up(rms_normed(y_NrD)), approximate="tanh")
@@ -166,6 +166,6 @@ class GistNet(nn.Module):
     def _features(self, places: Tensor, like: Tensor) -> Tensor:
         """Sines and cosines [..., F] of places inside a span, periods from 2 positions up to ``LONGEST_PERIOD``."""
         num_pairs = self.config.num_features // 2
-        periods = 2.0 * (LONGEST_PERIOD / 2) ** (torch.arange(num_pairs) / max(1, num_pairs - 1))
+        periods = 2.0 * (LONGEST_PERIOD / 2) ** (torch.arange(num_pairs, device=places.device) / max(1, num_pairs - 1))
         phases = 2 * math.pi * places[..., None] / periods
         return torch.cat([phases.sin(), phases.cos()], dim=-1).to(like)
