@@ -17,6 +17,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from megacontext.bases.registry import DTYPES
 from megacontext.evaluation.stamp import stamp
 
 __all__ = ["RESULTS", "SKIPPED", "parser", "record", "row", "skip", "summary_table"]
@@ -93,12 +94,16 @@ def summary_table(title: str, rows: Sequence[Mapping[str, object]]) -> Table:
     return table
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The arguments every benchmark has: ``--out``."""
+def parser(description: str, *, asks_dtype: bool = False) -> argparse.ArgumentParser:
+    """The arguments every benchmark has: ``--out``; ``--dtype`` where the figures depend on a model's precision."""
     arguments = argparse.ArgumentParser(description=description)
     arguments.add_argument(
         "--out", type=Path, default=RESULTS, help="folder of the JSON results (default: %(default)s)"
     )
+    if asks_dtype:
+        arguments.add_argument(
+            "--dtype", choices=DTYPES, default="auto", help="precision of the model (default: %(default)s, as stored)"
+        )
     return arguments
 
 

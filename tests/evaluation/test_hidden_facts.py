@@ -10,7 +10,7 @@ from tests.evaluation.doubles import BOOK, CODE
 
 from megacontext.errors import InvalidValueError
 from megacontext.evaluation.held_out import is_held_out
-from megacontext.evaluation.hidden_facts import Fact, answer_value, draw_facts, hide_facts
+from megacontext.evaluation.hidden_facts import Fact, answer_value, draw_facts, draw_lookalikes, hide_facts
 
 
 def test_facts_are_held_out_and_differ() -> None:
@@ -23,6 +23,17 @@ def test_facts_are_held_out_and_differ() -> None:
 def test_some_names_are_alike() -> None:
     first_names = [fact.name.split()[0] for fact in draw_facts(Random(0), 60)]
     assert len(set(first_names)) < 50
+
+
+def test_lookalikes_have_a_neighbour_with_their_last_name() -> None:
+    facts = draw_lookalikes(Random(0), 96)
+    assert len({fact.name for fact in facts}) == len({fact.value for fact in facts}) == 96
+    assert all(is_held_out(fact.name) and is_held_out(fact.value) for fact in facts)
+    windows = [facts[start : start + 6] for start in range(0, 96, 6)]
+    shared = [len({fact.name.split()[1] for fact in window}) < 5 for window in windows]
+    assert all(shared)
+    with pytest.raises(InvalidValueError, match="ask for at most"):
+        draw_lookalikes(Random(0), 5_000)
 
 
 def test_the_same_seed_gives_the_same_facts() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from megacontext.bases.registry import BaseHandle
-from megacontext.evaluation.hidden_facts import HiddenFact, draw_facts, hide_facts, locate
+from megacontext.evaluation.hidden_facts import Fact, HiddenFact, draw_facts, hide_facts, locate
 from megacontext.evaluation.library import Library, Text
 from megacontext.memory.reports import IngestProgress, IngestReport
 from megacontext.ports.catalog import Source
@@ -38,14 +38,18 @@ def build_haystack(
     handle: BaseHandle,
     library: Library,
     *,
-    num_facts: int,
     seed: int,
     gister: str,
+    num_facts: int = 0,
+    facts: Sequence[Fact] = (),
     progress: Callable[[IngestProgress], None] | None = None,
 ) -> Haystack:
-    """Write the library with facts hidden in it below ``folder``, and ingest it into a new memory there."""
+    """Write the library with facts hidden in it below ``folder``, and ingest it into a new memory there.
+
+    num_facts: so many are drawn, where none are given by ``facts``.
+    """
     random = Random(seed)
-    texts, hidden = hide_facts(random, library.texts, draw_facts(random, num_facts))
+    texts, hidden = hide_facts(random, library.texts, facts or draw_facts(random, num_facts))
     paths = [write_text(folder / TEXTS_FOLDER, text) for text in texts]
     memory = open_memory(folder / MEMORY_NAME, base=handle, create=True, gister=gister)
     try:

@@ -28,6 +28,7 @@ __all__ = [
     "HiddenFact",
     "answer_value",
     "draw_facts",
+    "draw_lookalikes",
     "draw_value",
     "hide_facts",
     "locate",
@@ -87,9 +88,7 @@ class HiddenFact:
 
 def draw_facts(random: Random, count: int) -> list[Fact]:
     """Facts with held-out names and values, all different; nearly a third share a first or a last name with another."""
-    free = [name for first in FIRST_NAMES for last in LAST_NAMES if is_held_out(name := f"{first} {last}")]
-    if count > len(free):
-        raise InvalidValueError(f"{count} facts are more than there are held-out names; ask for at most {len(free)}")
+    free = _free_names(count)
     facts: list[Fact] = []
     while len(facts) < count:
         names = free
@@ -98,6 +97,14 @@ def draw_facts(random: Random, count: int) -> list[Fact]:
             names = [name for name in free if not words.isdisjoint(name.split())] or free
         name = random.choice(names)
         free.remove(name)
+        facts.append(Fact(name=name, value=draw_value(random, taken={fact.value for fact in facts})))
+    return facts
+
+
+def draw_lookalikes(random: Random, count: int) -> list[Fact]:
+    """The same in an order in which those that share their last name are neighbours."""
+    facts: list[Fact] = []
+    for name in sorted(_free_names(count), key=lambda name: name.split()[-1])[:count]:
         facts.append(Fact(name=name, value=draw_value(random, taken={fact.value for fact in facts})))
     return facts
 
@@ -146,6 +153,14 @@ def draw_value(random: Random, taken: set[str]) -> str:
         value = str(random.randrange(10 ** (ANSWER_DIGITS - 1), 10**ANSWER_DIGITS))
         if is_held_out(value) and value not in taken:
             return value
+
+
+def _free_names(count: int) -> list[str]:
+    """All held-out names; InvalidValueError where there are fewer than ``count``."""
+    free = [name for first in FIRST_NAMES for last in LAST_NAMES if is_held_out(name := f"{first} {last}")]
+    if count > len(free):
+        raise InvalidValueError(f"{count} facts are more than there are held-out names; ask for at most {len(free)}")
+    return free
 
 
 def _statement(random: Random, text: Text, fact: Fact) -> str:
