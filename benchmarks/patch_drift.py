@@ -44,21 +44,23 @@ BAREST = Patching(rerun_last=1, rerun_behind=0, num_probes=0, drift_bound=UNBOUN
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to keep the window, and the one that it is compared with."""
+    """A way to keep the window, and the one that it is compared with. is_aside: no question of the default, so that
+    fewer histories do."""
 
     kv: str | Patching
     sink_tokens: int = 4
     exact: str = "exact"
+    is_aside: bool = False
 
 
 ARMS = {
     "exact": Arm("exact"),
     "the last row alone again": Arm(BAREST),
     "as by default": Arm(Patching(drift_bound=UNBOUND)),
-    "32 probes": Arm(Patching(num_probes=32, drift_bound=UNBOUND)),
+    "32 probes": Arm(Patching(num_probes=32, drift_bound=UNBOUND), is_aside=True),
     "with the default's bound": Arm(Patching()),
-    "exact without sinks": Arm("exact", sink_tokens=0),
-    "without sinks": Arm(Patching(drift_bound=UNBOUND), sink_tokens=0, exact="exact without sinks"),
+    "exact without sinks": Arm("exact", sink_tokens=0, is_aside=True),
+    "without sinks": Arm(Patching(drift_bound=UNBOUND), sink_tokens=0, exact="exact without sinks", is_aside=True),
 }
 DEFAULT = "as by default"
 STALE_ARMS: dict[str, str | Patching] = {"exact": "exact", "the last row alone again": BAREST, "patched": Patching()}
@@ -89,6 +91,7 @@ def main() -> None:
     arguments.add_argument("--trials", type=int, default=24)
     arguments.add_argument("--wide-budget", type=int, default=2048, help="a second window for facts opened long ago")
     arguments.add_argument("--wide-trials", type=int, default=12)
+    arguments.add_argument("--aside-trials", type=int, default=12, help="for ways that are no question of the default")
     given = arguments.parse_args()
     rows: list[dict[str, object]] = []
     for name in given.base:
@@ -100,7 +103,7 @@ def main() -> None:
             haystack = build_haystack(Path(folder), handle, library, facts=facts, seed=3, gister=gister)
             with haystack.memory:
                 stale_trials = {given.budget: given.trials, given.wide_budget: given.wide_trials}
-                trials = Trials(handle, haystack, given.opened, stale_trials)
+                trials = Trials(handle, haystack, given.opened, stale_trials, given.aside_trials)
                 for follows in grown(haystack, real_tokens(handle, trial_tokens(given.trials), seed=11), given.trials):
                     trials.run(follows, given.budget)
         made = {"dtype": handle.load().info.dtype, "opened_each": given.opened, "threads": torch.get_num_threads()}
@@ -122,12 +125,14 @@ def grown(haystack: Haystack, stream: npt.NDArray[np.uint32], num_trials: int) -
 class Trials:
     """Histories, one after another, each longer than the one before. drifting: by arm and number of refocuses;
     long_open: by window and arm, of facts that were opened at the first refocus. stale_trials: how many of the
-    histories each window gets for that."""
+    histories each window gets for that; aside_trials: how many the arms aside get."""
 
-    def __init__(self, handle: BaseHandle, haystack: Haystack, opened: int, stale_trials: dict[int, int]) -> None:
+    def __init__(
+        self, handle: BaseHandle, haystack: Haystack, opened: int, stale_trials: dict[int, int], aside_trials: int
+    ) -> None:
         self._haystack = haystack
         self._opened = opened
-        self._stale_trials = stale_trials
+        self._stale_trials, self._aside_trials = stale_trials, aside_trials
         self._base = handle
         self._number = 0
         self.drifting: dict[tuple[str, int], Measured] = {}
@@ -136,6 +141,8 @@ class Trials:
     def run(self, follows: npt.NDArray[np.uint32], budget: int) -> None:
         facts = range(self._number * FACTS_EACH, (self._number + 1) * FACTS_EACH)
         for name, arm in ARMS.items():
+            if arm.is_aside and self._number >= self._aside_trials:
+                continue
             engine = self._engine(budget, arm.kv, arm.sink_tokens)
             for number in self._refocused(engine, runs=arm.kv != "exact"):
                 if number in REFOCUSES:
@@ -158,14 +165,15 @@ class Trials:
         ``keep``: facts that are open from the first refocus on, which is followed by as many as otherwise."""
         random = np.random.default_rng(self._number)
         engine.reserve(CONTINUATION_TOKENS + 64, "what follows")
-        engine.show(NO_TOKENS)
+        if runs:
+            engine.show(NO_TOKENS)
         for fact in keep:
             engine.working_context.pin(*self._haystack.spans[fact])
         num_blocks = (engine.memory.num_tokens - 600) // engine.memory.tree.block_tokens
         for number in range(0 if keep else 1, LAST + 1):
             for block in random.integers(0, num_blocks, self._opened).tolist():
                 engine.working_context.reveal(block * 32, block * 32 + 32)
-            if runs or number in REFOCUSES:
+            if runs:
                 engine.show(NO_TOKENS)
             yield number
 
@@ -221,7 +229,7 @@ def drift_rows(base: str, drifting: dict[tuple[str, int], Measured]) -> Iterator
     for name, arm in ARMS.items():
         for number in REFOCUSES if arm.kv != "exact" else ():
             ours, exact = drifting[name, number], drifting[arm.exact, number]
-            nats, right = paired_difference(ours.nats, exact.nats), paired_difference(ours.right, exact.right)
+            nats, right = paired(ours.nats, exact.nats), paired(ours.right, exact.right)
             is_judged = name == DEFAULT and number == LAST
             what = f"{base}, {name}, {number} refocuses"
             yield row(
@@ -230,9 +238,9 @@ def drift_rows(base: str, drifting: dict[tuple[str, int], Measured]) -> Iterator
                 "nats",
                 at_most=0.01 if is_judged else None,
                 standard_error=nats.error,
-                exact_nats=statistics.mean(exact.nats),
+                exact_nats=statistics.mean(exact.nats[: len(ours.nats)]),
                 right=statistics.mean(ours.right),
-                exact_right=statistics.mean(exact.right),
+                exact_right=statistics.mean(exact.right[: len(ours.right)]),
                 right_difference_error=right.error,
                 drift=statistics.mean(ours.drifts),
                 most_drift=max(ours.drifts),
@@ -242,7 +250,7 @@ def drift_rows(base: str, drifting: dict[tuple[str, int], Measured]) -> Iterator
             if is_judged:
                 yield judged(f"{what}: right answers less than exact, in standard errors", right)
     with_sinks, without = drifting["exact", LAST], drifting["exact without sinks", LAST]
-    nats = paired_difference(without.nats, with_sinks.nats)
+    nats = paired(without.nats, with_sinks.nats)
     yield row(
         f"{base}, exact without sinks: nats more than exact with them",
         nats.value,
@@ -258,7 +266,7 @@ def stale_rows(base: str, long_open: dict[tuple[int, str], Measured]) -> Iterato
         if name == "exact":
             continue
         exact = long_open[window_entries, "exact"]
-        right = paired_difference(ours.right, exact.right)
+        right = paired(ours.right, exact.right)
         what = f"{base}, window of {window_entries:,}, facts opened {LAST} refocuses ago, {name}"
         yield row(
             f"{what}: right answers more than exact",
@@ -275,6 +283,11 @@ def stale_rows(base: str, long_open: dict[tuple[int, str], Measured]) -> Iterato
         )
         if name == "patched":
             yield judged(f"{what}: right answers less than exact, in standard errors", right)
+
+
+def paired(ours: list[float], exact: list[float]) -> Mean:
+    """The mean difference, over those histories that both did."""
+    return paired_difference(ours, exact[: len(ours)])
 
 
 def judged(what: str, right: Mean) -> dict[str, object]:
