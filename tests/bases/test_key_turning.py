@@ -21,6 +21,25 @@ def test_turned_keys_are_those_of_the_other_positions(family):
         torch.testing.assert_close(ours[:, :, :9], theirs[:, :, :9], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("num_turns", [4, 64])
+def test_in_bfloat16_the_roundings_of_many_turns_add_up_like_a_random_walk(num_turns):
+    """A turn rounds each value by at most half a step, which is 2**-9 to 2**-8 of it, up as often as down: in the mean
+    square by less than 2**-8 / sqrt(3), over all mantissas by less than 2**-9. Independent errors grow with the root of
+    their number; had all of them one direction, 64 would reach eight times the bound."""
+    base = tiny_base("qwen3", dtype="bfloat16")
+    ids = np.arange(64, dtype=np.uint32)
+    stepwise, direct = base.new_cache(64), base.new_cache(64)
+    for cache in (stepwise, direct):
+        base.forward(base.embed(ids), np.arange(64.0), cache)
+    distances = np.random.default_rng(0).integers(1, 65, num_turns).astype(np.float64)
+    for distance in distances:
+        base._turning.turn(stepwise, np.full(64, distance))
+    base._turning.turn(direct, np.full(64, distances.sum()))
+    for ours, theirs in zip(stepwise.layer_keys(), direct.layer_keys(), strict=True):
+        error = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+        assert 0 < error < (num_turns + 1) ** 0.5 * 2**-9
+
+
 def test_the_layout_of_a_model_is_found_by_looking():
     assert not tiny_base("qwen3")._turning.is_interleaved
     config = CohereConfig(
