@@ -15,6 +15,7 @@ from megacontext.errors import (
 from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.runtime import assembly
 from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
+from megacontext.runtime.patching import Patching
 
 QUESTION = "What is the code for Kolibri?"
 RNG = np.random.default_rng(5)
@@ -51,6 +52,20 @@ def test_generate_streams_the_text_that_it_reports_at_the_end(memory):
     assert len(done.token_ids) == 20
     assert "".join(event.text for event in tokens) == done.text
     assert [event.num_generated for event in events if isinstance(event, RefocusEvent)] == [0, 8, 16]
+
+
+@pytest.mark.parametrize(("drift_bound", "is_refreshed"), [(0.0, True), (1e9, False)])
+def test_a_stream_reports_how_often_its_window_was_computed_anew(memory, drift_bound, is_refreshed):
+    kv = Patching(drift_bound=drift_bound, refresh_share=1.0)
+    with memory.session(budget_entries=256, refocus_interval=4, kv=kv) as session:
+        counts = []
+        for question in (QUESTION, "Where did the heron go?", QUESTION, "Where did the heron go?"):
+            events = answer_of(session.generate(question, max_new_tokens=16, stop=()))
+            counts += [event.report.num_refreshes for event in events if isinstance(event, RefocusEvent)]
+        assert sum(counts) == session._engine.num_refreshes
+        assert (sum(counts) > 0) == is_refreshed
+        session._engine.release()
+        assert sum(counts) == session._engine.num_refreshes
 
 
 def test_greedy_answers_repeat_and_seeded_samples_repeat(memory):

@@ -88,7 +88,7 @@ class Engine:
         self._window: ModelWindow | None = None
         self._gist_keys: GistKeys | None = None
         self._num_changes = memory.reader.num_changes
-        self._num_forwarded = 0  # by windows that are gone
+        self._num_forwarded = self._num_refreshes = 0  # of windows that are gone
         self._warnings: list[str] = []
 
     @property
@@ -112,6 +112,11 @@ class Engine:
     @property
     def num_forwarded(self) -> int:
         return self._num_forwarded + (self._window.num_forwarded if self._window else 0)
+
+    @property
+    def num_refreshes(self) -> int:
+        """How often a patched window was computed anew, because it had drifted beyond its bound."""
+        return self._num_refreshes + (self._window.num_refreshes if self._window else 0)
 
     @property
     def is_outdated(self) -> bool:
@@ -165,7 +170,7 @@ class Engine:
 
     def release(self) -> None:
         """Free the model's state."""
-        self._num_forwarded = self.num_forwarded
+        self._num_forwarded, self._num_refreshes = self.num_forwarded, self.num_refreshes
         self._window = None
         self._gist_keys = None
 
@@ -233,7 +238,7 @@ class Engine:
         looks = has_history and self.focus.needs_window and query.num_queries > 0
         if looks:
             self.base.load()  # once, and no part of the latency
-        began = time.perf_counter()
+        began, refreshes_before = time.perf_counter(), self.num_refreshes
         edits: list[Edits] = []
         move = partial(
             self.focus.refocus,
@@ -258,6 +263,7 @@ class Engine:
             num_entries=self.working_context.num_entries,
             cost=self.working_context.cost,
             latency_ms=1e3 * (time.perf_counter() - began),
+            num_refreshes=self.num_refreshes - refreshes_before,
         )
         self.memory.reader.prefetch(self.focus.likely_next(limit=PREFETCH_ROWS))
         return report

@@ -20,14 +20,16 @@ __all__ = [
 class RefocusReport:
     """What one refocus changed. num_expanded, num_collapsed: edits of the cut; num_entries: rows of the cut after it;
     cost: window positions that they take; latency_ms: lens and allocator, and the first pass of the model if the lens
-    asked for its attention; warnings: what was not as it should be, for one thing because a store did not answer (a
-    stream has ``WarningEvent`` for it)."""
+    asked for its attention; num_refreshes: how often the window was computed anew because patches had let it drift
+    beyond its bound (where the lens looked and, in a stream, where the answer goes on); warnings: what was not as it
+    should be, for one thing because a store did not answer (a stream has ``WarningEvent`` for it)."""
 
     num_expanded: int
     num_collapsed: int
     num_entries: int
     cost: int
     latency_ms: float
+    num_refreshes: int = 0
     warnings: tuple[str, ...] = ()
 
 

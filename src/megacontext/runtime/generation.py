@@ -7,7 +7,7 @@ to run next. A stream runs it at once; streams that step together run theirs in 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from megacontext.runtime.events import (
     TokenEvent,
     WarningEvent,
 )
+from megacontext.runtime.focusing import FREE, Hysteresis
 from megacontext.runtime.sampling import Sampler, SamplingConfig
 from megacontext.runtime.stopping import StopTexts
 from megacontext.values import shown, texts, whole_number
@@ -144,8 +145,8 @@ def answer_steps(
     reason = "length"
 
     engine.detail.clear()
-    report = engine.refocus(_query(prompt, "", token_ids, num_queries=len(prompt.token_ids)))
-    window = engine.show(prompt.token_ids)
+    query = _query(prompt, "", token_ids, num_queries=len(prompt.token_ids))
+    report, window = _refocus(engine, query)
     if window.next_logits is None:
         raise InvalidValueError("the memory and the prompt are both empty; give a prompt, or ingest something first")
     yield from _moved(engine, report, num_generated=0)
@@ -169,8 +170,7 @@ def answer_steps(
             engine.note_detail(window)
             num_queries = min(engine.config.refocus_interval, len(token_ids))
             query = _query(prompt, text_out.text, token_ids, num_queries=num_queries)
-            report = engine.refocus(query, hysteresis=engine.config.hysteresis, by_words_first=False)
-            window = engine.show(query.scratch)
+            report, window = _refocus(engine, query, hysteresis=engine.config.hysteresis, by_words_first=False)
             yield from _moved(engine, report, num_generated=len(token_ids))
         else:
             yield NextToken(engine, turn, window, token_id)
@@ -178,6 +178,16 @@ def answer_steps(
     if rest := text_out.flush():
         yield TokenEvent(token_id=token_ids[-1], text=rest)
     yield DoneEvent(text=text_out.text, token_ids=tuple(token_ids), reason=reason)
+
+
+def _refocus(
+    engine: Engine, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True
+) -> tuple[RefocusReport, ModelWindow]:
+    """Move the cut, and show it with what the query says stands after it."""
+    refreshes_before = engine.num_refreshes
+    report = engine.refocus(query, hysteresis=hysteresis, by_words_first=by_words_first)
+    window = engine.show(query.scratch)
+    return replace(report, num_refreshes=engine.num_refreshes - refreshes_before), window
 
 
 def _moved(engine: Engine, report: RefocusReport, *, num_generated: int) -> Iterator[GenerationEvent]:
