@@ -33,7 +33,7 @@ def test_what_was_exported_is_true(config: Config) -> None:
     for name in ("gist_net", "lens_net"):
         del config[name], config["weights"][name]
         check_core_config(config, FILE)
-    del config["eos_token_id"]
+    del config["eos_token_id"], config["learned_positions"]
     check_core_config(config, FILE)
 
 
@@ -58,6 +58,7 @@ def with_(**values: object) -> Callable[[Config], object]:
         (with_(max_position_embeddings=8192), "is 8192, but max_positions of its core 4096"),
         (lambda config: config["core"].update(max_positions="x"), "is 4096, but max_positions of its core 'x'"),
         (lambda config: config["core"].pop("max_positions"), "is 4096, but max_positions of its core None"),
+        (with_(learned_positions=4097), "learned_positions is 4097; it is a whole number from 1 to 4096"),
         (with_(dtype="int8"), "dtype is 'int8'; it is one of bfloat16, float16, float32"),
         (without("dtype"), "dtype is None; it is one of"),
         (with_(eos_token_id=4096), "eos_token_id is 4096; it is a whole number from 0 to 4095"),

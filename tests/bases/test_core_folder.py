@@ -93,7 +93,10 @@ def test_what_gists_were_taught_with_is_told_and_changes_no_memory(nets: CoreNet
 
 
 def test_writing_again_replaces_the_folder_whole(folder: Path, nets: CoreNets) -> None:
-    write_core_folder(folder, CoreNets(core=nets.core), [BUNDLED_TOKENIZER], eos_token_id=1)
+    again = CoreNets(core=nets.core, learned_positions=64)
+    write_core_folder(folder, again, [BUNDLED_TOKENIZER], eos_token_id=1)
+    assert read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu")).learned_positions == 64
+    assert BaseHandle(str(folder)).info.learned_positions == 64
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "core.safetensors", "tokenizer.json"]
     assert [path.name for path in folder.parent.iterdir()] == ["core"]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,18 @@ def test_a_base_that_learned_on_the_timeline_is_given_it(plain_reader):
     assert read(window, rows, 11)[0].positions.tolist() == inputs.positions[11:].tolist()
     plain, _ = read(WindowReader(TREE, reader, tiny_base(), positions="auto"), rows)
     assert plain.positions.tolist() == list(range(17))
+
+
+def test_a_large_window_squeezes_gists_rather_than_end_behind_what_the_base_learned(plain_reader):
+    reader = plain_reader(np.arange(200), dim=32, gist_width=2)
+    rows = WindowRows.of_cut(CUT, gist_width=2)
+    base = tiny_core_base()
+    base.info = replace(base.info, learned_positions=600)
+    ends = []
+    for capacity_entries in (300, 600, 1200):
+        window = WindowReader(TREE, reader, base, positions="auto", capacity_entries=capacity_entries)
+        ends.append(read(window, rows)[1])
+    assert ends == [27, 15, 15]  # eleven tokens and four rows of gists: of four positions, of one, never of less
 
 
 def test_unknown_position_mode_lists_the_known_ones(plain_reader):

@@ -73,14 +73,15 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
     torch.save(checkpoint_of(learner), run / "checkpoint.pt")
     save_tokenizer(tokenizer, run / "data" / "tokenizer")
     stages = [
-        {"batches": [{"gists": {"shapes": [[32, 2], [32, 1]]}}, {}]},
-        {"batches": [{"gists": {"shapes": [[8, 1]]}}]},
+        {"batches": [{"length": 64, "gists": {"shapes": [[32, 2], [32, 1]]}}, {"length": 128}]},
+        {"batches": [{"length": 96, "gists": {"shapes": [[8, 1]]}}]},
     ]
     state = export_checkpoint(run, {**SETTINGS, "stage": stages}, tmp_path / "model")
     assert state["step"] == 7
     base = load_base(str(tmp_path / "model"))
     assert isinstance(base, SupportsLearnedGists)
     assert base.info.dtype == str(working_dtype(torch.device("cpu"))).removeprefix("torch.")
+    assert base.info.learned_positions == 128
     assert base.info.trained_shapes == ((8, 1), (32, 1), (32, 2))
     ids = torch.arange(64).view(2, 32).numpy().astype("uint32")
     with torch.no_grad():

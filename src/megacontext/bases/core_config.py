@@ -17,8 +17,9 @@ from megacontext.values import shown
 __all__ = ["check_core_config"]
 
 NETS = ("core", "gist_net", "lens_net")
-FACTS = ("model_type", "vocab_size", "max_position_embeddings", "eos_token_id", "dtype", "weights", "trained_shapes")
-KNOWN = (*FACTS, *NETS)
+FACTS = ("model_type", "vocab_size", "max_position_embeddings", "eos_token_id", "dtype", "weights")
+TAUGHT = ("learned_positions", "trained_shapes")
+KNOWN = (*FACTS, *TAUGHT, *NETS)
 DTYPES = ("bfloat16", "float16", "float32")
 MOST_TOKENS = 1 << 32  # ids are stored as uint32
 MOST_POSITIONS = 1 << 24  # no window is as long
@@ -45,6 +46,8 @@ def check_core_config(config: Mapping[str, Any], file: Path) -> None:
             raise BaseModelError(
                 f"{file}: {key} is {value}, but {of_core} of its core {shown(core.get(of_core))}; {AGAIN}"
             )
+    if "learned_positions" in config:
+        _whole(config, "learned_positions", file, least=1, most=config["max_position_embeddings"])
     if config.get("eos_token_id") is not None:
         _whole(config, "eos_token_id", file, least=0, most=config["vocab_size"] - 1)
     if config.get("dtype") not in DTYPES:

@@ -43,12 +43,13 @@ NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net
 
 @dataclass(frozen=True, kw_only=True)
 class CoreNets:
-    """A core and what was taught with it. trained_shapes: the (block tokens, gist width) pairs that GistNet was taught
-    with, none if nobody knows."""
+    """A core and what was taught with it. learned_positions: as in ``BaseInfo``; trained_shapes: the (block tokens, gist
+    width) pairs that GistNet was taught with, none if nobody knows."""
 
     core: Core
     gist_net: GistNet | None = None
     lens_net: LensNet | None = None
+    learned_positions: int = 0
     trained_shapes: tuple[tuple[int, int], ...] = ()
 
 
@@ -66,6 +67,8 @@ def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path],
         "dtype": str(nets.core.embed_tokens.weight.dtype).removeprefix("torch."),
         "weights": {},
     }
+    if nets.learned_positions:
+        config["learned_positions"] = nets.learned_positions
     for name in NETS:
         net = getattr(nets, name)
         if net is not None:
@@ -110,7 +113,11 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
                 f"{folder}: its {name} has width {config[name]['width']}, but its core {width}; "
                 "use the nets that were trained together"
             )
-    return CoreNets(**nets, trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))))
+    return CoreNets(
+        **nets,
+        learned_positions=config.get("learned_positions", 0),
+        trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))),
+    )
 
 
 def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:

@@ -117,6 +117,7 @@ class BaseHandle:
             question_template=_question_template(self.folder),
             stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
             positions="timeline" if _is_core(config) else "window",
+            learned_positions=config.get("learned_positions", 0) if _is_core(config) else 0,
             gist_net=config["weights"].get("gist_net", "") if _is_core(config) else "",
             has_lens=_is_core(config) and "lens_net" in config,
             trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))) if _is_core(config) else (),

@@ -40,6 +40,7 @@ class BaseInfo:
 
     fingerprint: sha256 over the tokenizer and the input-embedding matrix: equal fingerprints share gists.
     max_positions: the longest window the model was made for, in entries.
+    learned_positions: how far apart two tokens were in training at most, 0 if nobody knows; a timeline keeps within it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class BaseInfo:
     question_template: str  # str.format with {question}
     stop_token_ids: tuple[int, ...]
     positions: Literal["window", "timeline"] = "window"  # how the rows of a window were numbered in training
+    learned_positions: int = 0
     gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
     has_lens: bool = False  # whether a learned lens comes with it
     trained_shapes: tuple[tuple[int, int], ...] = ()  # (block_tokens, gist_width) that gister was taught with, if known

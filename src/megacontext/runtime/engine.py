@@ -228,7 +228,13 @@ class Engine:
     def new_window(self) -> ModelWindow:
         """An empty window of the session's size."""
         base = self.base.load()
-        reader = WindowReader(self.memory.tree, self.memory.reader, base, positions=self.config.positions)
+        reader = WindowReader(
+            self.memory.tree,
+            self.memory.reader,
+            base,
+            positions=self.config.positions,
+            capacity_entries=self._budget_entries,
+        )
         return ModelWindow(base, reader, capacity_entries=self._budget_entries, patching=self._patching(base))
 
     def refocus(self, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True) -> RefocusReport:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.tree.timeline import timeline
+from megacontext.tree.timeline import GIST_EXTENT, timeline
 
 __all__ = ["POSITION_MODES", "SCRATCH", "Placement", "PositionMode", "RowNumbering", "place_rows"]
 
@@ -43,16 +43,17 @@ def place_rows(
     block_tokens: int,
     gist_width: int,
     num_tokens: int,
+    gist_extent: float = GIST_EXTENT,
 ) -> Placement:
     """Places of all rows; keys as in ``WindowRows``. ``num_tokens``: where the scratch begins when positions are
-    global."""
+    global; ``gist_extent``: how many positions a row of a gist takes at most on a timeline."""
     levels_W = keys_W3[:, 0]
     if numbering == "window":
         positions_W = np.arange(len(keys_W3), dtype=np.float64)
         return Placement(positions_W, np.ones(len(positions_W)), float(len(keys_W3)))
     widths_W = np.where(levels_W > 0, np.power(float(block_tokens), np.maximum(levels_W, 0)) / gist_width, 1.0)
     if numbering == "timeline":
-        positions_W, extents_W = timeline(widths_W)
+        positions_W, extents_W = timeline(widths_W, gist_extent=gist_extent)
         return Placement(positions_W, extents_W, float(extents_W.sum()))
     is_scratch_W = levels_W == SCRATCH
     positions_W = keys_W3[:, 1].astype(np.float64)

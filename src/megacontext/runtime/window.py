@@ -23,6 +23,7 @@ from megacontext.runtime.placement import (
 )
 from megacontext.tree.cuts import Cut, entry_costs
 from megacontext.tree.geometry import TreeGeometry
+from megacontext.tree.timeline import window_gist_extent
 from megacontext.values import choice
 
 if TYPE_CHECKING:
@@ -91,15 +92,19 @@ class WindowInputs:
 class WindowReader:
     """Reads the vectors and positions of window rows. One batch of reads per call, however long the history is.
 
-    positions: how rows are numbered; ``auto`` as the base was trained.
+    positions: how rows are numbered; ``auto`` as the base was trained. capacity_entries: the largest window that is
+    read: a timeline squeezes gists where it would end behind what the base learned.
     """
 
-    def __init__(self, tree: TreeGeometry, reader: TreeReader, base: Base, *, positions: PositionMode) -> None:
+    def __init__(
+        self, tree: TreeGeometry, reader: TreeReader, base: Base, *, positions: PositionMode, capacity_entries: int = 0
+    ) -> None:
         choice("positions", positions, POSITION_MODES)
         self._tree = tree
         self._reader = reader
         self._base = base
         self._numbering: RowNumbering = base.info.positions if positions == "auto" else positions
+        self._gist_extent = window_gist_extent(capacity_entries, base.info.learned_positions)
 
     def place(self, rows: WindowRows, *, num_tokens: int) -> Placement:
         """Where rows stand. ``num_tokens``: where the scratch begins when positions are global."""
@@ -109,6 +114,7 @@ class WindowReader:
             block_tokens=self._tree.block_tokens,
             gist_width=self._reader.gister.gist_width,
             num_tokens=num_tokens,
+            gist_extent=self._gist_extent,
         )
 
     def read(self, rows: WindowRows, places_R: npt.NDArray[np.int64], placement: Placement) -> WindowInputs:

@@ -51,13 +51,15 @@ def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, A
     masters = checkpoint["optimizer"]["masters"]
     core = Core(CoreConfig(**settings["model"]))
     load_masters(core, masters, prefix=core_prefix(masters))
+    longest = max((batch["length"] for stage in settings.get("stage", ()) for batch in stage["batches"]), default=0)
     if "gist_net" not in settings:
-        return CoreNets(core=core.to(torch.bfloat16).eval())
+        return CoreNets(core=core.to(torch.bfloat16).eval(), learned_positions=longest)
     gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
     load_masters(gist_net, masters, prefix="gist_net.")
     return CoreNets(
         core=core.to(torch.bfloat16).eval(),
         gist_net=gist_net.to(torch.bfloat16).eval(),
+        learned_positions=longest,
         trained_shapes=trained_shapes(settings),
     )
 

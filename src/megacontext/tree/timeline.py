@@ -13,9 +13,25 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GIST_EXTENT", "timeline"]
+__all__ = ["GIST_EXTENT", "timeline", "window_gist_extent"]
 
 GIST_EXTENT = 4.0
+GIST_SHARE = 1 / 3  # of a window's rows, which a window that keeps within the learned range may have
+
+
+def window_gist_extent(capacity_entries: int, learned_positions: int) -> float:
+    """The extent of gists in windows of this size: less than ``GIST_EXTENT`` where those would end behind what the
+    model learned. One for a whole session, whatever the cut, so that a refocus moves only what stands behind it.
+
+    >>> window_gist_extent(1024, 2048), window_gist_extent(1536, 2048), window_gist_extent(2048, 2048)
+    (4.0, 2.0, 1.0)
+    """
+    room = (
+        (learned_positions / capacity_entries - 1) / GIST_SHARE
+        if capacity_entries and learned_positions
+        else GIST_EXTENT
+    )
+    return min(GIST_EXTENT, max(1.0, 1.0 + room))
 
 
 def timeline(
