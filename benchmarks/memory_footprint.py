@@ -1,7 +1,7 @@
 """Does a longer history take more memory of the process? Resident memory at 10 M tokens against 100 k.
 
 Every figure is a fresh process: one that reads the history in, one that opens it, refocuses and generates. And one that
-ingests a single text file, six times as long as another.
+ingests a single text file, six times as long as another, by its name and from a pipe.
 python benchmarks/memory_footprint.py --out benchmarks/results
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from random import Random
 
 from histories import make_history
 from megacontext.bases.registry import BaseHandle
+from megacontext.cli.main import run
 from megacontext.evaluation.library import assemble_library
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.units import MIB, format_count
@@ -47,9 +49,10 @@ def main() -> None:
             sizes = [in_fresh_process(work, Path(folder) / f"{length}.mc", length) for length in given.tokens]
             rows.append(against(f"{work}: {lengths[1]} of history / {lengths[0]}", *sizes))
         files = [make_file(Path(folder) / f"{num_bytes}.txt", num_bytes) for num_bytes in FILE_BYTES]
-        sizes = [in_fresh_process("ingest", file, 0) for file in files]
         small, large = (num_bytes // 10**6 for num_bytes in FILE_BYTES)
-        rows.append(against(f"one file ingested: {large} MB / {small} MB", *sizes))
+        for work, what in (("ingest", "one file ingested"), ("piped", "standard input ingested")):
+            sizes = [in_fresh_process(work, file, 0) for file in files]
+            rows.append(against(f"{what}: {large} MB / {small} MB", *sizes))
     record("memory_footprint", rows, given.out)
 
 
@@ -90,6 +93,16 @@ def ingest(file: Path, num_tokens: int) -> None:
         assert memory.ingest(file).num_tokens > num_tokens
 
 
+def piped(file: Path, num_tokens: int) -> None:
+    """The same through ``megacontext ingest MEMORY -``."""
+    memory = str(file.with_suffix(".piped"))
+    open_memory(memory, base="reference", create=True, gister="mean").close()
+    with subprocess.Popen(["cat", file], stdout=subprocess.PIPE) as pipe:
+        assert pipe.stdout is not None
+        os.dup2(pipe.stdout.fileno(), sys.stdin.fileno())
+        assert run(["ingest", memory, "-"]) == 0
+
+
 def ask(folder: Path, num_tokens: int) -> None:
     """Open, focus on questions, generate."""
     with open_memory(folder) as memory, memory.session(budget_entries=1024) as session:
@@ -105,7 +118,7 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
-WORK: dict[str, Callable[[Path, int], None]] = {"read in": read_in, "ask": ask, "ingest": ingest}
+WORK: dict[str, Callable[[Path, int], None]] = {"read in": read_in, "ask": ask, "ingest": ingest, "piped": piped}
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,13 @@ from hypothesis import strategies as st
 
 from megacontext.documents import loading
 from megacontext.documents.document import Section
-from megacontext.errors import NotTextError, StorageFullError, UnreadableSourceError
+from megacontext.errors import (
+    InvalidValueError,
+    NotTextError,
+    SourceError,
+    StorageFullError,
+    UnreadableSourceError,
+)
 from megacontext.memory import drafting, encoding, source_texts
 from megacontext.memory.encoding import PIECE_CHARS, PieceCutter, encode_sections, piece_bounds
 
@@ -70,6 +77,53 @@ def test_both_ways_give_the_same_memory(kit, tmp_path_factory, long, before, enc
         found.append((kit.contents(memory), digests, list(blobs.digests()), memory._parts.catalog.segments()))
         assert memory.check(recompute_gists=True).ok
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("stream_bytes", [1, 10**9])
+@pytest.mark.parametrize("encoding_name", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_an_open_file_is_read_as_one_with_a_path(kit, tmp_path, in_pieces, monkeypatch, stream_bytes, encoding_name):
+    monkeypatch.setattr(loading, "STREAM_BYTES", stream_bytes)
+    path = tmp_path / "long.txt"
+    path.write_bytes(("hay, wörter and more\n" * 2000).encode(encoding_name))
+    memory, other = kit.make_memory(), kit.make_memory()
+    other.ingest(path)
+    seen = []
+    with path.open("rb") as file:
+        file.seek(99)  # wherever it is: the whole of it is meant
+        report = memory.ingest(text=file, source="{ode}", labels={"a": "b"}, progress=seen.append)
+        assert (report.num_sources, report.num_tokens) == (1, other.num_tokens)
+        assert memory.ingest(text=file, source="{ode}").num_unchanged == 1
+        assert not file.closed
+    assert (seen[-1].num_bytes, seen[-1].found_bytes) == (path.stat().st_size,) * 2
+    source, like = memory.sources()[0], other.sources()[0]
+    assert (source.uri, source.kind, source.labels, source.version) == ("{ode}", "text", {"a": "b"}, 1)
+    for field in ("raw_digest", "text_digest", "num_bytes"):
+        assert getattr(source, field) == getattr(like, field)
+    assert memory.tokens(0, memory.num_tokens).tolist() == other.tokens(0, other.num_tokens).tolist()
+    assert memory.check(recompute_gists=True).ok
+
+
+@pytest.mark.parametrize("stream_bytes", [1, 10**9])
+def test_an_open_file_that_is_no_text_is_refused_by_its_name(kit, tmp_path, in_pieces, monkeypatch, stream_bytes):
+    monkeypatch.setattr(loading, "STREAM_BYTES", stream_bytes)
+    contents = {
+        b"hay " * 5000 + b"\0": "notes has a zero character at 20000",
+        b"hay " * 5000 + b"\xe9 ": "notes is not UTF-8: byte 0xe9 at 20000",
+        b"\x89PNG" + b"hay" * 5000: "notes is binary",
+        b" " * 5000: "notes has no text in its 5000 bytes",
+        b"": "notes is empty",
+    }
+    memory = kit.make_memory()
+    for content, message in contents.items():
+        (tmp_path / "file").write_bytes(content)
+        with (tmp_path / "file").open("rb") as file, pytest.raises(SourceError, match=message):
+            memory.ingest(text=file, source="notes")
+    assert memory.num_tokens == 0
+    for nothing in (BytesIO(b"hay"), file):
+        with pytest.raises(InvalidValueError, match="without an open file"):
+            memory.ingest(text=nothing)
+    with (tmp_path / "file").open("rb") as file, pytest.raises(InvalidValueError, match="both paths"):
+        memory.ingest("here", text=file)
 
 
 def test_extents_of_a_long_section_end_where_pieces_do(kit, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,9 +13,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
 from megacontext.cli.pace import Pace, clock
+from megacontext.cli.piped import spooled_input
 from megacontext.cli.screen import counted, error_console, output_console, print_json, shorten_uri
 from megacontext.cli.visible import visible_line
-from megacontext.documents.decoding import decode_text
 from megacontext.units import format_bytes, format_count
 
 if TYPE_CHECKING:
@@ -59,8 +58,7 @@ def ingest(
     with open_memory(memory, read_only=False) as opened, _says_what_is_in():
         add = partial(opened.ingest, labels=labels, role=role, author=author, licence=licence)
         if paths == [STANDARD_INPUT]:
-            text = _read_input()
-            with _progress() as progress:
+            with spooled_input(memory) as text, _progress() as progress:
                 report = add(text=text, source=name, progress=progress)
         else:
             with _progress() as progress:
@@ -131,8 +129,3 @@ def _print(report: IngestReport) -> None:
         errors.print(f"  and {len(report.failures) - MAX_NAMED_FAILURES:,} more; --json lists all", soft_wrap=True)
     if report.deferred:
         errors.print(f"gists are computed later: {visible_line(report.deferred)}", markup=False, soft_wrap=True)
-
-
-def _read_input() -> str:
-    """Standard input, as a file with these bytes would be read."""
-    return decode_text(sys.stdin.buffer.read(), "standard input")

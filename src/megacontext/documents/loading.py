@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from megacontext.documents.decoding import HEAD_BYTES
 from megacontext.documents.document import Document
@@ -19,7 +19,7 @@ from megacontext.documents.registry import PARSERS, is_plain, kind_of
 from megacontext.errors import EmptySourceError, UnreadableSourceError
 from megacontext.units import MIB, format_bytes
 
-__all__ = ["STREAM_BYTES", "WHOLE_BYTES", "OpenFile", "load"]
+__all__ = ["STREAM_BYTES", "WHOLE_BYTES", "OpenFile", "load", "plain_document"]
 
 STREAM_BYTES = MIB
 WHOLE_BYTES = 256 * MIB
@@ -29,23 +29,31 @@ _PIECE_BYTES = MIB
 class OpenFile:
     """A regular file being read. head: its first bytes.
 
+    given: the file where it is open already, and may have no name on any disk; ``path`` is what messages call it then,
+    and it is plain text.
+
     Raises: UnreadableSourceError if it is missing, not a regular file, not permitted, or changes meanwhile;
     EmptySourceError if it has no bytes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: IO[bytes] | None = None) -> None:
         self.path = path
+        self._is_given = given is not None
         try:
-            self._file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  closed by __exit__
+            if given is None:
+                self._file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  closed by __exit__
+            else:
+                self._file = os.fdopen(os.dup(given.fileno()), "rb")
         except OSError as error:
             raise self._unreadable(error) from error
         try:
             self._before = os.fstat(self._file.fileno())
             if not stat.S_ISREG(self._before.st_mode):
                 raise UnreadableSourceError(f"{path} is not a regular file; copy what it gives into one")
+            self._seek(0)
             self.head = self._read(HEAD_BYTES)
             if not self.head:
-                raise EmptySourceError(f"{path} is empty (0 bytes); leave it out")
+                raise EmptySourceError(f"{path} is empty (no text in its 0 bytes); leave it out")
         except BaseException:
             self._file.close()
             raise
@@ -58,7 +66,12 @@ class OpenFile:
     @property
     def is_streamed(self) -> bool:
         """Whether it is so long that it has to be read in pieces, and can be."""
-        return self.num_bytes >= STREAM_BYTES and is_plain(self.path, self.head)
+        return self.num_bytes >= STREAM_BYTES and (self._is_given or is_plain(self.path, self.head))
+
+    @property
+    def kind(self) -> str:
+        """What its name and its first bytes say, if nobody said it."""
+        return "text" if self._is_given else kind_of(self.path, self.head)
 
     def whole(self) -> bytes:
         """All bytes.
@@ -126,7 +139,15 @@ def load(path: Path, uri: str, raw: bytes) -> Document:
 
     Raises: NotTextError, EmptySourceError.
     """
-    kind = kind_of(path, raw)
+    return _parsed(kind_of(path, raw), path, uri, raw)
+
+
+def plain_document(uri: str, raw: bytes) -> Document:
+    """The same for what has no file name to go by: plain text under some name."""
+    return _parsed("text", Path(uri), uri, raw)
+
+
+def _parsed(kind: str, path: Path, uri: str, raw: bytes) -> Document:
     parsed = PARSERS[kind](raw, str(path))
     if not parsed.text.strip():
         raise EmptySourceError(f"{path} has no text in its {len(raw)} bytes; leave it out")

@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from megacontext.documents.decoding import TextDecoder
 from megacontext.documents.loading import OpenFile
-from megacontext.documents.registry import kind_of
 from megacontext.errors import EmptySourceError, UnreadableSourceError
 
 __all__ = ["TextStream", "survey"]
@@ -22,9 +22,11 @@ __all__ = ["TextStream", "survey"]
 
 @dataclass(frozen=True, kw_only=True)
 class TextStream:
-    """A file that was surveyed. raw_digest, text_digest: sha256 of its bytes and of its text in UTF-8."""
+    """A file that was surveyed. raw_digest, text_digest: sha256 of its bytes and of its text in UTF-8; given: the file
+    where it was open already."""
 
     path: Path
+    given: IO[bytes] | None
     uri: str
     kind: str
     num_bytes: int
@@ -38,7 +40,7 @@ class TextStream:
         """
         digest = hashlib.sha256()
         num_read = 0
-        with OpenFile(self.path) as file:
+        with OpenFile(self.path, self.given) as file:
             decoder = TextDecoder(file.head, str(self.path))
             for data in file.pieces():
                 digest.update(data)
@@ -53,8 +55,8 @@ class TextStream:
             )
 
 
-def survey(file: OpenFile, uri: str) -> TextStream:
-    """Read a file through once.
+def survey(file: OpenFile, uri: str, given: IO[bytes] | None = None) -> TextStream:
+    """Read a file through once. given: what it was opened from, if not from its path.
 
     Raises: NotTextError, EmptySourceError, UnreadableSourceError.
     """
@@ -75,8 +77,9 @@ def survey(file: OpenFile, uri: str) -> TextStream:
     raw_digest = raw.hexdigest()
     return TextStream(
         path=file.path,
+        given=given,
         uri=uri,
-        kind=kind_of(file.path, file.head),
+        kind=file.kind,
         num_bytes=num_read,
         raw_digest=raw_digest,
         text_digest=raw_digest if decoder.is_its_own_text else text.hexdigest(),

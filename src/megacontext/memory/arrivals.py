@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
+from megacontext.documents.decoding import is_binary
 from megacontext.documents.discovery import Found
 from megacontext.documents.document import Document
-from megacontext.documents.loading import OpenFile, load
+from megacontext.documents.loading import OpenFile, load, plain_document
 from megacontext.documents.registry import is_document
 from megacontext.documents.streaming import TextStream, survey
 from megacontext.errors import NotTextError, SourceError
@@ -87,6 +90,19 @@ class Arrivals:
                 with suppress(OSError):
                     self._tally.num_bytes += file.path.stat().st_size
             yield document
+
+    def opened(self, given: IO[bytes], uri: str) -> Iterator[Document | LongSource | None]:
+        """A text in a file that is open already, under a name."""
+        with OpenFile(Path(uri), given) as file:
+            if is_binary(file.head):
+                raise NotTextError(f"{uri} is binary; convert it to text")
+            if file.is_streamed and isinstance(self._parts.blobs, SupportsLongBlobs):
+                stream = survey(file, uri, given)
+                is_unchanged = self._is_unchanged(uri, stream.raw_digest)
+                self._tally.num_bytes += stream.num_bytes * is_unchanged
+                yield None if is_unchanged else LongSource(stream=stream, named=True)
+            else:
+                yield plain_document(uri, file.whole())
 
     def _document(self, found: Found) -> Document | LongSource | None:
         if found.problem is not None:

@@ -199,7 +199,7 @@ class Drafter:
         return newest.version + 1 if newest is not None else 1
 
 
-def text_document(given: str, uri: str) -> Document:
+def text_document(given: object, uri: str) -> Document:
     """A text that a program gives, under a name. Lone surrogates become U+FFFD.
 
     Raises: EmptySourceError; InvalidValueError if either is no text.

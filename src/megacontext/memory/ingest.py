@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from typing import IO
 
 import numpy.typing as npt
 
@@ -19,7 +20,7 @@ from megacontext.memory.ahead import one_ahead
 from megacontext.memory.arrivals import Arrivals, Group, LongSource
 from megacontext.memory.drafting import Drafter, IngestRequest, text_document
 from megacontext.memory.gists_ahead import GistsAhead
-from megacontext.memory.intake import valid_token_ids
+from megacontext.memory.intake import size_of_file, valid_token_ids
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import IngestReport
@@ -71,13 +72,23 @@ class Ingestor:
 
     # --- texts, files, folders ----------------------------------------------------------------------------------
 
-    def text(self, text: str, source: str, request: IngestRequest) -> IngestReport:
-        """Ingest one text under a name."""
+    def text(self, text: str | IO[bytes], source: str, request: IngestRequest) -> IngestReport:
+        """Ingest one text, or what is in an open file, under a name."""
+        if not isinstance(text, str) and hasattr(text, "fileno"):
+            return self._file(text, source, request)
         document = text_document(text, source)
         self._writer.begin()
         tally = IngestTally(request.progress, num_bytes=len(document.raw))
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
         return self._run(arrivals.grouped(iter([document])), request, tally)
+
+    def _file(self, given: IO[bytes], source: str, request: IngestRequest) -> IngestReport:
+        name_of_source(source)
+        num_bytes = size_of_file(given)
+        self._writer.begin()
+        tally = IngestTally(request.progress, num_bytes=num_bytes)
+        arrivals = Arrivals(self._parts, self._drafter, request, tally)
+        return self._run(arrivals.grouped(arrivals.opened(given, source)), request, tally)
 
     def paths(self, paths: Sequence[str], request: IngestRequest) -> IngestReport:
         """Ingest files and folders."""

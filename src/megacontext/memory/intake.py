@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ import numpy.typing as npt
 from megacontext.errors import InvalidTokensError, InvalidValueError
 from megacontext.values import path, shown
 
-__all__ = ["given_paths", "valid_token_ids"]
+__all__ = ["given_paths", "size_of_file", "valid_token_ids"]
 
 
 def given_paths(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> list[str]:
@@ -25,6 +27,19 @@ def given_paths(paths: str | PathLike[str] | Iterable[str | PathLike[str]]) -> l
     if isinstance(several, bytes | Mapping) or not isinstance(several, Iterable):
         raise InvalidValueError(f"paths is {shown(several)}; give a str, a pathlib.Path, or a list of them")
     return [path("a path", one, example="docs/") for one in several]
+
+
+def size_of_file(given: IO[bytes]) -> int:
+    """Bytes of an open file.
+
+    Raises: InvalidValueError if there is none behind the object, such as one in memory or a closed one.
+    """
+    try:
+        return os.fstat(given.fileno()).st_size
+    except (OSError, ValueError) as error:
+        raise InvalidValueError(
+            f"text is a {type(given).__name__} without an open file ({error}); give a str, or a file on a disk"
+        ) from error
 
 
 def valid_token_ids(token_ids: npt.ArrayLike, vocab_size: int) -> npt.NDArray[np.uint32]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +112,7 @@ class Memory:
         self,
         paths: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
         *,
-        text: str | None = None,
+        text: str | IO[bytes] | None = None,
         source: str = "text",
         labels: Mapping[str, str] | None = None,
         role: str = "",
@@ -120,7 +120,8 @@ class Memory:
         licence: str = "",
         progress: Callable[[IngestProgress], None] | None = None,
     ) -> IngestReport:
-        """Add files, whole folders (respecting .gitignore), or a ``text`` under the name ``source``.
+        """Add files, whole folders (respecting .gitignore), or a ``text`` under the name ``source``: a str, or a file
+        that is open, of any length, and read as bytes from its beginning.
 
         A source that is there unchanged is skipped, a changed one becomes a new version. Every source is added
         whole or not at all, and durable on return. A file that is named directly and cannot be read is an error; in
