@@ -6,7 +6,9 @@ turns, on the same model, with as many entries in the window:
 - prefill: the last tokens, all of them computed for every question: what a window costs that is made anew;
 - RAG: the passages that the same index finds, then the last tokens; what two prompts begin with is not run again;
 - StreamingLLM: the first tokens and the last, computed once and kept, so that only the question runs. Fast and blind;
-- MegaContext: a session whose window holds what the question before wanted; search, lens, patch and question.
+- MegaContext: a session whose window holds what the question before wanted; search, lens, patch and question;
+- the same with kv='exact', and with a lens that is told where the answer stands: whether a wrong answer is the fault of
+  patching, of choosing, or of the model that reads the window.
 
 The clock runs from the question to its first token. Answers go on after it, so that being right stands beside being
 fast. Memory and model are warm. python benchmarks/first_token.py --out benchmarks/results
@@ -31,6 +33,7 @@ from megacontext.evaluation.methods.method import ANSWER_TOKENS
 from megacontext.evaluation.methods.plain import PlainWindow, Recency, Sinks
 from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.trials import Question
+from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.ports.base import Base
 from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent
 from megacontext.runtime.opened import OpenedMemory
@@ -53,19 +56,19 @@ class KeptSinks(Sinks):
 class Contender:
     """Answers questions; notes when the first token came, and whether the answer was right."""
 
-    def __init__(self, name: str, ask: Callable[[str], tuple[float, str]]) -> None:
+    def __init__(self, name: str, ask: Callable[[Question], tuple[float, str]]) -> None:
         self.name = name
         self._ask = ask
         self.ms: list[float] = []
         self.right: list[bool] = []
 
     def answer(self, question: Question) -> None:
-        ms, answer = self._ask(question.fact.question)
+        ms, answer = self._ask(question)
         self.ms.append(ms)
         self.right.append(answer_value(answer) == question.fact.value)
 
 
-def plain(method: PlainWindow, *, anew: bool) -> Callable[[str], tuple[float, str]]:
+def plain(method: PlainWindow, *, anew: bool) -> Callable[[Question], tuple[float, str]]:
     """Ask a window of tokens. ``anew``: forget what was computed for the question before."""
     moments: list[float] = []
     logits = method._logits
@@ -77,29 +80,33 @@ def plain(method: PlainWindow, *, anew: bool) -> Callable[[str], tuple[float, st
 
     method._logits = watched  # type: ignore[assignment, method-assign]
 
-    def ask(question: str) -> tuple[float, str]:
+    def ask(question: Question) -> tuple[float, str]:
         if anew:
             method.close()
         moments.clear()
         began = time.perf_counter()
-        answer = method.answer(question, evidence=())
+        answer = method.answer(question.fact.question, evidence=())
         return 1e3 * (moments[0] - began), answer
 
     return ask
 
 
 class Asked:
-    """A session, what of its first tokens was the decision, and how many entries ran for them."""
+    """A session, what of its first tokens was the decision, and how many entries ran for them. told: its lens knows
+    where the answer stands."""
 
-    def __init__(self, memory: OpenedMemory, budget_entries: int) -> None:
-        self.session = memory.session(budget_entries=budget_entries)
+    def __init__(self, memory: OpenedMemory, budget_entries: int, *, kv: str = "auto", told: bool = False) -> None:
+        self._oracle = OracleLens(spans=()) if told else None
+        self.session = memory.session(budget_entries=budget_entries, kv=kv, lens=self._oracle or "auto")
         self.focus_ms: list[float] = []
         self.num_run: list[int] = []
 
-    def ask(self, question: str) -> tuple[float, str]:
+    def ask(self, question: Question) -> tuple[float, str]:
         first, answer = 0.0, ""
+        if self._oracle is not None:
+            self._oracle.spans = (question.evidence,)
         ran, began = self.session.num_forwarded_entries, time.perf_counter()
-        for event in self.session.generate(question, max_new_tokens=ANSWER_TOKENS):
+        for event in self.session.generate(question.fact.question, max_new_tokens=ANSWER_TOKENS):
             if isinstance(event, RefocusEvent) and not event.num_generated:
                 self.focus_ms.append(event.report.latency_ms)
             if isinstance(event, TokenEvent) and not first:
@@ -111,13 +118,13 @@ class Asked:
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
+    arguments = parser(__doc__.splitlines()[0], asks_dtype=True)
     arguments.add_argument("--base", default="reference")
     arguments.add_argument("--tokens", type=int, default=1_000_000)
     arguments.add_argument("--windows", type=int, nargs="+", default=[1024, 2048])
     arguments.add_argument("--questions", type=int, default=40)
     given = arguments.parse_args()
-    handle = BaseHandle(given.base)
+    handle = BaseHandle(given.base, dtype=given.dtype)
     gister = "gistnet" if handle.info.gist_net else "mean"
     library = assemble_library(handle.codec, num_tokens=given.tokens, seed=SEED)
     rows: list[dict[str, object]] = []
@@ -143,9 +150,11 @@ def measure(
     peers = [
         Contender(name, plain(method, anew=name == "prefill")) for name, method in zip(names, methods, strict=True)
     ]
-    ours = Contender("MegaContext", asked.ask)
+    exact, told = Asked(memory, budget_entries, kv="exact"), Asked(memory, budget_entries, told=True)
+    peers.append(Contender("MegaContext, exact", exact.ask))
+    ours, oracle = Contender("MegaContext", asked.ask), Contender("MegaContext, told where", told.ask)
     for question in questions:
-        for contender in (*peers, ours):
+        for contender in (*peers, ours, oracle):
             contender.answer(question)
     where = f"window of {budget_entries:,}, {memory.num_tokens / 1e6:.1f} M tokens"
     ours_ms = statistics.median(ours.ms[NUM_WARM:])
@@ -160,16 +169,24 @@ def measure(
             focus_ms=statistics.median(asked.focus_ms[NUM_WARM:]),
             entries_run=statistics.mean(asked.num_run[NUM_WARM:]),
             threads=torch.get_num_threads(),
+            dtype=base.info.dtype,
         )
         for peer in peers
     ]
     rows += [
-        row(f"right answers, {where}: {each.name}", 100 * statistics.mean(each.right), "%", questions=len(questions))
-        for each in (*peers, ours)
+        row(
+            f"right answers, {where}: {each.name}",
+            100 * statistics.mean(each.right),
+            "%",
+            questions=len(questions),
+            dtype=base.info.dtype,
+        )
+        for each in (*peers, ours, oracle)
     ]
     for method in methods:
         method.close()
-    asked.session.close()
+    for each in (asked, exact, told):
+        each.session.close()
     return rows
 
 
