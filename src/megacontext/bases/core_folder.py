@@ -43,8 +43,11 @@ NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net
 
 @dataclass(frozen=True, kw_only=True)
 class CoreNets:
-    """A core and what was taught with it. learned_positions: as in ``BaseInfo``; trained_shapes: the (block tokens, gist
-    width) pairs that GistNet was taught with, none if nobody knows."""
+    """A core and what was taught with it.
+
+    learned_positions: as in ``BaseInfo``; trained_shapes: the (block tokens, gist width) pairs that GistNet was taught
+    with, none if nobody knows.
+    """
 
     core: Core
     gist_net: GistNet | None = None
