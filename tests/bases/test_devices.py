@@ -1,4 +1,7 @@
-"""Everything that runs on a device, on one that is made up: what mixes devices fails here, without a GPU."""
+"""Everything that runs on a device, on one that is made up: what mixes devices fails here, without a GPU.
+
+Its tensors have shapes and no numbers; what is different there is compared with the usual on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tests.bases.pretended_device import DEVICE, moved_there, pretended_device
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AutoModelForCausalLM
 
+from megacontext.bases import attention, rearranging
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.bases.key_turning import KeyTurning
 from megacontext.bases.native import NativeBase
@@ -18,7 +22,7 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
 from megacontext.runtime import assembly
-from megacontext.testing.fake_base import byte_codec, tiny_model
+from megacontext.testing.fake_base import byte_codec, tiny_base, tiny_model
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET, TINY_LENS_NET, tiny_core_base
 
 INFO = replace(tiny_core_base().info, device=DEVICE.type)
@@ -103,14 +107,39 @@ def test_the_nets_that_learned_with_the_core():
         assert len(query.stakes[1]) == 2
 
 
+def filled(base):
+    """A cache of 40 entries."""
+    cache = base.new_cache(40)
+    base.forward(base.embed(np.arange(40, dtype=np.uint32)), np.arange(40.0), cache)
+    return cache
+
+
+@pytest.mark.parametrize("base", [tiny_core_base(), tiny_base("llama")], ids=BASES)
+def test_a_patch_by_biases_is_one_by_a_bool_mask(base, monkeypatch):
+    by_biases = patched(base, filled(base))
+    monkeypatch.setattr(rearranging, "kernel_mask", lambda may_look_TS, dtype: may_look_TS)
+    torch.testing.assert_close(by_biases, patched(base, filled(base)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_a_patch_copies_no_keys_for_query_heads(kind, monkeypatch):
+    def copied(*given, **named):
+        raise AssertionError("keys and values of the whole window are copied")
+
+    with pretended_device():
+        base = BASES[kind]()
+        cache = filled(base)
+        monkeypatch.setattr(torch.Tensor, "repeat_interleave", copied)
+        monkeypatch.setattr(attention, "sdpa_attention_forward", copied)
+        patched(base, cache)
+
+
 @pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("num_layers", [1, 6])
 def test_a_step_goes_over_at_once_however_many_layers_there_are(kind, num_layers):
     with pretended_device() as counts:
         base = BASES[kind](num_layers=num_layers)
-        cache = base.new_cache(40)
-        inputs = base.embed(np.arange(40, dtype=np.uint32))
-        base.forward(inputs, np.arange(40.0), cache)
+        cache = filled(base)
         counts.clear()
         patched(base, cache)
         assert counts["uploads"] == {"native": 2, "hugging face": 3}[kind]  # token ids; all else; phases of its own

@@ -45,10 +45,9 @@ def place_mask(places_S: torch.Tensor, num_new: int) -> torch.Tensor:
 
 
 def kernel_mask(may_look_TS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The mask as the faster kernel takes it: on a CPU the biases of ``attend_where``."""
-    if may_look_TS.device.type != "cpu":
-        return may_look_TS
-    return torch.zeros(may_look_TS.shape, dtype=dtype).masked_fill_(~may_look_TS, -math.inf)
+    """The mask as the biases of ``attend_where``, which takes keys and values as they lie: with a bool mask they would
+    be copied for every query head."""
+    return torch.zeros_like(may_look_TS, dtype=dtype).masked_fill_(~may_look_TS, -math.inf)
 
 
 def _tapped_attention(
