@@ -9,6 +9,9 @@ Those blocks are opened last, so their rows are new. In windows of their own, si
 other are opened at the first refocus and asked for 64 refocuses later: their rows are what patching left of them by
 then. Differences are paired, standard errors those over histories.
 python benchmarks/patch_drift.py --out benchmarks/results
+
+A folder may have a name for its rows: `--base llama=MODEL` is the Llama that recipes/reference/README.md trains with
+llama.toml. Rows of bases that are not measured stay in the results.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ class Measured:
 
 def main() -> None:
     arguments = parser(__doc__.splitlines()[0], asks_dtype=True)
-    arguments.add_argument("--base", nargs="+", default=["reference", "reference-plain"])
+    arguments.add_argument("--base", nargs="+", default=["reference", "reference-plain"], metavar="[NAME=]BASE")
     arguments.add_argument("--budget", type=int, default=1024)
     arguments.add_argument("--opened", type=int, default=2, help="blocks that every refocus opens")
     arguments.add_argument("--trials", type=int, default=24)
@@ -95,7 +98,8 @@ def main() -> None:
     given = arguments.parse_args()
     rows: list[dict[str, object]] = []
     for name in given.base:
-        handle, base = BaseHandle(name, dtype=given.dtype), Path(name).name
+        label, _, place = name.rpartition("=")
+        handle, base = BaseHandle(place, dtype=given.dtype), label or Path(place).name
         facts = draw_lookalikes(Random(3), given.trials * FACTS_EACH)
         library = assemble_library(handle.codec, num_tokens=60_000, seed=3)
         gister = "gistnet" if handle.info.gist_net else "extractive"
@@ -106,7 +110,12 @@ def main() -> None:
                 trials = Trials(handle, haystack, given.opened, stale_trials, given.aside_trials)
                 for follows in grown(haystack, real_tokens(handle, trial_tokens(given.trials), seed=11), given.trials):
                     trials.run(follows, given.budget)
-        made = {"dtype": handle.load().info.dtype, "opened_each": given.opened, "threads": torch.get_num_threads()}
+        made = {
+            "base": base,
+            "dtype": handle.load().info.dtype,
+            "opened_each": given.opened,
+            "threads": torch.get_num_threads(),
+        }
         rows += [figure | made for figure in (*drift_rows(base, trials.drifting), *stale_rows(base, trials.long_open))]
     record("patch_drift", rows, given.out)
 

@@ -56,15 +56,29 @@ def row(
 
 
 def record(name: str, rows: Sequence[Mapping[str, object]], out_dir: Path) -> Path:
-    """Print the rows as a table and write ``out_dir/NAME.json`` with date, machine and commit; returns that path."""
+    """Print the rows as a table and write ``out_dir/NAME.json`` with date, machine and commit; returns that path.
+
+    Rows may say of which ``base`` they are. Those of bases that were not measured this time stay, with the date and
+    the commit of their own: not every machine has every base.
+    """
     out_dir.mkdir(parents=True, exist_ok=True)
     path = out_dir / f"{name}.json"
+    rows = [*rows, *_rows_of_other_bases(path, {figure.get("base") for figure in rows})]
     content = {"benchmark": name, **stamp(), "rows": [dict(figure) for figure in rows]}
     path.write_text(json.dumps(content, indent=2, default=float) + "\n", encoding="utf-8")
     console = Console()
     console.print(summary_table(name, rows))
     console.print(f"written to {path}", style="dim")
     return path
+
+
+def _rows_of_other_bases(path: Path, measured: set[object]) -> list[dict[str, object]]:
+    """Rows of an earlier result, with when and at which commit they were measured."""
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    made = {key: earlier[key] for key in ("date", "commit")}
+    return [made | figure for figure in earlier["rows"] if "base" in figure and figure["base"] not in measured]
 
 
 def skip(why: str) -> NoReturn:

@@ -81,7 +81,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
             verdict = {True: "reached", False: "**missed**"}.get(row.get("reached"), "")
             figure = _figure(float(row["value"]), row.get("unit", ""))
             target = Promise.of(name, row).target if row.get("target") else ""
-            rows.append(f"| {row['what']} | {figure} | {target} | {verdict} |")
+            earlier = f" ({row['date'][:10]}, `{row['commit']}`)" if "commit" in row else ""
+            rows.append(f"| {row['what']}{earlier} | {figure} | {target} | {verdict} |")
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
 

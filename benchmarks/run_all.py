@@ -2,7 +2,8 @@
 
 Each runs in a process of its own and writes its JSON; figures with a target are gathered in ``summary.json``, and
 results that are to be committed become the page and the picture of the documentation (``report.py``). A benchmark that
-fails counts as missed, one that lacks an optional package says so and is skipped. Exit code 1 if anything was missed.
+fails counts as missed, one that lacks an optional package says so and is skipped; their last results stay. Exit code 1
+if anything was missed.
 
 python benchmarks/run_all.py --out benchmarks/results
 """
@@ -62,13 +63,13 @@ def run(name: str, out: Path) -> list[dict[str, object]]:
     """Run one benchmark; its figures that have a target."""
     Console().rule(name)
     result = out / f"{name}.json"
-    result.unlink(missing_ok=True)
+    before = result.stat().st_mtime_ns if result.exists() else None
     began = time.perf_counter()
     code = run_script(name, ["--out", str(out)])
     seconds = time.perf_counter() - began
     if code == SKIPPED:
         return []
-    if code or not result.exists():
+    if code or not result.exists() or result.stat().st_mtime_ns == before:
         return [{"what": f"{name} failed with exit code {code}", "value": "-", "target": "runs", "reached": False}]
     figures = json.loads(result.read_text(encoding="utf-8"))["rows"]
     return [
@@ -78,7 +79,7 @@ def run(name: str, out: Path) -> list[dict[str, object]]:
             "s": seconds,
         }
         for figure in figures
-        if "target" in figure
+        if "target" in figure and "commit" not in figure  # of a base that was not measured this time
     ]
 
 

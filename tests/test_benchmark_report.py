@@ -13,13 +13,17 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def report():
+def script(name):
     sys.path.insert(0, str(FOLDER))
     try:
-        return importlib.import_module("report")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def report():
+    return script("report")
 
 
 def test_the_page_is_that_of_the_committed_results(report):
@@ -63,3 +67,29 @@ def test_a_missed_target_is_called_that_and_is_drawn(report, tmp_path):
     assert "| it | 12,345 tokens/s | >= 100,000 tokens/s | **missed** |" in page
     report.draw(report.promises_of(results), tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_a_base_that_is_not_measured_again_stay_with_their_date_and_commit(report, tmp_path):
+    record = script("record")
+    rows = {base: record.row(f"{base}: it", 1.0, "x", at_most=2.0, base=base) for base in ("here", "elsewhere")}
+    path = record.record("speed", [*rows.values(), record.row("no base", 1.0, "x")], tmp_path)
+    first = json.loads(path.read_text())
+    path.write_text(json.dumps({**first, "date": "2026-01-02T03:04:05", "commit": "abc"}))
+    for _ in range(2):  # a row that was kept once is kept with its own date
+        record.record("speed", [rows["here"]], tmp_path)
+    content = json.loads(path.read_text())
+    assert [row["what"] for row in content["rows"]] == ["here: it", "elsewhere: it"]
+    kept = content["rows"][1]
+    assert (kept["date"], kept["commit"]) == ("2026-01-02T03:04:05", "abc")
+    assert "| elsewhere: it (2026-01-02, `abc`) | 1 x |" in report.page(report.read_results(tmp_path))
+
+
+def test_a_benchmark_that_writes_nothing_is_missed_and_its_last_result_stays(tmp_path, monkeypatch):
+    run_all = script("run_all")
+    (tmp_path / "speed.json").write_text('{"rows": [{"what": "it", "value": 1, "target": "<= 2 x", "reached": true}]}')
+    for code, found in ((0, 1), (1, 1), (run_all.SKIPPED, 0)):
+        monkeypatch.setattr(run_all, "run_script", lambda name, arguments, code=code: code)
+        rows = run_all.run("speed", tmp_path)
+        assert len(rows) == found
+        assert not any(row["reached"] for row in rows)
+    assert (tmp_path / "speed.json").exists()
