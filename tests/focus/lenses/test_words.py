@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from megacontext.focus.lenses.words import FUNCTION_WEIGHT, NAME_WEIGHT, find_words, query_words, stem
+from megacontext.focus.lenses.words import FUNCTION_WEIGHT, NAME_WEIGHT, find_these, find_words, query_words, stem
 
 
 @pytest.mark.parametrize(
@@ -39,3 +41,40 @@ def test_names_weigh_much_and_questions_little():
 
 def test_a_capital_at_the_start_of_a_sentence_is_no_name():
     assert query_words("Remember this. Doors open when?")[0][stem("Doors")] == 1.0
+
+
+PIECES = st.sampled_from(
+    [
+        "Alice",
+        "alices",
+        "Green's",
+        "open_spans",
+        "HTTPServer2",
+        "Straße",
+        "İx",
+        "ﬁne",
+        "12",
+        "-",
+        "’",
+        ".",
+        " ",
+        "\n",
+        "\t",
+        "_",
+    ]
+)
+
+
+@given(st.lists(PIECES | st.text(max_size=3), max_size=30).map("".join), st.data())
+@example("Straße strasse ﬁne Alice", None)
+def test_wanted_words_are_found_where_all_words_are(text, data):
+    every = list(find_words(text))
+    known = sorted({word for word, _, _ in every})
+    stems = {"alic", "strass"} if data is None else data.draw(st.sets(st.sampled_from([*known, "alic", "never"])))
+    assert find_these(text, stems) == [found for found in every if found[0] in stems]
+
+
+def test_what_is_left_of_a_contraction_says_little():
+    weights, content = query_words("What's Alice Green's code? Don't you know?")
+    assert content[:3] == ["Alice", "Green's", "code"]
+    assert weights["s"] == weights["t"] == FUNCTION_WEIGHT

@@ -12,12 +12,12 @@ import math
 import re
 import weakref
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from megacontext.focus.lenses.recency import recency_utility
-from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_words, query_words
+from megacontext.focus.lenses.words import FUNCTION_WEIGHT, find_these, query_words
 from megacontext.ports.focus import FocusRequest, FocusScores, MemoryView, Nomination
 from megacontext.values import number, whole_number
 
@@ -135,11 +135,11 @@ class _Passage:
     words: list[tuple[str, int, int]]
 
     @classmethod
-    def of(cls, token_edges: list[int], pieces: list[str], wanted: Container[str]) -> _Passage:
+    def of(cls, token_edges: list[int], pieces: list[str], wanted: Collection[str]) -> _Passage:
         """From the texts between the edges."""
         text = "".join(pieces)
         char_edges = [0, *itertools.accumulate(map(len, pieces))]
-        return cls(text, token_edges, char_edges, [found for found in find_words(text) if found[0] in wanted])
+        return cls(text, token_edges, char_edges, find_these(text, wanted))
 
     def together(self, rarity: dict[str, float], total: float) -> Iterator[_Together]:
         """Where words of the query stand together, the best ending for each beginning; they may overlap."""
@@ -182,7 +182,7 @@ class _Together(NamedTuple):
         return self.passage.place(self.low, self.high, self.coverage, self.words)
 
 
-def _read(request: FocusRequest, spans: list[tuple[int, int]], wanted: Container[str]) -> list[_Passage]:
+def _read(request: FocusRequest, spans: list[tuple[int, int]], wanted: Collection[str]) -> list[_Passage]:
     """The passages of hits. They overlap: each block is read once, all of them together."""
     block, num_tokens = request.cut.block_tokens, int(request.cut.stops[-1])
     edges = []

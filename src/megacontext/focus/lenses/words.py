@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 
-__all__ = ["find_words", "query_words"]
+__all__ = ["find_these", "find_words", "query_words"]
 
 WORD = re.compile(r"[^\W_]+(?:[_'’.-]?[^\W_]+)*")
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+")
 SUFFIXES = ("ing", "ed", "es", "s")
 SHORTEST_STEM = 4
 CACHED_WORDS = 1 << 15
+SPACES = (" ", "\n")
 
 # words that ask, connect or point: they say little about where an answer stands
 FUNCTION_TEXT = """
@@ -21,6 +22,7 @@ give given go had has have he her here him his how i if in into is it its know l
 must my need no not of on one only or other our out please question remind said say says she should show so some such
 tell than that the their them then there these they this those to up us use used was we were what when where which who
 whom whose why will with would you your
+s t ll re ve d m
 """
 FUNCTION_WORDS = frozenset(FUNCTION_TEXT.split())
 FUNCTION_WEIGHT = 0.05
@@ -45,6 +47,33 @@ def find_words(text: str) -> Iterator[tuple[str, int, int]]:
         begin = match.start()
         for word, start, stop in _forms(match.group()):
             yield word, begin + start, begin + stop
+
+
+def find_these(text: str, stems: Collection[str]) -> list[tuple[str, int, int]]:
+    """What ``find_words`` finds of these stems, without a look at the rest of the text: a stem begins its word, in
+    lower case, and no word goes over a space."""
+    folded = text.casefold()
+    if len(folded) != len(text):  # a character that folds to two: places are no longer the same
+        return [found for found in find_words(text) if found[0] in stems]
+    return [
+        (word, start + low, start + high)
+        for start, stop in _chunks_with(folded, stems)
+        for word, low, high in find_words(text[start:stop])
+        if word in stems
+    ]
+
+
+def _chunks_with(folded: str, stems: Collection[str]) -> list[tuple[int, int]]:
+    """Where, between spaces or line ends, one of the stems stands; in order."""
+    chunks: dict[int, int] = {}
+    for wanted in stems:
+        at = folded.find(wanted)
+        while at >= 0:
+            start = max(folded.rfind(space, 0, at) for space in SPACES) + 1
+            stops = [stop for space in SPACES if (stop := folded.find(space, at)) >= 0]
+            chunks[start] = min(stops, default=len(folded))
+            at = folded.find(wanted, chunks[start])
+    return sorted(chunks.items())
 
 
 @lru_cache(maxsize=CACHED_WORDS)
