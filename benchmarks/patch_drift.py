@@ -279,7 +279,7 @@ def stale_rows(base: str, long_open: dict[tuple[int, str], Measured]) -> Iterato
         what = f"{base}, window of {window_entries:,}, facts opened {LAST} refocuses ago, {name}"
         yield row(
             f"{what}: right answers more than exact",
-            100 * right.value,
+            round(100 * right.value, 9),
             "points",
             standard_error=100 * right.error,
             right=statistics.mean(ours.right),
@@ -301,7 +301,7 @@ def paired(ours: list[float], exact: list[float]) -> Mean:
 
 def judged(what: str, right: Mean) -> dict[str, object]:
     """The promise about answers; no difference at all has no error to be measured by."""
-    return row(what, max(0.0, -right.value) / right.error if right.value else 0.0, "errors", at_most=1.0)
+    return row(what, max(0.0, -right.value) / right.error if abs(right.value) > 1e-9 else 0.0, "errors", at_most=1.0)
 
 
 if __name__ == "__main__":
