@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from megacontext.catalog.journal import Change, Journal, read_journal
+from megacontext.catalog.journal import JOURNAL_FILE, Change, Journal, read_journal
+from megacontext.catalog.rebuilding import everything
 from megacontext.catalog.rows import Progress, blob_row, with_crc
+from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.ports.catalog import Extent, Segment
+from megacontext.testing.catalog_suite import EXAMPLE_INFO, add_example_source
 
 
 def progress(num_commits: int) -> Change:
@@ -81,3 +88,39 @@ def test_a_journal_that_cannot_be_written_is_logged(tmp_path: Path, caplog: pyte
     (tmp_path / "journal").rmdir()
     journal.record(2, [progress(2)], iter([progress(2)]))
     assert read_journal(tmp_path / "journal").num_commits == 2
+
+
+def test_a_transaction_of_any_length_is_noted_in_the_same_memory(tmp_path: Path) -> None:
+    """That of a long file: a row for every segment, one for every million tokens, and the tail dropped each time."""
+    held = []
+    with closing(SqliteCatalog.create(tmp_path, EXAMPLE_INFO)) as catalog:
+        tracemalloc.start()
+        try:
+            with catalog.write() as writer:
+                source_id = add_example_source(writer, 0, EXAMPLE_INFO.segment_tokens)
+                for number in range(9000):
+                    writer.seal(Segment(segment=number, digest=f"{number:064}", raw_digest=""))
+                    if number % 16 == 0:
+                        writer.add_extent(extent(source_id, number))
+                    if number in {4500, 8999}:
+                        held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        assert held[1] - held[0] < 100_000  # a note of every row would be a megabyte
+        tables = read_journal(tmp_path / JOURNAL_FILE).tables
+        with catalog._connections.reading() as connection:
+            changes = list(everything(connection))
+    for name, rows in tables.items():
+        assert list(rows.values()) == [change.row for change in changes if change.table == name]
+    assert len(tables["segments"]) == 9000
+
+
+def extent(source_id: int, number: int) -> Extent:
+    return Extent(
+        source_id=source_id,
+        token_start=number,
+        token_stop=number + 1,
+        byte_start=0,
+        byte_stop=4,
+        anchors=np.zeros(4096, np.int64),
+    )

@@ -13,7 +13,7 @@ from sqlalchemy import BindParameter, Column, Table, bindparam, delete, insert, 
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql import ClauseElement
 
-__all__ = ["compiled", "delete_sql", "insert_sql", "replace_sql", "select_sql", "update_sql"]
+__all__ = ["between_sql", "compiled", "delete_sql", "insert_sql", "replace_sql", "select_sql", "update_sql"]
 
 
 def compiled(statement: ClauseElement) -> str:
@@ -54,6 +54,15 @@ def delete_sql(table: Table) -> str:
     dialect = sqlite.dialect(paramstyle="qmark")
     key = next(iter(table.primary_key.columns))
     statement = delete(table).where(key >= bindparam("start"), key < bindparam("stop"))
+    return str(statement.compile(dialect=dialect))
+
+
+@cache
+def between_sql(table: Table) -> str:
+    """The rows whose (first) key lies in [start, stop), in its order; parameters by position."""
+    dialect = sqlite.dialect(paramstyle="qmark")
+    key = next(iter(table.primary_key.columns))
+    statement = select(table).where(key >= bindparam("start"), key < bindparam("stop")).order_by(key)
     return str(statement.compile(dialect=dialect))
 
 

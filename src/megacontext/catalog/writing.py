@@ -85,10 +85,7 @@ class SqliteWriter:
         self._progress.num_extents += 1
         self.newest.extent = extent
         row = extent_row(self._progress.num_extents, extent)
-        if len(extent.anchors) < _MANY_ANCHORS:
-            self._rows.insert(schema.extents, row)
-        else:
-            self._rows.insert_large(schema.extents, row)
+        self._rows.insert(schema.extents, row, is_large=len(extent.anchors) >= _MANY_ANCHORS)
 
     def append_tail(self, start: int, token_ids: npt.NDArray[np.uint32]) -> None:
         self._tail.append(start, token_ids)
@@ -165,13 +162,4 @@ class SqliteWriter:
         self._progress.num_commits += 1
         self.num_commits = self._progress.num_commits
         self._rows.update(schema.progress, self._progress.row(), *schema.progress.c.keys()[1:-1])
-        return map(self._complete, self._rows.changes)
-
-    def _complete(self, change: Change) -> Change:
-        """With the row of a large one, which nobody held."""
-        if change.row is None or len(change.row) > 1:
-            return change
-        (extent_id,) = change.row
-        extent = extent_by_id(self._connection, extent_id)
-        assert extent is not None
-        return Change(change.table, extent_row(extent_id, extent))
+        return self._rows.changes()
