@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacontext.documents.document import Section, name_of
-from megacontext.errors import (
-    EmptySourceError,
-    InvalidValueError,
-    MemoryLockedError,
-    NotTextError,
-    SourceError,
-    UnreadableSourceError,
-)
+from megacontext.errors import EmptySourceError, InvalidValueError, NotTextError, SourceError, UnreadableSourceError
 from megacontext.memory.encoding import PIECE_CHARS, byte_offsets, encode_sections, piece_bounds
 
 
@@ -115,61 +108,6 @@ def test_a_file_that_vanishes_on_the_way_is_reported(kit, folder):
     report = memory.ingest(folder, progress=vanish)
     assert [failure.uri[-5:] for failure in report.failures if "No such file" in failure.reason] == ["z.txt"]
     assert report.num_sources == 4
-
-
-@pytest.mark.parametrize("progress", [lambda: None, lambda one, two: None, 1])
-def test_progress_that_cannot_be_told_is_refused_before_anything_is_read(kit, folder, progress):
-    memory = kit.make_memory()
-    with pytest.raises(InvalidValueError, match=r"progress is .*; give a function of one IngestProgress"):
-        memory.ingest(folder, progress=progress)
-    assert memory.num_tokens == 0
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda memory: memory.append_text("from within"),
-        lambda memory: memory.append([1, 2, 3]),
-        lambda memory: memory.ingest(text="from within"),
-        lambda memory: memory.erase(memory.sources()[0].uri),
-        lambda memory: memory.check(repair=True),
-        lambda memory: memory.store_gists(),
-    ],
-)
-def test_progress_cannot_change_what_is_being_changed(kit, folder, change):
-    """Looking is allowed; the memory goes on as if nothing had been tried."""
-    memory = kit.make_memory(segment_tokens=64)
-    seen = []
-
-    def meddle(progress):
-        seen.append(memory.check().ok)
-        with pytest.raises(MemoryLockedError, match="wait until the ingest has returned"):
-            change(memory)
-
-    for name in ("a.txt", "b.md", "c.md"):
-        (folder / name).write_text("many words. " * 20)
-    report = memory.ingest(folder, progress=meddle)
-    assert seen
-    assert all(seen)
-    assert (report.num_sources, len(memory.sources())) == (4, 4)
-    change(memory)
-    assert memory.check(recompute_gists=True).ok
-
-
-def test_progress_that_fails_leaves_whole_sources(kit, folder):
-    memory = kit.make_memory(segment_tokens=64)
-    for name in ("a.txt", "b.md", "c.md"):
-        (folder / name).write_text("many words. " * 20)
-
-    def fail(progress):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        memory.ingest(folder, progress=fail)
-    assert memory.check().ok
-    num_before = len(memory.sources())
-    assert memory.ingest(folder).num_sources == 4 - num_before
-    assert memory.check(recompute_gists=True).ok
 
 
 def test_nothing_to_ingest(kit):

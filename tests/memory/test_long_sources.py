@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 import signal
 import subprocess
 import sys
@@ -278,8 +277,6 @@ def test_a_kill_amid_an_ingest_costs_what_was_not_finished(kit, tmp_path, kill_a
         finished = [source.uri.rsplit("/")[-1] for source in memory.sources()]
         assert "c.txt" not in finished
         assert memory.check(recompute_gists=True).ok
-    shutil.copytree(tmp_path / "m", tmp_path / "tidied")
-    tidy(kit, tmp_path / "tidied")
     report = run(tmp_path / "m")
     assert f"num_sources={42 - len(finished)}, " in report
     assert f"num_unchanged={len(finished)}" in report
@@ -290,31 +287,6 @@ def test_a_kill_amid_an_ingest_costs_what_was_not_finished(kit, tmp_path, kill_a
         assert kit.contents(memory) == kit.contents(undisturbed)
         assert memory.check(recompute_gists=True).ok
     assert files(tmp_path / "m") == files(tmp_path / "undisturbed")
-    run(tmp_path / "tidied")
-    for part in ("arrays", "raw"):
-        assert files(tmp_path / "tidied" / part) == files(tmp_path / "undisturbed" / part)
-
-
-def tidy(kit, folder):
-    """A repair leaves the shards and originals that the catalog names, and says how much it removed."""
-    before = num_bytes(folder)
-    with kit.open_folder(folder, kit.ContextGister()) as memory:
-        contents = kit.contents(memory)
-        report = memory.check(repair=True)
-        assert report.ok
-        assert memory.check(repair=True).freed_bytes == 0
-        assert kit.contents(memory) == contents
-        state = memory.reader.state
-        digests = {source.raw_digest for source in memory.sources()} | {s.text_digest for s in memory.sources()}
-    assert before - num_bytes(folder) == report.freed_bytes
-    assert len(list(folder.glob("arrays/lod0/c/*"))) == state.sealed_tokens // 8192
-    assert {path.name.partition(".")[0] for path in (folder / "raw").glob("??/*")} <= digests
-
-
-def num_bytes(folder):
-    return sum(
-        path.stat().st_size for part in ("arrays", "raw") for path in (folder / part).rglob("*") if path.is_file()
-    )
 
 
 def files(folder):

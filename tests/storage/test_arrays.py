@@ -204,7 +204,7 @@ def test_locks_of_killed_writers_are_removed(filled: Path) -> None:
     orphan = filled / "arrays" / "lod1" / "c" / "5.__lock"
     orphan.touch()
     store = TensorStoreArrays(filled)
-    assert store.remove_orphans({"lod0": 2, "lod1": 2}) == 1
+    assert store.remove_orphans() == 1
     assert not orphan.exists()
     np.testing.assert_array_equal(store.read_shard(GISTS, 1), example_rows(GISTS, 1))
 
@@ -247,7 +247,7 @@ def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path, limit: int) -> Non
         store.read_shard(GISTS, 0)
     store.write_shard(GISTS, 0, example_rows(GISTS, 0))
     np.testing.assert_array_equal(store.read(GISTS, 0, 64), example_rows(GISTS, 0))
-    assert store.remove_orphans({"lod0": 2, "lod1": 2}) == 0
+    assert store.remove_orphans() == 0
 
 
 def test_read_only_media_is_read_and_not_written(small_disk: Path) -> None:
@@ -268,4 +268,4 @@ def test_what_a_killed_writer_left_does_not_reach_the_next_shard(tmp_path: Path,
     store.write_shard(TOKENS, 1, rows[1])
     np.testing.assert_array_equal(store.read_shard(TOKENS, 1), rows[1])
     np.testing.assert_array_equal(store.read(TOKENS, 0, 2 * TOKENS.shard_rows), np.concatenate(rows))
-    assert store.remove_orphans({"lod0": 2, "lod1": 2}) == 0
+    assert store.remove_orphans() == 0

@@ -14,7 +14,6 @@ from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 from megacontext.cli.visible import visible_line
-from megacontext.units import format_bytes
 
 if TYPE_CHECKING:
     from megacontext.ports.catalog import Damage
@@ -53,8 +52,6 @@ def check(
             out.print(
                 f"all good: {report.num_objects:,} objects, {report.num_tokens:,} tokens in {report.seconds:.1f} s"
             )
-        if report.freed_bytes:
-            out.print(f"removed {format_bytes(report.freed_bytes)} that a killed ingest had left behind")
     if not report.ok:
         raise typer.Exit(1)
 

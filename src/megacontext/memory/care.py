@@ -7,7 +7,6 @@ from contextlib import nullcontext
 
 from megacontext.errors import CorruptionError
 from megacontext.memory.check import Checker, Finding
-from megacontext.memory.layout import sealed_arrays
 from megacontext.memory.lock import RewriteLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
@@ -41,7 +40,9 @@ class Caretaker:
                 before = self._mend(before, recompute_gists)
             checker = self._checker(recompute_gists)  # the one that sees everything
             after = list(checker.findings())
-        freed = self._remove_orphans(is_intact=not after) if repair else 0
+        if repair:
+            self._parts.arrays.remove_orphans()
+            self._parts.blobs.remove_orphans()
         left = {_place(finding) for finding in after}
         return CheckReport(
             damages=tuple(finding.damage for finding in after),
@@ -49,23 +50,7 @@ class Caretaker:
             num_objects=checker.num_objects,
             num_tokens=self._num_tokens(),
             seconds=time.perf_counter() - started,
-            freed_bytes=freed,
         )
-
-    def _remove_orphans(self, *, is_intact: bool) -> int:
-        """Remove what killed writers left; bytes. What nothing names is left alone while the catalog, or anything else,
-        is damaged: it may be all that there is of it."""
-        arrays, blobs = self._parts.arrays, self._parts.blobs
-        num_bytes = arrays.num_bytes() + blobs.num_bytes()
-        blobs.remove_orphans()
-        if is_intact:
-            sealed = sealed_arrays(self._parts.info, self._reader.state)
-            arrays.remove_orphans({array.spec.name: array.num_shards for array in sealed})
-            named = {digest for digest, *_ in self._checker(False).named_blobs()}
-            for digest in list(blobs.digests()):
-                if digest not in named:
-                    blobs.delete(digest)
-        return num_bytes - arrays.num_bytes() - blobs.num_bytes()
 
     def _mend(self, before: list[Finding], recompute_gists: bool) -> list[Finding]:
         """Repair what can be; all that was found, with what the damages of the catalog had hidden."""

@@ -139,7 +139,7 @@ class Checker:
 
     def _blobs(self) -> Iterator[Finding]:
         seen: set[str] = set()
-        for digest, start, stop in self.named_blobs():
+        for digest, start, stop in self._named_blobs():
             if digest in seen:
                 continue
             seen.add(digest)
@@ -157,7 +157,7 @@ class Checker:
                 )
                 yield Finding(damage=damage, part="blob", digest=digest)
 
-    def named_blobs(self) -> Iterator[tuple[str, int, int]]:
+    def _named_blobs(self) -> Iterator[tuple[str, int, int]]:
         """Every digest that the catalog names, with the tokens that rest on it."""
         for source in self._parts.catalog.sources():
             for digest in _digests(source):

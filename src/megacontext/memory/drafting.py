@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack
@@ -41,23 +40,10 @@ class IngestRequest:
         object.__setattr__(self, "labels", text_labels(self.labels))
         for name in ("role", "author", "licence"):
             text(name, getattr(self, name))
-        if self.progress is not None and not _takes_one(self.progress):
+        if self.progress is not None and not callable(self.progress):
             raise InvalidValueError(
                 f"progress is {shown(self.progress)}; give a function of one IngestProgress, or None"
             )
-
-
-def _takes_one(function: object) -> bool:
-    """Whether it can be called with one argument; what does not tell is believed."""
-    if not callable(function):
-        return False
-    try:
-        inspect.signature(function).bind(None)
-    except TypeError:
-        return False
-    except ValueError:  # some builtins do not say what they take
-        return True
-    return True
 
 
 class Drafter:

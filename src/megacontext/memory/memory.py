@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +125,7 @@ class Memory:
         A source that is there unchanged is skipped, a changed one becomes a new version. Every source is added
         whole or not at all, and durable on return. A file that is named directly and cannot be read is an error; in
         a folder it is left out and reported. ``progress`` is told how far it is, after each group of sources, within a
-        long one, and while gists are made; it must not change the memory.
+        long one, and while gists are made.
 
         Raises: SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
@@ -134,12 +133,11 @@ class Memory:
             labels={} if labels is None else labels, role=role, author=author, licence=licence, progress=progress
         )
         given = given_paths(paths)
-        if text is not None and given:
+        if text is None:
+            return self._ingestor.paths(given, request)
+        if given:
             raise InvalidValueError(f"both paths ({shown(given)}) and a text are given; ingest one after the other")
-        with self._writer.change():
-            if text is None:
-                return self._ingestor.paths(given, request)
-            return self._ingestor.text(text, source, request)
+        return self._ingestor.text(text, source, request)
 
     def append(self, token_ids: npt.ArrayLike, *, source: str = "tokens", role: str = "") -> int:
         """Add tokens; durable on return. The position of the first.
@@ -148,16 +146,14 @@ class Memory:
 
         Raises: InvalidTokensError (nothing was changed), MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        with self._writer.change():
-            return self._ingestor.tokens(token_ids, source=source, role=role)
+        return self._ingestor.tokens(token_ids, source=source, role=role)
 
     def append_text(
         self, text: str, *, source: str = "text", role: str = "", labels: Mapping[str, str] | None = None
     ) -> tuple[int, int]:
         """Add a short text, such as a turn of a chat, as a new version of ``source``; its range ``[start, stop)``."""
         request = IngestRequest(labels={} if labels is None else labels, role=role)
-        with self._writer.change():
-            return self._ingestor.turn(text, source, request)
+        return self._ingestor.turn(text, source, request)
 
     # --- read ---------------------------------------------------------------------------------------------------
 
@@ -218,9 +214,9 @@ class Memory:
         recompute_gists: also compare every stored gist with a fresh one (needs the base model, slow).
         """
         self._open_reader()
-        repair, recompute_gists = flag("repair", repair), flag("recompute_gists", recompute_gists)
-        with self._writer.change() if repair else nullcontext():
-            return self._caretaker.check(repair=repair, recompute_gists=recompute_gists)
+        return self._caretaker.check(
+            repair=flag("repair", repair), recompute_gists=flag("recompute_gists", recompute_gists)
+        )
 
     @property
     def is_missing_gists(self) -> bool:
@@ -233,9 +229,8 @@ class Memory:
 
         Raises: MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        with self._writer.change():
-            self._writer.begin()
-            self._keeper.keep_all()
+        self._writer.begin()
+        self._keeper.keep_all()
 
     def erase(self, source: str) -> EraseReport:
         """Forget every version of a source: its bytes, text, words, name and labels, and what its tokens left in the
@@ -245,9 +240,7 @@ class Memory:
 
         Raises: InvalidValueError if there is no such source, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
-        eraser = Eraser(self._parts, self._open_reader(), self._writer, self._rewrite_lock)
-        with self._writer.change():
-            return eraser.erase(source)
+        return Eraser(self._parts, self._open_reader(), self._writer, self._rewrite_lock).erase(source)
 
     def refresh(self) -> int:
         """See what other processes have committed since; the number of tokens."""

@@ -116,15 +116,13 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What a check found: damages that are there now, and those that a repair made good. freed_bytes: of what killed
-    writers had left behind and a repair removed."""
+    """What a check found: damages that are there now, and those that a repair made good."""
 
     damages: tuple[Damage, ...]
     repaired: tuple[Damage, ...]
     num_objects: int
     num_tokens: int
     seconds: float
-    freed_bytes: int = 0
 
     @property
     def ok(self) -> bool:

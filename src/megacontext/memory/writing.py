@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import MemoryClosedError, MemoryLockedError, MemoryReadOnlyError
+from megacontext.errors import MemoryClosedError, MemoryReadOnlyError
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import PassageCutter, next_passage_start
@@ -63,7 +62,7 @@ class Writer:
         self._reader = reader
         self._lock = lock
         self._read_only = read_only
-        self._closed = self._is_changing = False
+        self._closed = False
         self._stale = True  # must look into the catalog before the next commit
         self._passages = PassageCutter(0, np.empty(0, np.uint32), parts.info.block_tokens, parts.codec)
         self.newest: Source | None = None
@@ -83,20 +82,6 @@ class Writer:
             last = self._parts.catalog.extents(num_tokens - 1, num_tokens) if num_tokens else []
             self.newest = last[-1][0] if last else None
             self._stale = False
-
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """One change at a time: another one, from a callback of the first, would come between its halves."""
-        if self._is_changing:
-            raise MemoryLockedError(
-                "this memory is being changed already; a progress callback can look at it, and what it wants to change "
-                "has to wait until the ingest has returned"
-            )
-        self._is_changing = True
-        try:
-            yield
-        finally:
-            self._is_changing = False
 
     def claim(self) -> None:
         """Take the lock without a look at the data, which may be damaged."""

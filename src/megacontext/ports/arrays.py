@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -109,9 +109,8 @@ class ArrayStore(Protocol):
         """Bytes on disk of all shards."""
         ...
 
-    def remove_orphans(self, num_shards: Mapping[str, int]) -> int:
-        """Delete what killed writers left behind, shards beyond the first ``num_shards[array]`` with it (arrays that
-        are not named have none); how many objects. Only the one writer may call it, between two changes."""
+    def remove_orphans(self) -> int:
+        """Delete what killed writers left behind; how many. Only the one writer may call it."""
         ...
 
 

@@ -11,7 +11,7 @@ TensorStore must not be used before a fork; workers are spawned.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -33,7 +33,6 @@ from megacontext.units import MIB
 __all__ = ["TensorStoreArrays"]
 
 _SHARD_KEY = re.compile(r"/c/(\d+)[/\"]")
-_SHARD = re.compile(r"([^/]+)/c/(\d+)(?:/|$)")
 _LOCK_SUFFIX = ".__lock"
 
 
@@ -152,25 +151,14 @@ class TensorStoreArrays:
                 raise tensorstore_fault(error, doing="reading sizes", object_name=ARRAYS_FOLDER) from error
         return sum(path.stat().st_size for path in (self._folder / ARRAYS_FOLDER).rglob("*") if path.is_file())
 
-    def remove_orphans(self, num_shards: Mapping[str, int]) -> int:
-        kvstore, wait = self._handles.kvstore(), self._patience.wait
-        try:
-            keys = [key.decode() for key in wait(kvstore.list(), self._patience.end())]
-            orphans = [key for key in keys if _is_beyond(key, num_shards)]
-            for key in orphans:
-                kvstore.write(key, None).result()
-        except (ValueError, OSError) as error:
-            raise tensorstore_fault(error, doing="removing orphans", object_name=ARRAYS_FOLDER) from error
-        return len(orphans) + self._remove_locks()
-
-    def _remove_locks(self) -> int:
+    def remove_orphans(self) -> int:
         if self._folder is None:
             return 0
-        locks = list((self._folder / ARRAYS_FOLDER).rglob(f"*{_LOCK_SUFFIX}"))
+        orphans = list((self._folder / ARRAYS_FOLDER).rglob(f"*{_LOCK_SUFFIX}"))
         with os_faults("removing orphan locks"):
-            for path in locks:
+            for path in orphans:
                 path.unlink(missing_ok=True)
-        return len(locks)
+        return len(orphans)
 
     def _describe(self, spec: ArraySpec) -> None:
         """Write the layout before the first shard; on a local disk, look again before each one, so that rewriting
@@ -194,12 +182,6 @@ class TensorStoreArrays:
         assert isinstance(fault, StorageError), fault
         fault.__cause__ = error
         return fault
-
-
-def _is_beyond(key: str, num_shards: Mapping[str, int]) -> bool:
-    """Whether a key is that of a shard behind those that are declared."""
-    named = _SHARD.match(key)
-    return named is not None and int(named.group(2)) >= num_shards.get(named.group(1), 0)
 
 
 def _remove_left_lock(folder: Path, name: str) -> None:

@@ -10,7 +10,7 @@ write and after it, and rows that were read meanwhile are not kept. Of what anot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -125,8 +125,8 @@ class CachedArrays:
     def num_bytes(self) -> int:
         return self._store.num_bytes()
 
-    def remove_orphans(self, num_shards: Mapping[str, int]) -> int:
-        return self._store.remove_orphans(num_shards)
+    def remove_orphans(self) -> int:
+        return self._store.remove_orphans()
 
     def forget(self) -> None:
         with self._lock:

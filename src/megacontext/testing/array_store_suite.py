@@ -205,17 +205,5 @@ class ArrayStoreSuite:
 
     def test_nothing_is_orphaned_in_peace(self, store: ArrayStore) -> None:
         store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
-        assert store.remove_orphans({TOKENS.name: 1}) == 0
+        assert store.remove_orphans() == 0
         np.testing.assert_array_equal(store.read(TOKENS, 0, 256), example_rows(TOKENS, 0))
-
-    def test_shards_that_nothing_declares_are_orphans(self, store: ArrayStore) -> None:
-        for spec in (TOKENS, GISTS):
-            for shard in (0, 1):
-                store.write_shard(spec, shard, example_rows(spec, shard))
-        num_bytes = store.num_bytes()
-        assert store.remove_orphans({TOKENS.name: 1}) == 3
-        assert store.num_bytes() < num_bytes
-        assert store.remove_orphans({TOKENS.name: 1}) == 0
-        np.testing.assert_array_equal(store.read(TOKENS, 0, 256), example_rows(TOKENS, 0))
-        store.write_shard(TOKENS, 1, example_rows(TOKENS, 0))  # other rows than the orphan's
-        np.testing.assert_array_equal(store.read(TOKENS, 256, 512), example_rows(TOKENS, 0))
