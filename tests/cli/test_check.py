@@ -11,6 +11,7 @@ import pytest
 from megacontext.cli.main import run
 from megacontext.runtime import assembly
 from megacontext.runtime.transfer import export_memory, import_memory
+from megacontext.units import format_bytes
 
 NUM_TOKENS = 70_000
 PLACES = 4  # of a file that are flipped; the suite of the store takes every byte
@@ -112,3 +113,23 @@ def test_a_repaired_memory_is_exported_and_read_by_zarr(megacontext, memory, tmp
     group = zarr.open_group(str(tmp_path / "copy" / "arrays"), mode="r")
     with assembly.open(memory, read_only=True) as opened:
         np.testing.assert_array_equal(group["lod0"][0:65_536], opened.tokens(0, 65_536))
+
+
+def test_what_nothing_refers_to_is_named_and_removed(megacontext, memory):
+    """As an ingest leaves it that was killed: no damage."""
+    wanted = contents(memory)
+    left = memory / "arrays" / "lod0" / "c" / "1"
+    shutil.copy(left.with_name("0"), left)
+    (memory / "raw" / ".tmp-stream-0").write_bytes(bytes(5000))
+    num_bytes = left.stat().st_size + 5000
+    found = megacontext("check", memory)
+    assert (found.code, "all good" in found.out) == (0, True)
+    assert f"{format_bytes(num_bytes)} are of an ingest that was interrupted, or goes on" in found.out
+    assert megacontext("check", memory, "--json").data["unused_bytes"] == num_bytes
+    assert left.exists()
+    mended = megacontext("check", memory, "--repair")
+    assert (mended.code, f"removed {format_bytes(num_bytes)} that nothing" in mended.out) == (0, True)
+    assert not left.exists()
+    data = megacontext("check", memory, "--json").data
+    assert (data["ok"], data["unused_bytes"], data["removed_bytes"]) == (True, 0, 0)
+    assert contents(memory) == wanted

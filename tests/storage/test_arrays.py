@@ -204,8 +204,12 @@ def test_locks_of_killed_writers_are_removed(filled: Path) -> None:
     orphan = filled / "arrays" / "lod1" / "c" / "5.__lock"
     orphan.touch()
     store = TensorStoreArrays(filled)
-    assert store.remove_orphans() == 1
+    foreign = filled / "arrays" / "mine" / "c" / "0"
+    foreign.parent.mkdir(parents=True)
+    foreign.touch()
+    assert [one.object_name for one in store.remove_orphans({})] == ["arrays/lod1/c/5.__lock"]
     assert not orphan.exists()
+    assert foreign.exists()
     np.testing.assert_array_equal(store.read_shard(GISTS, 1), example_rows(GISTS, 1))
 
 
@@ -247,7 +251,7 @@ def test_a_limit_on_file_sizes_is_a_full_disk(tmp_path: Path, limit: int) -> Non
         store.read_shard(GISTS, 0)
     store.write_shard(GISTS, 0, example_rows(GISTS, 0))
     np.testing.assert_array_equal(store.read(GISTS, 0, 64), example_rows(GISTS, 0))
-    assert store.remove_orphans() == 0
+    assert store.remove_orphans({}) == []
 
 
 def test_read_only_media_is_read_and_not_written(small_disk: Path) -> None:
@@ -268,4 +272,18 @@ def test_what_a_killed_writer_left_does_not_reach_the_next_shard(tmp_path: Path,
     store.write_shard(TOKENS, 1, rows[1])
     np.testing.assert_array_equal(store.read_shard(TOKENS, 1), rows[1])
     np.testing.assert_array_equal(store.read(TOKENS, 0, 2 * TOKENS.shard_rows), np.concatenate(rows))
-    assert store.remove_orphans() == 0
+    assert store.remove_orphans({}) == []
+
+
+def test_removed_orphans_leave_no_folders_and_the_first_goes_last(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever is killed while removing leaves what the next one looks for."""
+    store = TensorStoreArrays(filled)
+    for shard in range(2, 12):
+        store.write_shard(TOKENS, shard, example_rows(TOKENS, shard))
+    in_use = {TOKENS.name: 2, GISTS.name: 0}
+    wanted = [store.object_name(GISTS, shard) for shard in (1, 0)]
+    wanted += [store.object_name(TOKENS, shard) for shard in range(11, 1, -1)]
+    assert [orphan.object_name for orphan in store.remove_orphans(in_use)] == wanted
+    assert sorted(path.name for path in (filled / "arrays" / "lod1").iterdir()) == ["zarr.json"]

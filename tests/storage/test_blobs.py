@@ -75,7 +75,10 @@ def test_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     orphan = tmp_path / "raw" / digest[:2] / f".tmp-{digest}"
     orphan.touch()
     assert list(blobs.digests()) == [digest]
-    assert blobs.remove_orphans() == 1
+    streamed = tmp_path / "raw" / ".tmp-stream-0"
+    streamed.write_bytes(b"half of it")
+    assert sorted(one.num_bytes for one in blobs.orphans(None)) == [0, 10]
+    assert len(blobs.remove_orphans({digest})) == 2
     assert files(tmp_path) == [blobs.object_name(digest)]
 
 

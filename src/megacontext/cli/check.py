@@ -14,6 +14,7 @@ from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 from megacontext.cli.visible import visible_line
+from megacontext.units import format_bytes
 
 if TYPE_CHECKING:
     from megacontext.ports.catalog import Damage
@@ -23,7 +24,9 @@ __all__ = ["check"]
 
 def check(
     memory: MemoryArgument,
-    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what the raw sources can rebuild.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Rebuild what the raw sources can rebuild, remove what nothing refers to.")
+    ] = False,
     recompute_gists: Annotated[
         bool, typer.Option("--recompute-gists", help="Also compare every gist with a fresh one; slow.")
     ] = False,
@@ -51,6 +54,15 @@ def check(
         else:
             out.print(
                 f"all good: {report.num_objects:,} objects, {report.num_tokens:,} tokens in {report.seconds:.1f} s"
+            )
+        if report.removed_bytes:
+            out.print(f"removed {format_bytes(report.removed_bytes)} that nothing referred to")
+        if report.unused_bytes:
+            out.print(
+                f"{format_bytes(report.unused_bytes)} are of an ingest that was interrupted, or goes on; in the first "
+                f"case megacontext check {visible_line(memory)} --repair removes them",
+                markup=False,
+                soft_wrap=True,
             )
     if not report.ok:
         raise typer.Exit(1)

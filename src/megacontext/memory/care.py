@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from megacontext.errors import CorruptionError
 from megacontext.memory.check import Checker, Finding
 from megacontext.memory.lock import RewriteLock
+from megacontext.memory.orphans import Orphans
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.repair import Repairer
@@ -25,6 +26,7 @@ class Caretaker:
         self._parts = parts
         self._reader = reader
         self._writer = writer
+        self._orphans = Orphans(parts, reader)
 
     def check(self, *, repair: bool, recompute_gists: bool) -> CheckReport:
         """Raises: MemoryLockedError if another process rewrites the memory, or, for a repair, writes or copies it;
@@ -35,20 +37,21 @@ class Caretaker:
         checker = self._checker(recompute_gists)
         with nullcontext() if repair else self._lock.shared():
             before = after = list(checker.findings())
+            unused = self._orphans.found() if not repair and _is_catalog_whole(before) else []
         if repair and before:
             with self._lock.alone():
                 before = self._mend(before, recompute_gists)
             checker = self._checker(recompute_gists)  # the one that sees everything
             after = list(checker.findings())
-        if repair:
-            self._parts.arrays.remove_orphans()
-            self._parts.blobs.remove_orphans()
+        removed = self._orphans.remove() if repair and _is_catalog_whole([*before, *after]) else []
         left = {_place(finding) for finding in after}
         return CheckReport(
             damages=tuple(finding.damage for finding in after),
             repaired=tuple(finding.damage for finding in before if _place(finding) not in left),
             num_objects=checker.num_objects,
             num_tokens=self._num_tokens(),
+            unused_bytes=sum(orphan.num_bytes for orphan in unused),
+            removed_bytes=sum(orphan.num_bytes for orphan in removed),
             seconds=time.perf_counter() - started,
         )
 
@@ -69,6 +72,11 @@ class Caretaker:
 
     def _checker(self, recompute_gists: bool) -> Checker:
         return Checker(self._parts, self._reader, recompute_gists=recompute_gists)
+
+
+def _is_catalog_whole(findings: list[Finding]) -> bool:
+    """Only then it can say what is in use; a catalog that was made again may lack what was last."""
+    return not any(finding.part == "catalog" for finding in findings)
 
 
 def _place(finding: Finding) -> tuple[str, int, int]:

@@ -21,6 +21,7 @@ from megacontext.memory.arrivals import Arrivals, Group, LongSource
 from megacontext.memory.drafting import Drafter, IngestRequest, text_document
 from megacontext.memory.gists_ahead import GistsAhead
 from megacontext.memory.intake import size_of_file, valid_token_ids
+from megacontext.memory.orphans import Orphans
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import IngestReport
@@ -46,6 +47,7 @@ class Ingestor:
         self._writer = writer
         self._keeper = keeper
         self._drafter = Drafter(parts)
+        self._orphans = Orphans(parts, reader)
         self._keep_from = 0  # no more attempts to keep gists before the history is this long
 
     # --- tokens and turns ---------------------------------------------------------------------------------------
@@ -54,7 +56,7 @@ class Ingestor:
         """Append tokens as such; the position of the first."""
         source, role = name_of_source(source), valid_text("role", role)
         tokens = valid_token_ids(token_ids, self._parts.info.vocab_size)
-        self._writer.begin()
+        self._begin()
         start = self._writer.commit([self._drafter.tokens(tokens, source, role, self._writer.newest)])
         self._keep_some()
         return start
@@ -62,7 +64,7 @@ class Ingestor:
     def turn(self, text: str, source: str, request: IngestRequest) -> tuple[int, int]:
         """Append a short text, even if the source said the same before; its token range."""
         document = text_document(text, source)
-        self._writer.begin()
+        self._begin()
         try:
             start = self._writer.commit([self._drafter.document(document, request)])
         finally:
@@ -77,7 +79,7 @@ class Ingestor:
         if not isinstance(text, str) and hasattr(text, "fileno"):
             return self._file(text, source, request)
         document = text_document(text, source)
-        self._writer.begin()
+        self._begin()
         tally = IngestTally(request.progress, num_bytes=len(document.raw))
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
         return self._run(arrivals.grouped(iter([document])), request, tally)
@@ -85,7 +87,7 @@ class Ingestor:
     def _file(self, given: IO[bytes], source: str, request: IngestRequest) -> IngestReport:
         name_of_source(source)
         num_bytes = size_of_file(given)
-        self._writer.begin()
+        self._begin()
         tally = IngestTally(request.progress, num_bytes=num_bytes)
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
         return self._run(arrivals.grouped(arrivals.opened(given, source)), request, tally)
@@ -95,10 +97,17 @@ class Ingestor:
         if not paths:
             raise InvalidValueError("there is nothing to ingest (0 paths); name at least one file or folder")
         found = discover(paths)
-        self._writer.begin()
+        self._begin()
         tally = IngestTally(request.progress, paths=paths)
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
         return self._run(arrivals.grouped(arrivals.documents(found)), request, tally)
+
+    def _begin(self) -> None:
+        """Take the lock; here and only here nothing is being written past the catalog."""
+        self._writer.begin()
+        if self._writer.may_have_left:
+            self._orphans.clear_way()
+            self._writer.may_have_left = False
 
     def _run(self, groups: Iterator[Group], request: IngestRequest, tally: IngestTally) -> IngestReport:
         """Commit documents group by group, and keep their gists."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from megacontext.ports.arrays import ArraySpec
 from megacontext.ports.catalog import CatalogState, MemoryInfo
+from megacontext.tree.geometry import TreeGeometry
+from megacontext.values import LARGEST
 
 __all__ = [
     "LOCK_FILE",
@@ -19,6 +21,7 @@ __all__ = [
     "meta_spec",
     "sealed_arrays",
     "shard_nodes",
+    "shards_in_use",
     "token_spec",
 ]
 
@@ -86,3 +89,10 @@ def sealed_arrays(info: MemoryInfo, state: CatalogState) -> list[SealedArray]:
         for spec, num_rows, width in counts
         if num_rows >= spec.shard_rows
     ]
+
+
+def shards_in_use(info: MemoryInfo, state: CatalogState) -> dict[str, int]:
+    """How many shards the catalog declares of each array that a memory could have, by name."""
+    levels = range(1, TreeGeometry(info.block_tokens).num_levels(LARGEST))
+    every = [token_spec(info), *(spec(info, level) for level in levels for spec in (gist_spec, meta_spec))]
+    return {spec.name: 0 for spec in every} | {a.spec.name: a.num_shards for a in sealed_arrays(info, state)}

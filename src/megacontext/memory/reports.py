@@ -116,13 +116,20 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What a check found: damages that are there now, and those that a repair made good."""
+    """What a check found: damages that are there now, and those that a repair made good.
+
+    unused_bytes: of files that nothing in the memory refers to, as an interrupted ingest leaves them and one that goes
+    on writes them; no damage. removed_bytes: of such that a repair deleted. Both are 0 where the catalog is damaged,
+    which would have to say what is in use.
+    """
 
     damages: tuple[Damage, ...]
     repaired: tuple[Damage, ...]
     num_objects: int
     num_tokens: int
     seconds: float
+    unused_bytes: int = 0
+    removed_bytes: int = 0
 
     @property
     def ok(self) -> bool:

@@ -1,7 +1,7 @@
 """Whole segments out of tokens that arrive in pieces, written past the catalog as they fill.
 
-A shard that is written is not part of the memory before a transaction declares it; one that a failed attempt left
-behind is overwritten by the next.
+A shard that is written is not part of the memory before a transaction declares it; what a failed attempt left behind
+is removed before the next (`orphans`).
 """
 
 from __future__ import annotations

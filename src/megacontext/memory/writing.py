@@ -64,6 +64,7 @@ class Writer:
         self._read_only = read_only
         self._closed = False
         self._stale = True  # must look into the catalog before the next commit
+        self.may_have_left = True  # shards past the catalog: a killed writer before this one, or an attempt that failed
         self._passages = PassageCutter(0, np.empty(0, np.uint32), parts.info.block_tokens, parts.codec)
         self.newest: Source | None = None
 
@@ -107,7 +108,7 @@ class Writer:
         try:
             return self._commit(drafts)
         except BaseException:
-            self._stale = True
+            self._stale = self.may_have_left = True
             raise
 
     def commit_pieces(
@@ -122,7 +123,7 @@ class Writer:
         try:
             self._commit_pieces(source, pieces, written or (lambda num_segments: None))
         except BaseException:
-            self._stale = True
+            self._stale = self.may_have_left = True
             raise
 
     def _commit(self, drafts: Sequence[Draft]) -> int:

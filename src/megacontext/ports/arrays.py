@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -19,6 +20,7 @@ __all__ = [
     "BlobSink",
     "BlobStore",
     "LayoutDamage",
+    "Orphan",
     "SupportsLongBlobs",
     "SupportsPrefetch",
 ]
@@ -51,6 +53,14 @@ class LayoutDamage:
     object_name: str
     array: str
     problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orphan:
+    """An object that lies in a store and that no commit refers to."""
+
+    object_name: str
+    num_bytes: int
 
 
 class ArrayStore(Protocol):
@@ -109,8 +119,18 @@ class ArrayStore(Protocol):
         """Bytes on disk of all shards."""
         ...
 
-    def remove_orphans(self) -> int:
-        """Delete what killed writers left behind; how many. Only the one writer may call it."""
+    def has_shard(self, spec: ArraySpec, shard: int) -> bool:
+        """Whether something lies where a shard has its place; it may be damaged."""
+        ...
+
+    def orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        """Of these arrays, what lies behind the shards that are in use, by array as many as ``num_shards`` says; and
+        what killed writers left half done. Beside a writer that may be what it is writing."""
+        ...
+
+    def remove_orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        """Delete these, so that ``has_shard`` sees the first one until all are gone; what they were. Only the one
+        writer may call it, and not beside its own writes."""
         ...
 
 
@@ -148,8 +168,13 @@ class BlobStore(Protocol):
 
     def num_bytes(self) -> int: ...
 
-    def remove_orphans(self) -> int:
-        """Delete what killed writers left behind; how many. Only the one writer may call it."""
+    def orphans(self, kept: AbstractSet[str] | None) -> list[Orphan]:
+        """What killed writers left half done, and blobs whose digests are not ``kept``; None keeps all. Beside a
+        writer that may be what it is writing."""
+        ...
+
+    def remove_orphans(self, kept: AbstractSet[str] | None) -> list[Orphan]:
+        """Delete these; what they were. Only the one writer may call it, and not beside its own writes."""
         ...
 
 

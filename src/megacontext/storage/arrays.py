@@ -11,7 +11,7 @@ TensorStore must not be used before a fork; workers are spawned.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -20,9 +20,10 @@ import numpy.typing as npt
 import tensorstore as ts
 
 from megacontext.errors import InvariantError, StorageError
-from megacontext.ports.arrays import ArraySpec, LayoutDamage
+from megacontext.ports.arrays import ArraySpec, LayoutDamage, Orphan
 from megacontext.storage.faults import os_faults, tensorstore_fault
 from megacontext.storage.handles import ArrayHandles
+from megacontext.storage.listing import delete_object, has_object, sized_objects
 from megacontext.storage.locations import local_folder
 from megacontext.storage.patience import READ_TIMEOUT_S, Patience
 from megacontext.storage.read_ahead import ReadAhead
@@ -33,6 +34,7 @@ from megacontext.units import MIB
 __all__ = ["TensorStoreArrays"]
 
 _SHARD_KEY = re.compile(r"/c/(\d+)[/\"]")
+_SHARD_NAME = re.compile(r"([^/]+)/c/(\d+)(?:/.*)?")
 _LOCK_SUFFIX = ".__lock"
 
 
@@ -142,23 +144,30 @@ class TensorStoreArrays:
         return f"{ARRAYS_FOLDER}/{spec.name}/c/{shard}{inner}"
 
     def num_bytes(self) -> int:
-        if self._folder is None:
-            kvstore, wait = self._handles.kvstore(), self._patience.wait
-            try:
-                keys = wait(kvstore.list(), self._patience.end())
-                return sum(len(wait(kvstore.read(key), self._patience.end()).value) for key in keys)
-            except (ValueError, OSError) as error:
-                raise tensorstore_fault(error, doing="reading sizes", object_name=ARRAYS_FOLDER) from error
-        return sum(path.stat().st_size for path in (self._folder / ARRAYS_FOLDER).rglob("*") if path.is_file())
+        return sum(num_bytes for _, num_bytes in self._objects())
 
-    def remove_orphans(self) -> int:
-        if self._folder is None:
-            return 0
-        orphans = list((self._folder / ARRAYS_FOLDER).rglob(f"*{_LOCK_SUFFIX}"))
-        with os_faults("removing orphan locks"):
-            for path in orphans:
-                path.unlink(missing_ok=True)
-        return len(orphans)
+    def has_shard(self, spec: ArraySpec, shard: int) -> bool:
+        key = self.object_name(spec, shard).removeprefix(f"{ARRAYS_FOLDER}/")
+        return has_object(self._folder, self._handles.kvstore, ARRAYS_FOLDER, key, self._patience)
+
+    def orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        return [
+            Orphan(object_name=f"{ARRAYS_FOLDER}/{key}", num_bytes=num_bytes)
+            for key, num_bytes in self._objects()
+            if _is_orphan(key, num_shards)
+        ]
+
+    def remove_orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        orphans = sorted(self.orphans(num_shards), key=_place, reverse=True)
+        for orphan in orphans:
+            key = orphan.object_name.removeprefix(f"{ARRAYS_FOLDER}/")
+            delete_object(self._folder, self._handles.kvstore, ARRAYS_FOLDER, key)
+        if orphans:
+            self.forget()  # rows of theirs; the next that are written there go past the cache
+        return orphans
+
+    def _objects(self) -> list[tuple[str, int]]:
+        return sized_objects(self._folder, self._handles.kvstore, ARRAYS_FOLDER, self._patience)
 
     def _describe(self, spec: ArraySpec) -> None:
         """Write the layout before the first shard; on a local disk, look again before each one, so that rewriting
@@ -191,6 +200,20 @@ def _remove_left_lock(folder: Path, name: str) -> None:
     """
     with os_faults(f"writing {name}"):
         (folder / f"{name}{_LOCK_SUFFIX}").unlink(missing_ok=True)
+
+
+def _is_orphan(key: str, num_shards: Mapping[str, int]) -> bool:
+    """Nothing is an orphan that has not the name of one."""
+    if key.endswith(_LOCK_SUFFIX):
+        return True
+    named = _SHARD_NAME.fullmatch(key)
+    return named is not None and int(named[2]) >= num_shards.get(named[1], int(named[2]) + 1)
+
+
+def _place(orphan: Orphan) -> tuple[str, int]:
+    """Array and shard: of all shards the first one of the tokens is least."""
+    named = _SHARD_NAME.fullmatch(orphan.object_name.removeprefix(f"{ARRAYS_FOLDER}/"))
+    return (named[1], int(named[2])) if named is not None else ("~", 0)
 
 
 def _no_rows(spec: ArraySpec) -> npt.NDArray[np.generic]:

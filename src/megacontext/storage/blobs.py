@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,8 +16,10 @@ from typing import BinaryIO
 import zstandard
 
 from megacontext.errors import CorruptionError
+from megacontext.ports.arrays import Orphan
 from megacontext.storage.blob_frames import FRAME_BYTES, FrameWriter, lacks_table, read_part
 from megacontext.storage.faults import os_faults
+from megacontext.storage.listing import file_sizes
 from megacontext.storage.syncing import sync
 
 __all__ = ["BLOBS_FOLDER", "FileBlobs"]
@@ -136,14 +139,29 @@ class FileBlobs:
         return f"{BLOBS_FOLDER}/{digest[:2]}/{digest}{_SUFFIX}"
 
     def num_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.rglob("*") if path.is_file())
+        return sum(num_bytes for _, num_bytes in file_sizes(self._folder))
 
-    def remove_orphans(self) -> int:
-        orphans = [path for where in ("", "??/") for path in self._folder.glob(f"{where}{_TEMPORARY}*")]
+    def orphans(self, kept: AbstractSet[str] | None) -> list[Orphan]:
+        with os_faults("reading sizes of raw sources"):
+            return [
+                Orphan(object_name=path.relative_to(self._memory_folder).as_posix(), num_bytes=num_bytes)
+                for path, num_bytes in file_sizes(self._folder)
+                if self._is_orphan(path, kept)
+            ]
+
+    def remove_orphans(self, kept: AbstractSet[str] | None) -> list[Orphan]:
+        orphans = self.orphans(kept)
         with os_faults("removing orphan files"):
-            for path in orphans:
-                path.unlink(missing_ok=True)
-        return len(orphans)
+            for orphan in orphans:
+                (self._memory_folder / orphan.object_name).unlink(missing_ok=True)
+        return orphans
+
+    def _is_orphan(self, path: Path, kept: AbstractSet[str] | None) -> bool:
+        """Nothing is an orphan that has not the name of one."""
+        if path.name.startswith(_TEMPORARY):
+            return True
+        digest = path.name.removesuffix(_SUFFIX)
+        return kept is not None and path == self._path(digest) and digest not in kept
 
     def _path(self, digest: str) -> Path:
         return self._memory_folder / self.object_name(digest)

@@ -10,7 +10,7 @@ write and after it, and rows that were read meanwhile are not kept. Of what anot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import StorageError
-from megacontext.ports.arrays import ArraySpec, ArrayStore, LayoutDamage, SupportsPrefetch
+from megacontext.ports.arrays import ArraySpec, ArrayStore, LayoutDamage, Orphan, SupportsPrefetch
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.chunk_pool import ChunkPool
 from megacontext.storage.patience import READ_TIMEOUT_S
@@ -125,8 +125,17 @@ class CachedArrays:
     def num_bytes(self) -> int:
         return self._store.num_bytes()
 
-    def remove_orphans(self) -> int:
-        return self._store.remove_orphans()
+    def has_shard(self, spec: ArraySpec, shard: int) -> bool:
+        return self._store.has_shard(spec, shard)
+
+    def orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        return self._store.orphans(num_shards)
+
+    def remove_orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        removed = self._store.remove_orphans(num_shards)
+        if removed:
+            self.forget()
+        return removed
 
     def forget(self) -> None:
         with self._lock:

@@ -205,5 +205,33 @@ class ArrayStoreSuite:
 
     def test_nothing_is_orphaned_in_peace(self, store: ArrayStore) -> None:
         store.write_shard(TOKENS, 0, example_rows(TOKENS, 0))
-        assert store.remove_orphans() == 0
+        assert store.remove_orphans({TOKENS.name: 1, GISTS.name: 0}) == []
         np.testing.assert_array_equal(store.read(TOKENS, 0, 256), example_rows(TOKENS, 0))
+
+    def test_shards_that_are_not_in_use_are_orphans(self, store: ArrayStore) -> None:
+        """Of the arrays that are named; a removed one is gone for readers, and can be written again."""
+        for spec in (TOKENS, GISTS, PLACES):
+            for shard in range(3):
+                store.write_shard(spec, shard, example_rows(spec, shard))
+        store.read(TOKENS, 0, 3 * TOKENS.shard_rows)
+        in_use = {TOKENS.name: 1, GISTS.name: 0}
+        wanted = {store.object_name(TOKENS, shard) for shard in (1, 2)}
+        wanted |= {store.object_name(GISTS, shard) for shard in range(3)}
+        num_bytes = store.num_bytes()
+        found = store.orphans(in_use)
+        assert {orphan.object_name for orphan in found} == wanted
+        assert store.num_bytes() == num_bytes
+        assert {orphan.object_name for orphan in store.remove_orphans(in_use)} == wanted
+        assert store.num_bytes() == num_bytes - sum(orphan.num_bytes for orphan in found)
+        assert store.orphans(in_use) == store.remove_orphans(in_use) == []
+        has = [[store.has_shard(spec, shard) for shard in range(3)] for spec in (TOKENS, GISTS, PLACES)]
+        assert has == [[True, False, False], [False] * 3, [True] * 3]
+        with pytest.raises(CorruptionError, match="missing"):
+            store.read(TOKENS, TOKENS.shard_rows, TOKENS.shard_rows + 1)
+        for spec, shard in ((TOKENS, 1), (GISTS, 0)):
+            other = example_rows(spec, 9)
+            store.write_shard(spec, shard, other)
+            np.testing.assert_array_equal(
+                store.read(spec, shard * spec.shard_rows, (shard + 1) * spec.shard_rows), other
+            )
+        np.testing.assert_array_equal(store.read(TOKENS, 0, TOKENS.shard_rows), example_rows(TOKENS, 0))

@@ -51,8 +51,18 @@ class BlobStoreSuite:
 
     def test_nothing_is_orphaned_in_peace(self, blobs: BlobStore) -> None:
         digest = blobs.put(b"data")
-        assert blobs.remove_orphans() == 0
+        assert blobs.remove_orphans(None) == blobs.remove_orphans({digest}) == []
         assert blobs.get(digest) == b"data"
+
+    def test_blobs_that_nothing_names_are_orphans(self, blobs: BlobStore) -> None:
+        kept, gone = blobs.put(b"kept"), blobs.put(b"gone" * 100)
+        num_bytes = blobs.num_bytes()
+        (orphan,) = blobs.orphans({kept})
+        assert orphan.object_name == blobs.object_name(gone)
+        assert blobs.get(gone) == b"gone" * 100
+        assert blobs.remove_orphans({kept, "0" * 64}) == [orphan]
+        assert blobs.num_bytes() == num_bytes - orphan.num_bytes
+        assert list(blobs.digests()) == [kept]
 
 
 class LongBlobSuite:
@@ -89,7 +99,7 @@ class LongBlobSuite:
         with blobs.stream() as sink:
             sink.write(b"half" * 999_999)
         assert list(blobs.digests()) == [kept]
-        assert (blobs.num_bytes(), blobs.remove_orphans()) == (num_bytes, 0)
+        assert (blobs.num_bytes(), blobs.remove_orphans(None)) == (num_bytes, [])
 
     def test_two_streams_at_once(self, blobs: BlobStore) -> None:
         assert isinstance(blobs, SupportsLongBlobs)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from threading import Lock
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import CorruptionError, StorageError, StorageFullError, StorageTimeoutError
-from megacontext.ports.arrays import ArraySpec, LayoutDamage
+from megacontext.ports.arrays import ArraySpec, LayoutDamage, Orphan
 
 __all__ = ["MemoryArrays", "MemoryBlobs"]
 
@@ -98,8 +99,23 @@ class MemoryArrays:
     def num_bytes(self) -> int:
         return sum(rows.nbytes for rows in self._shards.values())
 
-    def remove_orphans(self) -> int:
-        return 0
+    def has_shard(self, spec: ArraySpec, shard: int) -> bool:
+        return (spec.name, shard) in self._shards
+
+    def orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        return [
+            Orphan(object_name=f"arrays/{array}/c/{shard}", num_bytes=rows.nbytes)
+            for (array, shard), rows in self._shards.items()
+            if shard >= num_shards.get(array, shard + 1)
+        ]
+
+    def remove_orphans(self, num_shards: Mapping[str, int]) -> list[Orphan]:
+        orphans = self.orphans(num_shards)
+        with self._lock:
+            self._shards = {
+                key: rows for key, rows in self._shards.items() if key[1] < num_shards.get(key[0], key[1] + 1)
+            }
+        return orphans
 
     def lose(self, spec: ArraySpec, shard: int) -> None:
         """Damage: reading this shard fails until it is written again."""
@@ -157,8 +173,20 @@ class MemoryBlobs:
     def num_bytes(self) -> int:
         return sum(map(len, self._blobs.values()))
 
-    def remove_orphans(self) -> int:
-        return 0
+    def orphans(self, kept: AbstractSet[str] | None) -> list[Orphan]:
+        if kept is None:
+            return []
+        return [
+            Orphan(object_name=self.object_name(digest), num_bytes=len(data))
+            for digest, data in self._blobs.items()
+            if digest not in kept
+        ]
+
+    def remove_orphans(self, kept: AbstractSet[str] | None) -> list[Orphan]:
+        orphans = self.orphans(kept)
+        for orphan in orphans:
+            self.delete(orphan.object_name.rpartition("/")[2])
+        return orphans
 
 
 class _MemorySink:
