@@ -10,7 +10,7 @@
     ├── MemoryStateError             the memory is not what the call needs (exit code 1)
     │   ├── MemoryNotFoundError
     │   ├── MemoryExistsError
-    │   ├── MemoryLockedError        another process writes
+    │   ├── MemoryLockedError        another process writes, or the ingest that the call comes from
     │   ├── MemoryReadOnlyError
     │   ├── MemoryClosedError
     │   ├── SchemaVersionError       written by a newer MegaContext
@@ -116,7 +116,7 @@ class MemoryExistsError(MemoryStateError):
 
 
 class MemoryLockedError(MemoryStateError):
-    """Another living process writes to the memory."""
+    """Another living process writes to the memory, or an ingest of this one whose ``progress`` makes the call."""
 
 
 class MemoryReadOnlyError(MemoryStateError):

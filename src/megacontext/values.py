@@ -7,6 +7,7 @@ are never numbers here, and 5 is never a flag: whoever writes that meant another
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 import operator
@@ -22,6 +23,7 @@ __all__ = [
     "LARGEST",
     "choice",
     "flag",
+    "function",
     "name_of_source",
     "number",
     "part",
@@ -213,6 +215,20 @@ def flag(name: str, value: object) -> bool:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise InvalidValueError(f"{name} is {shown(value)}; choose True or False")
+
+
+def function(name: str, value: T, *, of: str) -> T:
+    """Something that can be called with one ``of``, as far as it says what it takes."""
+    if callable(value):
+        try:
+            inspect.signature(value).bind(None)
+        except TypeError:
+            pass
+        except ValueError:  # of C, which does not say
+            return value
+        else:
+            return value
+    raise InvalidValueError(f"{name} is {shown(value)}; give a function of one {of}, or None")
 
 
 def path(name: str, value: object, *, example: str = "notes.mc") -> str:

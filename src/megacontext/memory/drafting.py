@@ -21,7 +21,7 @@ from megacontext.memory.tally import ProgressCall
 from megacontext.memory.writing import Draft, DraftPiece
 from megacontext.ports.arrays import SupportsLongBlobs
 from megacontext.ports.catalog import Extent, Source
-from megacontext.values import name_of_source, shown, text, text_labels
+from megacontext.values import function, name_of_source, text, text_labels
 
 __all__ = ["Drafter", "IngestRequest", "text_document"]
 
@@ -40,10 +40,8 @@ class IngestRequest:
         object.__setattr__(self, "labels", text_labels(self.labels))
         for name in ("role", "author", "licence"):
             text(name, getattr(self, name))
-        if self.progress is not None and not callable(self.progress):
-            raise InvalidValueError(
-                f"progress is {shown(self.progress)}; give a function of one IngestProgress, or None"
-            )
+        if self.progress is not None:
+            function("progress", self.progress, of="IngestProgress")
 
 
 class Drafter:

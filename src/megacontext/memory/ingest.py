@@ -80,7 +80,7 @@ class Ingestor:
             return self._file(text, source, request)
         document = text_document(text, source)
         self._begin()
-        tally = IngestTally(request.progress, num_bytes=len(document.raw))
+        tally = IngestTally(request.progress, telling=self._writer.telling, num_bytes=len(document.raw))
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
         return self._run(arrivals.grouped(iter([document])), request, tally)
 
@@ -98,7 +98,7 @@ class Ingestor:
             raise InvalidValueError("there is nothing to ingest (0 paths); name at least one file or folder")
         found = discover(paths)
         self._begin()
-        tally = IngestTally(request.progress, paths=paths)
+        tally = IngestTally(request.progress, telling=self._writer.telling, paths=paths)
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
         return self._run(arrivals.grouped(arrivals.documents(found)), request, tally)
 
@@ -155,7 +155,7 @@ class Ingestor:
             with closing(self._drafter.pieces(long.stream)) as made, closing(one_ahead(made)) as pieces:
                 self._writer.commit_pieces(source, counted(pieces), written=ahead.allow)
         except SourceError as error:
-            if long.named:
+            if long.named or error is tally.watch_error:
                 raise
             self._writer.begin()
             ahead.forget(self._num_segments)
@@ -196,7 +196,10 @@ class Ingestor:
             self._keeper.keep_all(kept)
             kept(self._reader.num_tokens)
 
-        return self._try(keep)
+        deferred = self._try(keep)
+        if tally.watch_error is not None:
+            raise tally.watch_error
+        return deferred
 
     def _try(self, keep: Callable[[], None]) -> str:
         try:

@@ -125,9 +125,9 @@ class Memory:
         A source that is there unchanged is skipped, a changed one becomes a new version. Every source is added
         whole or not at all, and durable on return. A file that is named directly and cannot be read is an error; in
         a folder it is left out and reported. ``progress`` is told how far it is, after each group of sources, within a
-        long one, and while gists are made.
+        long one, and while gists are made; it may read from the memory, and stops the ingest if it raises.
 
-        Raises: SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
+        Raises: InvalidValueError, SourceError, MemoryLockedError, MemoryReadOnlyError, StorageError.
         """
         request = IngestRequest(
             labels={} if labels is None else labels, role=role, author=author, licence=licence, progress=progress
@@ -249,8 +249,8 @@ class Memory:
     def close(self) -> None:
         """Release the lock and the files; closing twice is fine."""
         if not self._closed:
-            self._closed = True
             self._writer.close()
+            self._closed = True
             self._parts.catalog.close()
 
     def _open_reader(self) -> TreeReader:

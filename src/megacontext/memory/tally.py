@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from threading import Event, Thread
 from types import TracebackType
 from typing import Self
@@ -22,18 +22,27 @@ ProgressCall = Callable[[IngestProgress], None]
 class IngestTally:
     """The report while it is being made, and whoever watches it.
 
-    paths: where to look for how much there is, beside the ingest and only if somebody watches; num_bytes: how much
-    there is where that is known.
+    telling: entered while the watcher is called; paths: where to look for how much there is, beside the ingest and only
+    if somebody watches; num_bytes: how much there is where that is known.
     """
 
-    def __init__(self, watch: ProgressCall | None, *, paths: Sequence[str] = (), num_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        watch: ProgressCall | None,
+        *,
+        telling: Callable[[], AbstractContextManager[None]] = nullcontext,
+        paths: Sequence[str] = (),
+        num_bytes: int = 0,
+    ) -> None:
         self.started = time.perf_counter()
         self.num_sources = self.num_tokens = self.num_gist_tokens = self.num_unchanged = self.num_binary = 0
         self.num_bytes = 0
         self.failures: list[IngestFailure] = []
         self.relabelled: list[tuple[int, str, str]] = []
         self.uri = ""  # of the newest source
+        self.watch_error: BaseException | None = None  # that the watcher raised: nothing is to be done about it
         self._watch = watch
+        self._telling = telling
         self._found_bytes = num_bytes
         self._is_found = not paths
         self._stopped = Event()
@@ -41,17 +50,22 @@ class IngestTally:
 
     def show(self) -> None:
         """Tell how far it is."""
-        if self._watch is not None:
-            self._watch(
-                IngestProgress(
-                    uri=self.uri,
-                    num_tokens=self.num_tokens,
-                    num_gist_tokens=self.num_gist_tokens,
-                    num_bytes=self.num_bytes,
-                    found_bytes=max(self._found_bytes, self.num_bytes),
-                    is_found=self._is_found,
-                )
-            )
+        if self._watch is None:
+            return
+        progress = IngestProgress(
+            uri=self.uri,
+            num_tokens=self.num_tokens,
+            num_gist_tokens=self.num_gist_tokens,
+            num_bytes=self.num_bytes,
+            found_bytes=max(self._found_bytes, self.num_bytes),
+            is_found=self._is_found,
+        )
+        try:
+            with self._telling():
+                self._watch(progress)
+        except BaseException as error:
+            self.watch_error = error
+            raise
 
     def fail(self, uri: str, error: SourceError) -> None:
         """A source was left out."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import MemoryClosedError, MemoryReadOnlyError
+from megacontext.errors import MemoryClosedError, MemoryLockedError, MemoryReadOnlyError
 from megacontext.memory.lock import WriterLock
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import PassageCutter, next_passage_start
@@ -62,7 +63,7 @@ class Writer:
         self._reader = reader
         self._lock = lock
         self._read_only = read_only
-        self._closed = False
+        self._closed = self._is_telling = False
         self._stale = True  # must look into the catalog before the next commit
         self.may_have_left = True  # shards past the catalog: a killed writer before this one, or an attempt that failed
         self._passages = PassageCutter(0, np.empty(0, np.uint32), parts.info.block_tokens, parts.codec)
@@ -71,7 +72,7 @@ class Writer:
     def begin(self) -> None:
         """Take the lock, and see what others committed before.
 
-        Raises: MemoryClosedError, MemoryReadOnlyError, MemoryLockedError.
+        Raises: MemoryClosedError, MemoryReadOnlyError, MemoryLockedError (also to whom an ingest tells how far it is).
         """
         self.claim()
         if self._stale:
@@ -86,6 +87,8 @@ class Writer:
 
     def claim(self) -> None:
         """Take the lock without a look at the data, which may be damaged."""
+        if self._is_telling:
+            raise _is_ingesting()
         if self._closed:
             raise MemoryClosedError("the memory was closed; open it again")
         if self._read_only:
@@ -97,8 +100,19 @@ class Writer:
         self._stale = True
 
     def close(self) -> None:
+        if self._is_telling:
+            raise _is_ingesting()
         self._closed = True
         self._lock.release()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """While somebody is told how far an ingest is: whoever that is may read, and changes nothing."""
+        self._is_telling = True
+        try:
+            yield
+        finally:
+            self._is_telling = False
 
     def commit(self, drafts: Sequence[Draft]) -> int:
         """All drafts or none of them; durable on return. The position of the first token.
@@ -216,6 +230,13 @@ class Writer:
         sealed, start = self._reader.state.sealed_tokens, self._reader.num_tokens
         spans = list(unsourced(self._parts.catalog, sealed, start)) if sealed < start else []
         return SegmentWriter(self._parts, sealed, self._reader.tokens(sealed, start), spans)
+
+
+def _is_ingesting() -> MemoryLockedError:
+    return MemoryLockedError(
+        "the memory is in the middle of the ingest whose progress this is; change or close it when the ingest has "
+        "returned, or raise an exception to stop that"
+    )
 
 
 def _seal(writer: CatalogWriter, segments: Sequence[Segment]) -> int:
