@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from contextlib import suppress
@@ -112,23 +113,56 @@ def test_a_failed_write_leaves_nothing(
     assert len(blobs.put_many([TEXT, b"other"])) == 2
 
 
-def test_a_flipped_bit_of_the_table_never_gives_another_part_and_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_bytes", "num_frames"), [(0, 1), (1, 1), (5000, 1), (1 << 20, 1), (2_200_000, 3)])
+def test_a_flipped_bit_of_the_table_never_gives_another_part_and_is_found(
+    tmp_path: Path, num_bytes: int, num_frames: int
+) -> None:
     """Parts come from the whole then, which has a checksum of its own."""
     blobs = FileBlobs(tmp_path)
-    content = random.Random(0).randbytes(1000) * 2200  # three frames
+    content = (random.Random(0).randbytes(1000) * 2200)[:num_bytes]
+    start, stop = num_bytes // 2, num_bytes // 2 + 20
     with blobs.stream() as sink:
         sink.write(content)
         digest = sink.finish()
     assert b"".join(blobs.pieces(digest)) == content
     path = tmp_path / blobs.object_name(digest)
     intact = path.read_bytes()
-    for place in range(len(intact) - 9 - 3 * 8 - 8 - 4, len(intact)):
+    for place in range(len(intact) - 9 - num_frames * 8 - 8 - 4, len(intact)):
         flipped = bytearray(intact)
         flipped[place] ^= 1 << place % 8
         path.write_bytes(flipped)
         with suppress(CorruptionError):  # where what follows the last frame is none any more
-            assert blobs.part(digest, 1_100_000, 1_100_020) == content[1_100_000:1_100_020]
+            assert blobs.part(digest, start, stop) == content[start:stop]
         with pytest.raises(CorruptionError, match="check --repair"):
             list(blobs.pieces(digest))
     path.write_bytes(intact)
     assert b"".join(blobs.pieces(digest)) == content
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 300])
+def test_no_flipped_bit_of_a_short_stream_gives_other_bytes(tmp_path: Path, num_bytes: int) -> None:
+    """Every bit of the file, whichever way it is read."""
+    blobs = FileBlobs(tmp_path)
+    content = TEXT[:num_bytes]
+    with blobs.stream() as sink:
+        sink.write(content)
+        digest = sink.finish()
+    path = tmp_path / blobs.object_name(digest)
+    intact = path.read_bytes()
+    for place, bit in itertools.product(range(len(intact)), range(8)):
+        flipped = bytearray(intact)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        for start, stop in ((0, 10), (num_bytes // 3, 2 * num_bytes // 3)):
+            with suppress(CorruptionError):
+                assert blobs.part(digest, start, stop) == content[start:stop]
+        with suppress(CorruptionError):
+            assert blobs.get(digest) == content
+        with suppress(CorruptionError):
+            assert b"".join(blobs.pieces(digest)) == content
+
+
+def test_a_blob_that_was_put_whole_needs_no_table(tmp_path: Path) -> None:
+    blobs = FileBlobs(tmp_path)
+    for data in (b"", b"x", TEXT, TEXT * 1000):
+        assert b"".join(blobs.pieces(blobs.put(data))) == data

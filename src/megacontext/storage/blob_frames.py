@@ -81,11 +81,13 @@ def read_part(file: BinaryIO, start: int, stop: int) -> bytes | None:
 
 
 def lacks_table(file: BinaryIO, num_bytes: int) -> bool:
-    """Whether a file that decompresses to ``num_bytes`` has several frames, and no table of them that can be
-    believed."""
+    """Whether a file that decompresses to ``num_bytes`` is a FrameWriter's, and has no table that can be believed.
+
+    Its frames carry checksums, even a single one; of a blob that was written whole the one frame has none.
+    """
     file.seek(0)
     first = zstandard.get_frame_parameters(file.read(_LONGEST_HEADER))
-    return first.content_size != num_bytes and _table(file) is None
+    return (first.has_checksum or first.content_size != num_bytes) and _table(file) is None
 
 
 def _table(file: BinaryIO) -> tuple[int, ...] | None:
