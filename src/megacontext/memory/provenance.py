@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megacontext.memory.encoding import ANCHOR_TOKENS
+from megacontext.memory.line_numbers import LineNumbers
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import Quotation
@@ -22,6 +23,7 @@ class Quoter:
     def __init__(self, parts: Parts, reader: TreeReader) -> None:
         self._parts = parts
         self._reader = reader
+        self._lines = LineNumbers(parts)
 
     def quotations(self, start: int, stop: int) -> list[Quotation]:
         """One quotation per extent that [start, stop) touches, in order.
@@ -52,7 +54,7 @@ class Quoter:
         byte_stop, exact_stop = self._byte_of(extent, stop, text, up=True)
         first, last = 0, 0
         if source.text_digest == source.raw_digest:  # else they would be lines of a text that nobody has as a file
-            first = texts.lines_before(source, extent) + text.count(b"\n", 0, byte_start) + 1
+            first = self._lines.before(source, extent.byte_start, texts) + text.count(b"\n", 0, byte_start) + 1
             last = first + text.count(b"\n", byte_start, max(byte_start, byte_stop - 1))
         quote = text[byte_start:byte_stop].decode("utf-8", "replace")
         span = (extent.byte_start + byte_start, extent.byte_start + byte_stop)

@@ -15,41 +15,26 @@ LONG_BYTES = 16 * MIB  # of a source: shorter ones are read whole, and so verifi
 
 
 class SourceTexts:
-    """Remembers the last text, or the last place in it, since extents of one source follow one another."""
+    """Remembers the last text, since extents of one source follow one another."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._digest = ""
         self._text = b""
-        self._counted = ("", 0, 0)  # in the text of this digest, so many line ends before that byte
 
     def of(self, source: Source, extent: Extent) -> bytes:
         """The text of an extent.
 
         Raises: CorruptionError.
         """
+        return self.part(source, extent.byte_start, extent.byte_stop)
+
+    def part(self, source: Source, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a source's text; CorruptionError."""
         blobs = self._parts.blobs
         if source.num_bytes >= LONG_BYTES and isinstance(blobs, SupportsLongBlobs):
-            return blobs.part(source.text_digest, extent.byte_start, extent.byte_stop)
-        return self._whole(source.text_digest)[extent.byte_start : extent.byte_stop]
-
-    def lines_before(self, source: Source, extent: Extent) -> int:
-        """Line ends in the text before an extent."""
-        digest, stop = source.text_digest, extent.byte_start
-        counted_digest, position, num_lines = self._counted
-        if counted_digest != digest or position > stop:
-            position = num_lines = 0
-        if source.num_bytes < LONG_BYTES:
-            num_lines += self._whole(digest).count(b"\n", position, stop)
-        elif stop:
-            position = num_lines = 0
-            for piece in blob_pieces(self._parts, digest):
-                num_lines += piece.count(b"\n", 0, max(0, stop - position))
-                position += len(piece)
-                if position >= stop:
-                    break
-        self._counted = (digest, stop, num_lines)
-        return num_lines
+            return blobs.part(source.text_digest, start, stop)
+        return self._whole(source.text_digest)[start:stop]
 
     def _whole(self, digest: str) -> bytes:
         if self._digest != digest:
