@@ -91,10 +91,10 @@ def main() -> None:
     arguments.add_argument("--base", nargs="+", default=["reference", "reference-plain"], metavar="[NAME=]BASE")
     arguments.add_argument("--budget", type=int, default=1024)
     arguments.add_argument("--opened", type=int, default=2, help="blocks that every refocus opens")
-    arguments.add_argument("--trials", type=int, default=24)
+    arguments.add_argument("--trials", type=int, default=8)
     arguments.add_argument("--wide-budget", type=int, default=2048, help="a second window for facts opened long ago")
-    arguments.add_argument("--wide-trials", type=int, default=12)
-    arguments.add_argument("--aside-trials", type=int, default=12, help="for ways that are no question of the default")
+    arguments.add_argument("--wide-trials", type=int, default=4)
+    arguments.add_argument("--aside-trials", type=int, default=3, help="for ways that are no question of the default")
     given = arguments.parse_args()
     rows: list[dict[str, object]] = []
     for name in given.base:
