@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -35,6 +36,7 @@ from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, Moment, l
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,
+    calibration_figures,
     hit_report,
     lens_utilities,
     train_lens,
@@ -46,6 +48,7 @@ from megacontext.training.recall import Asking
 from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.tokens import read_tokenizer
+from megacontext.training.trackers import open_trackers
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
@@ -53,6 +56,7 @@ BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
 LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
 TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
+NUM_JUDGED = 128  # of each kind, while a lens learns
 QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
 Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]
@@ -172,8 +176,33 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
     lens = LensNet(LensNetConfig(width=width))
     weights = drawn_weights([name for name, _ in labelled])
     watch = partial(track, description=f"teaching lens {seed}", disable=seed > 0)
-    curve = train_lens(lens, [sample for _, sample in labelled], LensTraining(seed=seed), weights, watch=watch)
+    held_out, out = judged_samples(args), args.out / "lens" / f"seed_{seed}"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with (out / "log.jsonl").open("w") as log, ExitStack() as closing:
+        trackers = open_trackers([], out, {})
+        for tracker in trackers:
+            closing.callback(tracker.close)
+
+        def judge(step: int) -> None:
+            figures = calibration_figures(lens, held_out)
+            log.write(json.dumps({"step": step, **figures}) + "\n")
+            log.flush()
+            for tracker in trackers:
+                tracker.log(figures, step)
+
+        samples = [sample for _, sample in labelled]
+        curve = train_lens(lens, samples, LensTraining(seed=seed), weights, watch=watch, judge=judge)
     return lens.state_dict(), curve
+
+
+def judged_samples(args: argparse.Namespace) -> dict[str, list[LensSample]]:
+    """Some held-out samples of questions and of text whose blocks were opened, to judge by while a lens learns."""
+    kinds: dict[str, list[LensSample]] = {"questions": [], "plain": []}
+    for name, sample in label_kept(args, test=True):
+        if not sample.saved_LC[0].isnan().any():
+            kinds["plain" if name == "plain" else "questions"].append(sample)
+    return {kind: some[:: max(1, len(some) // NUM_JUDGED)][:NUM_JUDGED] for kind, some in kinds.items()}
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:

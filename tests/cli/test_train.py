@@ -125,6 +125,17 @@ def test_a_base_then_its_memory(train, place):
     assert records[-1]["gist/norm"] > 0
 
 
+def test_a_run_that_learns_gists_looks_at_held_out_text(train, place):
+    longer = CONFIG.replace("max_positions = 256", "max_positions = 1024").replace(
+        "log_every", "probe_every = 3\nlog_every"
+    )
+    (place / "base.toml").write_text(longer)
+    assert train("memory.toml", "memory").code == 0
+    records = [json.loads(line) for line in (place / "memory" / "log.jsonl").read_text().splitlines()]
+    named = {"delta_nll_64/level_1", "delta_nll_64/level_2", "gists_save_64/level_1/of_none"}
+    assert [named <= set(record) for record in records] == [False, False, True, False]
+
+
 def test_a_core_begins_with_a_plain_model(train, place, prepared, monkeypatch):
     model = place / "model"
     plain = Qwen3Config(

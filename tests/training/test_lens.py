@@ -30,6 +30,7 @@ from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label, mo
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,
+    calibration_figures,
     hit_report,
     lens_logits,
     lens_utilities,
@@ -288,6 +289,28 @@ def test_calibration_compares_what_is_said_with_what_was_saved() -> None:
     assert told["bins"][0]["saved"] < 0.2
     assert sum(part["blocks"] for part in told["bins"]) == 30 * 12
     assert levels["level 2"] == {"correlation": None, "agreement": None, "bins": []}
+
+
+def test_what_a_lens_says_is_compared_while_it_learns() -> None:
+    held_out, noted = {"questions": made_up_samples(20, seed=4)}, {}
+    for sample in held_out["questions"]:
+        sample.saved_LC[1] = torch.nan
+    torch.manual_seed(0)
+    watched, alone = LensNet(SMALL), LensNet(SMALL)
+    alone.load_state_dict(watched.state_dict())
+    config = LensTraining(num_steps=60, rate=5e-3, num_strangers=12)
+    samples = made_up_samples(200, seed=1)
+
+    def judge(step: int) -> None:
+        noted[step] = calibration_figures(watched, held_out)
+
+    assert train_lens(watched, samples, config, judge=judge, judge_every=20) == train_lens(alone, samples, config)
+    assert list(noted) == [20, 40, 60]
+    told = calibration(watched, held_out["questions"])["level 1"]
+    assert noted[60] == {
+        "correlation/questions/level_1": told["correlation"],
+        "agreement/questions/level_1": told["agreement"]["accuracy"],
+    }
 
 
 def test_strangers_stand_as_far_away_as_what_is_asked() -> None:

@@ -90,7 +90,7 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
     newest: dict[str, Tensor] = {}
 
     def keep(net: nn.Module, args: object, kwargs: dict[str, Any], gists_NrD: Tensor) -> None:
-        if kwargs["level"] == 1:
+        if kwargs["level"] == 1 and torch.is_grad_enabled():  # not those of a probe
             newest["gists"] = gists_NrD.detach().flatten(0, 1)
 
     learner.gist_net.register_forward_hook(keep, with_kwargs=True)

@@ -12,7 +12,7 @@ F features.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ __all__ = [
     "LensTraining",
     "Looked",
     "calibration",
+    "calibration_figures",
     "hit_report",
     "lens_logits",
     "lens_loss",
@@ -170,9 +171,12 @@ def train_lens(
     weights: Sequence[float] | None = None,
     *,
     watch: Callable[[range], Iterable[int]] = iter,
+    judge: Callable[[int], object] | None = None,
+    judge_every: int = 250,
 ) -> list[float]:
     """Train in place with AdamW and a linear decay; the mean loss of every hundred steps. weights: how often each
-    sample is drawn, beside the others; watch: what counts the steps, a progress bar for one."""
+    sample is drawn, beside the others; watch: what counts the steps, a progress bar for one; judge: called with the
+    number of steps after every ``judge_every``."""
     random = Random(config.seed)
     indices = range(len(samples))
     optimizer = torch.optim.AdamW(lens.parameters(), lr=config.rate, weight_decay=0.01)
@@ -195,6 +199,8 @@ def train_lens(
         torch.nn.utils.clip_grad_norm_(lens.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss.detach()))
+        if judge is not None and (step + 1) % judge_every == 0:
+            judge(step + 1)
     return [sum(part) / len(part) for start in range(0, len(losses), 100) if (part := losses[start : start + 100])]
 
 
@@ -274,6 +280,19 @@ def calibration(lens: LensNet, samples: Sequence[LensSample], *, num_bins: int =
         f"level {level}": _calibration_at(lens, samples, level=level, num_bins=num_bins)
         for level in range(1, STAKE_LEVELS + 1)
     }
+
+
+def calibration_figures(lens: LensNet, samples: Mapping[str, Sequence[LensSample]]) -> dict[str, float]:
+    """``correlation/KIND/level_L`` and ``agreement/KIND/level_L`` of ``calibration``, for a log; what nobody measured
+    is left out."""
+    figures = {}
+    for kind, some in samples.items():
+        for name, one in calibration(lens, some, num_bins=1).items():
+            if one["correlation"] is not None:
+                label = f"{kind}/{name.replace(' ', '_')}"
+                figures[f"correlation/{label}"] = one["correlation"]
+                figures[f"agreement/{label}"] = one["agreement"]["accuracy"]
+    return figures
 
 
 def _calibration_at(lens: LensNet, samples: Sequence[LensSample], *, level: int, num_bins: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +36,8 @@ LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
 class LoopConfig:
     """How long, how often. With `max_minutes` the rates follow the clock and `num_steps` is only the upper limit.
 
-    peak_tflops: what utilisation is measured against, in 10^12 operations a second; measured at the start if left out.
+    peak_tflops: what utilisation is measured against, in 10^12 operations a second; measured at the start if left out;
+    probe_every: steps between two looks at held-out text, where a run has some.
     """
 
     num_steps: int
@@ -47,9 +48,10 @@ class LoopConfig:
     log_every: int = 20
     checkpoint_every: int = 200
     peak_tflops: float | None = None
+    probe_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "warmup_steps", "log_every", "checkpoint_every"):
+        for name in ("num_steps", "warmup_steps", "log_every", "checkpoint_every", "probe_every"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
         number("decay_from", self.decay_from, least=0, below=1)
@@ -86,6 +88,7 @@ class TrainingLoop:
         out: Path,
         identity: Identity | None = None,
         gauges: Gauges | None = None,
+        judge: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.loss, self.optimizer, self.source = loss, optimizer, source
         self.team = optimizer.team
@@ -94,6 +97,7 @@ class TrainingLoop:
         self.state = LoopState()
         self.saved_step: int | None = None
         self.meter = Meter(gauges or Gauges())
+        self.judge = judge
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -117,6 +121,8 @@ class TrainingLoop:
             task = bar.add_task("training", total=self.config.num_steps, completed=self.state.step)
             while self.progress < 1 and self.state.step != until_step:
                 self.step()
+                if self.judge is not None and self.state.step % self.config.probe_every == 0:
+                    self.meter.note(**self.judge())
                 if self.state.step % self.config.log_every == 0:
                     record = self.record()
                     log.write(json.dumps(record) + "\n")

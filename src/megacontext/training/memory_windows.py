@@ -70,14 +70,15 @@ def run_windows(
     """Run rows through windows that show the closed blocks as gists. ``shuffled`` needs at least two rows; ``none``
     leaves the entries that remain at their places; ``made_BCrD``: gists of each row's first blocks, if they are known
     already and no block after them is closed."""
-    ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows]))
-    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined)
+    device = core.embed_tokens.weight.device
+    ids_BT = torch.from_numpy(np.stack([row.tokens_T for row in rows])).to(device)
+    windows = mixed_windows(is_open_BN, block_tokens=block_tokens, gist_width=gist_width, joined=joined).to(device)
     num_rows, num_tokens = ids_BT.shape
     entries_BTD = core.embed(ids_BT)
     if made_BCrD is None:
         gists_BCrD = closed_gists(gist_net, windows, entries_BTD)
     else:
-        gists_BCrD = made_BCrD[torch.arange(num_rows)[:, None], windows.closed_BC]
+        gists_BCrD = made_BCrD[torch.arange(num_rows, device=device)[:, None], windows.closed_BC]
     if control == "shuffled":
         assert num_rows > 1, "there is no other row to take gists from"
         gists_BCrD = gists_BCrD.roll(1, 0)
@@ -100,10 +101,10 @@ def run_windows(
 @torch.no_grad()
 def scores_of(core: Core, run: WindowRun, rows: Sequence[Window], *, first: int = 0) -> RowScores:
     """What a run says of every next token that it predicts, from the one after position ``first`` of each row on."""
-    targets_N = torch.from_numpy(np.stack([row.targets_T for row in rows])).flatten()
     hidden_SD = run.hidden_BSD.flatten(0, 1)
-    nats_N = torch.full((len(targets_N),), math.nan)
-    hits_N = torch.zeros(len(targets_N), dtype=torch.bool)
+    targets_N = torch.from_numpy(np.stack([row.targets_T for row in rows])).flatten().to(hidden_SD.device)
+    nats_N = torch.full((len(targets_N),), math.nan, device=hidden_SD.device)
+    hits_N = torch.zeros(len(targets_N), dtype=torch.bool, device=hidden_SD.device)
     wanted = run.windows.positions_P % len(rows[0].tokens_T) >= first
     positions_P, entries_P = run.windows.positions_P[wanted], run.windows.entries_P[wanted]
     for start in range(0, len(positions_P), CHUNK_ROWS):
@@ -112,7 +113,7 @@ def scores_of(core: Core, run: WindowRun, rows: Sequence[Window], *, first: int 
         logits = core.logits(hidden_SD[entries_P[chunk]]).float()
         nats_N[positions] = torch.nn.functional.cross_entropy(logits, targets_N[positions], reduction="none")
         hits_N[positions] = logits.argmax(-1) == targets_N[positions]
-    return RowScores(nats_N.view(len(rows), -1).numpy(), hits_N.view(len(rows), -1).numpy())
+    return RowScores(nats_N.view(len(rows), -1).cpu().numpy(), hits_N.view(len(rows), -1).cpu().numpy())
 
 
 def score_windows(

@@ -9,6 +9,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,14 @@ from torch import nn
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
 from megacontext.training.babi import BABI
 from megacontext.training.checkpoint import Identity, identity, read_checkpoint, same_shape
+from megacontext.training.core_export import trained_shapes
 from megacontext.training.enough_text import refuse_short
 from megacontext.training.gauges import Gauges, measured_peak
+from megacontext.training.gist_probe import PROBED_SHAPE, ROW_TOKENS, probe_gists, probe_rows
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer
 from megacontext.training.plan import Plan
@@ -30,7 +35,7 @@ from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.team import Team, join_team
-from megacontext.training.tokens import read_tokenizer
+from megacontext.training.tokens import TokenStore, read_tokenizer
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
 from megacontext.values import number
@@ -146,6 +151,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         out=args.out,
         identity=made_of,
         gauges=gauges,
+        judge=_judge(learner, settings, plan, args.out / "data") if team.is_first else None,
     )
     if args.resume:
         loop.resume()
@@ -190,6 +196,18 @@ def _texts(
     if learner.start is not None:
         same_shape(learner.start, read_checkpoint(learner.start).get("identity", {}), made_of)
     return TextSource(tokenizer, stores, plan.shares), made_of
+
+
+def _judge(learner: Learner, settings: Settings, plan: Plan, folder: Path) -> Callable[[], Mapping[str, float]] | None:
+    """What a run that learns gists looks at beside its own rows: held-out text, where there is enough of it."""
+    core, gist_net = learner.parts.get("core"), learner.parts.get("GistNet")
+    if not isinstance(core, Core) or not isinstance(gist_net, GistNet):
+        return None
+    if PROBED_SHAPE not in trained_shapes(settings.tables) or core.config.max_positions < ROW_TOKENS:
+        return None
+    files = {name: folder / f"{name}_held_out.npz" for name, share in plan.shares.items() if share}
+    rows = probe_rows({name: TokenStore.load(file) for name, file in files.items() if file.is_file()})
+    return partial(probe_gists, core, gist_net, rows) if rows else None
 
 
 def _finished(loop: TrainingLoop) -> LoopState:

@@ -73,11 +73,11 @@ class TextNets:
     lens_net: LensNet | None = None
 
 
-def text_rows(store: TokenStore, count: int) -> list[Window]:
+def text_rows(store: TokenStore, count: int, *, length: int = WINDOW) -> list[Window]:
     """Windows at even distances over a store."""
     return [
-        Window(tokens_T=ids[:-1], targets_T=ids[1:], weights_T=np.ones(WINDOW, np.float32))
-        for ids in spread_windows(store, count, WINDOW + 1)
+        Window(tokens_T=ids[:-1], targets_T=ids[1:], weights_T=np.ones(length, np.float32))
+        for ids in spread_windows(store, count, length + 1)
     ]
 
 
