@@ -1,6 +1,7 @@
 """GistNet: one encoder that turns a span into r vectors a language model can read in its place.
 
-- one net for every block size, gist width and level: places inside the span are continuous features, not a table
+- one net for every block size, gist width and level: places inside the span are continuous features, not a table. What
+  it tells depends on what it was taught: the shapes that a recipe draws, level 1 and 2 so far
 - two bidirectional layers over the span, then attention pooling: each of the r slots looks from its own place
 - the output has the scale of what it replaces, learned per kind of level (tokens below, gists below)
 - it begins as the mean of each slot's share of the span, which a core reads as a bag of tokens from the first step on

@@ -60,7 +60,8 @@ def open(
         create: make the memory if it is not there.
         gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made; in a new one the
             base's own learned gists, or ``extractive`` where it has none.
-        block_tokens: children of a node (K), 8 to 128; 32 by default. Fixed when a memory is made.
+        block_tokens: children of a node (K), 8 to 128; 32 by default. Fixed when a memory is made. Learned gists tell
+            little of sizes and widths that they were never taught: a warning is logged that names those they were.
         gist_width: vectors of a gist (r); 1 by default. Fixed when a memory is made.
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
         cache_bytes: limit of what is kept of the sealed arrays.
