@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
+from threading import current_thread
 
 import numpy as np
 import pytest
+from tests.memory.doubles import MeanGister
 
 from megacontext.errors import StorageFullError
 from megacontext.memory.layout import gist_spec
@@ -73,4 +76,45 @@ def test_gists_that_find_no_room_are_made_later(kit, caplog):
     arrays.write_shard = write
     assert memory.ingest(text="more").deferred == ""
     memory.append(np.arange(2 * SEGMENT) % 256)
+    assert memory.check(recompute_gists=True).ok
+
+
+class Counting(MeanGister):
+    """Knows how many nodes of each level were made, and in which thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = Counter()
+
+    def from_gists(self, children, *, level):
+        gists = super().from_gists(children, level=level)
+        self.made[level, current_thread().name == "gists"] += len(gists)
+        return gists
+
+
+@pytest.mark.parametrize("num_before", [0, 3 * SEGMENT, 11 * SEGMENT + 77])
+def test_gists_of_level_2_are_made_while_sources_come_in(kit, tmp_path, num_before):
+    """Wherever a shard of theirs begins: eight segments make one."""
+    gister, plain = Counting(), kit.make_memory()
+    memory = kit.make_memory(gister)
+    for number in range(30):
+        (tmp_path / f"{number:02}.txt").write_text(hay(SEGMENT + number))
+    for one in (memory, plain):
+        for start in range(0, num_before, 100):
+            one.append(np.arange(start, min(start + 100, num_before)) % 256)
+    gister.made.clear()
+    memory.ingest(tmp_path)
+    num_segments = memory.num_tokens // SEGMENT - num_before // SEGMENT
+    assert gister.made[2, True] == num_segments * 8
+    assert gister.made[2, False] <= 8 * 8
+    for number in range(30):
+        plain.append(plain.codec.encode(hay(SEGMENT + number)).token_ids)
+    plain.store_gists()
+    assert memory._reader.state.sealed_nodes == plain._reader.state.sealed_nodes
+    for level in range(1, memory.num_levels):
+        stop = memory.tree.num_nodes(level, memory.num_tokens)
+        assert memory.gists(level, 0, stop).tobytes() == plain.gists(level, 0, stop).tobytes()
+        assert sum(len(batch) for _, batch in memory._parts.catalog.gists(level, 0, stop)) == (
+            stop - memory._reader.state.sealed_nodes.get(level, 0)
+        )
     assert memory.check(recompute_gists=True).ok

@@ -1,4 +1,4 @@
-"""Gists of level 1, made in a thread while sources still come in.
+"""Gists of level 1, and of level 2 above them, made in a thread while sources still come in.
 
 They are most of the work of a learned gister (31 of 32 nodes), and all they need is tokens: those of a segment stand
 in the array store as soon as it is whole, before any transaction declares them. So shards of gists are written past
@@ -17,6 +17,7 @@ import numpy as np
 from megacontext.errors import MegaContextError
 from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.layout import gist_spec, meta_spec, token_spec
+from megacontext.memory.parents import Parents
 from megacontext.memory.parts import Parts
 from megacontext.memory.scans import scanned
 from megacontext.memory.shards import write_shards
@@ -31,6 +32,7 @@ class GistsAhead:
 
     def __init__(self, parts: Parts, first: int) -> None:
         self._parts = parts
+        self.parents = Parents(parts)  # to be looked at when all is made
         self._read = scanned(parts.arrays)
         self._num_made = self._num_allowed = first
         self._is_making = self._is_over = False
@@ -59,6 +61,7 @@ class GistsAhead:
             self._num_allowed = min(self._num_allowed, num_shards)
             self._changed.wait_for(lambda: not self._is_making)
             self._num_made = min(self._num_made, num_shards)
+            self.parents.forget(num_shards)
 
     def wait(self, seconds: float) -> bool:
         """Wait for what was allowed; whether it is made, or never will be."""
@@ -101,6 +104,7 @@ class GistsAhead:
         gists = gister.from_tokens(tokens, start=context, num_context=start - context)
         rows = [(gist_spec(info, 1), shard, gists.vectors), (meta_spec(info, 1), shard, meta_rows(gists))]
         write_shards(self._parts.arrays, rows)
+        self.parents.add(shard, gists)
 
     def __enter__(self) -> Self:
         return self

@@ -193,7 +193,7 @@ class Ingestor:
 
         def keep() -> None:
             self._keeper.declare(ahead.num_made)
-            self._keeper.keep_all(kept)
+            self._keeper.keep_all(kept, ahead.parents)
             kept(self._reader.num_tokens)
 
         deferred = self._try(keep)

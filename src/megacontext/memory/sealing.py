@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.gists_ahead import GistsAhead
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
+from megacontext.memory.parents import Parents
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
@@ -55,11 +56,25 @@ class GistKeeper:
         if num_shards > self.num_shards:
             self._declare(1, num_shards)
 
-    def keep_all(self, kept: Callable[[int], None] | None = None) -> None:
-        """Every complete node's gist in a shard or a row. kept: told how many tokens' gists of level 1 are kept."""
+    def keep_all(self, kept: Callable[[int], None] | None = None, parents: Parents | None = None) -> None:
+        """Every complete node's gist in a shard or a row. kept: told how many tokens' gists of level 1 are kept;
+        parents: what was made of level 2 already."""
         self._seal(1, self._reader.num_tokens, kept=kept)
         self._put_rows(1, self._reader.num_tokens)
+        if parents is not None:
+            self._take(parents)
         self._keep_above(self._reader.num_tokens)
+
+    def _take(self, parents: Parents) -> None:
+        """Rows first: they may complete the shard that comes before those that were written."""
+        if rows := parents.rows():
+            with self._parts.catalog.write() as writer:
+                for first, batch in rows:
+                    writer.put_gists(2, first, batch)
+        tokens_of_shard = shard_nodes(self._parts.info) * self._tree.block_tokens**2
+        for shard in sorted(parents.written):
+            self._seal(2, shard * tokens_of_shard)
+            self._declare(2, shard + 1)
 
     def _keep_above(self, num_tokens: int) -> None:
         """Levels >= 2 of the first ``num_tokens`` tokens, whose level 1 is kept."""
