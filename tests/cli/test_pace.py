@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megacontext.cli.ingest import _doing, _status
+from megacontext.cli.ingest import _done, _line
 from megacontext.cli.pace import Pace
 from megacontext.memory.reports import IngestProgress
 from megacontext.units import MIB
@@ -54,9 +54,15 @@ def test_nobody_knows_before_everything_is_found_or_anything_has_happened():
 
 
 def test_the_line_on_the_screen():
-    line = _status(progress(3, 12, 900_000, 65_536), 10.0, 75.0)
-    assert line == "900 k tokens, 90 k a second, 3.0 MiB of 12.0 MiB, 0:10, 1:15 left:"
-    line = _status(progress(3, 12, 900_000, 0, is_found=False), 10.0, None)
-    assert line == "900 k tokens, 90 k a second, 3.0 MiB of 12.0 MiB found so far, 0:10:"
-    assert _doing(progress(3, 12, 9, 9)) == "notes"
-    assert _doing(progress(12, 12, 900_000, 65_536)) == "gists of 65.5 k tokens"
+    line = _line(progress(3, 12, 900_000, 65_536), 10.0, 75.0)
+    assert line == "1:15 left, 900 k tokens, 90 k a second, 3.0 MiB of 12.0 MiB, 0:10: notes"
+    line = _line(progress(3, 12, 900_000, 0, is_found=False), 10.0, None)
+    assert line == "900 k tokens, 90 k a second, 3.0 MiB of 12.0 MiB found so far, 0:10: notes"
+    line = _line(progress(12, 12, 900_000, 65_536), 10.0, 75.0)
+    assert line == "1:15 left, making gists: 65.5 k of 900 k tokens have theirs, 0:10"
+
+
+def test_the_bar_goes_by_bytes_and_then_by_gists():
+    assert _done(progress(3, 12, 9, 9, is_found=False)) == (3 * MIB, None)
+    assert _done(progress(3, 12, 9, 0)) == (3 * MIB, 12 * MIB)
+    assert _done(progress(12, 12, 900_000, 65_536)) == (65_536, 900_000)

@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -221,6 +222,18 @@ def test_a_full_disk_amid_a_long_file(kit, tmp_path, in_pieces, caplog):
     arrays.capacity_bytes = None
     assert memory.ingest(path).num_tokens == 200_000
     assert memory.check(recompute_gists=True).ok
+
+
+def test_progress_within_a_long_source_counts_gists(kit, tmp_path, in_pieces):
+    (tmp_path / "long.txt").write_text("much hay. " * 20_000)
+    seen = []
+
+    def look(progress):
+        seen.append(progress)
+        time.sleep(0.01)  # on a busy machine, too, the other thread gets its turn
+
+    kit.make_memory().ingest(tmp_path / "long.txt", progress=look)
+    assert any(0 < one.num_gist_tokens <= one.num_tokens for one in seen if one.num_bytes < one.found_bytes)
 
 
 def test_other_formats_are_read_whole_up_to_a_limit(kit, tmp_path, in_pieces, monkeypatch):

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column
 
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument, parse_labels
@@ -25,6 +26,7 @@ __all__ = ["ingest"]
 
 STANDARD_INPUT = "-"
 MAX_NAMED_FAILURES = 10
+BAR_WIDTH = 12
 
 
 def ingest(
@@ -82,34 +84,54 @@ def _says_what_is_in() -> Iterator[None]:
 @contextmanager
 def _progress() -> Iterator[Callable[[IngestProgress], None]]:
     console = error_console()
-    columns = (SpinnerColumn(), TextColumn("{task.fields[status]}"), TextColumn("{task.fields[uri]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("ingest", total=None, status="looking for what is new", uri="")
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the line, not the bar
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=BAR_WIDTH, table_column=Column(width=BAR_WIDTH)),
+        TextColumn("{task.fields[share]}", markup=False, table_column=Column(width=len("100 %"), justify="right")),
+        TextColumn("{task.fields[line]}", markup=False, table_column=rest),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True) as bar:
+        task = bar.add_task("ingest", total=None, share="", line="looking for what is new")
         pace = Pace()
 
         def show(progress: IngestProgress) -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
             pace.see(progress, elapsed)
-            bar.update(task, status=_status(progress, elapsed, pace.seconds_left), uri=_doing(progress))
+            done, of = _done(progress)
+            share = "" if of is None else f"{100 * done // max(of, 1)} %"
+            bar.update(task, completed=done, total=of, share=share, line=_line(progress, elapsed, pace.seconds_left))
 
         yield show
 
 
-def _status(progress: IngestProgress, elapsed: float, seconds_left: float | None) -> str:
-    """Tokens, speed, how much is read, and how long it takes."""
+def _done(progress: IngestProgress) -> tuple[int, int | None]:
+    """How far the bar is, and of how much: bytes while sources are read, None while nobody knows how many there are,
+    then tokens while gists are made."""
+    if not progress.is_found:
+        return progress.num_bytes, None
+    if not _is_read(progress):
+        return progress.num_bytes, progress.found_bytes
+    return progress.num_gist_tokens, progress.num_tokens
+
+
+def _is_read(progress: IngestProgress) -> bool:
+    """Whether all sources are in, so that only gists are still to be made."""
+    return progress.is_found and progress.num_bytes >= progress.found_bytes
+
+
+def _line(progress: IngestProgress, elapsed: float, seconds_left: float | None) -> str:
+    """How long it still takes, tokens, speed, how much is read, how long it took, and the source: what matters most
+    comes first, since a narrow terminal cuts the rest off."""
+    left = "" if seconds_left is None else f"{clock(seconds_left)} left, "
+    tokens = format_count(progress.num_tokens)
+    if _is_read(progress):
+        made = format_count(progress.num_gist_tokens)
+        return f"{left}making gists: {made} of {tokens} tokens have theirs, {clock(elapsed)}"
     speed = format_count(int(progress.num_tokens / max(elapsed, 1e-3)))
     found = format_bytes(progress.found_bytes)
     read = f"{format_bytes(progress.num_bytes)} of {found if progress.is_found else f'{found} found so far'}"
-    left = "" if seconds_left is None else f", {clock(seconds_left)} left"
-    return f"{format_count(progress.num_tokens)} tokens, {speed} a second, {read}, {clock(elapsed)}{left}:"
-
-
-def _doing(progress: IngestProgress) -> str:
-    """What it is busy with: a source, or the gists when all of them are in."""
-    if progress.is_found and progress.num_bytes >= progress.found_bytes:
-        made = progress.num_gist_tokens
-        return f"gists of {format_count(made)} tokens" if made else "making gists"
-    return shorten_uri(progress.uri)
+    return f"{left}{tokens} tokens, {speed} a second, {read}, {clock(elapsed)}: {shorten_uri(progress.uri)}"
 
 
 def _print(report: IngestReport) -> None:

@@ -116,7 +116,7 @@ class Ingestor:
             try:
                 for group in one_ahead(groups, waits_for=lambda group: isinstance(group, LongSource)):
                     if isinstance(group, LongSource):
-                        self._commit_long(group, request, tally, ahead)
+                        self._commit_long(group, request, tally, ahead, start)
                     elif group:
                         self._commit(group, tally, ahead)
                     self._count_gists(ahead, start, tally)
@@ -138,8 +138,10 @@ class Ingestor:
         tally.num_bytes += sum(draft.source.num_bytes for draft in group)
         tally.uri = group[-1].source.uri
 
-    def _commit_long(self, long: LongSource, request: IngestRequest, tally: IngestTally, ahead: GistsAhead) -> None:
-        """Commit a source while it is read; if that fails, nothing of it stays."""
+    def _commit_long(
+        self, long: LongSource, request: IngestRequest, tally: IngestTally, ahead: GistsAhead, start: int
+    ) -> None:
+        """Commit a source while it is read; if that fails, nothing of it stays. start: of the whole ingest."""
         num_tokens, num_bytes = tally.num_tokens, tally.num_bytes
         tally.uri = long.stream.uri
 
@@ -148,6 +150,7 @@ class Ingestor:
                 yield piece
                 tally.num_tokens += len(piece.token_ids)
                 tally.num_bytes += piece.num_bytes
+                tally.num_gist_tokens = self._gist_tokens(ahead, start)
                 tally.show()
 
         source = self._drafter.streamed(long.stream, request)
@@ -179,12 +182,15 @@ class Ingestor:
 
     def _count_gists(self, ahead: GistsAhead, start: int, tally: IngestTally) -> None:
         """See how many gists were made ahead, and tell."""
-        size = self._parts.info.segment_tokens
-        tally.num_gist_tokens = max(0, ahead.num_made * size - start)
+        tally.num_gist_tokens = self._gist_tokens(ahead, start)
         if ahead.num_made - self._keeper.num_shards >= _DECLARE_SHARDS:
             self._try(lambda: self._keeper.declare(ahead.num_made))
             self._writer.begin()
         tally.show()
+
+    def _gist_tokens(self, ahead: GistsAhead, start: int) -> int:
+        """Of how many tokens behind ``start`` the gists of level 1 are made."""
+        return max(0, ahead.num_made * self._parts.info.segment_tokens - start)
 
     def _keep_all(self, ahead: GistsAhead, start: int, tally: IngestTally) -> str:
         def kept(num_tokens: int) -> None:
