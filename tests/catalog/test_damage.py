@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megacontext.catalog.journal import Journal
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import CorruptionError, MegaContextError, MemoryReadOnlyError
 from megacontext.ports.catalog import Damage, Passage, Segment
@@ -285,6 +286,23 @@ def test_without_an_intact_journal_nothing_is_replaced(folder: Path) -> None:
     with pytest.raises(CorruptionError, match="second copy"):
         rebuild(folder)
     assert (folder / "catalog.sqlite").read_bytes() == before
+
+
+def test_a_kill_between_the_first_commit_and_its_journal_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = SqliteCatalog.create(tmp_path, EXAMPLE_INFO)
+    with monkeypatch.context() as killed:
+        killed.setattr(Journal, "record", lambda *given: None)
+        with catalog.write() as writer:
+            add_example_source(writer, 0, 40)
+    assert list(catalog.check()) == []
+    with catalog.write() as writer:
+        writer.set_label(1, "seen", "yes")
+    catalog.close()
+    (tmp_path / "catalog.sqlite").write_bytes(b"broken")
+    rebuild(tmp_path)
+    assert SqliteCatalog.open(tmp_path).sources()[0].labels["seen"] == "yes"
 
 
 def test_a_missing_or_stale_journal_is_written_anew(folder: Path) -> None:

@@ -100,7 +100,7 @@ def test_an_older_schema_is_migrated_when_opened_for_writing(first_catalog: Path
 def test_a_failed_migration_changes_nothing(first_catalog: Path, later_release: Path) -> None:
     later_release.write_text(SECOND.format(then='op.execute("SELECT * FROM no_such_table")'))
     with pytest.raises(CorruptionError):
-        SqliteCatalog.open(first_catalog)
+        SqliteCatalog.open(first_catalog).state()
     assert "note" not in columns(first_catalog)
     later_release.write_text(SECOND.format(then="pass"))
     SqliteCatalog.open(first_catalog).close()
@@ -125,7 +125,7 @@ def test_a_revision_that_contradicts_itself_is_damage(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 7")
     connection.close()
     with pytest.raises(CorruptionError, match="schema 7"):
-        SqliteCatalog.open(tmp_path)
+        SqliteCatalog.open(tmp_path).state()
 
 
 def test_create_and_open_where_they_must_not(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,12 @@ class Journal:
             self._num_bytes = self._path.stat().st_size if self._path.exists() else 0
             self._limit_bytes = 2 * self._num_bytes + _GROWTH_BYTES
         return self._num_commits
+
+    def begin(self, everything: Iterator[Change]) -> None:
+        """Write the first copy, of a catalog without commits: killed amid the first one, it lags behind and is not
+        missing."""
+        with suppress(OSError):  # the first commit tries again
+            self.rewrite(0, everything)
 
     def record(self, num_commits: int, changes: Iterable[Change], everything: Iterator[Change]) -> None:
         """Add the changes of a commit, the progress row last; ``everything`` is asked for when the file is to be

@@ -56,7 +56,10 @@ class SqliteCatalog:
     def create(cls, folder: Path, info: MemoryInfo) -> SqliteCatalog:
         """A new catalog, whole or not at all; the folder must exist. Raises MemoryExistsError."""
         create_database(folder / CATALOG_FILE, info)
-        return cls(folder, read_only=False)
+        catalog = cls(folder, read_only=False)
+        with catalog._connections.reading(transaction=False) as connection:
+            catalog._journal.begin(everything(connection))
+        return catalog
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> SqliteCatalog:
