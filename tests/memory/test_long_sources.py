@@ -424,7 +424,7 @@ def test_a_damaged_catalog_has_nothing_removed(kit, killed):
 
 
 def test_what_an_ingest_writes_just_now_is_left_alone(kit, tmp_path, in_pieces):
-    """Another process can look, and be refused to repair; a failure gives its space back with the next change."""
+    """Another process can look, and be refused to repair; a failure gives its space back at once."""
     path = tmp_path / "long.txt"
     path.write_text("much hay. " * 20_000)
     seen = []
@@ -448,13 +448,12 @@ def test_what_an_ingest_writes_just_now_is_left_alone(kit, tmp_path, in_pieces):
             if fails:
                 with pytest.raises(KeyboardInterrupt):
                     memory.ingest(path, progress=look)
-                assert data_bytes(tmp_path / "m", "arrays") > num_bytes + 30_000
-                memory.append([4])
                 described = data_bytes(
                     tmp_path / "m", "arrays/lod2", "arrays/meta2"
                 )  # arrays that it was the first to need
                 assert described < 1000
                 assert data_bytes(tmp_path / "m", "arrays") == num_bytes + described
+                memory.append([4])
             else:
                 memory.ingest(path, progress=look)
             assert seen[0] > 30_000

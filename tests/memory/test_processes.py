@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
@@ -215,7 +216,7 @@ def test_a_lock_that_a_full_disk_has_no_room_for(tmp_path, monkeypatch, name):
     def full(*_, **__):
         raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(filelock.FileLock, "acquire", full)
     lock = WriterLock(tmp_path / "writer.lock")
     with pytest.raises(StorageFullError, match="free some space"):
         lock.acquire()
@@ -447,3 +448,19 @@ def test_kill_loses_nothing_that_was_acknowledged(kit, tmp_path, child):
             assert memory.check(recompute_gists=True).ok
             assert memory.search_hits(f"source {acknowledged}", limit=3)
     assert acknowledged >= lives  # each life acknowledged something before it was ended
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
+def test_a_full_disk_does_not_keep_the_lock_from_whoever_makes_room(kit, tmp_path, monkeypatch, name):
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.ingest(text="much to be erased", source="old")
+
+    def no_room(path, text):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(Path, "write_text", no_room)
+    with kit.open_folder(tmp_path / "m") as memory, kit.open_folder(tmp_path / "m") as other:
+        memory.erase("old")
+        with pytest.raises(MemoryLockedError, match=r"written by process \(unknown\)"):
+            other.append([1])
+        assert memory.check(repair=True).ok

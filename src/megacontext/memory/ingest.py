@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import IO
 
 import numpy.typing as npt
@@ -110,6 +110,15 @@ class Ingestor:
             self._writer.may_have_left = False
 
     def _run(self, groups: Iterator[Group], request: IngestRequest, tally: IngestTally) -> IngestReport:
+        """Ingest, or give back the space of what could not be."""
+        try:
+            return self._ingested(groups, request, tally)
+        except BaseException:
+            with suppress(MegaContextError):  # the next change tries again
+                self._begin()
+            raise
+
+    def _ingested(self, groups: Iterator[Group], request: IngestRequest, tally: IngestTally) -> IngestReport:
         """Commit documents group by group, and keep their gists."""
         start = self._reader.num_tokens
         with tally, self._keeper.ahead() as ahead:

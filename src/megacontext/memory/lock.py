@@ -38,7 +38,7 @@ class WriterLock:
         if self._lock is not None and self._path is not None:
             try:
                 self._lock.acquire(timeout=0)
-                self._owner_path.write_text(f"{os.getpid()}\n")
+                self._sign()
             except filelock.Timeout as error:
                 raise MemoryLockedError(
                     f"{self._path.parent} is being written by process {self._owner()}; "
@@ -55,6 +55,14 @@ class WriterLock:
             self._owner_path.unlink(missing_ok=True)
             self._lock.release()
         self.held = False
+
+    def _sign(self) -> None:
+        """Say who holds the lock, unless the disk is full: what makes room again needs the lock, too."""
+        try:
+            self._owner_path.write_text(f"{os.getpid()}\n")
+        except OSError as error:
+            if error.errno not in StorageFullError.codes:
+                raise
 
     @property
     def _owner_path(self) -> Path:
