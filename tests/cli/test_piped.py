@@ -133,3 +133,15 @@ def test_standard_input_that_is_closed(memory):
     done = subprocess.run(closed, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("megacontext: standard input is closed")
+
+
+@pytest.mark.parametrize("paths", [["notes.txt"], ["notes.txt", "more.txt"]])
+def test_a_name_is_for_standard_input(memory, fingerprint, tmp_path, paths):
+    before = fingerprint(memory)
+    for path in paths:
+        (tmp_path / path).write_text("words")
+    given = command("ingest", memory, *(tmp_path / path for path in paths), "--name", "stdin")
+    done = subprocess.run(given, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--name names standard input (-); files are named by their paths" in done.stderr
+    assert fingerprint(memory) == before

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from megacontext.errors import StorageFullError
 from megacontext.runtime import assembly
 
 FACT = "The code for Kolibri is 48213."
@@ -131,15 +132,25 @@ def test_ask_prints_an_answer_and_the_sources_that_it_rests_on(megacontext, memo
     assert any(source["uri"].endswith("facts.md") for source in data["sources"])
 
 
+def no_room(*given):
+    raise StorageFullError("no space left")
+
+
 def test_a_question_stores_the_gists_that_an_interrupted_ingest_left(megacontext, memory, tmp_path, monkeypatch):
     with monkeypatch.context() as interrupted:
         interrupted.setattr("megacontext.memory.gists_ahead.GistsAhead.allow", lambda self, num_shards: None)
-        interrupted.setattr("megacontext.memory.sealing.GistKeeper.keep_all", lambda self, kept: 1 / 0)
+        interrupted.setattr("megacontext.memory.sealing.GistKeeper.keep_all", lambda self, *given: 1 / 0)
         (tmp_path / "long.txt").write_text("".join(f"{number * 7919} " for number in range(30_000)))
         assert megacontext("ingest", memory, tmp_path / "long.txt").code == 1
     with assembly.open(memory, read_only=True) as opened:
         assert opened.is_missing_gists
-    assert megacontext("ask", memory, "What is the code for Kolibri?", "--max-new-tokens", 2).code == 0
+    question = ("ask", memory, "What is the code for Kolibri?", "--max-new-tokens", 2)
+    with monkeypatch.context() as full:  # it can be answered all the same
+        full.setattr("megacontext.memory.sealing.GistKeeper.keep_all", no_room)
+        assert megacontext(*question).code == 0
+    stored = megacontext(*question)
+    assert (stored.code, stored.err.count("storing the gists")) == (0, 1)
+    assert "storing" not in megacontext(*question).err
     with assembly.open(memory, read_only=True) as opened:
         assert not opened.is_missing_gists
 

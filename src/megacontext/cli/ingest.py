@@ -47,7 +47,10 @@ def ingest(
     licence: Annotated[
         str, typer.Option("--licence", metavar="ID", help="Under which terms.", show_default=False)
     ] = "",
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Source name of standard input.")] = "stdin",
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="NAME", help="Source name of standard input: stdin.", show_default=False),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Add files, folders (respecting .gitignore) or standard input.
@@ -57,11 +60,13 @@ def ingest(
     labels = parse_labels(label or [])
     if STANDARD_INPUT in paths and len(paths) > 1:
         raise typer.BadParameter("- reads standard input and stands alone; ingest the files with a second command")
+    if name is not None and paths != [STANDARD_INPUT]:
+        raise typer.BadParameter("--name names standard input (-); files are named by their paths")
     with open_memory(memory, read_only=False) as opened, _says_what_is_in():
         add = partial(opened.ingest, labels=labels, role=role, author=author, licence=licence)
         if paths == [STANDARD_INPUT]:
             with spooled_input(memory) as text, _progress() as progress:
-                report = add(text=text, source=name, progress=progress)
+                report = add(text=text, source="stdin" if name is None else name, progress=progress)
         else:
             with _progress() as progress:
                 report = add(paths, progress=progress)

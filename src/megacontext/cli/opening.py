@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from megacontext.cli.screen import error_console
-from megacontext.errors import MemoryLockedError, MemoryReadOnlyError
+from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageFullError
 
 if TYPE_CHECKING:
     from megacontext.runtime.opened import OpenedMemory
@@ -28,10 +28,14 @@ def open_for_questions(path: str, *, gister: str | None = None) -> OpenedMemory:
     if not opened.is_missing_gists:
         return opened
     opened.close()
+    console = error_console()
+    storing = "storing the gists that an interrupted ingest left to be computed, once"
     with (
-        suppress(MemoryLockedError, MemoryReadOnlyError),
+        suppress(MemoryLockedError, MemoryReadOnlyError, StorageFullError),
         open_memory(path, read_only=False, gister=gister) as writer,
-        error_console().status("[dim]storing the gists that an interrupted ingest left to be computed[/dim]"),
+        console.status(f"[dim]{storing}[/dim]"),
     ):
+        if not console.is_terminal:  # nobody sees the status, and it may take minutes
+            console.print(storing)
         writer.store_gists()
     return open_memory(path, gister=gister)
