@@ -123,7 +123,10 @@ def test_a_patch_by_biases_is_one_by_a_bool_mask(base, monkeypatch):
 
 @pytest.mark.parametrize("kind", BASES)
 def test_a_patch_copies_no_keys_for_query_heads(kind, monkeypatch):
+    copies = []
+
     def copied(*given, **named):
+        copies.append(given)
         raise AssertionError("keys and values of the whole window are copied")
 
     with pretended_device():
@@ -131,7 +134,8 @@ def test_a_patch_copies_no_keys_for_query_heads(kind, monkeypatch):
         cache = filled(base)
         monkeypatch.setattr(torch.Tensor, "repeat_interleave", copied)
         monkeypatch.setattr(attention, "sdpa_attention_forward", copied)
-        patched(base, cache)
+        assert patched(base, cache).shape[-1] == base.info.vocab_size
+    assert copies == []
 
 
 @pytest.mark.parametrize("kind", BASES)
