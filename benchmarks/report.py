@@ -22,6 +22,7 @@ __all__ = ["Promise", "page", "promises_of", "read_results"]
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOT_SHOWN = {"summary", "demo"}  # made of the others, or an account of its own
 MOST = 100.0  # beyond which a bar says no more
+INCHES_PER_LETTER, BARS_INCHES, FIGURES_INCHES = 0.065, 5.1, 2.9
 REACHED, MISSED = LEVEL_COLORS[0], LEVEL_COLORS[2]
 
 
@@ -104,9 +105,11 @@ def draw(promises: Sequence[Promise], path: Path) -> None:
         place += 0.4
     style = {"font.family": "DejaVu Sans", "text.color": TEXT, "xtick.color": DIM}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(15, 1.6 + 0.27 * place), dpi=110, facecolor=BACKGROUND)
+        left = 0.4 + INCHES_PER_LETTER * max(len(promise.what) for promise in promises)
+        width = left + BARS_INCHES + FIGURES_INCHES
+        figure = Figure(figsize=(width, 1.6 + 0.27 * place), dpi=110, facecolor=BACKGROUND)
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.47, 0.02, 0.34, 0.93), facecolor=BACKGROUND)
+        axes = figure.add_axes((left / width, 0.02, BARS_INCHES / width, 0.93), facecolor=BACKGROUND)
         for promise, at in zip(promises, places, strict=True):
             length = math.log10(min(MOST, max(1 / MOST, promise.times_better)))
             axes.barh(at, length, height=0.62, color=REACHED if promise.reached else MISSED)
