@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from megacontext.documents import loading
+from megacontext.memory import drafting
+
 _PATH = Path(__file__).with_name("doubles.py")
 
 
@@ -24,3 +27,11 @@ def _load():
 def kit():
     """The module ``doubles``: codec, gisters, ``make_memory``, ``open_folder``."""
     return _load()
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Every plain file comes in many small pieces."""
+    monkeypatch.setattr(loading, "STREAM_BYTES", 1)
+    monkeypatch.setattr(loading.OpenFile.pieces, "__defaults__", (1000,))
+    monkeypatch.setattr(drafting, "BATCH_PIECES", 2)
