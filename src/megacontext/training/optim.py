@@ -1,7 +1,6 @@
 """Muon for matrices, AdamW for the rest, both on float32 masters of bfloat16 weights.
 
-A step of 2e-3 on a bfloat16 weight is mostly rounded away; the master keeps it. Muon: Jordan et al. 2024,
-"Muon: An optimizer for hidden layers in neural networks".
+A step of 2e-3 on a bfloat16 weight is mostly rounded away; the master keeps it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megacontext.bases.precision import working_dtype
 from megacontext.errors import InvalidValueError
+from megacontext.training.muon import Muon
 from megacontext.training.team import ALONE, Team
 from megacontext.values import number
 
@@ -64,8 +65,12 @@ class MasterOptimizer:
             groups[_group(name, master)].append(master)
         self.optimizers: list[torch.optim.Optimizer] = []
         if groups["matrix"]:
-            muon = torch.optim.Muon(
-                groups["matrix"], lr=config.matrix_rate, weight_decay=config.matrix_decay, momentum=config.momentum
+            muon = Muon(
+                groups["matrix"],
+                lr=config.matrix_rate,
+                weight_decay=config.matrix_decay,
+                momentum=config.momentum,
+                dtype=working_dtype(self.device),
             )
             self.optimizers.append(muon)
         rates = {"embedding": config.embedding_rate, "head": config.head_rate, "scale": config.scale_rate}
