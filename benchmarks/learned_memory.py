@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from megacontext.bases.native import NativeBase
+from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.focus.lenses.features import TOKENS_BEFORE, word_features
 from megacontext.nets.core import Core, CoreConfig
@@ -34,6 +35,7 @@ from megacontext.training.optim import MasterOptimizer, OptimConfig
 from record import parser, record, row
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "core" / "memory.toml"
+DTYPE = working_dtype(torch.device("cpu"))  # what a processor multiplies fast
 BLOCK, SCRATCH = 32, 64
 ROWS, LENGTH, NUM_TAIL, NUM_OPEN = 4, 2048, 4, 6
 
@@ -61,7 +63,7 @@ def made_base(settings: dict[str, Any]) -> NativeBase:
         dim=config.width,
         vocab_size=config.vocab_size,
         max_positions=config.max_positions,
-        dtype="bfloat16",
+        dtype=str(DTYPE).removeprefix("torch."),
         device="cpu",
         question_template="{question}",
         stop_token_ids=(),
@@ -70,10 +72,10 @@ def made_base(settings: dict[str, Any]) -> NativeBase:
         has_lens=True,
     )
     return NativeBase(
-        core.to(torch.bfloat16),
+        core.to(DTYPE),
         BaseHandle("reference").codec,
         info,
-        gist_net=gist_net.to(torch.bfloat16),
+        gist_net=gist_net.to(DTYPE),
         lens_net=LensNet(LensNetConfig(width=config.width)),
     )
 
@@ -165,12 +167,12 @@ def step_rows(settings: dict[str, Any], repeats: int) -> list[dict[str, object]]
     torch.manual_seed(0)
     batch = made_batch(settings["model"]["vocab_size"])
     learner = MemoryLearner(
-        Core(CoreConfig(**settings["model"])).to(torch.bfloat16),
-        GistNet(GistNetConfig(**settings["gist_net"])).to(torch.bfloat16),
+        Core(CoreConfig(**settings["model"])).to(DTYPE),
+        GistNet(GistNetConfig(**settings["gist_net"])).to(DTYPE),
         MemoryConfig(**settings["memory"]),
     )
     learner.compile_parts()
-    plain = Core(CoreConfig(**settings["model"])).to(torch.bfloat16)
+    plain = Core(CoreConfig(**settings["model"])).to(DTYPE)
     compile_core(plain)
     config = OptimConfig(**settings["optim"])
     joint_optimizer = MasterOptimizer(learner.learned_parameters(), config)

@@ -55,21 +55,31 @@ def base_tables(report: dict[str, Any]) -> list[str]:
     return [table(("", "plain model", "this core"), rows)]
 
 
+CLOSURES = {"closure": "closure", "closure_of_plain": "closure of the plain model's"}
+
+
 def recall_tables(report: dict[str, Any]) -> list[str]:
     """Questions in windows of 512, 256 and 128 of 2,048 tokens, with controls."""
     tables = []
     for kind, ways in report["recall"].items():
         if kind == "rows":
             continue
+        ceilings = [measure for measure in CLOSURES if any(measure in one for one in ways.values())]
         rows = []
         for name, one in ways.items():
-            closure = one.get("closure")
-            shown = "" if closure is None else f"{closure:.2f}"
             inside = percent(one["inside"]) if one.get("inside", {}).get("n") else ""
-            rows.append((name.replace("/", ", "), percent(one["exact"]), inside, f"{one['answer_nats']:.2f}", shown))
-        head = (f"{kind}: entries, window, gists", "exact", "stated within one block", "nats a token", "closure")
-        tables.append(table(head, rows))
+            figures = (name.replace("/", ", "), percent(one["exact"]), inside, f"{one['answer_nats']:.2f}")
+            rows.append((*figures, *(_closure(one, measure) for measure in ceilings)))
+        heads = (f"{kind}: entries, window, gists", "exact", "stated within one block", "nats a token")
+        tables.append(table((*heads, *(CLOSURES[measure] for measure in ceilings)), rows))
     return tables
+
+
+def _closure(one: dict[str, Any], name: str) -> str:
+    if one.get(name) is None:
+        return ""
+    interval = one.get(f"{name}_interval")
+    return f"{one[name]:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
 
 
 def text_tables(report: dict[str, Any]) -> list[str]:

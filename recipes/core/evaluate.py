@@ -21,13 +21,14 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
+from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.cli.failures import run_script
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.training.card import read_figures
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor
-from megacontext.training.memory_scoring import plain_recall, recall_in_windows
+from megacontext.training.memory_scoring import recall_in_windows
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
@@ -37,6 +38,7 @@ from megacontext.training.tokens import first_line, read_tokenizer, token_bytes,
 from megacontext.training.windows import TextSource
 from megacontext.values import whole_number
 
+CPU = torch.device("cpu")
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
 
@@ -59,7 +61,7 @@ def measure_plain(logits: Logits, source: TextSource, tokenizer: Tokenizer, coun
 def plain_logits(folder: Path) -> Logits:
     """A plain model as a decoder: ids [B, T] to logits [B, T, V]."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype(CPU)).eval()
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         raise BaseModelError(f"{folder} holds no plain model ({first_line(error)}); give another --plain") from error
 
@@ -81,8 +83,7 @@ def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int
         "puzzles": [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True) for index in range(count)],
     }
     return {
-        kind: {"plain": plain_recall(plain, some)}
-        | recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, lens_net=lens_net)
+        kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, lens_net=lens_net, plain=plain)
         for kind, some in rows.items()
     }
 
@@ -128,7 +129,12 @@ def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the measurements that the folder's nets allow."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays and checkpoint")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="where training wrote token arrays and checkpoint, or prepare.py arrays alone",
+    )
     parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
     parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
@@ -142,7 +148,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     count = args.rows
     if args.only == "plain":
-        nets = read_core_folder(args.model, dtype=torch.bfloat16, device=torch.device("cpu"))
+        nets = read_core_folder(args.model, dtype=working_dtype(CPU), device=CPU)
     else:
         nets = nets_with_gists(args.model)
     tokenizer = read_tokenizer(args.model)
@@ -156,7 +162,8 @@ def main() -> None:
     }
     path = args.model / "evaluation.json"
     report = read_figures(path, measure="recipes/core/evaluate.py") if path.exists() else {}
-    report["run"] = _told(args.earlier, args.out)
+    if (args.out / "checkpoint.pt").exists() or "run" not in report:
+        report["run"] = _told(args.earlier, args.out)  # else that of the run which made the folder stays
     for name, measure in parts.items():
         if args.only in (None, name):
             began = time.monotonic()

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from megacontext.bases.core_folder import read_core_folder
+from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.cli.failures import run_script
 from megacontext.nets.core import Core, CoreConfig
@@ -273,7 +274,9 @@ def main() -> None:
         }
         for name, (curve, points) in found.items()
     }
-    nets = read_core_folder(BaseHandle(args.model).folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+    nets = read_core_folder(
+        BaseHandle(args.model).folder, dtype=working_dtype(torch.device("cpu")), device=torch.device("cpu")
+    )
     windows = judge_windows(nets.core, held_out)
     content = {"machine": f"one core, one thread, {processor()}", "curves": report, "windows": windows, "runs": runs}
     (args.out / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")

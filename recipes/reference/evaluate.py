@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from megacontext.bases.precision import working_dtype
 from megacontext.cli.failures import run_script
 from megacontext.errors import BaseModelError
 from megacontext.training.checkpoint import read_checkpoint
@@ -39,7 +40,7 @@ def main() -> None:
     scale = 0.1 if args.quick else 1.0
     state = read_checkpoint(args.out / "checkpoint.pt")["state"]
     try:
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16).eval()
+        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=working_dtype(torch.device("cpu"))).eval()
     except (OSError, ValueError, LookupError, RuntimeError) as error:
         raise BaseModelError(f"{args.model} holds no model ({first_line(error)}); run export.py first") from error
     tokenizer = read_tokenizer(args.model)

@@ -152,16 +152,19 @@ def test_words_open_what_shares_them_with_the_question(source: TextSource) -> No
 
 def test_a_plain_model_is_asked_the_same_questions(nets: tuple[Core, GistNet], source: TextSource) -> None:
     rows = [recall_row(source, Random(seed), 1024) for seed in range(3)]
-    report = recall_in_windows(*nets, rows, budgets=(512,), tail_blocks=4)
 
     def logits(ids_BT: torch.Tensor) -> torch.Tensor:
         mu_BT, sigma_BT = torch.arange(ids_BT.shape[1]).double()[None], torch.zeros(1, ids_BT.shape[1])
         return nets[0].logits(nets[0](nets[0].embed(ids_BT), mu_BT, sigma_BT).hidden_BTD)
 
-    plain = plain_recall(logits, rows, tail_tokens=4 * 32)
+    plain, nats = plain_recall(logits, rows, tail_tokens=4 * 32)
+    report = recall_in_windows(*nets, rows, budgets=(512,), tail_blocks=4, plain=logits)
+    assert report["plain"] == plain
     assert plain["exact"] == report["full"]["exact"]
     assert plain["answer_nats"] == pytest.approx(report["full"]["answer_nats"], abs=1e-3)
-    assert plain["exact"]["n"] > 0
+    assert plain["exact"]["n"] == len(nats) > 0
+    for name, one in report.items():
+        assert ("closure_of_plain" in one) == (name.count("/") == 2)
 
 
 def test_a_budget_without_room_is_refused(nets: tuple[Core, GistNet]) -> None:

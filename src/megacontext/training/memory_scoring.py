@@ -8,7 +8,7 @@ against full context.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -23,6 +23,7 @@ from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
+from megacontext.training.closure import Nats, closure_report
 from megacontext.training.lens_labels import QUERY_TOKENS, Moment, sample_of
 from megacontext.training.lens_model import lens_utilities
 from megacontext.training.memory_windows import CONTROLS, Control, run_windows, score_windows
@@ -30,8 +31,6 @@ from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
 
 __all__ = ["Policy", "blocks_within", "lens_opens", "plain_recall", "recall_in_windows", "words_open"]
-
-SMALLEST_GAP = 0.1  # nats that full context must gain over recency for a share of it to mean something
 
 Policy = Callable[[Window, int, int], npt.NDArray[np.bool_]]
 """From a row, the number of blocks that may be open and the block size to which blocks are open [N]."""
@@ -129,11 +128,12 @@ def recall_in_windows(
     *,
     budgets: Sequence[int],
     lens_net: LensNet | None = None,
+    plain: Logits | None = None,
     tail_blocks: int = 2,
     block_tokens: int = 32,
     gist_width: int = 1,
     batch_rows: int = 4,
-) -> dict[str, dict[str, object]]:
+) -> dict[str, dict[str, Any]]:
     """Exact recall and answer nats of the questions in every row's tail whose evidence lies before it.
 
     By budget and way of choosing: ``recency`` (the last blocks, nothing else), ``gists`` (the tail and gists),
@@ -141,8 +141,9 @@ def recall_in_windows(
     ``full`` (everything open). Where blocks are opened, every question has a window of its own: a later one repeats the
     answers to earlier ones, and what is opened for it would serve them.
     ``inside`` is the exact recall of what was stated within one block: elsewhere one gist holds the name and its
-    neighbour the value. ``closure`` is the share of what full context gains over recency on answer tokens, None where
-    that is too little to share.
+    neighbour the value. ``closure`` is the share of what full context gains over recency on answer tokens, with its
+    95 % interval over rows; None where that is too little to share. With ``plain``, a model that learned no memory and
+    sees everything, ``closure_of_plain`` measures against what full context is worth to that one.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
 
@@ -153,12 +154,18 @@ def recall_in_windows(
         _recalled,
         core,
         gist_net,
+        rows=_numbers(rows),
         tail_tokens=tail_blocks * block_tokens,
         block_tokens=block_tokens,
         gist_width=gist_width,
     )
-    full = run(together, _open_tail, num_blocks, "real")
-    report: dict[str, dict[str, object]] = {"full": full}
+    full, full_nats = run(together, _open_tail, num_blocks, "real")
+    report: dict[str, dict[str, Any]] = {"full": full}
+    ceilings = {"closure": full_nats}
+    if plain is not None:
+        report["plain"], ceilings["closure_of_plain"] = plain_recall(
+            plain, rows, tail_tokens=tail_blocks * block_tokens
+        )
     for budget in budgets:
         at_budget = blocks_within(budget, num_blocks=num_blocks, block_tokens=block_tokens, gist_width=gist_width)
         if not tail_blocks <= at_budget < num_blocks:
@@ -166,7 +173,7 @@ def recall_in_windows(
                 f"a budget of {budget} entries opens {at_budget} of {num_blocks} blocks; give one that opens at least "
                 f"the {tail_blocks} of the tail and not all"
             )
-        recency = run(together, _open_tail, budget // block_tokens, "none")
+        recency, recency_nats = run(together, _open_tail, budget // block_tokens, "none")
         report[f"{budget}/recency"] = recency
         ways = {
             "gists": _open_tail,
@@ -177,10 +184,10 @@ def recall_in_windows(
             ways["lens"] = lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks)
         for name, choose in ways.items():
             for control in CONTROLS:
-                found = run(together if name == "gists" else apart, choose, at_budget, control)
-                gap = recency["answer_nats"] - full["answer_nats"]
-                gained = recency["answer_nats"] - found["answer_nats"]
-                found["closure"] = round(gained / gap, 4) if gap >= SMALLEST_GAP else None
+                found, nats = run(together if name == "gists" else apart, choose, at_budget, control)
+                for ceiling, most in ceilings.items():
+                    one = closure_report(recency_nats, most, nats)
+                    found |= {ceiling: one["closure"], f"{ceiling}_interval": one["interval"]}
                 report[f"{budget}/{name}/{control}"] = found
     return report
 
@@ -193,12 +200,15 @@ def _recalled(
     num_open: int,
     control: Control,
     *,
+    rows: Mapping[int, int],
     tail_tokens: int,
     block_tokens: int,
     gist_width: int,
-) -> dict[str, Any]:
-    """Exact recall, of all and of what was stated within one block, and mean nats of what the rows' tails ask for."""
-    hits, inside, nats = [], [], []
+) -> tuple[dict[str, Any], Nats]:
+    """Exact recall, of all and of what was stated within one block, and mean nats of what the rows' tails ask for; the
+    nats of each answer beside them."""
+    hits, inside = [], []
+    nats: dict[tuple[int, int], float] = {}
     for part in batches:
         is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
         scores = score_windows(
@@ -210,15 +220,24 @@ def _recalled(
                 hits.append(bool(scores.hits_BT[index, span].all()))
                 if all(start // block_tokens == (stop - 1) // block_tokens for start, stop in answer.evidence):
                     inside.append(hits[-1])
-                nats.append(float(scores.nats_BT[index, span].mean()))
-    mean = float(np.mean(nats)) if nats else math.nan
-    return {"exact": share(hits), "inside": share(inside), "answer_nats": round(mean, 4)}
+                nats[rows[id(row.tokens_T)], answer.start] = float(scores.nats_BT[index, span].mean())
+    return {"exact": share(hits), "inside": share(inside), "answer_nats": _mean(nats)}, nats
 
 
-def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 64) -> dict[str, object]:
-    """The same questions asked of a plain model that sees everything: what ``full`` is measured against."""
-    hits, nats = [], []
-    for row in rows:
+def _numbers(rows: Sequence[Window]) -> dict[int, int]:
+    """The number of a row by its tokens, which it shares with what asks one question of it."""
+    return {id(row.tokens_T): number for number, row in enumerate(rows)}
+
+
+def _mean(nats: Nats) -> float:
+    return round(float(np.mean(list(nats.values()))), 4) if nats else math.nan
+
+
+def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 64) -> tuple[dict[str, Any], Nats]:
+    """The same questions asked of a plain model that sees everything: exact recall and mean nats, and those of each."""
+    hits = []
+    nats: dict[tuple[int, int], float] = {}
+    for number, row in enumerate(rows):
         targets_T = torch.from_numpy(row.targets_T)
         with torch.no_grad():
             logits_TV = logits(torch.from_numpy(row.tokens_T)[None])[0].float()
@@ -226,8 +245,8 @@ def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 6
         for answer in _asked_in_tail(row, tail_tokens):
             span = slice(answer.start, answer.stop)
             hits.append(bool((logits_TV[span].argmax(-1) == targets_T[span]).all()))
-            nats.append(float(nats_T[span].mean()))
-    return {"exact": share(hits), "answer_nats": round(float(np.mean(nats)), 4) if nats else math.nan}
+            nats[number, answer.start] = float(nats_T[span].mean())
+    return {"exact": share(hits), "answer_nats": _mean(nats)}, nats
 
 
 def _one_question_each(rows: Sequence[Window], *, tail_tokens: int, batch_rows: int) -> list[list[Window]]:
