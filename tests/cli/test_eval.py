@@ -76,6 +76,8 @@ def test_the_list_shows_tasks_data_and_what_a_base_lacks(megacontext, base_folde
         (["--data", "/nowhere"], ["/nowhere", "no folder"]),
         (["--lengths", "2x"], ["'2x'", "8k"]),
         (["--lengths", "12"], ["12", "1024"]),
+        (["--block-tokens", "5"], ["block_tokens", "5"]),
+        (["--gist-width", "0"], ["gist_width", "0"]),
         (["--budget", "30"], ["30", "budget of at least"]),
         (["--budget", "99999"], ["99999", "at most"]),
         (["--samples", "-1"], ["-1"]),

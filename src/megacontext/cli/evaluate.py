@@ -10,6 +10,7 @@ import typer
 from megacontext.cli.options import JsonOption
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
+from megacontext.cli.visible import visible_line
 
 if TYPE_CHECKING:
     from megacontext.evaluation.results.writing import Report
@@ -62,6 +63,12 @@ def evaluate(
     methods: Annotated[
         str, typer.Option("--methods", metavar="NAME[,NAME]", help="Rows of the table; --list shows the names.")
     ] = "",
+    block_tokens: Annotated[
+        int, typer.Option("--block-tokens", metavar="K", help="Shape of the memories: tokens of a block, 8 to 128.")
+    ] = 32,
+    gist_width: Annotated[
+        int, typer.Option("--gist-width", metavar="R", help="Shape of the memories: vectors of a gist.")
+    ] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Few and short histories: does it run?")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show tasks and methods.")] = False,
@@ -90,6 +97,8 @@ def evaluate(
         methods=parse_names(methods),
         is_quick=quick,
         resume=resume,
+        block_tokens=block_tokens,
+        gist_width=gist_width,
     )
     _run(config, json=json)
 
@@ -128,8 +137,10 @@ def _list(base: str, *, json: bool) -> None:
 def _run(config: EvalConfig, *, json: bool) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from megacontext.bases.registry import BaseHandle
     from megacontext.evaluation.results.writing import write_report
     from megacontext.evaluation.runs.run import evaluate as run_tasks
+    from megacontext.gisters.gistnet import untaught_shape
 
     columns = (
         TextColumn("{task.description}"),
@@ -138,6 +149,9 @@ def _run(config: EvalConfig, *, json: bool) -> None:
         TimeElapsedColumn(),
     )
     console = error_console()
+    shape = {"block_tokens": config.block_tokens, "gist_width": config.gist_width}
+    if new := untaught_shape(BaseHandle(config.base).info, **shape):
+        console.print(visible_line(new), style="yellow", markup=False, soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         shown = bar.add_task("reading the base", total=None)
 

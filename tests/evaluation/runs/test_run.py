@@ -14,10 +14,11 @@ import pytest
 from megacontext.errors import BudgetError, InvalidValueError, MemoryExistsError, UnknownNameError
 from megacontext.evaluation.methods.method import NOTHING, Lead, Method
 from megacontext.evaluation.results.writing import write_report
-from megacontext.evaluation.runs.histories import EvidenceFinder
+from megacontext.evaluation.runs.histories import EvidenceFinder, Shelf
 from megacontext.evaluation.runs.run import EvalConfig, evaluate
 from megacontext.evaluation.runs.trials import run_item
-from megacontext.evaluation.tasks.task import Choice, Continuation, Question
+from megacontext.evaluation.tasks.task import Choice, Continuation, Plan, Question
+from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import byte_codec, tiny_base
 from megacontext.testing.model_folder import write_model_folder
 
@@ -86,6 +87,25 @@ def test_an_interrupted_run_goes_on_at_the_next_trial(base: str, finished: Path,
     assert without_time(lines(out)) == without_time(lines(finished))
 
 
+def test_memories_have_the_shape_that_is_asked_for(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+    memory_of = Shelf.memory
+
+    def seen(self: Shelf, plan: Plan, gister: str) -> OpenedMemory:
+        memory = memory_of(self, plan, gister)
+        made.append((memory.info.block_tokens, memory.info.gist_width))
+        return memory
+
+    monkeypatch.setattr(Shelf, "memory", seen)
+    changes: dict[str, Any] = {"methods": ("recency", "mean"), "num_samples": 1, "block_tokens": 16, "gist_width": 2}
+    run = evaluate(config(base, tmp_path / "out", **changes))
+    assert set(made) == {(16, 2)}
+    write_report(run)
+    assert "blocks of 16 tokens, 2 vectors a gist" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(InvalidValueError, match="block_tokens 16, not 32"):
+        evaluate(config(base, tmp_path / "out", resume=True, **{**changes, "block_tokens": 32}))
+
+
 def test_a_folder_that_holds_a_run_is_not_touched(base: str, finished: Path) -> None:
     before = (finished / "trials.jsonl").read_bytes()
     with pytest.raises(MemoryExistsError, match="--resume"):
@@ -127,6 +147,9 @@ def test_a_folder_that_holds_something_else_is_refused(base: str, tmp_path: Path
         ({"lengths": (10,)}, InvalidValueError, "at least 1024"),
         ({"num_samples": -1}, InvalidValueError, "samples is -1"),
         ({"tasks": ()}, InvalidValueError, "no task"),
+        ({"block_tokens": 5}, InvalidValueError, "block_tokens is 5"),
+        ({"block_tokens": 8, "gist_width": 8}, InvalidValueError, "gist_width is 8.*7"),
+        ({"block_tokens": 128, "gist_width": 64, "budget_entries": 300}, BudgetError, "use a budget of at least"),
     ],
 )
 def test_wrong_usage_leaves_no_folder(

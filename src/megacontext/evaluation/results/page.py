@@ -58,12 +58,22 @@ def report_html(
     return page_html(
         "What memory is worth",
         f"{settings['base']} (windows of up to {settings['positions']:,}), a window of "
-        f"{settings['budget_entries']:,} entries unless a column says another.",
+        f"{settings['budget_entries']:,} entries unless a column says another; {memory_shape(settings)}.",
         sections,
         footer=f"{about['date']}, commit {about['commit'] or 'unknown'}, {machine['processor']}, "
         f"{machine['num_cores']} cores; base fingerprint {settings['base_fingerprint'][:12]}, seed {settings['seed']}"
         + (", a quick run: too few histories to conclude from." if settings["is_quick"] else "."),
     )
+
+
+def memory_shape(settings: Mapping[str, Any]) -> str:
+    """Of the memories of a run: blocks and vectors of a gist.
+
+    >>> memory_shape({"block_tokens": 64, "gist_width": 2})
+    'blocks of 64 tokens, 2 vectors a gist'
+    """
+    width = settings.get("gist_width", 1)
+    return f"blocks of {settings.get('block_tokens', 32)} tokens, {width} vector{'' if width == 1 else 's'} a gist"
 
 
 def _task(account: TaskAccount, rows: Sequence[Contender]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from megacontext.evaluation.methods.contenders import Contender
 from megacontext.evaluation.palette import BACKGROUND, DIM, FAINT, TEXT
 from megacontext.evaluation.results.account import Table, TaskAccount
-from megacontext.evaluation.results.page import KIND_COLORS, KIND_NAMES
+from megacontext.evaluation.results.page import KIND_COLORS, KIND_NAMES, memory_shape
 
 __all__ = ["draw_report"]
 
@@ -38,7 +38,7 @@ def draw_report(
         figure.text(
             0.03,
             1 - 0.85 / height,
-            f"{settings['base']}, window of {settings['budget_entries']:,} entries, commit "
+            f"{settings['base']}, window of {settings['budget_entries']:,} entries, {memory_shape(settings)}, commit "
             f"{about['commit'] or 'unknown'}" + (", quick run" if settings["is_quick"] else ""),
             fontsize=11,
             color=DIM,

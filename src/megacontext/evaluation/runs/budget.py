@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from megacontext.errors import BudgetError
 from megacontext.evaluation.methods.focused import recent_room
-from megacontext.evaluation.tasks.task import Case, Choice, Item, Plan, Question
+from megacontext.evaluation.tasks.task import Case, Choice, Item, Plan, Question, Setup
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
-from megacontext.runtime.assembly import DEFAULT_BLOCK_TOKENS
 from megacontext.tree.geometry import TreeGeometry
 
 __all__ = ["check_budget"]
 
 
-def check_budget(budget: int, plan: Plan, info: BaseInfo, codec: TextCodec) -> None:
+def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
     """Raise BudgetError naming the smallest budget for this history, unless it tries windows of its own."""
+    budget, codec = setup.budget_entries, setup.codec
     if budget > info.max_positions:
         raise BudgetError(
             f"budget is {budget}, but {info.name} was made for windows of at most {info.max_positions}: use a budget "
@@ -25,7 +25,7 @@ def check_budget(budget: int, plan: Plan, info: BaseInfo, codec: TextCodec) -> N
         return
     case = plan.make()
     recent = recent_room(budget)
-    needed = _smallest(_num_tokens(case, codec), recent) + max(_room(item, info, codec) for item in case.items)
+    needed = _smallest(setup, _num_tokens(case, codec), recent) + max(_room(item, info, codec) for item in case.items)
     if budget < needed:
         raise BudgetError(
             f"budget is {budget}, but {plan.key} needs {needed} entries for its question, its answer and the coarsest "
@@ -33,9 +33,14 @@ def check_budget(budget: int, plan: Plan, info: BaseInfo, codec: TextCodec) -> N
         )
 
 
-def _smallest(num_tokens: int, recent_tokens: int) -> int:
-    config = WorkingContextConfig(budget_entries=num_tokens, recent_tokens=recent_tokens)
-    return WorkingContext(TreeGeometry(DEFAULT_BLOCK_TOKENS), num_tokens=num_tokens, config=config).smallest_budget
+def _smallest(setup: Setup, num_tokens: int, recent_tokens: int) -> int:
+    context = WorkingContext(
+        TreeGeometry(setup.block_tokens),
+        gist_width=setup.gist_width,
+        num_tokens=num_tokens,
+        config=WorkingContextConfig(budget_entries=num_tokens, recent_tokens=recent_tokens),
+    )
+    return context.smallest_budget
 
 
 def _num_tokens(case: Case, codec: TextCodec) -> int:

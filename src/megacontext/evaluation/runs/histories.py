@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from megacontext.bases.registry import BaseHandle
@@ -22,10 +23,10 @@ PIECE_TOKENS = 1024
 class Shelf:
     """Memories below ``folder``; those that the next case does not need are closed and removed."""
 
-    def __init__(self, folder: Path, handle: BaseHandle) -> None:
+    def __init__(self, folder: Path, handle: BaseHandle, *, block_tokens: int, gist_width: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left half made
         self._folder = folder
-        self._handle = handle
+        self._open = partial(open_memory, base=handle, create=True, block_tokens=block_tokens, gist_width=gist_width)
         self._memories: dict[tuple[str, str], OpenedMemory] = {}
         self._folders: dict[tuple[str, str], Path] = {}
         self._cases: dict[str, Case] = {}
@@ -41,7 +42,7 @@ class Shelf:
         if (plan.key, gister) not in self._memories:
             self._count += 1
             place = self._folders[plan.key, gister] = self._folder / f"{self._count}.mc"
-            memory = open_memory(place, base=self._handle, create=True, gister=gister)
+            memory = self._open(place, gister=gister)
             self._memories[plan.key, gister] = memory
             for document in self.case(plan).documents:
                 if document.text:

@@ -20,6 +20,8 @@ from megacontext.evaluation.runs.trials import ItemResult, run_item
 from megacontext.evaluation.stamp import stamp
 from megacontext.evaluation.tasks.registry import tasks_of
 from megacontext.evaluation.tasks.task import Item, Plan, Setup, Task
+from megacontext.runtime.assembly import DEFAULT_BLOCK_TOKENS
+from megacontext.tree.geometry import TreeGeometry
 from megacontext.values import seed as valid_seed
 from megacontext.values import whole_number
 
@@ -32,7 +34,8 @@ SHORTEST_LENGTH = 1024
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """budget_entries, num_samples: 0 for what is usual; lengths: of histories in tokens, () for each task's own;
-    methods: names of rows, () for all; is_quick: little of everything."""
+    methods: names of rows, () for all; is_quick: little of everything; block_tokens, gist_width: the shape of the
+    memories that are made."""
 
     base: str
     tasks: tuple[str, ...]
@@ -45,8 +48,12 @@ class EvalConfig:
     methods: tuple[str, ...] = ()
     is_quick: bool = False
     resume: bool = False
+    block_tokens: int = DEFAULT_BLOCK_TOKENS
+    gist_width: int = 1
 
     def __post_init__(self) -> None:
+        TreeGeometry(self.block_tokens)
+        whole_number("gist_width", self.gist_width, least=1, most=self.block_tokens - 1, of="vectors")
         whole_number("samples", self.num_samples)
         valid_seed(self.seed)
         whole_number("budget", self.budget_entries, of="entries")
@@ -97,12 +104,14 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
         num_samples=config.num_samples,
         lengths=config.lengths,
         is_quick=config.is_quick,
+        block_tokens=config.block_tokens,
+        gist_width=config.gist_width,
     )
     plans = {task.name: task.plans(setup) for task in tasks}
     for planned in plans.values():
-        check_budget(config.budget, planned[0], handle.info, handle.codec)
+        check_budget(setup, planned[0], handle.info)
     folder = RunFolder(config.out, _settings(config, handle, data), stamp(), resume=config.resume)
-    runner = _Runner(folder, handle, config.budget)
+    runner = _Runner(folder, handle, config)
     total, number = sum(map(len, plans.values())), 0
     try:
         for task in tasks:
@@ -134,6 +143,8 @@ def _settings(config: EvalConfig, handle: BaseHandle, data: DataFolder) -> dict[
         "seed": config.seed,
         "methods": list(config.methods),
         "is_quick": config.is_quick,
+        "block_tokens": config.block_tokens,
+        "gist_width": config.gist_width,
         "data": data.sizes,
     }
 
@@ -147,11 +158,11 @@ def _donor(plans: Sequence[Plan], at: int) -> Plan | None:
 
 
 class _Runner:
-    def __init__(self, folder: RunFolder, handle: BaseHandle, budget: int) -> None:
+    def __init__(self, folder: RunFolder, handle: BaseHandle, config: EvalConfig) -> None:
         self._folder = folder
         self._handle = handle
-        self._budget = budget
-        self._shelf = Shelf(folder.work, handle)
+        self._budget = config.budget
+        self._shelf = Shelf(folder.work, handle, block_tokens=config.block_tokens, gist_width=config.gist_width)
 
     def close(self) -> None:
         self._shelf.close()

@@ -26,7 +26,6 @@ DIGITS = 32
 DIGIT_PARTS = 4
 CUE_WORDS = 5
 SHORTEST_SENTENCE_WORDS, LONGEST_SENTENCE_WORDS = 14, 40
-BLOCK_TOKENS = 32  # of the memories that are made here
 
 
 def offset_label(offset: int) -> str:
@@ -80,7 +79,7 @@ class BoundaryTask(_ClosedTask):
         """A novel of whole blocks, and its next tokens."""
         random = setup.random(key)
         num_next = OFFSETS[-1]
-        num_tokens = (length - num_next) // BLOCK_TOKENS * BLOCK_TOKENS
+        num_tokens = (length - num_next) // setup.block_tokens * setup.block_tokens
         history, following = stretch_texts(random, setup.codec, setup.data.books, num_tokens, num_next)
         token_ids = setup.codec.encode(history + following).token_ids
         target_ids = token_ids[num_tokens : num_tokens + num_next]

@@ -127,7 +127,7 @@ class Plan:
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What tasks may know of a run. lengths: histories in tokens, () for the task's own; positions: how long a window
-    the base was made for."""
+    the base was made for; block_tokens, gist_width: of the memories that are made."""
 
     codec: TextCodec
     data: DataFolder
@@ -137,6 +137,8 @@ class Setup:
     num_samples: int = 0
     lengths: tuple[int, ...] = ()
     is_quick: bool = False
+    block_tokens: int = 32
+    gist_width: int = 1
 
     def random(self, *parts: object) -> Random:
         """Chance that depends on the seed and the names given, and on nothing else."""
