@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megacontext.errors import BudgetError, InvalidValueError, MemoryExistsError, UnknownNameError
+from megacontext.errors import (
+    BudgetError,
+    InvalidValueError,
+    MemoryExistsError,
+    MemoryLockedError,
+    UnknownNameError,
+)
 from megacontext.evaluation.methods.method import NOTHING, Lead, Method
 from megacontext.evaluation.results.writing import write_report
 from megacontext.evaluation.runs.histories import EvidenceFinder, Shelf
@@ -113,6 +119,21 @@ def test_a_folder_that_holds_a_run_is_not_touched(base: str, finished: Path) -> 
     with pytest.raises(InvalidValueError, match="run with seed 0, not 1"):
         evaluate(config(base, finished, seed=1, resume=True))
     assert (finished / "trials.jsonl").read_bytes() == before
+
+
+def test_a_run_that_is_going_on_is_not_run_twice(base: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"methods": ("recency",), "num_samples": 1}
+    tried = []
+
+    def again(what: str, number: int, total: int) -> None:
+        with pytest.raises(MemoryLockedError, match="another run; wait for it, or choose another folder"):
+            evaluate(config(base, tmp_path / "out", resume=True, **changes))
+        tried.append(what)
+
+    evaluate(config(base, tmp_path / "out", **changes), on_step=again)
+    assert tried
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "trials.jsonl"}
+    evaluate(config(base, tmp_path / "out", resume=True, **changes))
 
 
 def test_a_run_does_not_go_on_with_other_data(base: str, tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megacontext.errors import InvalidValueError, MemoryExistsError
+import filelock
+
+from megacontext.errors import InvalidValueError, MemoryExistsError, MemoryLockedError
 from megacontext.evaluation.runs.trials import ItemResult
 
 __all__ = ["Record", "RunFolder"]
 
-RUN, TRIALS, WORK = "run.json", "trials.jsonl", "work"
+RUN, TRIALS, WORK, LOCK = "run.json", "trials.jsonl", "work", "run.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class RunFolder:
 
     settings: what decides the figures; a run resumes only with the same ones.
     Raises MemoryExistsError if there is a run and ``resume`` is False, or something else; InvalidValueError if what is
-    there was run with other settings.
+    there was run with other settings; MemoryLockedError while another process runs it.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], about: Mapping[str, Any], *, resume: bool) -> None:
@@ -59,11 +61,24 @@ class RunFolder:
             raise MemoryExistsError(f"{path} is not empty and holds no run; choose another folder with --out")
         else:
             path.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(path / LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise MemoryLockedError(
+                f"{path} is being written by another run; wait for it, or choose another folder with --out"
+            ) from error
+        if not (path / RUN).is_file():
             content = json.dumps({"settings": self._settings, **about}, indent=2)
             (path / RUN).write_text(content + "\n", encoding="utf-8")
         self.about: dict[str, Any] = json.loads((path / RUN).read_text(encoding="utf-8"))
         self._records = {record.place: record for record in self._read()}
         self._rewrite()
+
+    def close(self) -> None:
+        """Let others go on with the run; what was found stays."""
+        (self.path / LOCK).unlink(missing_ok=True)
+        self._lock.release()
 
     @property
     def records(self) -> list[Record]:

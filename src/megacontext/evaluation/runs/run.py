@@ -122,6 +122,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
                 number += 1
     finally:
         runner.close()
+        folder.close()
     return EvalRun(folder=folder, tasks=tasks, rows=rows)
 
 
