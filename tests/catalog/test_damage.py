@@ -14,7 +14,7 @@ import pytest
 
 from megacontext.catalog.journal import Journal
 from megacontext.catalog.sqlite import SqliteCatalog
-from megacontext.errors import CorruptionError, MegaContextError, MemoryReadOnlyError
+from megacontext.errors import CorruptionError, MegaContextError, MemoryReadOnlyError, StorageError
 from megacontext.ports.catalog import Damage, Passage, Segment
 from megacontext.testing.catalog_suite import EXAMPLE_INFO, add_example_source, example_gists
 
@@ -283,9 +283,65 @@ def test_without_an_intact_journal_nothing_is_replaced(folder: Path) -> None:
     journal = folder / "catalog.journal"
     journal.write_bytes(journal.read_bytes().replace(b"Ada", b"Eve", 1))
     before = (folder / "catalog.sqlite").read_bytes()
+    assert {damage.repairable for damage in findings(folder)} == {""}  # the one would need the other
+    catalog = SqliteCatalog.open(folder)
     with pytest.raises(CorruptionError, match="second copy"):
-        rebuild(folder)
+        catalog.rebuild()
     assert (folder / "catalog.sqlite").read_bytes() == before
+    assert catalog.state().num_tokens == 480  # what can be read still is
+    catalog.close()
+
+
+@pytest.mark.parametrize("spoil", [tear_header, cut_short])
+def test_a_broken_file_without_its_journal_stays_broken(folder: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(folder)
+    journal = folder / "catalog.journal"
+    journal.write_bytes(journal.read_bytes().replace(b"Ada", b"Eve", 1))
+    (found,) = findings(folder)
+    assert found.repairable == ""
+    assert "so is its second copy: catalog.journal line" in found.problem
+    catalog = SqliteCatalog.open(folder)
+    with pytest.raises(CorruptionError, match="second copy"):
+        catalog.rebuild()
+    assert [damage.repairable for damage in catalog.check()] == [""]
+    with pytest.raises(CorruptionError, match=r"catalog\.sqlite and its second copy are damaged"):
+        catalog.state()
+    catalog.close()
+
+
+def test_a_folder_in_the_catalogs_place_is_named(folder: Path) -> None:
+    for leftover in folder.glob("catalog.sqlite*"):
+        leftover.unlink()
+    (folder / "catalog.sqlite").mkdir()
+    (found,) = findings(folder)
+    assert "catalog.sqlite is a folder" in found.problem
+    with pytest.raises(StorageError, match=r"catalog\.sqlite is a folder; remove it"):
+        rebuild(folder)
+    (folder / "catalog.sqlite").rmdir()
+    rebuild(folder)
+    assert findings(folder) == []
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_folder_in_the_place_of_sqlites_files_is_named(folder: Path, suffix: str) -> None:
+    for leftover in folder.glob("*-*"):
+        leftover.unlink()
+    (folder / f"catalog.sqlite{suffix}").mkdir()
+    with pytest.raises(StorageError, match=rf"catalog\.sqlite{suffix} is a folder, .*; remove it"):
+        rebuild(folder)
+
+
+def test_a_header_that_forbids_writing_is_damage(folder: Path) -> None:
+    data = bytearray((folder / "catalog.sqlite").read_bytes())
+    data[18] ^= 1
+    (folder / "catalog.sqlite").write_bytes(data)
+    catalog = SqliteCatalog.open(folder)
+    with pytest.raises(CorruptionError, match="nobody may write it; run 'megacontext check --repair'"), catalog.write():
+        pass
+    catalog.rebuild()
+    with catalog.write() as writer:
+        writer.append_tail(480, np.zeros(3, dtype=np.uint32))
+    catalog.close()
 
 
 def test_a_kill_between_the_first_commit_and_its_journal_is_no_damage(

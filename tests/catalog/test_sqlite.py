@@ -16,6 +16,7 @@ import pytest
 from tests.small_disk import mounted, small_file_system
 
 from megacontext.catalog import connections
+from megacontext.catalog.backup import copy_catalog
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import InvalidValueError, MemoryLockedError, MemoryReadOnlyError, StorageFullError
 from megacontext.ports.catalog import Passage, Source
@@ -240,6 +241,13 @@ def test_read_only_media_can_be_read(small_disk: Path, tmp_path: Path, *, crashe
         with pytest.raises(MemoryReadOnlyError), reader.write():
             pass
         reader.close()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    copy_catalog(small_disk, copy)
+    copied = SqliteCatalog.open(copy)
+    assert copied.state().num_tokens == 40
+    assert list(copied.check()) == []
+    copied.close()
 
 
 def test_a_write_protected_file_is_read_and_not_written(tmp_path: Path, catalog: SqliteCatalog) -> None:

@@ -94,6 +94,18 @@ def test_a_shard_and_what_describes_it_damaged_at_once(megacontext, memory):
     assert contents(memory) == wanted
 
 
+def test_what_cannot_be_read_is_named_and_no_repair_is_promised(megacontext, memory):
+    described = memory / "arrays" / "lod1" / "zarr.json"
+    described.unlink()
+    described.mkdir()
+    for arguments in ((), ("--repair",)):
+        done = megacontext("check", memory, *arguments)
+        assert done.code == 1
+        assert "lod1/zarr.json" in done.out
+        assert "cannot be rebuilt" in done.out
+        assert "journal" not in done.out
+
+
 def test_a_check_without_repair_changes_nothing(megacontext, memory):
     (memory / "arrays" / "zarr.json").write_bytes(b"")
     (memory / "arrays" / "lod0" / "zarr.json").unlink()

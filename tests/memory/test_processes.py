@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 import pytest
 
-from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageFullError
+from megacontext.errors import MemoryLockedError, MemoryReadOnlyError, StorageError, StorageFullError
 from megacontext.memory.lock import RewriteLock, WriterLock
 from megacontext.runtime.transfer import export_memory, import_memory
 
@@ -237,6 +237,32 @@ try:
 except MemoryReadOnlyError as error:
     print(error)
 """
+
+
+def test_a_left_name_does_not_fail_what_was_done_under_the_lock(kit, tmp_path, monkeypatch):
+    """The id of the writer stays where its folder may not be changed."""
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.append([1, 2, 3])
+
+        def refuse(self, missing_ok=False):
+            raise PermissionError(13, "Permission denied", str(self))
+
+        with monkeypatch.context() as protected:
+            protected.setattr(Path, "unlink", refuse)
+            memory.append([4])
+    with kit.open_folder(tmp_path / "m") as memory:
+        assert memory.tokens(0, 4).tolist() == [1, 2, 3, 4]
+        memory.append([5])
+
+
+@pytest.mark.parametrize("name", ["writer.lock", "writer.pid"])
+def test_a_folder_in_the_place_of_a_lock_is_named(kit, tmp_path, name):
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.append([1, 2, 3])
+    (tmp_path / "m" / name).unlink(missing_ok=True)
+    (tmp_path / "m" / name).mkdir()
+    with kit.open_folder(tmp_path / "m") as memory, pytest.raises(StorageError, match=f"{name} is a folder.*remove"):
+        memory.append([4])
 
 
 def test_a_folder_that_may_not_be_written(kit, tmp_path, child):

@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 from megacontext.catalog import queries
-from megacontext.catalog.connections import connect
+from megacontext.catalog.connections import CatalogConnections, connect
 from megacontext.catalog.faults import sqlite_faults
-from megacontext.catalog.journal import JOURNAL_FILE, Journal
+from megacontext.catalog.journal import JOURNAL_FILE, Journal, lost_commits
 from megacontext.catalog.rebuilding import everything
 from megacontext.catalog.rows import CATALOG_FILE
 
@@ -22,16 +22,21 @@ COPIED_FILES = (CATALOG_FILE, JOURNAL_FILE)
 def copy_catalog(folder: Path, target_folder: Path) -> None:
     """Copy the last commit of a memory's catalog into another folder, by SQLite's own backup, with a fresh journal.
 
-    Raises: CorruptionError, StorageError, StorageFullError.
+    Raises: CorruptionError (the last commits are lost, which only the journal still has), StorageError,
+    StorageFullError.
     """
-    target = target_folder / CATALOG_FILE
+    source, target = folder / CATALOG_FILE, target_folder / CATALOG_FILE
+    journaled = Journal(folder / JOURNAL_FILE).last_commit()  # read first: a writer may commit meanwhile
     with (
-        sqlite_faults(str(folder / CATALOG_FILE), written=str(target)),
-        closing(connect(folder / CATALOG_FILE, mode="ro")) as reader,
+        closing(CatalogConnections(source, read_only=True)) as connections,
+        sqlite_faults(str(source), written=str(target)),
+        connections.reading(transaction=False) as reader,
         closing(sqlite3.connect(target)) as copy,
     ):
         reader.backup(copy)
         num_commits = queries.read_progress(copy).num_commits
+        if journaled > num_commits:
+            raise lost_commits(source, journaled - num_commits)
         Journal(target_folder / JOURNAL_FILE).record(num_commits, everything(copy), everything(copy))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ _HEADER_BYTES = 100
 _MAX_LEVEL = 32
 _BLOB_TABLES = (schema.tail, schema.gists)
 _KEYED_TABLES = (schema.segments, schema.gists)
-_JOURNAL = "journal"
+_JOURNAL, _CATALOG, _TOKENS = "journal", "catalog", "tokens"
 _REPAIRABLE = {
     **{table.name: _JOURNAL for table in JOURNALED},
-    schema.gists.name: "tokens",
-    schema.passages.name: "tokens",
+    schema.gists.name: _TOKENS,
+    schema.passages.name: _TOKENS,
 }
 
 Row = tuple[Any, ...]
@@ -54,11 +55,13 @@ def check_catalog(connection: sqlite3.Connection, path: Path, info: MemoryInfo) 
         lambda: check_index(connection),
         lambda: _check_journal(connection, journal),
     ]
-    is_intact = True
+    is_intact = is_whole = True
     for look in looks:
         for damage in _found(look):
-            is_intact &= damage.repairable == "tokens"
-            yield damage
+            is_intact &= damage.repairable == _TOKENS
+            is_whole &= damage.repairable != _JOURNAL
+            has_copy = {_JOURNAL: not journal.problem, _CATALOG: is_whole}.get(damage.repairable, True)
+            yield damage if has_copy else replace(damage, repairable="")
     if is_intact and journal.num_commits == read_progress(connection).num_commits:
         yield from _compare_journal(connection, journal)
 
@@ -66,7 +69,10 @@ def check_catalog(connection: sqlite3.Connection, path: Path, info: MemoryInfo) 
 def broken_file(error: CorruptionError, path: Path) -> Damage:
     """The finding for a file that cannot even be opened."""
     journal = read_journal(path.with_name(JOURNAL_FILE))
-    return _damage(CATALOG_FILE, str(error).partition(";")[0], _JOURNAL, 0, _journal_tokens(journal))
+    problem = str(error).partition(";")[0]
+    if journal.problem:
+        problem = f"{problem}; so is its second copy: {JOURNAL_FILE} {journal.problem}; restore a backup"
+    return _damage(CATALOG_FILE, problem, "" if journal.problem else _JOURNAL, 0, _journal_tokens(journal))
 
 
 def _found(look: Look) -> Iterator[Damage]:
@@ -200,7 +206,7 @@ def _check_journal(connection: sqlite3.Connection, journal: JournalContents) -> 
     """A journal that lags behind is what a crash or a concurrent writer leaves; one that is ahead shows a loss."""
     num_commits = read_progress(connection).num_commits
     if journal.problem and num_commits:
-        yield _damage(JOURNAL_FILE, journal.problem, "catalog")
+        yield _damage(JOURNAL_FILE, journal.problem, _CATALOG)
     elif journal.num_commits > num_commits:
         problem = f"commits {num_commits + 1} to {journal.num_commits} are lost"
         yield _damage(CATALOG_FILE, problem, _JOURNAL, 0, _journal_tokens(journal))
@@ -211,7 +217,7 @@ def _compare_journal(connection: sqlite3.Connection, journal: JournalContents) -
     for table in JOURNALED:
         rows = {key_of(table.name, row): row for row in connection.execute(select_sql(table))}
         if rows != journal.tables[table.name]:
-            yield _damage(JOURNAL_FILE, f"{table.name} differ from those of the catalog", "catalog")
+            yield _damage(JOURNAL_FILE, f"{table.name} differ from those of the catalog", _CATALOG)
 
 
 def _journal_tokens(journal: JournalContents) -> int:

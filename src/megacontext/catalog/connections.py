@@ -16,7 +16,7 @@ from threading import RLock
 from urllib.parse import quote
 
 from megacontext.catalog.faults import sqlite_faults
-from megacontext.errors import CorruptionError, InvariantError, MemoryClosedError, MemoryReadOnlyError
+from megacontext.errors import CorruptionError, InvariantError, MemoryClosedError, MemoryReadOnlyError, StorageError
 
 __all__ = ["BUSY_TIMEOUT_MS", "BrokenConnections", "CatalogConnections", "connect"]
 
@@ -159,6 +159,8 @@ class CatalogConnections:
             return reader
         self._on_read_only_media = True
         log = self.path.with_name(f"{self.path.name}-wal")
+        if log.is_dir():
+            raise StorageError(f"{log} is a folder, where SQLite keeps a file; remove it")
         if not log.exists() or log.stat().st_size == 0:
             return connect(self.path, mode="ro", immutable=True)
         self._copy = tempfile.TemporaryDirectory(prefix="megacontext-")

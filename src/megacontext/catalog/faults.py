@@ -34,6 +34,7 @@ _NOT_WRITTEN = {  # the last one is what its full-text index makes of any of the
     sqlite3.SQLITE_IOERR_TRUNCATE,
     sqlite3.SQLITE_IOERR,
 }
+_WRITE_VERSION_AT, _WRITE_AHEAD_LOG = 18, 2  # of the file's header
 _PROBE_BYTES = 64 * KIB
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
@@ -64,6 +65,8 @@ def file_faults(name: str) -> Iterator[None]:
             raise MemoryReadOnlyError(
                 f"{name} cannot be written ({error.strerror}); make its folder writable"
             ) from error
+        if error.errno == errno.EISDIR:
+            raise StorageError(f"{name} is a folder; remove it") from error
         if error.errno == errno.ENOENT:
             raise MemoryNotFoundError(f"there is no folder for {name}; make it first") from error
         raise StorageError(f"{name} failed: {error.strerror}") from error
@@ -76,6 +79,10 @@ def _fault(error: sqlite3.Error, name: str, written: str) -> MegaContextError:
         return StorageFullError.of(errno.ENOSPC, f"writing {written}")
     if extended in _NOT_WRITTEN and (limit := _limit_reached(Path(written))):
         return StorageFullError.of(limit, f"writing {written}")
+    if folder := next((file for file in _files_of(written) if file.is_dir()), None):
+        return StorageError(f"{folder} is a folder, where SQLite keeps a file; remove it")
+    if code == sqlite3.SQLITE_READONLY and _forbids_writing(Path(name)):
+        return CorruptionError(f"{name} says of itself that nobody may write it; run 'megacontext check --repair'")
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
         return MemoryReadOnlyError(f"{name} cannot be written ({error}); make the memory's folder writable")
     if code == sqlite3.SQLITE_CANTOPEN:
@@ -92,6 +99,19 @@ def _fault(error: sqlite3.Error, name: str, written: str) -> MegaContextError:
         # a table or column that our own statements name is not there: the schema was damaged
         return CorruptionError(f"{name} has a damaged schema ({error}); run 'megacontext check --repair'")
     return StorageError(f"{name} failed: {error}")
+
+
+def _files_of(name: str) -> list[Path]:
+    return [Path(f"{name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")]
+
+
+def _forbids_writing(path: Path) -> bool:
+    """Whether the header asks for a newer SQLite to write the file than there is, as only a damaged one does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_WRITE_VERSION_AT + 1)[-1] > _WRITE_AHEAD_LOG
+    except (OSError, IndexError):
+        return False
 
 
 def _limit_reached(path: Path) -> int:

@@ -24,9 +24,19 @@ import google_crc32c
 from sqlalchemy import Table
 
 from megacontext.catalog import schema
+from megacontext.errors import CorruptionError
 from megacontext.units import KIB, MIB
 
-__all__ = ["JOURNALED", "JOURNAL_FILE", "Change", "Journal", "JournalContents", "key_of", "read_journal"]
+__all__ = [
+    "JOURNALED",
+    "JOURNAL_FILE",
+    "Change",
+    "Journal",
+    "JournalContents",
+    "key_of",
+    "lost_commits",
+    "read_journal",
+]
 
 JOURNAL_FILE = "catalog.journal"
 JOURNALED: tuple[Table, ...] = (
@@ -78,6 +88,13 @@ class JournalContents:
         else:
             for key in [key for key in rows if change.start <= key[0] < change.stop]:
                 del rows[key]
+
+
+def lost_commits(path: Path, count: int) -> CorruptionError:
+    """What to say of a catalog that is behind its journal."""
+    return CorruptionError(
+        f"{path} lost {count} of its last commits, {JOURNAL_FILE} still has them; run 'megacontext check --repair'"
+    )
 
 
 def key_of(table: str, row: Row) -> Row:

@@ -10,7 +10,7 @@ from pathlib import Path
 from megacontext.catalog import queries
 from megacontext.catalog.connections import CatalogConnections
 from megacontext.catalog.faults import sqlite_faults
-from megacontext.catalog.journal import JOURNAL_FILE, Journal, read_journal
+from megacontext.catalog.journal import JOURNAL_FILE, Journal, lost_commits, read_journal
 from megacontext.catalog.rows import info_of
 from megacontext.catalog.upgrades import require_schema, schema_revision, upgrade_schema
 from megacontext.errors import CorruptionError
@@ -58,4 +58,5 @@ def _warn_of_losses(connection: sqlite3.Connection, path: Path, journal: Journal
     journaled = journal.last_commit()  # read first: a writer may commit between the two
     with suppress(CorruptionError):  # a damaged row is reported by whoever needs it, and by check
         if journaled > queries.read_progress(connection).num_commits:
-            log.warning("%s lost its last commits; run 'megacontext check --repair'", path)
+            lost = journaled - queries.read_progress(connection).num_commits
+            log.warning("%s; until then it is read without them", lost_commits(path, lost))

@@ -16,14 +16,14 @@ from megacontext.catalog.checksums import row_crc
 from megacontext.catalog.connections import BrokenConnections, CatalogConnections
 from megacontext.catalog.creation import create_database, is_file, no_memory
 from megacontext.catalog.faults import file_faults
-from megacontext.catalog.journal import JOURNAL_FILE, Journal
+from megacontext.catalog.journal import JOURNAL_FILE, Journal, lost_commits
 from megacontext.catalog.newest import NewestRows
 from megacontext.catalog.opening import journaled_info, open_connections
 from megacontext.catalog.rebuilding import everything, rebuild_database
 from megacontext.catalog.rows import CATALOG_FILE
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
-from megacontext.errors import CorruptionError
+from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.ports.catalog import CatalogState, Damage, Extent, MemoryInfo, SearchHit, Segment, Source
 from megacontext.ports.gister import GistBatch
 
@@ -45,6 +45,8 @@ class SqliteCatalog:
         if not is_there and not is_file(folder / JOURNAL_FILE):
             raise no_memory(folder)
         try:
+            if self._path.is_dir():
+                raise CorruptionError(f"{self._path} is a folder; remove it, then run 'megacontext check --repair'")
             if not is_there:
                 raise CorruptionError(f"{self._path} is missing; run 'megacontext check --repair'")
             self._connections, self.info = open_connections(self._path, self._journal, read_only=read_only)
@@ -89,10 +91,7 @@ class SqliteCatalog:
             last, self._newest = self._newest, None
             writer = SqliteWriter(connection, self.info, last)
             if self._journal.last_commit() > writer.num_commits:
-                raise CorruptionError(
-                    f"{self._path} lost {self._journal.last_commit() - writer.num_commits} of its last commits, "
-                    f"{JOURNAL_FILE} still has them; run 'megacontext check --repair'"
-                )
+                raise lost_commits(self._path, self._journal.last_commit() - writer.num_commits)
             yield writer
             changes = writer.finish()
             connection.execute("COMMIT")
@@ -143,9 +142,16 @@ class SqliteCatalog:
                 self._journal.rewrite(queries.read_progress(connection).num_commits, everything(connection))
                 return
         self._connections.close()
-        rebuild_database(self._path.parent)
-        self._journal = Journal(self._path.with_name(JOURNAL_FILE))
-        self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
+        try:
+            rebuild_database(self._path.parent)
+            self._journal = Journal(self._path.with_name(JOURNAL_FILE))
+            self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
+        except MegaContextError as error:  # it stays as it was: what of it can be read still is
+            try:
+                self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
+            except MegaContextError:
+                self._connections = BrokenConnections(self._path, CorruptionError(str(error)), read_only=False)
+            raise
 
     def compact(self) -> None:
         with file_faults(str(self._path)), self._connections.writing() as connection:  # refuses if nothing may change

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from megacontext.cli import (
     train,
     transfer,
 )
+from megacontext.cli.log import show_log
 
 __all__ = ["Settings", "make_app"]
 
@@ -76,9 +76,7 @@ def _begin(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     context.ensure_object(Settings).debug = debug
-    # what the library logs explains an error; without --debug the error's own line is enough
-    log = logging.getLogger("megacontext")
-    log.handlers = [logging.StreamHandler() if debug else logging.NullHandler()]
+    show_log(debug=debug, verb=context.invoked_subcommand)
     if version:
         typer.echo(f"megacontext {megacontext.__version__}")
         raise typer.Exit(0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import StorageError
+from megacontext.errors import CorruptionError, StorageError
 from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.layout import gist_spec, meta_spec, sealed_arrays, shard_nodes, token_spec
 from megacontext.memory.parts import Parts
@@ -59,9 +59,12 @@ class Checker:
             try:
                 self._reader.refresh()
                 yield from look()
-            except StorageError as error:  # a look-up in the catalog: no news if the catalog has said so itself
+            except CorruptionError as error:  # a look-up in the catalog: no news if the catalog has said so itself
                 if not catalog_is_damaged:
                     yield _catalog_finding("rows", 0, 0, _short(error), "journal")
+            except StorageError as error:  # a file that may not be read, which no repair can make good
+                damage = Damage(object_name="files", token_start=0, token_stop=0, problem=str(error), repairable="")
+                yield Finding(damage=damage, part="files")
 
     # --- what describes the arrays ------------------------------------------------------------------------------
 

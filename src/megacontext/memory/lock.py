@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
 
-from megacontext.errors import MegaContextError, MemoryLockedError, MemoryReadOnlyError, StorageFullError
+from megacontext.errors import MegaContextError, MemoryLockedError, MemoryReadOnlyError, StorageError, StorageFullError
 
 __all__ = ["RewriteLock", "WriterLock"]
 
@@ -52,7 +52,8 @@ class WriterLock:
     def release(self) -> None:
         """Let others write; free if the lock is not held."""
         if self.held and self._lock is not None:
-            self._owner_path.unlink(missing_ok=True)
+            with suppress(OSError):  # what was done under the lock is done, and a left id means nothing
+                self._owner_path.unlink(missing_ok=True)
             self._lock.release()
         self.held = False
 
@@ -160,6 +161,8 @@ def _is_locked(descriptor: int, *, shared: bool) -> bool:
 def _fault(error: OSError, folder: Path) -> MegaContextError:
     if error.errno in StorageFullError.codes:
         return StorageFullError.of(error.errno, f"locking {folder}")
+    if isinstance(error, IsADirectoryError):
+        return StorageError(f"{error.filename} is a folder, and a lock is to stand there; remove it")
     return MemoryReadOnlyError(
         f"{folder} cannot be written ({error.strerror}); change its permissions, or only read from it"
     )

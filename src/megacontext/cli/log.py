@@ -1,0 +1,32 @@
+"""What the library logs, on standard error: everything with ``--debug``, else losses in data at rest alone."""
+
+from __future__ import annotations
+
+import logging
+
+from megacontext.cli.screen import error_console
+from megacontext.cli.visible import visible_line
+
+__all__ = ["show_log"]
+
+OF_LOSSES = ("megacontext.catalog", "megacontext.storage", "megacontext.memory.erase")
+
+
+class _Losses(logging.Handler):
+    """One line for each warning about data at rest, once. Of the rest, verbs say themselves what users need."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if record.name.startswith(OF_LOSSES) and line not in self._said:
+            self._said.add(line)
+            error_console().print(f"megacontext: {visible_line(line)}", style="yellow", markup=False, soft_wrap=True)
+
+
+def show_log(*, debug: bool, verb: str | None) -> None:
+    """``check`` looks for losses and lists them."""
+    quiet = logging.NullHandler() if verb == "check" else _Losses()
+    logging.getLogger("megacontext").handlers = [logging.StreamHandler() if debug else quiet]
