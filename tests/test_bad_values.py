@@ -131,7 +131,7 @@ CALLS = {
         "progress": argument(lambda world: lambda progress: None, {"None"}, {"class"}),
     },
     "memory.inspect": NOTHING,
-    "memory.provenance": SPAN,
+    "memory.provenance": SPAN | {"whole_tokens": whole(8)},
     "memory.refresh": NOTHING,
     "memory.search": {"text": TEXT, "limit": whole(3)},
     "memory.search_hits": {"text": TEXT, "limit": whole(3)},

@@ -74,6 +74,47 @@ def test_results_share_no_tokens_and_lose_no_words(kit):
     assert len(memory.search("bread", limit=7)) == 7
 
 
+def test_a_short_source_is_shown_once_and_whole_where_a_passage_ends_in_it(kit):
+    memory = kit.make_memory()
+    memory.ingest(text="hay " * 10, source="hay")  # 40 tokens; 8 a block: passages of 32, the next begins at 24
+    memory.append_text("Ada: 48213. ", source="ada")  # 40:52
+    memory.append_text("Bob: 77123. ", source="bob")  # 52:64, over the end of the passage of 24:56
+    memory.append_text("Eve: 90909. ", source="eve")
+    assert memory.reader.state.indexed_tokens == 56
+    for question in ("Ada", "Bob", "Ada Bob", "48213 Bob hay"):
+        results = memory.search(question)
+        asked = [word for word in question.split() if word != "hay"]
+        assert len([result for result in results if result.uri != "hay"]) == len(asked)
+        for result in results:
+            if result.uri != "hay":
+                (source,) = [source for source in memory.sources() if source.uri == result.uri]
+                assert (result.token_start, result.token_stop) == (source.token_start, source.token_stop)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=25),
+    limit=st.integers(1, 30),
+    question=st.sampled_from(["bread", "bread tea", "tea salt", "zebra bread"]),
+)
+def test_nothing_is_shown_twice_and_no_short_source_is_cut(kit, sizes, limit, question):
+    memory = kit.make_memory()
+    for number, size in enumerate(sizes):
+        text = f"{('bread', 'tea', 'salt')[number % 3]} {number} ".ljust(size, ".")
+        memory.append_text(text, source=f"source {number}")
+    sources = {source.uri: source for source in memory.sources()}
+    results = memory.search(question, limit=limit)
+    spans = sorted((result.token_start, result.token_stop) for result in results)
+    assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
+    assert [result.score for result in results] == sorted((result.score for result in results), reverse=True)
+    for result in results:
+        source = sources[result.uri]
+        assert result.text == memory.text(result.token_start, result.token_stop)
+        assert source.token_start <= result.token_start < result.token_stop <= source.token_stop
+        if source.token_stop - source.token_start <= 32:
+            assert (result.token_start, result.token_stop) == (source.token_start, source.token_stop)
+
+
 def test_a_word_in_what_two_passages_share_is_found_once(kit):
     memory = kit.make_memory()
     place = 24 * 8  # 8 tokens a block: passages begin every 24 tokens and share 8

@@ -231,6 +231,19 @@ def test_explain_names_the_source_of_the_fact(memory):
     assert len(few) == 1
 
 
+def test_explain_quotes_a_short_source_whole_and_once(memory):
+    K = memory.info.block_tokens
+    memory.append(np.tile(CONTINUATION, 9)[: -memory.num_tokens % K + K - 2], source="filler")
+    start, stop = memory.append_text("Bob: 77123.", source="bob")
+    assert start // K < (stop - 1) // K, "a block ends in it"
+    with memory.session(budget_entries=512) as session:
+        answer_of(session.generate("Bob?", max_new_tokens=2))
+        for limit in range(1, 30):
+            quotes = [span.quote for span in session.explain(limit=limit) if span.uri == "bob"]
+            assert quotes in ([], ["Bob: 77123."])
+        assert quotes
+
+
 def test_an_empty_memory_is_the_plain_model(tmp_path, base):
     with assembly.open(tmp_path / "m", base=base, create=True) as memory, memory.session(budget_entries=64) as session:
         assert session.refocus(QUESTION).num_entries == 0

@@ -31,7 +31,7 @@ from megacontext.ports.catalog import Catalog, MemoryInfo, SearchHit, Source
 from megacontext.ports.gister import Gister
 from megacontext.ports.text import TextCodec
 from megacontext.tree.geometry import TreeGeometry
-from megacontext.values import flag, shown
+from megacontext.values import flag, shown, whole_number
 
 __all__ = ["Memory"]
 
@@ -174,10 +174,12 @@ class Memory:
         self._open_reader()
         return self._parts.catalog.sources()
 
-    def provenance(self, start: int, stop: int) -> list[Quotation]:
-        """Where a token range came from: one exact quotation per extent that it touches."""
+    def provenance(self, start: int, stop: int, *, whole_tokens: int = 0) -> list[Quotation]:
+        """Where a token range came from: one exact quotation per extent that it touches, of no more than the range
+        has of it. Extents of ``whole_tokens`` or less are quoted whole."""
         self._open_reader()
-        return self._quoter.quotations(start, stop)
+        whole_tokens = whole_number("whole_tokens", whole_tokens, of="tokens", usual=128)
+        return self._quoter.quotations(start, stop, whole_tokens)
 
     def search(self, text: str, *, limit: int = 10) -> list[SearchResult]:
         """Passages that share words with ``text``, best first, with their sources."""

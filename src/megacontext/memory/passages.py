@@ -21,12 +21,18 @@ __all__ = [
     "PassageCutter",
     "indexed_stop",
     "next_passage_start",
+    "passage_tokens",
     "passages_from",
 ]
 
 PASSAGE_BLOCKS = 4
 STRIDE_BLOCKS = 3
 _STEP_TOKENS = 65_536  # a source's tokens are copied so many at a time
+
+
+def passage_tokens(block_tokens: int) -> int:
+    """The length of a passage."""
+    return PASSAGE_BLOCKS * block_tokens
 
 
 def next_passage_start(indexed_tokens: int, block_tokens: int) -> int:

@@ -10,7 +10,7 @@ from megacontext.memory.reports import Quotation
 from megacontext.memory.source_texts import SourceTexts
 from megacontext.ports.catalog import Extent, Source
 
-__all__ = ["Quoter"]
+__all__ = ["Quoter", "share_of"]
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MAX_CHARACTER_TOKENS = 4  # a character has at most four bytes
@@ -25,8 +25,8 @@ class Quoter:
         self._reader = reader
         self._lines = LineNumbers(parts)
 
-    def quotations(self, start: int, stop: int) -> list[Quotation]:
-        """One quotation per extent that [start, stop) touches, in order.
+    def quotations(self, start: int, stop: int, whole_tokens: int = 0) -> list[Quotation]:
+        """One quotation per extent that [start, stop) touches, in order; whole of those of ``whole_tokens`` or less.
 
         Raises: InvalidValueError; CorruptionError if a source's text is damaged.
         """
@@ -36,7 +36,7 @@ class Quoter:
         quotations: list[Quotation] = []
         texts = SourceTexts(self._parts)
         for source, extent in self._parts.catalog.extents(start, stop):
-            begin, end = max(start, extent.token_start), min(stop, extent.token_stop)
+            begin, end = share_of(extent, start, stop, whole_tokens)
             if not source.text_digest:
                 quotations.append(self._token_quotation(source, extent, begin, end))
                 continue
@@ -80,6 +80,13 @@ class Quoter:
             if position is not None and (decoded.strip(_REPLACEMENT) or anchor == 0):  # more than pieces of a character
                 return position, True
         return _anchor(extent, behind if up else before, text), False
+
+
+def share_of(extent: Extent, start: int, stop: int, whole_tokens: int = 0) -> tuple[int, int]:
+    """What an extent has of [start, stop); all of it if it has ``whole_tokens`` or less."""
+    if extent.token_stop - extent.token_start <= whole_tokens:
+        return extent.token_start, extent.token_stop
+    return max(start, extent.token_start), min(stop, extent.token_stop)
 
 
 def _anchor(extent: Extent, number: int, text: bytes) -> int:

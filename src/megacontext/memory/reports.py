@@ -98,8 +98,9 @@ class Quotation:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """A passage that matches, with its source; of several sources, the one with most of the words. Results share no
-    tokens: of two passages that overlap, the lower one is the rest.
+    """A passage that matches, or what one of the sources that share it has of it. Results share no tokens: of two
+    passages that overlap, the lower one is the rest. What is no longer than a passage, such as a note, a message or a
+    short page, is whole.
 
     score: BM25-like, higher is better; of the whole passage.
     """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import replace
+from bisect import bisect, insort
 
 from megacontext.memory.parts import Parts
-from megacontext.memory.passages import next_passage_start
+from megacontext.memory.passages import next_passage_start, passage_tokens
+from megacontext.memory.provenance import share_of
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import SearchResult
 from megacontext.ports.catalog import Extent, SearchHit, Source
@@ -19,6 +20,8 @@ __all__ = ["Searcher"]
 _WORD = re.compile(r"\w+")
 _OVERLAPPING = 3  # a passage shares tokens with one before and one behind
 _PART_LETTERS = 4  # from here on a word also counts within a longer one (``retries`` in ``max_retries``)
+
+_Span = tuple[int, int]
 
 
 class Searcher:
@@ -40,7 +43,7 @@ class Searcher:
 
     def results(self, text: str, limit: int) -> list[SearchResult]:
         """Hits with their text and their source. A passage that several short sources share counts for each of them
-        that has words of the question, and only with its own text.
+        that has words of the question, and only with its own text, which is whole even where the passage ends in it.
 
         Passages overlap, so that a fact lies whole in one of them; of what a better one says already, the next says
         only the rest, if there are words of the question in that.
@@ -48,51 +51,45 @@ class Searcher:
         words = set(_WORD.findall(_folded(valid_text("text", text))))
         limit = whole_number("limit", limit, least=1, of="passages")
         results: list[SearchResult] = []
-        for found in self.hits(text, min(_OVERLAPPING * limit, LARGEST)):
-            hit = self._rest(found, results, words)
-            if hit is None:
-                continue
-            results += [
-                SearchResult(
-                    token_start=start,
-                    token_stop=stop,
-                    score=hit.score,
-                    uri=source.uri,
-                    version=source.version,
-                    title=extent.title,
-                    role=extent.role or source.role,
-                    text=self._text(start, stop),
+        shown: list[_Span] = []  # of the results, in order of the history
+        for hit in self.hits(text, min(_OVERLAPPING * limit, LARGEST)):
+            for source, extent, (start, stop) in self._by_source(hit, shown, words):
+                insort(shown, (start, stop))
+                results.append(
+                    SearchResult(
+                        token_start=start,
+                        token_stop=stop,
+                        score=hit.score,
+                        uri=source.uri,
+                        version=source.version,
+                        title=extent.title,
+                        role=extent.role or source.role,
+                        text=self._text(start, stop),
+                    )
                 )
-                for source, extent, start, stop in self._by_source(hit, words)
-            ]
             if len(results) >= limit:
                 break
         return results[:limit]
 
-    def _rest(self, hit: SearchHit, shown: list[SearchResult], words: set[str]) -> SearchHit | None:
-        """What of a hit is not shown yet, or None if it would not have been found for that."""
-        start, stop = hit.token_start, hit.token_stop
-        for result in shown:
-            if result.token_start <= start < result.token_stop:
-                start = result.token_stop
-            elif result.token_start < stop <= result.token_stop:
-                stop = result.token_start
-        if start >= stop:
-            return None
-        if (start, stop) != (hit.token_start, hit.token_stop):
-            whole = _found(words, _folded(self._text(hit.token_start, hit.token_stop)))
-            if whole and not _found(words, _folded(self._text(start, stop))):
-                return None
-        return replace(hit, token_start=start, token_stop=stop)
-
-    def _by_source(self, hit: SearchHit, words: set[str]) -> list[tuple[Source, Extent, int, int]]:
-        """What each extent has of a hit, those with most words first; only the first if none has a whole word."""
-        shares = []
+    def _by_source(self, hit: SearchHit, shown: list[_Span], words: set[str]) -> list[tuple[Source, Extent, _Span]]:
+        """What each extent has of a hit that is not shown yet, those with most words first; only the first if none of
+        the hit has a whole word."""
+        whole_tokens = passage_tokens(self._parts.info.block_tokens)
+        places: list[tuple[int, tuple[Source, Extent, _Span]]] = []
+        has_words = False
         for source, extent in self._parts.catalog.extents(hit.token_start, hit.token_stop):
-            start, stop = max(hit.token_start, extent.token_start), min(hit.token_stop, extent.token_stop)
-            shares.append((len(_found(words, _folded(self._text(start, stop)))), (source, extent, start, stop)))
-        shares.sort(key=lambda share: -share[0])
-        return [place for num_words, place in shares if num_words] or [shares[0][1]]
+            start, stop = share_of(extent, hit.token_start, hit.token_stop, whole_tokens)
+            rest = _rest(start, stop, shown)
+            counts = [self._num_words(span, words) for span in rest]
+            places += [(count, (source, extent, span)) for count, span in zip(counts, rest, strict=True)]
+            has_words = (
+                has_words or any(counts) or (rest != [(start, stop)] and self._num_words((start, stop), words) > 0)
+            )
+        places.sort(key=lambda place: -place[0])
+        return [place for num_words, place in places if num_words] if has_words else [place for _, place in places[:1]]
+
+    def _num_words(self, span: _Span, words: set[str]) -> int:
+        return len(_found(words, _folded(self._text(*span))))
 
     @property
     def _num_tokens(self) -> int:
@@ -113,6 +110,18 @@ class Searcher:
         if not share:
             return None
         return SearchHit(token_start=start, token_stop=self._num_tokens, score=max(best_score, 1e-6) * share)
+
+
+def _rest(start: int, stop: int, shown: list[_Span]) -> list[_Span]:
+    """What of ``[start, stop)`` is not shown; spans that are shown are in order and share nothing."""
+    rest: list[_Span] = []
+    for low, high in shown[max(bisect(shown, (start, start)) - 1, 0) :]:
+        if low >= stop:
+            break
+        if start < low:
+            rest.append((start, low))
+        start = max(start, high)
+    return [*rest, (start, stop)] if start < stop else rest
 
 
 def _found(words: set[str], text: str) -> list[str]:

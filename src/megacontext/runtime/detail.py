@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.memory import Memory
+from megacontext.memory.passages import passage_tokens
+from megacontext.memory.reports import Quotation
 from megacontext.runtime.events import ExplainedSpan
 
 __all__ = ["DetailRecord"]
@@ -55,11 +57,38 @@ class DetailRecord:
                 self._blocks[start] = _Block(start, stop, score, _reason(wc, start, stop))
 
     def explain(self, memory: Memory, *, limit: int) -> list[ExplainedSpan]:
-        """The ``limit`` blocks that mattered most, neighbours joined, with where they come from; best first."""
+        """The ``limit`` blocks that mattered most, neighbours joined, with where they come from; best first.
+
+        Blocks end anywhere: of a source as short as a passage all is quoted, once, that was in detail.
+        """
         best = sorted(self._blocks.values(), key=lambda block: (-block.score, -block.start))[:limit]
         spans = _join(sorted(best, key=lambda block: block.start))
         spans.sort(key=lambda block: -block.score)
-        return [explained for block in spans for explained in _quote(memory, block)]
+        explained: dict[tuple[int, int], ExplainedSpan] = {}
+        for block in spans:
+            for found in self._quotations(memory, block):
+                explained.setdefault((found.token_start, found.token_stop), _explained(found, block))
+        return list(explained.values())
+
+    def _quotations(self, memory: Memory, block: _Block) -> list[Quotation]:
+        """One per source of the block, the largest first; slivers of a neighbouring source are left out."""
+        found = memory.provenance(block.start, block.stop, whole_tokens=passage_tokens(memory.info.block_tokens))
+        sizes = [min(part.token_stop, block.stop) - max(part.token_start, block.start) for part in found]
+        if not all(self._has(whole.token_start, whole.token_stop) for whole in found):
+            parts = memory.provenance(block.start, block.stop)
+            found = [
+                whole if self._has(whole.token_start, whole.token_stop) else part
+                for whole, part in zip(found, parts, strict=True)
+            ]
+        ranked = sorted(zip(sizes, found, strict=True), key=lambda each: -each[0])
+        return [quotation for size, quotation in ranked if size > ranked[0][0] // SLIVER]
+
+    def _has(self, start: int, stop: int) -> bool:
+        """Whether all of a span was in detail."""
+        for _, block in sorted(self._blocks.items()):
+            if block.start <= start < block.stop:
+                start = block.stop
+        return start >= stop
 
 
 def _share(values: npt.NDArray[np.float64] | npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -88,26 +117,19 @@ def _join(blocks: list[_Block]) -> list[_Block]:
     return joined
 
 
-def _quote(memory: Memory, block: _Block) -> list[ExplainedSpan]:
-    """One span per source of the block, the largest first; slivers of a neighbouring source are left out."""
-    quotations = sorted(memory.provenance(block.start, block.stop), key=lambda q: q.token_start - q.token_stop)
-    largest = quotations[0].token_stop - quotations[0].token_start if quotations else 0
-    return [
-        ExplainedSpan(
-            uri=found.uri,
-            title=found.title,
-            role=found.role,
-            token_start=found.token_start,
-            token_stop=found.token_stop,
-            byte_start=found.byte_start,
-            byte_stop=found.byte_stop,
-            line_start=found.line_start,
-            line_stop=found.line_stop,
-            quote=found.text,
-            score=block.score,
-            shown_because=block.reason,
-            labels=dict(found.labels),
-        )
-        for found in quotations
-        if found.token_stop - found.token_start > largest // SLIVER
-    ]
+def _explained(found: Quotation, block: _Block) -> ExplainedSpan:
+    return ExplainedSpan(
+        uri=found.uri,
+        title=found.title,
+        role=found.role,
+        token_start=found.token_start,
+        token_stop=found.token_stop,
+        byte_start=found.byte_start,
+        byte_stop=found.byte_stop,
+        line_start=found.line_start,
+        line_stop=found.line_stop,
+        quote=found.text,
+        score=block.score,
+        shown_because=block.reason,
+        labels=dict(found.labels),
+    )
