@@ -339,7 +339,8 @@ def test_a_memory_that_may_not_be_read_is_named_with_what_to_do(memory, locked):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"{locked}" in done.stderr
-    assert "permissions of the folder" in done.stderr or "permissions of the memory's folder" in done.stderr
+    fixes = ("permissions of the folder", "permissions of the memory's folder", "make it and its folders readable")
+    assert any(fix in done.stderr for fix in fixes)
 
 
 @needs_permissions

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import resource
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -12,8 +17,9 @@ import pytest
 import tensorstore as ts
 from tests.small_disk import mounted, small_file_system
 
-from megacontext.errors import CorruptionError, InvariantError, MemoryReadOnlyError, StorageFullError
+from megacontext.errors import CorruptionError, InvariantError, MemoryReadOnlyError, StorageError, StorageFullError
 from megacontext.storage.arrays import TensorStoreArrays
+from megacontext.storage.faults import tensorstore_fault
 from megacontext.testing.array_store_suite import GISTS, TOKENS, ArrayStoreSuite, example_rows
 
 
@@ -183,6 +189,55 @@ def test_damaged_metadata_is_named_and_mended_by_the_next_write(filled: Path, co
         store.read(GISTS, 0, 1)
     store.write_shard(GISTS, 1, example_rows(GISTS, 1))
     np.testing.assert_array_equal(TensorStoreArrays(filled).read(GISTS, 0, 64), example_rows(GISTS, 0))
+
+
+READ_ALL = """
+import sys
+from megacontext.errors import StorageError
+from megacontext.storage.arrays import TensorStoreArrays
+from megacontext.testing.array_store_suite import TOKENS
+store = TensorStoreArrays(sys.argv[1])
+for read in (lambda: store.read(TOKENS, 0, 4), lambda: store.read_shard(TOKENS, 0)):
+    try:
+        read()
+    except StorageError as error:
+        print(f"{type(error).__name__}: {error} <- {str(error.__cause__).partition(':')[0]}")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root without setpriv reads everywhere")
+@pytest.mark.parametrize(("locked", "num_refused"), [("lod0/c/0", 2), ("lod0/zarr.json", 1)])
+def test_what_may_not_be_read_is_named_with_what_to_do(filled: Path, locked: str, num_refused: int) -> None:
+    """A shard can be read without the file that describes it."""
+    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    (filled / "arrays" / locked).chmod(0)
+    done = subprocess.run(
+        [*unprivileged, sys.executable, "-c", READ_ALL, filled], capture_output=True, text=True, check=True
+    )
+    problem = f"arrays/{locked} cannot be read (Permission denied); make it and its folders readable"
+    assert done.stdout.splitlines() == [f"StorageError: {problem} <- PERMISSION_DENIED"] * num_refused
+
+
+@pytest.mark.parametrize(
+    ("text", "doing", "kind", "message"),
+    [
+        ("PERMISSION_DENIED: no", "reading rows", StorageError, "x cannot be read (Permission denied); make it"),
+        (
+            "PERMISSION_DENIED: no",
+            "writing x",
+            MemoryReadOnlyError,
+            "not permitted while writing x (Permission denied)",
+        ),
+        ("RESOURCE_EXHAUSTED: no", "writing x", StorageFullError, "no space left while writing x"),
+        (f"UNKNOWN: no [os_error_code='{errno.EIO}']", "reading rows", StorageError, "reading rows failed at x: Input"),
+        ("NOT_FOUND: no", "reading rows", CorruptionError, "x is missing (reading rows); run 'megacontext check"),
+        ("DATA_LOSS: no", "reading rows", CorruptionError, "x fails its checksum (reading rows); run"),
+    ],
+)
+def test_what_tensorstore_reports_is_said_in_our_words(text: str, doing: str, kind: type, message: str) -> None:
+    fault = tensorstore_fault(ValueError(text), doing=doing, object_name="x")
+    assert type(fault) is kind
+    assert str(fault).startswith(message)
 
 
 def test_metadata_of_another_shape_is_damage(filled: Path) -> None:

@@ -95,7 +95,7 @@ class FileBlobs:
             num_bytes += len(piece)
             yield piece
         name = self.object_name(digest)
-        with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
+        with os_faults(f"reading {name}", name), _opened(self._path(digest)) as file:
             if lacks_table(file, num_bytes):
                 raise CorruptionError(f"{name} has a damaged table of its frames; run 'megacontext check --repair'")
 
@@ -103,7 +103,7 @@ class FileBlobs:
         name = self.object_name(digest)
         found = hashlib.sha256()
         try:
-            with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
+            with os_faults(f"reading {name}", name), _opened(self._path(digest)) as file:
                 # a stream: a flipped size in the header must not allocate what it says
                 reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
                 while piece := reader.read(FRAME_BYTES):
@@ -119,7 +119,7 @@ class FileBlobs:
     def part(self, digest: str, start: int, stop: int) -> bytes:
         name = self.object_name(digest)
         try:
-            with os_faults(f"reading {name}"), _opened(self._path(digest)) as file:
+            with os_faults(f"reading {name}", name), _opened(self._path(digest)) as file:
                 found = read_part(file, start, stop)
         except zstandard.ZstdError as error:
             raise CorruptionError(

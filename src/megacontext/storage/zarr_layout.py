@@ -96,7 +96,7 @@ class ZarrLayout:
     def _read(self, array: str) -> bytes | None:
         name = metadata_name(array)
         if self._folder is not None:
-            with os_faults(f"reading {name}"), suppress(FileNotFoundError, NotADirectoryError):
+            with os_faults(f"reading {name}", name), suppress(FileNotFoundError, NotADirectoryError):
                 return (self._folder / name).read_bytes()
             return None
         try:
