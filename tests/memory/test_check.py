@@ -184,6 +184,22 @@ def test_what_nothing_has_any_more_is_reported(kit, pristine, folder, wanted):
     repaired(kit, folder, wanted)
 
 
+def test_a_folder_in_the_place_of_a_text_is_for_its_owner_to_remove(kit, folder, wanted):
+    with kit.open_folder(folder, read_only=True) as memory:
+        book = next(source for source in memory.sources() if source.uri.endswith("book.txt"))
+        path = folder / memory._parts.blobs.object_name(book.raw_digest)
+    path.unlink()
+    (path / "mine").mkdir(parents=True)
+    with kit.open_folder(folder) as memory:
+        for repair in (False, True):
+            (left,) = memory.check(repair=repair).damages
+            assert "is a folder" in left.problem
+            assert "remove what stands in its place, then run 'megacontext check --repair'" in left.problem
+    (path / "mine").rmdir()
+    path.rmdir()
+    repaired(kit, folder, wanted)
+
+
 def test_a_text_and_its_tokens_lost_together_are_reported(kit, folder):
     with kit.open_folder(folder, read_only=True) as memory:
         book = next(source for source in memory.sources() if source.uri.endswith("book.txt"))

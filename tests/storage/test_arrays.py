@@ -240,6 +240,15 @@ def test_what_tensorstore_reports_is_said_in_our_words(text: str, doing: str, ki
     assert str(fault).startswith(message)
 
 
+@pytest.mark.parametrize("name", ["arrays/lod0/c/0", "arrays/lod0/zarr.json"])
+def test_a_folder_in_the_place_of_a_file_is_named_and_left_there(filled: Path, name: str) -> None:
+    (filled / name).unlink()
+    (filled / name / "mine").mkdir(parents=True)
+    with pytest.raises(StorageError, match=rf"^{name} is a folder .*: remove what .* 'megacontext check --repair'$"):
+        TensorStoreArrays(filled).write_shard(TOKENS, 0, example_rows(TOKENS, 0))
+    assert (filled / name / "mine").exists()
+
+
 def test_metadata_of_another_shape_is_damage(filled: Path) -> None:
     metadata = filled / "arrays" / "lod1" / "zarr.json"
     metadata.write_text(metadata.read_text().replace("1099511627776", "1099511627760"))

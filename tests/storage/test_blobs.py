@@ -62,6 +62,28 @@ def test_a_blob_cut_short_is_found(tmp_path: Path, length: int) -> None:
         blobs.get(digest)
 
 
+@pytest.mark.parametrize("in_the_way", ["folder", "file"])
+def test_what_stands_in_the_place_of_a_blob_is_named_and_left_there(tmp_path: Path, in_the_way: str) -> None:
+    blobs = FileBlobs(tmp_path)
+    digest = blobs.put(TEXT)
+    path = tmp_path / blobs.object_name(digest)
+    path.unlink()
+    if in_the_way == "folder":
+        (path / "mine").mkdir(parents=True)
+    else:
+        path.parent.rmdir()
+        path.parent.write_bytes(b"mine")
+    kept = sorted(tmp_path.rglob("*"))
+    name = blobs.object_name(digest)
+    said = rf"^{name} (is a folder .*|lies below a file, .*): remove what stands .* 'megacontext check --repair'$"
+    for read in (blobs.get, lambda digest: blobs.part(digest, 0, 5), lambda digest: list(blobs.pieces(digest))):
+        with pytest.raises(StorageError, match=said):
+            read(digest)
+    with pytest.raises(StorageError, match=said):
+        blobs.delete(digest)
+    assert sorted(tmp_path.rglob("*")) == kept
+
+
 def test_storing_the_same_bytes_again_heals(tmp_path: Path) -> None:
     blobs = FileBlobs(tmp_path)
     digest = blobs.put(TEXT)

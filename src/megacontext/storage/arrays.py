@@ -198,7 +198,7 @@ def _remove_left_lock(folder: Path, name: str) -> None:
 
     TensorStore fills a lock file and renames it, but does not cut off what an abandoned longer one held already.
     """
-    with os_faults(f"writing {name}"):
+    with os_faults(f"writing {name}", name):
         (folder / f"{name}{_LOCK_SUFFIX}").unlink(missing_ok=True)
 
 

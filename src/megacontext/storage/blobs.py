@@ -132,7 +132,8 @@ class FileBlobs:
             yield path.name.removesuffix(_SUFFIX)
 
     def delete(self, digest: str) -> None:
-        with os_faults(f"deleting {self.object_name(digest)}"):
+        name = self.object_name(digest)
+        with os_faults(f"deleting {name}", name):
             self._path(digest).unlink(missing_ok=True)
 
     def object_name(self, digest: str) -> str:

@@ -21,6 +21,7 @@ __all__ = ["os_faults", "storage_fault", "tensorstore_fault"]
 
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _OS_CODES = {"RESOURCE_EXHAUSTED": errno.ENOSPC, "PERMISSION_DENIED": errno.EACCES}  # of stores that give none
+_IN_THE_WAY = {errno.EISDIR: "is a folder and should be a file", errno.ENOTDIR: "lies below a file, not a folder"}
 _CHANGING = ("writing", "deleting")
 _OS_CODE = re.compile(r"os_error_code='(\d+)'")
 
@@ -34,6 +35,10 @@ def storage_fault(code: int | None, doing: str, detail: str, object_name: str = 
             return StorageError(f"{object_name} cannot be read ({detail}); make it and its folders readable")
         refused = StorageError if doing.startswith("reading") else MemoryReadOnlyError
         return refused(f"not permitted while {doing} ({detail}); change the permissions of the folder")
+    if object_name and code in _IN_THE_WAY:
+        # no semicolon: a check says all of it, because a repair that removes nothing it did not write cannot mend this
+        fix = "remove what stands in its place, then run 'megacontext check --repair'"
+        return StorageError(f"{object_name} {_IN_THE_WAY[code]}: {fix}")
     named = f" at {object_name}" if object_name and object_name not in doing else ""
     return StorageError(f"{doing} failed{named}: {detail}")
 
