@@ -21,7 +21,8 @@ COMMANDS = {
     "complete": "--allocator --budget --json --lens --max-new-tokens --prompt --seed --temperature --top-p",
     "demo": "--base --budget --continuations --facts --out --seed --tokens",
     "erase": "--json --yes",
-    "eval": "--base --budget --data --json --lengths --list --methods --out --quick --resume --samples --seed --task",
+    "eval": "--base --block-tokens --budget --data --gist-width --json --lengths --list --methods --out --quick "
+    "--resume --samples --seed --task",
     "export": "--json",
     "focus": "--allocator --budget --json --lens --pin --query --reveal --show --unpin",
     "import": "--json",
