@@ -246,7 +246,7 @@ class World:
 
     def snapshot(self):
         """What a failed call must not change."""
-        self.session.unpin(0, 1)  # takes in what the memory has gained
+        self.session._engine.follow_memory()
         memory, wc = self.memory, self.session.working_context
         tokens = memory.tokens(0, memory.num_tokens).tobytes()
         files = sorted(str(path.relative_to(self.folder.parent)) for path in self.folder.parent.rglob("*"))

@@ -11,7 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from megacontext.errors import BaseMismatchError, CorruptionError, InvalidValueError, MemoryStateError
+from megacontext.errors import (
+    BaseMismatchError,
+    BudgetError,
+    CorruptionError,
+    InvalidValueError,
+    MemoryStateError,
+)
 from megacontext.focus.lenses.recency import RecencyLens
 from megacontext.runtime import assembly
 from megacontext.runtime.patching import Patching
@@ -117,6 +123,31 @@ def test_what_was_erased_since_does_not_come_back(tmp_path, base):
             with memory.restore_session(tmp_path / "s") as restored:
                 assert restored._engine.window is None
                 np.testing.assert_allclose(restored.nll(CONTINUATION), session.nll(CONTINUATION), atol=1e-3)
+
+
+def test_what_was_erased_is_not_saved(tmp_path, base):
+    with made(tmp_path / "m.mc", base) as memory:
+        memory.append(TOKENS[:300], source="secret")
+        with used(memory) as session:
+            memory.erase("secret")
+            session.save(tmp_path / "s")
+            with memory.restore_session(tmp_path / "s") as restored:
+                assert restored._engine.window is None
+                np.testing.assert_allclose(restored.nll(CONTINUATION), session.nll(CONTINUATION), atol=1e-3)
+
+
+def test_a_memory_that_outgrew_its_window_is_saved_as_it_was_seen(tmp_path, base):
+    tight = {"budget_entries": 60, "sink_tokens": 0, "recent_tokens": 0}
+    with made(tmp_path / "m.mc", base) as memory, memory.session(**tight) as session:
+        memory.append(np.resize(TOKENS, 32**3 - 1 - len(TOKENS)))  # 31 nodes of each level at least
+        with pytest.raises(BudgetError):
+            session.refocus()
+        session.save(tmp_path / "s")
+        with memory.restore_session(tmp_path / "s") as restored:
+            restored.resize(700)
+            assert restored.working_context.num_tokens == memory.num_tokens
+            restored.save(tmp_path / "s")
+        memory.restore_session(tmp_path / "s").close()
 
 
 def test_another_memory_base_or_precision_is_refused(tmp_path, base):

@@ -60,9 +60,12 @@ class Query:
 
 
 class Engine:
-    """Working context, lens, allocator and model window of one session."""
+    """Working context, lens, allocator and model window of one session. num_tokens: of the memory, what it begins
+    with; None for all."""
 
-    def __init__(self, memory: Memory, base: BaseSource, config: SessionConfig) -> None:
+    def __init__(
+        self, memory: Memory, base: BaseSource, config: SessionConfig, *, num_tokens: int | None = None
+    ) -> None:
         self.memory = memory
         self.base = base
         self.config = config
@@ -73,7 +76,7 @@ class Engine:
         working_context = WorkingContext(
             memory.tree,
             gist_width=memory.info.gist_width,
-            num_tokens=memory.num_tokens,
+            num_tokens=memory.num_tokens if num_tokens is None else num_tokens,
             config=WorkingContextConfig(
                 budget_entries=config.budget_entries,
                 sink_tokens=config.sink_tokens,
@@ -129,11 +132,13 @@ class Engine:
         return taken
 
     def follow_memory(self) -> None:
-        """Take in what the memory has gained; what was erased or repaired leaves the model's state, too."""
+        """Take in what the memory has gained; what was erased or repaired leaves the model's state, too. Either
+        overtakes an answer in progress."""
         if self.is_outdated:
             self.release()
             self._num_changes = self.memory.reader.num_changes
-        self.focus.follow_growth()
+            self.turn += 1
+        self.turn += self.focus.follow_growth()
 
     def become(
         self,
@@ -160,7 +165,7 @@ class Engine:
         if budget_entries > budget_before:
             wc.resize(budget_entries)  # first of all, because the memory may have outgrown the old window
         try:
-            self.focus.follow_growth()
+            self.turn += self.focus.follow_growth()
             self.focus.allot(budget_entries, reserved_entries=0, purpose="the window")
         except BudgetError:
             wc.resize(budget_before)

@@ -122,11 +122,12 @@ class FocusDriver:
         """Whether it can do nothing without."""
         return isinstance(self.lens, WindowLens) and self.lens.needs_learned
 
-    def follow_growth(self) -> None:
-        """Take in what the memory has gained."""
+    def follow_growth(self) -> bool:
+        """Take in what the memory has gained; whether it has."""
         gained = self._memory.num_tokens - self.working_context.num_tokens
         if gained:
             self.working_context.extend(gained)
+        return gained > 0
 
     def refocus(
         self,

@@ -153,14 +153,13 @@ def answer_steps(
 
     while len(token_ids) < prompt.max_new_tokens:
         _check_turn(engine, turn)
-        if engine.is_outdated:
-            raise MemoryStateError("what this answer reads was erased or repaired meanwhile; ask again")
         token_id = sampler.draw(window.next_logits)
         if token_id in stop_token_ids:
             reason = "stop"
             break
         token_ids.append(token_id)
         yield TokenEvent(token_id=token_id, text=text_out.push(token_id))
+        _check_turn(engine, turn)
         if text_out.done:
             reason = "stop"
             break
@@ -198,10 +197,13 @@ def _moved(engine: Engine, report: RefocusReport, *, num_generated: int) -> Iter
 
 
 def _check_turn(engine: Engine, turn: int) -> None:
+    """Whether the answer can go on, after whoever has its events had the time to change things."""
     if engine.turn != turn:
         raise MemoryStateError(
             "this answer was overtaken: its session was asked, moved or closed meanwhile; open a session for each"
         )
+    if engine.is_outdated:
+        raise MemoryStateError("what this answer reads was erased or repaired meanwhile; ask again")
 
 
 class _TextOut:

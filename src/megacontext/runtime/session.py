@@ -36,7 +36,8 @@ class Session:
     """One working context over one memory. Several may be open at once; they share the base model.
 
     What is asked and answered is scratch: it stands in the window after the history and is never ingested. The session
-    follows the memory's growth. One object is for one thread.
+    follows the memory's growth, but not in the middle of an answer: that goes on with what its question found. Every
+    method but ``explain`` and ``save`` overtakes it, so that its next step is an error. One object is for one thread.
 
     Args:
         memory: what to look at.
@@ -50,7 +51,7 @@ class Session:
     def __init__(
         self, memory: Memory, base: BaseSource, config: SessionConfig, *, saved: SavedSession | None = None
     ) -> None:
-        self._engine = Engine(memory, base, config)
+        self._engine = Engine(memory, base, config, num_tokens=0 if saved else None)
         if saved is not None:
             restore_into(self._engine, saved)
         self._is_closed = False
@@ -98,7 +99,9 @@ class Session:
 
     def unpin(self, start: int, stop: int) -> None:
         """Let a span collapse again."""
-        self._begin().working_context.unpin(start, stop)
+        engine = self._begin()
+        engine.working_context.unpin(start, stop)
+        engine.turn += 1
 
     def resize(self, budget_entries: int) -> None:
         """Change the window; a smaller one collapses what is worth least."""
@@ -162,11 +165,13 @@ class Session:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the session to a file, from which ``memory.restore_session`` goes on bit for bit: cut, pins, what the
-        lens said, and the model's keys and values. A file that is there is replaced. Answers in progress are not saved.
+        lens said, and the model's keys and values. A file that is there is replaced. Answers in progress are not saved;
+        they go on as if nothing had happened.
 
         The file holds what the window shows: keep it as private as the memory.
         """
-        save_session(self._begin(), Path(valid_path("path", path, example="talk.session")))
+        self._check_open()
+        save_session(self._engine, Path(valid_path("path", path, example="talk.session")))
 
     def close(self) -> None:
         """Free the model's state; closing twice is fine."""

@@ -76,10 +76,12 @@ class SavedSession:
 
 
 def save_session(engine: Engine, path: Path) -> None:
-    """Write what the session is now; a file that is there is replaced when all is written."""
+    """Write what the session is now; a file that is there is replaced when all is written.
+
+    What the memory has gained since is taken in by who restores it: to do so here would overtake an answer.
+    """
     from safetensors.torch import save
 
-    engine.follow_memory()
     arrays = {f"cut.{name}": _tensor(rows) for name, rows in _rows_of(engine).items()}
     header: dict[str, Any] = {
         "format": FORMAT,
@@ -90,7 +92,7 @@ def save_session(engine: Engine, path: Path) -> None:
         "budgets": [engine.budget_entries, engine.working_context.config.budget_entries],
         "detail": engine.detail.state(),
     }
-    if engine.window is not None:
+    if engine.window is not None and not engine.is_outdated:  # else it may hold what was erased
         found, header["window"] = _window_of(engine, engine.window)
         arrays |= found
     with os_faults(f"saving the session to {path}"):
