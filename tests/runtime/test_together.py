@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import megacontext as mc
-from megacontext.errors import InvalidValueError, MemoryStateError
+from megacontext.errors import InvalidValueError, MemoryClosedError, MemoryStateError
 from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
@@ -71,6 +71,27 @@ def test_one_that_fails_ends_with_its_error_and_the_others_go_on(memories):
     assert [number for number, _ in errors] == [1]
     assert isinstance(errors[0][1], MemoryStateError)
     assert sorted(number for number, event in found if isinstance(event, mc.DoneEvent)) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("closed", [0, 1])
+def test_a_memory_that_is_closed_ends_its_own_answers_only(tmp_path, closed):
+    """Whosever event came last."""
+    base = tiny_base()
+    for place in range(12):
+        opened = []
+        for side in ("left", "right"):
+            memory = assembly.open(tmp_path / f"{place}{side}.mc", base=base, create=True, gister="mean")
+            memory.append(np.arange(97, 120).repeat(20))
+            opened.append(memory)
+        events = mc.together(
+            [m.session(budget_entries=200).generate("Who?", max_new_tokens=8, stop=()) for m in opened]
+        )
+        found = [next(events) for _ in range(place + 1)]
+        opened[closed].close()
+        last = dict([*found, *events])
+        assert isinstance(last[closed], MemoryClosedError)
+        assert isinstance(last[1 - closed], mc.DoneEvent)
+        opened[1 - closed].close()
 
 
 def test_different_models_step_each_in_a_batch_of_its_own(memories, tmp_path):

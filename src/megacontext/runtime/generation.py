@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.bases.detokenize import Detokenizer
-from megacontext.errors import InvalidValueError, MegaContextError, MemoryStateError
+from megacontext.errors import InvalidValueError, MegaContextError, MemoryClosedError, MemoryStateError
 from megacontext.runtime.decode import ModelWindow, append_together
 from megacontext.runtime.engine import Engine, Query
 from megacontext.runtime.events import (
@@ -65,8 +65,11 @@ class NextToken:
 
     @property
     def is_current(self) -> bool:
-        """Whether the window is still that of its answer."""
-        return self.engine.turn == self.turn and not self.engine.is_outdated
+        """Whether the window is still that of its answer, and its memory open."""
+        try:
+            return self.engine.turn == self.turn and not self.engine.is_outdated
+        except MemoryClosedError:
+            return False
 
 
 class AnswerStream(Iterator[GenerationEvent]):
@@ -103,7 +106,7 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
     Yields:
         Which stream, by its place, and its event, or the MegaContextError that ended it.
 
-    Raises: InvalidValueError for anything else.
+    Raises: InvalidValueError for anything else; what is no MegaContextError (of a lens that was given, say) as it is.
     """
     waiting: dict[int, NextToken] = {}
     if not isinstance(streams, list | tuple):
@@ -127,7 +130,7 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
                 going.remove(number)
                 yield number, error
         for number in [number for number, each in waiting.items() if not each.is_current]:
-            del waiting[number]  # whoever had the events changed its session: its next step says so
+            del waiting[number]  # whoever had the events changed its session or memory: its next step says so
         if waiting:
             token_ids = np.array([each.token_id for each in waiting.values()], dtype=np.uint32)
             append_together([each.window for each in waiting.values()], token_ids)
