@@ -21,6 +21,7 @@ from megacontext.errors import (
 from megacontext.focus.lenses.recency import RecencyLens
 from megacontext.runtime import assembly
 from megacontext.runtime.patching import Patching
+from megacontext.runtime.session_file import DIGEST, HEADER, digest_of
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
 
@@ -52,16 +53,17 @@ def answer(session):
 
 
 def rewritten(path, change):
-    """The file with its arrays or header changed."""
+    """The file with its arrays or header changed, as somebody would who makes the checksum fit again."""
     with safe_open(path, framework="pt") as file:
         arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
     change(arrays, metadata)
+    if DIGEST in metadata:
+        metadata[DIGEST] = digest_of(metadata[HEADER], arrays)
     save_file(arrays, path, metadata)
 
 
 def edit(metadata, **told):
-    header = json.loads(metadata["megacontext_session"])
-    metadata["megacontext_session"] = json.dumps({**header, **told})
+    metadata[HEADER] = json.dumps({**json.loads(metadata[HEADER]), **told})
 
 
 @pytest.mark.parametrize("make_base", [tiny_base, tiny_core_base])
@@ -198,8 +200,9 @@ def test_lenses_that_were_objects_have_to_be_given_again(tmp_path, base):
         lambda _, metadata: edit(metadata, budgets=[-5, -5]),
         lambda _, metadata: edit(metadata, detail=[[10**9, 10**9 + 5, 1.0, "focus"]]),
         lambda _, metadata: edit(metadata, pins=[[-5, 3]]),
-        lambda _, metadata: metadata.__setitem__("megacontext_session", '{"format": 9}'),
-        lambda _, metadata: metadata.__setitem__("megacontext_session", '{"format": 1}'),
+        lambda _, metadata: metadata.__setitem__(HEADER, '{"format": 9}'),
+        lambda _, metadata: metadata.__setitem__(HEADER, '{"format": 2}'),
+        lambda _, metadata: metadata.pop(DIGEST),
         lambda _, metadata: metadata.clear(),
     ],
 )
@@ -212,6 +215,32 @@ def test_a_file_that_was_changed_is_one_clear_error(tmp_path, base, change):
             memory.restore_session(tmp_path / "s")
         assert "\n" not in str(caught.value)
         assert str(tmp_path / "s") in str(caught.value)
+
+
+@pytest.mark.parametrize("make_base", [tiny_base, lambda: tiny_base(dtype="bfloat16")])
+def test_every_bit_of_a_file_counts(tmp_path, make_base):
+    with made(tmp_path / "m.mc", make_base()) as memory, used(memory) as session:
+        session.save(tmp_path / "s")
+        whole = (tmp_path / "s").read_bytes()
+        num_header = 8 + int.from_bytes(whole[:8], "little")
+        for start, stop, expected in (
+            (num_header, len(whole), CorruptionError),
+            (0, num_header, (CorruptionError, InvalidValueError)),
+        ):
+            for place in np.linspace(start, stop - 1, 40).astype(int):
+                flipped = bytearray(whole)
+                flipped[place] ^= 1 << place % 8
+                (tmp_path / "s").write_bytes(flipped)
+                with pytest.raises(expected, match=str(tmp_path / "s")):
+                    memory.restore_session(tmp_path / "s")
+
+
+def test_a_file_of_before_is_refused(tmp_path, base):
+    with made(tmp_path / "m.mc", base) as memory, used(memory) as session:
+        session.save(tmp_path / "s")
+        rewritten(tmp_path / "s", lambda _, metadata: (edit(metadata, format=1), metadata.pop(DIGEST)))
+        with pytest.raises(InvalidValueError, match=r"another version \(format 1, this one reads 2\); save it again"):
+            memory.restore_session(tmp_path / "s")
 
 
 def test_files_that_are_no_sessions_are_named(tmp_path, base):

@@ -1,12 +1,13 @@
 """A session in a file: its cut, its pins and the model's state, so that it goes on where it stood, bit for bit.
 
-One safetensors file. What was erased from the memory since must not come back through it: the model's state is left out
-then, and made anew of the cut. The file holds what the window shows, in the model's words; keep it as private as the
-memory.
+One safetensors file, under a checksum. What was erased from the memory since must not come back through it: the
+model's state is left out then, and made anew of the cut. The file holds what the window shows, in the model's words;
+keep it as private as the memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -44,10 +45,11 @@ if TYPE_CHECKING:
     from megacontext.ports.focus import Allocator, Lens
     from megacontext.runtime.decode import ModelWindow
 
-__all__ = ["SavedSession", "read_session", "restore_into", "save_session"]
+__all__ = ["DIGEST", "HEADER", "SavedSession", "digest_of", "read_session", "restore_into", "save_session"]
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "megacontext_session"
+DIGEST = "sha256"
 CACHE = "cache."
 
 
@@ -101,7 +103,9 @@ def save_session(engine: Engine, path: Path) -> None:
             raise InvalidValueError(f"the folder of {path} does not exist; create it first")
         if path.is_dir():
             raise InvalidValueError(f"{path} is a folder; give the name of a file")
-        content = save({name: tensor.contiguous() for name, tensor in arrays.items()}, {HEADER: json.dumps(header)})
+        arrays = {name: tensor.contiguous() for name, tensor in arrays.items()}
+        told = json.dumps(header)
+        content = save(arrays, {HEADER: told, DIGEST: digest_of(told, arrays)})
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".megacontext-") as folder:
             written = Path(folder) / path.name
             written.touch(mode=0o600)
@@ -119,7 +123,8 @@ def read_session(path: Path) -> SavedSession:
             raise InvalidValueError(f"{path} is no file; give one that session.save wrote")
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get(HEADER, "null"))
+                metadata = file.metadata() or {}
+                header = json.loads(metadata.get(HEADER, "null"))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (SafetensorError, ValueError) as error:
             raise CorruptionError(f"{path} is damaged or no saved session ({error}); save it again") from error
@@ -129,7 +134,20 @@ def read_session(path: Path) -> SavedSession:
         raise InvalidValueError(
             f"{path} was saved by another version (format {header['format']}, this one reads {FORMAT}); save it again"
         )
+    if metadata.get(DIGEST) != digest_of(metadata[HEADER], arrays):
+        raise CorruptionError(f"{path} fails its checksum; save it again, or begin anew with memory.session()")
     return SavedSession(path=path, header=header, arrays=arrays)
+
+
+def digest_of(told: str, arrays: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of all that a file says: its header, and each array with its name, type and shape."""
+    import torch
+
+    digest = hashlib.sha256(told.encode())
+    for name, tensor in sorted(arrays.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def restore_into(engine: Engine, saved: SavedSession) -> None:
