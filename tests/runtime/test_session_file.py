@@ -62,6 +62,10 @@ def rewritten(path, change):
     save_file(arrays, path, metadata)
 
 
+def edit_part(metadata, part, **told):
+    edit(metadata, **{part: {**json.loads(metadata[HEADER])[part], **told}})
+
+
 def edit(metadata, **told):
     metadata[HEADER] = json.dumps({**json.loads(metadata[HEADER]), **told})
 
@@ -199,7 +203,17 @@ def test_lenses_that_were_objects_have_to_be_given_again(tmp_path, base):
         lambda _, metadata: edit(metadata, budgets=[256, 100_000]),
         lambda _, metadata: edit(metadata, budgets=[-5, -5]),
         lambda _, metadata: edit(metadata, detail=[[10**9, 10**9 + 5, 1.0, "focus"]]),
+        lambda _, metadata: edit(metadata, budgets=[700.0, 600]),
+        lambda _, metadata: edit(metadata, detail=[[0, 5, "much", "focus"]]),
         lambda _, metadata: edit(metadata, pins=[[-5, 3]]),
+        lambda _, metadata: edit(metadata, pins=[[0.5, 3]]),
+        lambda _, metadata: edit_part(metadata, "config", hysteresis={"max_edits": 10**30}),
+        lambda _, metadata: edit_part(metadata, "config", hysteresis={"swap_margin": "x"}),
+        lambda _, metadata: edit_part(metadata, "window", num_patches=10**30),
+        lambda _, metadata: edit_part(metadata, "window", num_forwarded=-1),
+        lambda _, metadata: edit_part(metadata, "window", num_refreshes=1.5),
+        lambda _, metadata: edit_part(metadata, "window", next_position=float("nan")),
+        lambda _, metadata: edit_part(metadata, "window", changes=[10**400]),
         lambda _, metadata: metadata.__setitem__(HEADER, '{"format": 9}'),
         lambda _, metadata: metadata.__setitem__(HEADER, '{"format": 2}'),
         lambda _, metadata: metadata.pop(DIGEST),

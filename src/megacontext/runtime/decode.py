@@ -20,6 +20,8 @@ from megacontext.errors import InvalidValueError, InvariantError
 from megacontext.ports.base import SupportsAttentionMass, SupportsBatches, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
+from megacontext.values import number as valid_number
+from megacontext.values import whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,9 @@ __all__ = ["ModelWindow", "append_together"]
 LOGITS_CHUNK = 128
 # the last probes, which tell how far a patched window has drifted
 DRIFT_PROBES = 32
+# what a window counts over its life, and where a saved count is no count any more: arrays of int64 go on from it
+COUNTS = ("num_forwarded", "num_patches", "num_refreshes")
+MOST_COUNTED = 1 << 53
 
 
 class ModelWindow:
@@ -154,7 +159,7 @@ class ModelWindow:
             "is_stale": self._is_stale[shown],
             "ran": self._ran[shown],
         }
-        counts = {name: getattr(self, name) for name in ("num_forwarded", "num_patches", "num_refreshes")}
+        counts = {name: getattr(self, name) for name in COUNTS}
         return arrays, {**counts, "changes": list(self._changes), "next_position": self._next_position}
 
     def restore(
@@ -176,14 +181,16 @@ class ModelWindow:
         vocab_size = self._base.info.vocab_size
         if logits_V is not None and logits_V.shape != (vocab_size,):
             raise InvalidValueError(f"the saved logits have shape {tuple(logits_V.shape)}, not ({vocab_size},)")
+        counts = {name: whole_number(name, told[name], most=MOST_COUNTED) for name in COUNTS}
+        changes = [valid_number("a change", change, least=0) for change in told["changes"]]
+        next_position = valid_number("next_position", told["next_position"], least=0, most=MOST_COUNTED)
         self._cache, self._num_rows = cache, num_rows
         self._logits_V = None if logits_V is None else logits_V.to(self._base.info.device)
         self._keys[:num_rows], self._positions[:num_rows] = arrays["keys"], arrays["positions"]
         self._is_stale[:num_rows], self._ran[:num_rows] = arrays["is_stale"], arrays["ran"]
-        self._changes.extend(float(change) for change in told["changes"])
-        self._next_position = float(told["next_position"])
-        for name in ("num_forwarded", "num_patches", "num_refreshes"):
-            setattr(self, name, int(told[name]))
+        self._changes.extend(changes)
+        self._next_position = next_position
+        vars(self).update(counts)
 
     def _plan(self, rows: WindowRows, patching: Patching) -> Patch:
         shown = slice(0, self._num_rows)

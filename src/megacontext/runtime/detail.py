@@ -13,6 +13,7 @@ from megacontext.memory.memory import Memory
 from megacontext.memory.passages import passage_tokens
 from megacontext.memory.reports import Quotation
 from megacontext.runtime.events import ExplainedSpan
+from megacontext.values import number, span, text
 
 __all__ = ["DetailRecord"]
 
@@ -41,9 +42,17 @@ class DetailRecord:
         """All that was taken down, as JSON can hold it."""
         return [[block.start, block.stop, block.score, block.reason] for block in self._blocks.values()]
 
-    def restore(self, state: list[list[Any]]) -> None:
-        """Take over what a ``state`` says."""
-        self._blocks = {start: _Block(start, stop, score, reason) for start, stop, score, reason in state}
+    def restore(self, state: list[list[Any]], *, num_tokens: int) -> None:
+        """Take over what a ``state`` says of a history; InvalidValueError for what cannot be."""
+        blocks = [
+            _Block(
+                *span(start, stop, limit=num_tokens, of="tokens of the history", is_empty_fine=False),
+                number("the score of a block", score, least=0),
+                text("the reason of a block", reason),
+            )
+            for start, stop, score, reason in state
+        ]
+        self._blocks = {block.start: block for block in blocks}
 
     def note(self, wc: WorkingContext, utility: npt.NDArray[np.float64], mass: npt.NDArray[np.float32] | None) -> None:
         """Take down the raw entries of a cut with what the lens and the model's attention gave to each."""

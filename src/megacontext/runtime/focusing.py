@@ -33,6 +33,7 @@ from megacontext.ports.focus import (
 )
 from megacontext.tree.cuts import Cut
 from megacontext.tree.runs import joined_spans
+from megacontext.values import number, whole_number
 
 __all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 
@@ -45,6 +46,12 @@ class Hysteresis:
     cooldown: int = 0
     swap_margin: float = 0.0
     edit_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole_number("max_edits", self.max_edits, of="edits")
+        whole_number("cooldown", self.cooldown, of="refocuses")
+        number("swap_margin", self.swap_margin, least=0)
+        number("edit_cost", self.edit_cost, least=0)
 
 
 FREE = Hysteresis()

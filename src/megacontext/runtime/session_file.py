@@ -28,7 +28,7 @@ from megacontext.errors import (
 from megacontext.focus.pins import Spans
 from megacontext.focus.rows import CutRows
 from megacontext.ports.base import SupportsSavedCache
-from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import Engine
 from megacontext.runtime.focusing import Hysteresis
 from megacontext.runtime.patching import Patching
@@ -36,6 +36,7 @@ from megacontext.runtime.placement import SCRATCH
 from megacontext.storage.faults import os_faults
 from megacontext.storage.syncing import sync
 from megacontext.tree.cuts import Cut
+from megacontext.values import span, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -162,20 +163,18 @@ def restore_into(engine: Engine, saved: SavedSession) -> None:
                 f"{path} looks at {cut_rows.num_tokens} tokens, but the memory has {engine.memory.num_tokens}; open "
                 "the memory that it was saved with"
             )
-        spans = [(start, stop) for start, stop, *_ in [*header["pins"], *header["detail"]]]
-        if any(not 0 <= start < stop <= cut_rows.num_tokens for start, stop in spans):
-            raise ValueError("what was pinned or in detail is no part of the history")
         budget_entries, left_to_history = header["budgets"]
-        if not left_to_history <= budget_entries:
-            raise ValueError(f"{left_to_history} of {budget_entries} entries are left to the history")
         engine.become(
             cut_rows,
-            Spans.of((start, stop) for start, stop in header["pins"]),
-            budget_entries=budget_entries,
-            left_to_history=left_to_history,
+            Spans.of(
+                span(start, stop, limit=cut_rows.num_tokens, of="tokens of the history", is_empty_fine=False)
+                for start, stop in header["pins"]
+            ),
+            budget_entries=window_budget(budget_entries),
+            left_to_history=whole_number("what is left to the history", left_to_history, most=budget_entries),
             utility=saved.arrays["cut.utility"].numpy(),
         )
-        engine.detail.restore(header["detail"])
+        engine.detail.restore(header["detail"], num_tokens=cut_rows.num_tokens)
         if header.get("window") and header["num_erased"] == engine.memory.reader.num_erased:
             _restore_window(engine, saved)
 
