@@ -61,6 +61,25 @@ def test_tokens_of_all_come_in_rounds(memories):
     assert [len(done[number].token_ids) for number in range(4)] == [5, 9, 13, 17]
 
 
+@pytest.mark.parametrize("num_events", range(4, 16))
+def test_an_answer_left_amid_a_round_goes_on_by_itself(memories, num_events):
+    """The token that waited for the others runs, and runs once; together again it does, too."""
+    alone = [list(stream) for stream in streams(sessions(memories, refocus_interval=0))]
+    started = streams(sessions(memories, refocus_interval=0))
+    events = mc.together(started)
+    found = [[] for _ in QUESTIONS]
+    for _ in range(num_events):
+        number, event = next(events)
+        found[number].append(event)
+    events.close()
+    found[0] += list(started[0])
+    for number, event in mc.together(started[1:]):
+        found[number + 1].append(event)
+    for ours, theirs in zip(found, alone, strict=True):
+        assert ours[-1] == theirs[-1]
+        assert len(ours) == len(theirs)
+
+
 def test_one_that_fails_ends_with_its_error_and_the_others_go_on(memories):
     opened = sessions(memories)
     events = mc.together(streams(opened))

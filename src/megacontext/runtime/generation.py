@@ -77,17 +77,29 @@ class AnswerStream(Iterator[GenerationEvent]):
 
     def __init__(self, steps: Generator[GenerationEvent | NextToken]) -> None:
         self._steps = steps
+        self._waiting: NextToken | None = None
 
     def __next__(self) -> GenerationEvent:
         found = self.step()
         while isinstance(found, NextToken):
-            found.window.append(np.array([found.token_id], dtype=np.uint32))
+            if found.is_current:
+                found.window.append(np.array([found.token_id], dtype=np.uint32))
+            self.go_on()
             found = self.step()
         return found
 
     def step(self) -> GenerationEvent | NextToken:
-        """The next event, or the token that has to run before there is one; StopIteration at the end."""
-        return next(self._steps)
+        """The next event, or the token that has to run before there is one, again and again until ``go_on`` is called;
+        StopIteration at the end."""
+        if self._waiting is not None:
+            return self._waiting
+        found = next(self._steps)
+        self._waiting = found if isinstance(found, NextToken) else None
+        return found
+
+    def go_on(self) -> None:
+        """The token that had to run has run, or never will: the next step says why."""
+        self._waiting = None
 
     def close(self) -> None:
         """End the answer here."""
@@ -129,11 +141,11 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
             except MegaContextError as error:
                 going.remove(number)
                 yield number, error
-        for number in [number for number, each in waiting.items() if not each.is_current]:
-            del waiting[number]  # whoever had the events changed its session or memory: its next step says so
-        if waiting:
-            token_ids = np.array([each.token_id for each in waiting.values()], dtype=np.uint32)
-            append_together([each.window for each in waiting.values()], token_ids)
+        running = [each for each in waiting.values() if each.is_current]  # else its session or memory was changed
+        if running:
+            append_together([each.window for each in running], np.array([each.token_id for each in running], np.uint32))
+        for number in waiting:
+            streams[number].go_on()
 
 
 def answer_steps(
