@@ -31,6 +31,17 @@ def test_the_page_is_that_of_the_committed_results(report):
     assert (report.DOCS / "benchmark-results.md").read_text(encoding="utf-8") == page, "run benchmarks/report.py"
 
 
+def test_the_page_of_evaluation_is_that_of_the_committed_runs():
+    evaluation = script("evaluation_page")
+    runs = evaluation.read_runs()
+    page = (evaluation.DOCS / "evaluation-results.md").read_text(encoding="utf-8")
+    assert page == evaluation.page(runs), "run benchmarks/evaluation_page.py"
+    assert runs
+    for name in runs:
+        shown = (evaluation.DOCS / f"evaluation-{name}.html").read_bytes()
+        assert shown == (evaluation.RUNS / name / "report.html").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("value", "target", "reached", "times"),
     [

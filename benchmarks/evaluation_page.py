@@ -1,0 +1,93 @@
+"""What `megacontext eval` measured of the bundled base, as a page: ``docs/evaluation-results.md``.
+
+Everything is read from the committed ``results.json`` of each run, so that the page can say nothing that was not
+measured; the tests compare the two. python benchmarks/evaluation_page.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from megacontext.bases.registry import BaseHandle
+from megacontext.evaluation.methods.contenders import rows_for
+from record import RESULTS
+
+__all__ = ["page", "read_runs"]
+
+RUNS = RESULTS / "evaluation"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+HEAD = """# What evaluation says
+
+Every task of [`megacontext eval`](evaluation.md) on the bundled `reference`, all methods side by side at equal budgets.
+Made by `python benchmarks/evaluation_page.py` from `benchmarks/results/evaluation/`; how to read rows, intervals (95 %,
+over histories), controls and stars stands on [the page before](evaluation.md). Few histories of each kind: intervals
+are wide, and what they do not separate is not told apart. `score` and `right` are shares, `answer nats` nats a token of
+the answer, the other losses nats a token. The reports of the runs (closures, paired differences, every part of a task)
+are {reports}.
+"""
+
+
+def read_runs(folder: Path = RUNS) -> dict[str, dict[str, Any]]:
+    """Contents of the runs' results by the name of their folder, in order."""
+    files = sorted(folder.glob("*/results.json"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+
+
+def page(runs: dict[str, dict[str, Any]]) -> str:
+    """The whole page in Markdown."""
+    reports = ", ".join(f"[{name}](evaluation-{name}.html)" for name in runs)
+    parts = [HEAD.format(reports=reports)]
+    for run in runs.values():
+        settings, machine = run["settings"], run["machine"]
+        parts.append(
+            f"Measured {run['date'][:10]} on {machine['num_cores']} cores {machine['processor']} "
+            f"({machine['matrix_units']}), commit `{run['commit']}`: `megacontext eval --base {settings['base']} "
+            f"--task {','.join(settings['tasks'])} --lengths {','.join(map(str, settings['lengths']))} --samples "
+            f"{settings['num_samples']} --budget {settings['budget_entries']} --seed {settings['seed']} --data DATA`.\n"
+        )
+        for name, task in run["tasks"].items():
+            parts += [f"## {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task)]
+    return "\n".join(parts)
+
+
+def _table(name: str, task: dict[str, Any]) -> str:
+    info = BaseHandle("reference").info
+    labels = {row.name: row.label for kind in ("all", "levels", "closed") for row in rows_for(kind, info)}
+    tables = task["tables"]
+    heads = [
+        f"{table['title'].removeprefix(name).strip(', ')}, {table['metric']} ".lstrip(", ")
+        + f"({'less' if table['lower_is_better'] else 'more'} is better)"
+        for table in tables
+    ]
+    methods = list(dict.fromkeys(method for table in tables for method in table["methods"]))
+    rows = [[labels[method], *(_figure(table, method) for table in tables)] for method in methods]
+    lines = [["method", *heads], ["---"] * (len(heads) + 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _figure(table: dict[str, Any], method: str) -> str:
+    found = table["methods"].get(method, {}).get("all")
+    if found is None:
+        return ""
+    one = found["estimate"]
+    is_partial = one["count"] < max(other["all"]["estimate"]["count"] for other in table["methods"].values())
+    digits = 3 if table["lower_is_better"] else 2
+    return f"{one['value']:.{digits}f} ({one['low']:.{digits}f} to {one['high']:.{digits}f}){'*' if is_partial else ''}"
+
+
+def main() -> None:
+    """Write the page, and a copy of each run's report beside it."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--docs", type=Path, default=DOCS, help="where page and reports go")
+    given = arguments.parse_args()
+    runs = read_runs()
+    (given.docs / "evaluation-results.md").write_text(page(runs), encoding="utf-8")
+    for name in runs:
+        (given.docs / f"evaluation-{name}.html").write_bytes((RUNS / name / "report.html").read_bytes())
+
+
+if __name__ == "__main__":
+    main()
