@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from megacontext.bases.huggingface import HuggingFaceBase
+from megacontext.bases.precision import working_dtype
 from megacontext.ports.base import BaseInfo
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.decode import ModelWindow
@@ -37,15 +38,15 @@ BAREST = Patching(rerun_last=1, rerun_behind=0, num_probes=0, drift_bound=UNBOUN
 
 
 def main() -> None:
-    arguments = parser(__doc__.splitlines()[0])
+    arguments = parser(__doc__.splitlines()[0], asks_dtype=True)
     arguments.add_argument("--entries", type=int, nargs="+", default=[2048, 8192])
     arguments.add_argument("--widths", type=int, nargs="+", default=[256, 1024])
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     given = arguments.parse_args()
+    dtype = working_dtype(torch.device("cpu")) if given.dtype == "auto" else getattr(torch, given.dtype)
     rows: list[dict[str, object]] = []
     for width in given.widths:
-        base = make_base(width, max(given.entries), given.dtype)
+        base = make_base(width, max(given.entries), dtype)
         with (
             tempfile.TemporaryDirectory() as folder,
             open_memory(Path(folder) / "m.mc", base=BaseInMemory(base), create=True, gister="mean") as memory,
@@ -56,7 +57,7 @@ def main() -> None:
     record("refocus_cost", rows, given.out)
 
 
-def make_base(width: int, max_positions: int, dtype: str) -> HuggingFaceBase:
+def make_base(width: int, max_positions: int, dtype: torch.dtype) -> HuggingFaceBase:
     """A Qwen3 decoder with the proportions of the reference model."""
     config = Qwen3Config(
         vocab_size=4096,
@@ -72,7 +73,7 @@ def make_base(width: int, max_positions: int, dtype: str) -> HuggingFaceBase:
         bos_token_id=None,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     info = BaseInfo(
         name=f"qwen3 of width {width}",
         revision="0",
@@ -80,7 +81,7 @@ def make_base(width: int, max_positions: int, dtype: str) -> HuggingFaceBase:
         dim=width,
         vocab_size=4096,
         max_positions=max_positions,
-        dtype=dtype,
+        dtype=str(dtype).removeprefix("torch."),
         device="cpu",
         question_template="{question}",
         stop_token_ids=(),
