@@ -1,13 +1,14 @@
 """What `megacontext eval` measured of the bundled base, as a page: ``docs/evaluation-results.md``.
 
 Everything is read from the committed ``results.json`` of each run, so that the page can say nothing that was not
-measured; the tests compare the two. python benchmarks/evaluation_page.py
+measured; the tests compare the two. python benchmarks/evaluation_page.py [--add NAME RUN]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.methods.contenders import rows_for
 from record import RESULTS
 
-__all__ = ["page", "read_runs"]
+__all__ = ["page", "read_runs", "report_of"]
 
 RUNS = RESULTS / "evaluation"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -36,9 +37,14 @@ def read_runs(folder: Path = RUNS) -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
 
+def report_of(name: str) -> Path:
+    """The page that ``megacontext eval`` made of a run."""
+    return DOCS / f"evaluation-{name}.html"
+
+
 def page(runs: dict[str, dict[str, Any]]) -> str:
     """The whole page in Markdown."""
-    reports = ", ".join(f"[{name}](evaluation-{name}.html)" for name in runs)
+    reports = ", ".join(f"[{name}]({report_of(name).name})" for name in runs)
     parts = [HEAD.format(reports=reports)]
     for run in runs.values():
         settings, machine = run["settings"], run["machine"]
@@ -79,14 +85,16 @@ def _figure(table: dict[str, Any], method: str) -> str:
 
 
 def main() -> None:
-    """Write the page, and a copy of each run's report beside it."""
+    """Take over a finished run, if one is given, and write the page."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--docs", type=Path, default=DOCS, help="where page and reports go")
+    arguments.add_argument("--add", nargs=2, metavar=("NAME", "RUN"), help="take over what is in the --out of a run")
     given = arguments.parse_args()
-    runs = read_runs()
-    (given.docs / "evaluation-results.md").write_text(page(runs), encoding="utf-8")
-    for name in runs:
-        (given.docs / f"evaluation-{name}.html").write_bytes((RUNS / name / "report.html").read_bytes())
+    if given.add:
+        name, run = given.add
+        (RUNS / name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(run) / "results.json", RUNS / name / "results.json")
+        shutil.copyfile(Path(run) / "report.html", report_of(name))
+    (DOCS / "evaluation-results.md").write_text(page(read_runs()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,8 @@ def test_the_page_of_evaluation_is_that_of_the_committed_runs():
     page = (evaluation.DOCS / "evaluation-results.md").read_text(encoding="utf-8")
     assert page == evaluation.page(runs), "run benchmarks/evaluation_page.py"
     assert runs
-    for name in runs:
-        shown = (evaluation.DOCS / f"evaluation-{name}.html").read_bytes()
-        assert shown == (evaluation.RUNS / name / "report.html").read_bytes()
+    for name, run in runs.items():
+        assert run["date"] in evaluation.report_of(name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from pathlib import Path
 from threading import RLock
 from urllib.parse import quote
 
-from megacontext.catalog.faults import sqlite_faults
-from megacontext.errors import CorruptionError, InvariantError, MemoryClosedError, MemoryReadOnlyError, StorageError
+from megacontext.catalog.faults import folder_fault, sqlite_faults
+from megacontext.errors import CorruptionError, InvariantError, MemoryClosedError, MemoryReadOnlyError
 
 __all__ = ["BUSY_TIMEOUT_MS", "BrokenConnections", "CatalogConnections", "connect"]
 
@@ -158,9 +158,9 @@ class CatalogConnections:
         else:
             return reader
         self._on_read_only_media = True
+        if in_the_way := folder_fault(self.path):
+            raise in_the_way
         log = self.path.with_name(f"{self.path.name}-wal")
-        if log.is_dir():
-            raise StorageError(f"{log} is a folder, where SQLite keeps a file; remove it")
         if not log.exists() or log.stat().st_size == 0:
             return connect(self.path, mode="ro", immutable=True)
         self._copy = tempfile.TemporaryDirectory(prefix="megacontext-")

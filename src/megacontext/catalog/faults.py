@@ -23,7 +23,7 @@ from megacontext.errors import (
 )
 from megacontext.units import KIB
 
-__all__ = ["file_faults", "sqlite_faults"]
+__all__ = ["file_faults", "folder_fault", "sqlite_faults"]
 
 _PRIMARY_CODE = 0xFF
 _FULL = {sqlite3.SQLITE_FULL}
@@ -79,8 +79,8 @@ def _fault(error: sqlite3.Error, name: str, written: str) -> MegaContextError:
         return StorageFullError.of(errno.ENOSPC, f"writing {written}")
     if extended in _NOT_WRITTEN and (limit := _limit_reached(Path(written))):
         return StorageFullError.of(limit, f"writing {written}")
-    if folder := next((file for file in _files_of(written) if file.is_dir()), None):
-        return StorageError(f"{folder} is a folder, where SQLite keeps a file; remove it")
+    if in_the_way := folder_fault(Path(written)):
+        return in_the_way
     if code == sqlite3.SQLITE_READONLY and _forbids_writing(Path(name)):
         return CorruptionError(f"{name} says of itself that nobody may write it; run 'megacontext check --repair'")
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}:
@@ -101,8 +101,12 @@ def _fault(error: sqlite3.Error, name: str, written: str) -> MegaContextError:
     return StorageError(f"{name} failed: {error}")
 
 
-def _files_of(name: str) -> list[Path]:
-    return [Path(f"{name}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")]
+def folder_fault(path: Path) -> StorageError | None:
+    """What to say where a folder stands in the place of a database or of a file that SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        if (file := path.with_name(f"{path.name}{suffix}")).is_dir():
+            return StorageError(f"{file} is a folder, where SQLite keeps a file; remove it")
+    return None
 
 
 def _forbids_writing(path: Path) -> bool:

@@ -27,6 +27,6 @@ class _Losses(logging.Handler):
 
 
 def show_log(*, debug: bool, verb: str | None) -> None:
-    """``check`` looks for losses and lists them."""
+    """Everything to whoever debugs, losses to all others, and nothing beside ``check``, which lists them itself."""
     quiet = logging.NullHandler() if verb == "check" else _Losses()
     logging.getLogger("megacontext").handlers = [logging.StreamHandler() if debug else quiet]

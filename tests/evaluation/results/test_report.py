@@ -30,6 +30,8 @@ ABOUT = {
         "base_fingerprint": "abc",
         "seed": 0,
         "is_quick": True,
+        "block_tokens": 32,
+        "gist_width": 1,
     },
     "machine": {"processor": "p", "num_cores": 2},
     "date": "2026",

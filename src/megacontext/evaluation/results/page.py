@@ -72,8 +72,8 @@ def memory_shape(settings: Mapping[str, Any]) -> str:
     >>> memory_shape({"block_tokens": 64, "gist_width": 2})
     'blocks of 64 tokens, 2 vectors a gist'
     """
-    width = settings.get("gist_width", 1)
-    return f"blocks of {settings.get('block_tokens', 32)} tokens, {width} vector{'' if width == 1 else 's'} a gist"
+    width = settings["gist_width"]
+    return f"blocks of {settings['block_tokens']} tokens, {width} vector{'' if width == 1 else 's'} a gist"
 
 
 def _task(account: TaskAccount, rows: Sequence[Contender]) -> list[str]:
