@@ -37,9 +37,9 @@ def draw_report(
         figure.text(0.03, 1 - 0.45 / height, "What memory is worth", fontsize=22, fontweight="bold", va="center")
         figure.text(
             0.03,
-            1 - 0.85 / height,
-            f"{settings['base']}, window of {settings['budget_entries']:,} entries, {memory_shape(settings)}, commit "
-            f"{about['commit'] or 'unknown'}" + (", quick run" if settings["is_quick"] else ""),
+            1 - 0.95 / height,
+            f"{settings['base']}, window of {settings['budget_entries']:,} entries, {memory_shape(settings)}\n"
+            f"commit {about['commit'] or 'unknown'}" + (", quick run" if settings["is_quick"] else ""),
             fontsize=11,
             color=DIM,
             va="center",
