@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from megacontext.bases import attention, rearranging
 from megacontext.bases.huggingface import HuggingFaceBase
-from megacontext.bases.key_turning import KeyTurning
+from megacontext.bases.key_turning import KeyTurning, LayerTurning
 from megacontext.bases.native import NativeBase
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
@@ -48,7 +48,7 @@ def huggingface_there(*, num_layers: int = 2) -> HuggingFaceBase:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     moved_there(model)
     base = HuggingFaceBase(model, byte_codec(), INFO)
-    base._turning = KeyTurning(base._rotary.omega_F, False, frozenset(range(num_layers)))
+    base._turning = KeyTurning({layer: LayerTurning() for layer in range(num_layers)})
     return base
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
@@ -40,10 +42,15 @@ class CacheBatch(Cache):  # type: ignore[misc]  # transformers is not typed
         ]
         return tuple(keys for keys, _ in updated), tuple(values for _, values in updated)
 
-    def record_queries(self, queries: torch.Tensor, scaling: float) -> None:
+    def begin(self, positions_B: npt.NDArray[np.float64]) -> None:
+        """Say where the coming entry of each session stands."""
+        for cache, position in zip(self.caches, positions_B, strict=True):
+            cache.begin(np.array([position]))
+
+    def record_queries(self, queries: torch.Tensor, scaling: float, softcap: float | None = None) -> None:
         """Keep each session's query of the tap layer."""
         for row, cache in enumerate(self.caches):
-            cache.record_queries(queries[row : row + 1], scaling)
+            cache.record_queries(queries[row : row + 1], scaling, softcap)
 
     def advance(self) -> None:
         """Make the new entries count, of all sessions or of none."""

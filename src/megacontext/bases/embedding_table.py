@@ -33,13 +33,15 @@ CONVERTED_BYTES = 64 * MIB
 class EmbeddingTable:
     """Rows of an input-embedding matrix on disk. ``shape``: (V, D)."""
 
-    def __init__(self, raw_VD: npt.NDArray[Any]) -> None:
-        """raw_VD: float16 or float32 values, or uint16 that are the bits of bfloat16."""
+    def __init__(self, raw_VD: npt.NDArray[Any], *, scale: float = 1.0) -> None:
+        """raw_VD: float16 or float32 values, or uint16 that are the bits of bfloat16; scale: what the model multiplies
+        them by before it reads them."""
         self._raw_VD = raw_VD
+        self._scale = np.float32(scale)
         self.shape: tuple[int, int] = (raw_VD.shape[0], raw_VD.shape[1])
 
     @classmethod
-    def from_folder(cls, folder: Path) -> EmbeddingTable:
+    def from_folder(cls, folder: Path, *, scale: float = 1.0) -> EmbeddingTable:
         """Find the matrix in the safetensors files of a model folder; BaseModelError if it is not there."""
         files = sorted(folder.glob("*.safetensors"))
         if not files:
@@ -48,17 +50,17 @@ class EmbeddingTable:
             header, data_start = _read_header(file)
             for name, entry in header.items():
                 if name.endswith(EMBEDDING_NAMES) and len(entry["shape"]) == 2:
-                    return cls(_map_tensor(file, name, entry, data_start))
+                    return cls(_map_tensor(file, name, entry, data_start), scale=scale)
         raise BaseModelError(
             f"{folder}: no tensor is named like an input embedding ({', '.join(EMBEDDING_NAMES)}); use another base"
         )
 
     def rows(self, token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """Float32 [..., D] embeddings of ids, which must be below V."""
+        """Float32 [..., D] embeddings of ids, which must be below V, as the model reads them."""
         if self._converted is not None:
             rows: npt.NDArray[np.float32] = self._converted[token_ids]
             return rows
-        return _as_float32(self._raw_VD[token_ids])
+        return self._scaled(_as_float32(self._raw_VD[token_ids]))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -73,7 +75,10 @@ class EmbeddingTable:
     def _converted(self) -> npt.NDArray[np.float32] | None:
         if 4 * self.shape[0] * self.shape[1] > CONVERTED_BYTES:
             return None
-        return _as_float32(self._raw_VD[:])
+        return self._scaled(_as_float32(self._raw_VD[:]))
+
+    def _scaled(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return rows if self._scale == 1 else rows * self._scale
 
 
 def _as_float32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -1,15 +1,18 @@
-"""The ``Base`` port over a Hugging Face causal language model.
+"""The ``Base`` port over a Hugging Face causal language model, or the part of a vision model that reads text.
 
-Any model serves whose rotary embedding stands at model level (``model.model.rotary_emb``), that attends fully in every
-layer and calls transformers' attention interface: Llama, Qwen2, Qwen3 and their many relatives. What is missing is
-named when the model is taken, not at the first question.
+Any model serves whose rotary embedding stands at model level (``model.model.rotary_emb``) and that keeps keys and
+values of every entry in every layer through transformers' attention interface and cache: Llama, Qwen, Mistral, Gemma,
+Phi, OLMo, Granite, DeepSeek and their relatives. When a model is taken it is compared with itself: what it makes of a
+few tokens in our ways must be what it makes of them by its own. What is missing is named then, not at the first
+question.
 
 Shape legend: B rows, T new entries, S entries in the cache, V vocabulary, D embedding width, E head dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,52 +20,65 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from megacontext.bases.attention import ATTENTION_NAME, register_attention
+from megacontext.bases.attention import register_attention
+from megacontext.bases.attention_kernels import KERNELS
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.rearranging import rearranged
-from megacontext.bases.rotary import ExplicitRotary
+from megacontext.bases.rotary import ExplicitRotary, Frequencies
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
+from megacontext.bases.text_tower import TextTower, is_multimodal
 from megacontext.bases.traits import check_config, check_decoder
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
+from megacontext.values import choice
 
 __all__ = ["HuggingFaceBase"]
 
 # How far turned keys may be from the model's own, against the largest of them: the rounding of their precision.
 TURNING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+# How far our logits of a few tokens may be from the model's own, of their norm: expert layers may choose differently.
+LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+NUM_COMPARED = 6
 
 
 class HuggingFaceBase:
     """A transformers causal LM that runs embeddings at explicit positions.
 
-    model: taken over (evaluation mode, its rotary module wrapped); info: what a memory must know of it.
+    model: taken over (evaluation mode, its rotary module wrapped); info: what a memory must know of it; attention: the
+    kernel, one of ``KERNELS`` ("eager" stands in where "sdpa" cannot compute what a model asks for).
     Raises BaseModelError naming the trait that the model lacks.
     """
 
-    def __init__(self, model: PreTrainedModel, codec: TextCodec, info: BaseInfo) -> None:
-        check_config(model.config, info.name)
+    def __init__(self, model: PreTrainedModel, codec: TextCodec, info: BaseInfo, *, attention: str = "sdpa") -> None:
+        config = model.config.get_text_config(decoder=True)
+        check_config({**model.config.to_dict(), **config.to_dict()}, info.name)
         decoder = model.get_decoder()
         check_decoder(decoder, info.name)
         self.info = info
         self.codec = codec
-        self._model = model.eval()
-        self._embedding: nn.Module = model.get_input_embeddings()
-        self._num_layers = int(model.config.num_hidden_layers)
-        parameter = next(model.parameters())
-        self._dtype, self._device = parameter.dtype, parameter.device
-        if not isinstance(decoder.rotary_emb, ExplicitRotary):
+        self._embedding: nn.Module = decoder.get_input_embeddings()
+        self._num_layers = int(config.num_hidden_layers)
+        parameter = next(decoder.parameters())
+        self._dtype, self._device = self._embedding.weight.dtype, parameter.device
+        is_taken_before = isinstance(decoder.rotary_emb, ExplicitRotary)
+        own_logits = None if is_taken_before else self._own_logits(model.eval())
+        self._model: Any = TextTower(model) if is_multimodal(model) else model
+        if not is_taken_before:
             decoder.rotary_emb = ExplicitRotary(
                 decoder.rotary_emb, max_positions=info.max_positions, dtype=self._dtype, device=self._device
             )
         self._rotary: ExplicitRotary = decoder.rotary_emb
+        self._tap_layer = _tap_layer(config, self._num_layers)
+        self._expand = _expansion(decoder, self._tap_layer)
+        self._sees_only_so_far = getattr(config, "sliding_window", None) is not None
         register_attention()
-        model.set_attn_implementation(ATTENTION_NAME)
-        self._probe()
+        self._model.set_attn_implementation(KERNELS[choice("attention", attention, tuple(KERNELS))])
+        self._probe(own_logits)
         self._turning: KeyTurning | None = find_turning(
-            self._rotary.omega_F, self._run_one, tolerance=TURNING_TOLERANCE[self._dtype]
+            self._rotary.frequencies(1).omegas_F, self._run_one, tolerance=TURNING_TOLERANCE[self._dtype]
         )
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
@@ -72,8 +88,17 @@ class HuggingFaceBase:
         return embeddings
 
     def new_cache(self, capacity_entries: int) -> KVCache:
-        """An empty cache with room for ``capacity_entries``; it grows if more come."""
-        return KVCache(num_layers=self._num_layers, capacity_entries=capacity_entries, tap_layer=self._num_layers // 2)
+        """An empty cache with room for ``capacity_entries``; it grows if more come, but its entries are rotated as in
+        a window of this size."""
+        cache = KVCache(
+            num_layers=self._num_layers,
+            capacity_entries=capacity_entries,
+            tap_layer=self._tap_layer,
+            expand=self._expand,
+            has_positions=self._sees_only_so_far,
+        )
+        cache.frequencies = self._rotary.frequencies(capacity_entries)
+        return cache
 
     def forward(
         self,
@@ -113,18 +138,25 @@ class HuggingFaceBase:
         over."""
         cache = _own(cache)
         assert self._turning is not None, "can_patch says that these keys cannot be moved"
-        with rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device) as window:
+        omegas_F = _frequencies(cache).omegas_F
+        with rearranged(cache, self._turning, omegas_F, kept_n, moved_n, places_T, self._device) as window:
             return self._run(inputs_TD, positions_T, cache, window.mask_TS[None, None], num_logits, window.slots_S)
 
     def decode_batch(
         self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]
     ) -> torch.Tensor:
-        """Append one entry to each of several caches; float32 logits [B, V]."""
+        """Append one entry to each of several caches; float32 logits [B, V]. Latent attention expands what a cache
+        keeps before it looks at it, so there the caches go one after another."""
         batch = CacheBatch([_own(cache) for cache in caches])
-        with torch.no_grad():
+        frequencies = {id(_frequencies(cache)): _frequencies(cache) for cache in batch.caches}
+        if self._expand is not None or len(frequencies) > 1:
+            return self._decode_in_turn(inputs_BD, positions_B, batch.caches)
+        (rotating,) = frequencies.values()
+        batch.begin(positions_B)
+        with torch.no_grad(), self._rotary.serving(rotating.at_rows(positions_B)):
             output = self._model(
                 inputs_embeds=inputs_BD.to(self._device, self._dtype)[:, None],
-                position_ids=self._rotary.position_ids_of_rows(positions_B),
+                position_ids=self._position_ids(len(positions_B), 1),
                 past_key_values=batch,
                 use_cache=True,
                 logits_to_keep=1,
@@ -163,10 +195,12 @@ class HuggingFaceBase:
             raise InvalidValueError(f"{num_new} entries but {len(positions_T)} positions; give one position per entry")
         if not 1 <= num_logits <= num_new:
             raise InvalidValueError(f"num_logits is {num_logits}; it must be between 1 and the {num_new} new entries")
-        with torch.no_grad():
+        rotation = _frequencies(cache).at(positions_T)
+        cache.begin(positions_T, slots)
+        with torch.no_grad(), self._rotary.serving(rotation):
             output = self._model(
                 inputs_embeds=inputs_TD.to(self._device, self._dtype)[None],
-                position_ids=self._rotary.position_ids(positions_T),
+                position_ids=self._position_ids(1, num_new),
                 attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
@@ -176,6 +210,26 @@ class HuggingFaceBase:
         cache.advance(num_new, slots)
         logits: torch.Tensor = output.logits[0].float()
         return logits
+
+    def _decode_in_turn(
+        self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[KVCache]
+    ) -> torch.Tensor:
+        """One forward a session; if one fails, all caches are as they were."""
+        logits = []
+        try:
+            for row, cache in enumerate(caches):
+                logits.append(
+                    self._run(inputs_BD[row : row + 1], positions_B[row : row + 1], cache, None, num_logits=1)
+                )
+        except BaseException:
+            for cache in caches[: len(logits)]:
+                cache.truncate(cache.num_entries - 1)
+            raise
+        return torch.cat(logits)
+
+    def _position_ids(self, num_rows: int, num_new: int) -> torch.Tensor:
+        """What a model is given for positions [B, T]; rotation does not depend on them."""
+        return torch.zeros((num_rows, num_new), dtype=torch.long, device=self._device)
 
     def surprise(self, token_ids_BT: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
         """Nats [B, T] of each token given those before it in its row; see ``surprise_of_rows``."""
@@ -194,16 +248,35 @@ class HuggingFaceBase:
     def _ids(self, token_ids: npt.NDArray[np.uint32], *, ndim: int) -> torch.Tensor:
         return checked_ids(token_ids, self.info, ndim=ndim, device=self._device)
 
-    def _probe(self) -> None:
-        """Run three entries, to find out now whether positions and cache reach every layer."""
-        cache = self.new_cache(4)
-        inputs_TD = self.embed(np.zeros(3, dtype=np.uint32))
-        self.forward(inputs_TD[:2], np.array([0.0, 1.0]), cache)
-        self.forward(inputs_TD[2:], np.array([2.0]), cache)
+    def _own_logits(self, model: PreTrainedModel) -> torch.Tensor:
+        """What the model makes of a few tokens by itself, float32 [T, V]."""
+        with torch.no_grad():
+            logits: torch.Tensor = model(input_ids=self._compared_ids(), use_cache=False).logits[0].float()
+        return logits
+
+    def _compared_ids(self) -> torch.Tensor:
+        spread = torch.linspace(0, self.info.vocab_size - 1, NUM_COMPARED + 2)[1:-1]
+        return spread.long()[None].to(self._device)
+
+    def _probe(self, own_logits: torch.Tensor | None) -> None:
+        """Run a few entries, to find out now whether positions and cache reach every layer, and whether the model is
+        what its parts make it."""
+        cache = self.new_cache(NUM_COMPARED)
+        inputs_TD = self.embed(self._compared_ids()[0].cpu().numpy().astype(np.uint32))
+        first = self.forward(inputs_TD[:2], np.arange(2.0), cache, num_logits=2)
+        rest = self.forward(inputs_TD[2:], np.arange(2.0, NUM_COMPARED), cache, num_logits=NUM_COMPARED - 2)
         if not cache.is_complete:
             raise BaseModelError(
-                f"{self.info.name}: lacks transformers' attention interface and cache in every layer; "
-                "use a Llama or Qwen family model"
+                f"{self.info.name}: lacks transformers' attention interface and cache in every layer, which a base "
+                "needs: use another model"
+            )
+        if own_logits is None:
+            return
+        error = (torch.cat([first, rest]) - own_logits).norm() / own_logits.norm()
+        if not torch.allclose(error, torch.zeros_like(error), atol=LOGITS_TOLERANCE[self._dtype]):
+            raise BaseModelError(
+                f"{self.info.name}: makes something else of embeddings at explicit positions than of its own tokens "
+                f"(logits differ by {float(error):.1%} of their norm); a base needs a model that reads embeddings alone"
             )
 
     def _run_one(self, position: float) -> KVCache:
@@ -212,6 +285,27 @@ class HuggingFaceBase:
         entry_D = torch.linspace(-1, 1, self.info.dim)
         self.forward(entry_D[None], np.array([position]), cache)
         return cache
+
+
+def _tap_layer(config: Any, num_layers: int) -> int:
+    """The layer nearest to the middle that sees the whole window."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * num_layers
+    middle = num_layers // 2
+    whole = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+    return min(whole, key=lambda layer: abs(layer - middle), default=middle)
+
+
+def _expansion(decoder: Any, layer: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+    """How a layer with latent attention (DeepSeek-AI 2024, "DeepSeek-V2") makes keys of what its cache keeps."""
+    for name, module in decoder.named_modules():
+        if name.endswith(".self_attn") and getattr(module, "layer_idx", None) == layer and hasattr(module, "expand_kv"):
+            return lambda kept, rotated: module.expand_kv(kept, rotated)[0]
+    return None
+
+
+def _frequencies(cache: KVCache) -> Frequencies:
+    assert cache.frequencies is not None, "new_cache says how a window rotates"
+    return cache.frequencies
 
 
 def _own(cache: ModelCache) -> KVCache:

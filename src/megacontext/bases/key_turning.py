@@ -8,8 +8,9 @@ Shape legend: H key-value heads, C capacity, n entries, E head dimension, F rota
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,77 +19,126 @@ import torch
 from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.transfers import on_device
 
-__all__ = ["KeyTurning", "find_turning"]
+__all__ = ["KeyTurning", "LayerTurning", "Omegas", "find_turning"]
 
 PROBE_DISTANCE = 3.0
+# Radians a position of each rotated pair, by the kind of layer that rotates so.
+Omegas = Mapping[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class KeyTurning:
-    """How a model's keys turn.
+class LayerTurning:
+    """What of a layer's entries turns, and how.
 
-    omega_F: radians a position; is_interleaved: whether the two halves of a pair lie side by side, not F apart;
-    layers: those whose keys turn at all.
+    kind: whose frequencies; buffer: where the rotated part is kept; first: its first dimension; is_interleaved: whether
+    the two halves of a pair lie side by side, not F apart.
     """
 
-    omega_F: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
-    is_interleaved: bool
-    layers: frozenset[int]
+    kind: str = ""
+    is_interleaved: bool = False
+    first: int = 0
+    buffer: Literal["keys", "values"] = "keys"
 
-    def turn(self, cache: KVCache, distances_S: npt.NDArray[np.float64]) -> None:
-        """Move every entry of the window by so many positions."""
-        moved = np.flatnonzero(distances_S)
-        device = next(cache.layer_keys()).device
-        self.turn_at(cache, *on_device(device, cache.slots[moved], distances_S[moved], self.omega_F))
-
-    def turn_at(self, cache: KVCache, slots_n: torch.Tensor, distances_n: torch.Tensor, omega_F: torch.Tensor) -> None:
-        """Move the entries in these slots; all of it, ``omega_F`` too, lies on the device."""
-        if not len(slots_n):
-            return
-        phases_nF = distances_n[:, None] * omega_F
-        cos_nF, sin_nF = phases_nF.cos().float(), phases_nF.sin().float()
-        for layer, keys_1HCE in enumerate(cache.layer_keys()):
-            if layer in self.layers:
-                keys_1HCE.index_copy_(2, slots_n, self._turned(keys_1HCE.index_select(2, slots_n), cos_nF, sin_nF))
-
-    def _turned(self, keys_1HnE: torch.Tensor, cos_nF: torch.Tensor, sin_nF: torch.Tensor) -> torch.Tensor:
+    def turned(self, kept_1HnE: torch.Tensor, cos_nF: torch.Tensor, sin_nF: torch.Tensor) -> torch.Tensor:
+        """The same entries where they stand then."""
         num_pairs = cos_nF.shape[1]
-        turned = keys_1HnE.clone()
+        stop = self.first + 2 * num_pairs
         if self.is_interleaved:
-            halves = (slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2))
+            halves = (slice(self.first, stop, 2), slice(self.first + 1, stop, 2))
         else:
-            halves = (slice(0, num_pairs), slice(num_pairs, 2 * num_pairs))
-        left, right = (keys_1HnE[..., half].float() for half in halves)
+            halves = (slice(self.first, self.first + num_pairs), slice(self.first + num_pairs, stop))
+        left, right = (kept_1HnE[..., half].float() for half in halves)
+        turned = kept_1HnE.clone()
         turned[..., halves[0]] = (left * cos_nF - right * sin_nF).to(turned.dtype)
         turned[..., halves[1]] = (right * cos_nF + left * sin_nF).to(turned.dtype)
         return turned
 
 
-def find_turning(
-    omega_F: npt.NDArray[np.float64], run_one: Callable[[float], KVCache], *, tolerance: float
-) -> KeyTurning | None:
-    """How a model's keys turn, found by looking; None if they do in no way that is known.
+@dataclass(frozen=True)
+class KeyTurning:
+    """How a model's keys turn, by layer; a layer that is not named does not."""
+
+    layers: Mapping[int, LayerTurning]
+
+    def turn(self, cache: KVCache, omegas_F: Omegas, distances_S: npt.NDArray[np.float64]) -> None:
+        """Move every entry of the window by so many positions."""
+        moved = np.flatnonzero(distances_S)
+        device = next(cache.layer_keys()).device
+        slots_n, distances_n, *there = on_device(device, cache.slots[moved], distances_S[moved], *omegas_F.values())
+        self.turn_at(cache, slots_n, distances_n, dict(zip(omegas_F, there, strict=True)))
+
+    def turn_at(
+        self, cache: KVCache, slots_n: torch.Tensor, distances_n: torch.Tensor, omegas_F: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Move the entries in these slots; all of it, ``omegas_F`` too, lies on the device."""
+        if not len(slots_n):
+            return
+        waves = {}
+        for kind, omega_F in omegas_F.items():
+            phases_nF = distances_n[:, None] * omega_F
+            waves[kind] = phases_nF.cos().float(), phases_nF.sin().float()
+        for turning, kept_1HCE in self._turning_buffers(cache):
+            entries = kept_1HCE.index_select(2, slots_n)
+            kept_1HCE.index_copy_(2, slots_n, turning.turned(entries, *waves[turning.kind]))
+
+    def _turning_buffers(self, cache: KVCache) -> Iterator[tuple[LayerTurning, torch.Tensor]]:
+        buffers = {"keys": cache.layer_keys, "values": cache.layer_values}
+        for name in {turning.buffer for turning in self.layers.values()}:
+            for layer, kept_1HCE in enumerate(buffers[name]()):
+                if layer in self.layers and self.layers[layer].buffer == name:
+                    yield self.layers[layer], kept_1HCE
+
+
+def find_turning(omegas_F: Omegas, run_one: Callable[[float], KVCache], *, tolerance: float) -> KeyTurning | None:
+    """How a model's keys turn, found by looking; None if some do in no way that is known.
 
     run_one: a fresh cache with one and the same entry at a position. An entry that sees itself alone has keys that
     differ from place to place by their turning only, in every layer. tolerance: of keys, relative to the largest.
     """
     with torch.no_grad():
-        there, here = (_first_keys(run_one(position)) for position in (PROBE_DISTANCE, 0.0))
-        every = range(len(here))
-        layers = frozenset(layer for layer in every if not _near(here[layer], there[layer], tolerance))
-        for is_interleaved in (False, True) if layers else ():
-            found = KeyTurning(omega_F, is_interleaved, layers)
-            cache = run_one(0.0)
-            found.turn(cache, np.array([PROBE_DISTANCE]))
-            ours = _first_keys(cache)
-            if all(_near(ours[layer], there[layer], tolerance) for layer in every):
-                return found
+        there, here = (_first_entries(run_one(position)) for position in (PROBE_DISTANCE, 0.0))
+    layers: dict[int, LayerTurning] = {}
+    for layer, (entries_here, entries_there) in enumerate(zip(here, there, strict=True)):
+        differing = [
+            buffer for buffer in ("keys", "values") if not _near(entries_here[buffer], entries_there[buffer], tolerance)
+        ]
+        if not differing:
+            continue
+        found = _find_in_layer(omegas_F, entries_here, entries_there, differing, tolerance)
+        if found is None:
+            return None
+        layers[layer] = found
+    return KeyTurning(layers) if layers else None
+
+
+def _find_in_layer(
+    omegas_F: Omegas,
+    here: Mapping[str, torch.Tensor],
+    there: Mapping[str, torch.Tensor],
+    differing: list[str],
+    tolerance: float,
+) -> LayerTurning | None:
+    if len(differing) > 1:
+        return None
+    (buffer,) = differing
+    before, after = here[buffer], there[buffer]
+    for kind, omega_F in omegas_F.items():
+        phases_1F = torch.from_numpy(PROBE_DISTANCE * omega_F)[None]
+        waves = phases_1F.cos().float().to(before.device), phases_1F.sin().float().to(before.device)
+        for first in sorted({0, before.shape[-1] - 2 * len(omega_F)}):
+            for is_interleaved in (False, True) if first >= 0 else ():
+                found = LayerTurning(kind, is_interleaved, first, "keys" if buffer == "keys" else "values")
+                if _near(found.turned(before, *waves), after, tolerance):
+                    return found
     return None
 
 
-def _first_keys(cache: KVCache) -> list[torch.Tensor]:
-    """The first entry's keys of every layer."""
-    return [keys_1HCE[:, :, 0].float() for keys_1HCE in cache.layer_keys()]
+def _first_entries(cache: KVCache) -> list[dict[str, torch.Tensor]]:
+    """What every layer keeps of the first entry [1, H, 1, E], by buffer."""
+    return [
+        {"keys": keys[:, :, :1].float(), "values": values[:, :, :1].float()}
+        for keys, values in zip(cache.layer_keys(), cache.layer_values(), strict=True)
+    ]
 
 
 def _near(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float) -> bool:

@@ -12,7 +12,7 @@ Shape legend: 1 (batch), H key-value heads, Q query heads, C capacity, T new ent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache
 
+from megacontext.bases.entry_positions import EntryPositions
+from megacontext.bases.rotary import Frequencies
 from megacontext.bases.transfers import on_device
 from megacontext.errors import InvalidValueError
 
@@ -29,9 +31,10 @@ __all__ = ["KVCache", "Keeping", "slots_with"]
 
 @dataclass(frozen=True)
 class Keeping:
-    """What it takes to forget all but some entries: from which slots to which some of them have to move, so that there
-    is no hole, and where those that are kept lie then, in their order."""
+    """What it takes to forget all but the entries at some places: from which slots to which some of them have to move,
+    so that there is no hole, and where those that are kept lie then, in their order."""
 
+    places_n: npt.NDArray[np.int64]
     sources_m: npt.NDArray[np.int64]
     targets_m: npt.NDArray[np.int64]
     slots_n: npt.NDArray[np.int64]
@@ -53,16 +56,30 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
     """Implements ``ModelCache`` and what transformers' models ask of a cache.
 
     num_layers: layers of the model; capacity_entries: entries that fit before the buffers grow (they double);
-    tap_layer: the layer whose queries are kept too, for ``attention_mass``.
+    tap_layer: the layer whose queries are kept too, for ``attention_mass``; expand: that layer's keys, of what its two
+    buffers hold, where these are no keys and values (latent attention); has_positions: whether it is kept where entries
+    stand, for layers that see only so far.
     """
 
-    def __init__(self, *, num_layers: int, capacity_entries: int, tap_layer: int) -> None:
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        capacity_entries: int,
+        tap_layer: int,
+        expand: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        has_positions: bool = False,
+    ) -> None:
         if capacity_entries < 1:
             raise InvalidValueError(f"capacity_entries is {capacity_entries}; it must be at least 1")
         super().__init__(layers=[])
         self.num_entries = 0
         self.tap_layer = tap_layer
         self.tap_scaling = 0.0
+        self.tap_softcap: float | None = None
+        self.positions = EntryPositions() if has_positions else None
+        self.frequencies: Frequencies | None = None
+        self._expand = expand
         self._capacity = capacity_entries
         self._keys: list[torch.Tensor | None] = [None] * num_layers
         self._values: list[torch.Tensor | None] = [None] * num_layers
@@ -81,6 +98,8 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
             raise InvalidValueError(f"cannot truncate to {num_entries}: the cache has {self.num_entries} entries")
         if self._is_in_order:
             self.num_entries = num_entries
+            if self.positions is not None:
+                self.positions.keep(np.arange(num_entries))
         else:
             keeping = self.keeping(np.arange(num_entries))
             self.keep(keeping, *on_device(self._device, keeping.sources_m, keeping.targets_m))
@@ -92,7 +111,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         is_beyond = slots_n >= num_kept
         sources_m = slots_n[is_beyond]
         slots_n[is_beyond] = np.setdiff1d(np.arange(num_kept), slots_n[~is_beyond], assume_unique=True)
-        return Keeping(sources_m, slots_n[is_beyond], slots_n)
+        return Keeping(places_n, sources_m, slots_n[is_beyond], slots_n)
 
     def keep(self, keeping: Keeping, sources_m: torch.Tensor, targets_m: torch.Tensor) -> None:
         """Forget all but what ``keeping`` keeps, whose sources and targets are given on the device."""
@@ -100,6 +119,8 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
             for _, buffer in self._buffers():
                 buffer.index_copy_(2, targets_m, buffer.index_select(2, sources_m))
         num_kept = self.num_entries = len(keeping.slots_n)
+        if self.positions is not None:
+            self.positions.keep(keeping.places_n)
         self._slots = np.arange(len(self._slots))
         self._slots[:num_kept] = keeping.slots_n
         self._is_in_order = bool((keeping.slots_n == np.arange(num_kept)).all())
@@ -107,11 +128,18 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
     def advance(self, num_new: int, slots: npt.NDArray[np.int64] | None = None) -> None:
         """Make the entries written by the last forward count: at the end, or where ``slots_with`` put them."""
         self.num_entries += num_new
+        if self.positions is not None:
+            self.positions.settle(num_new)
         if self.num_entries > len(self._slots):
             self._slots = np.concatenate([self._slots, np.arange(len(self._slots), self._capacity)])
         if slots is not None:
             self._slots[: self.num_entries] = slots
             self._is_in_order = bool((slots == np.arange(len(slots))).all())
+
+    def begin(self, positions_T: npt.NDArray[np.float64], slots_S: npt.NDArray[np.int64] | None = None) -> None:
+        """Say where the entries of the coming forward stand; ``slots_S`` as for ``advance``."""
+        if self.positions is not None:
+            self.positions.begin(positions_T, self.slots, slots_S)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -124,19 +152,23 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         values[:, :, self.num_entries : stop] = value_states
         return keys[:, :, :stop], values[:, :, :stop]
 
-    def record_queries(self, queries: torch.Tensor, scaling: float) -> None:
-        """Keep the queries [1, Q, T, E] of the tap layer."""
+    def record_queries(self, queries: torch.Tensor, scaling: float, softcap: float | None = None) -> None:
+        """Keep the queries [1, Q, T, E] of the tap layer, and what its scores are made with."""
         buffer = self._queries = self._room(self._queries, queries)
         buffer[:, :, self.num_entries : self.num_entries + queries.shape[2]] = queries
-        self.tap_scaling = scaling
+        self.tap_scaling, self.tap_softcap = scaling, softcap
 
     def tap(self, num_queries: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the tap layer: queries [1, Q, num_queries, E] of the last entries, in the order of the window, and keys
         [1, H, num_entries, E] of all, as they lie."""
-        keys = self._keys[self.tap_layer]
+        keys, values = self._keys[self.tap_layer], self._values[self.tap_layer]
         assert self._queries is not None
         assert keys is not None
-        return self._in_order(self._queries, self.num_entries - num_queries), keys[:, :, : self.num_entries]
+        assert values is not None
+        keys = keys[:, :, : self.num_entries]
+        if self._expand is not None:
+            keys = self._expand(keys, values[:, :, : self.num_entries])
+        return self._in_order(self._queries, self.num_entries - num_queries), keys
 
     def layer_keys(self) -> Iterator[torch.Tensor]:
         """The buffer of each layer's keys [1, H, C, E], as they lie."""
@@ -144,19 +176,29 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
             assert keys is not None
             yield keys
 
+    def layer_values(self) -> Iterator[torch.Tensor]:
+        """The buffer of each layer's values [1, H, C, E], as they lie."""
+        for values in self._values:
+            assert values is not None
+            yield values
+
     def last_values(self, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Values of the last layer [n, H, E] at these places."""
-        values = self._values[-1]
-        assert values is not None
-        (slots_n,) = on_device(values.device, self._slots[places_n])
-        return values[0, :, slots_n].transpose(0, 1)
+        """What others read of the entries at these places in the last layer [n, H, E]: values, or what they are
+        expanded from."""
+        read = self._values[-1] if self._expand is None else self._keys[-1]
+        assert read is not None
+        (slots_n,) = on_device(read.device, self._slots[places_n])
+        return read[0, :, slots_n].transpose(0, 1)
 
     def state(self) -> dict[str, torch.Tensor]:
         """All entries as they lie, by name, on the CPU, and where each place lies."""
         if not self.num_entries:
             return {"slots": torch.zeros(0, dtype=torch.int64)}
         entries = {name: buffer[:, :, : self.num_entries].cpu().clone() for name, buffer in self._buffers()}
-        return {**entries, "slots": torch.from_numpy(self.slots.copy()), "tap_scaling": torch.tensor(self.tap_scaling)}
+        where = {"slots": torch.from_numpy(self.slots.copy()), "tap_scaling": torch.tensor(self.tap_scaling)}
+        if self.positions is not None:
+            where["positions"] = torch.from_numpy(self.positions.of_places.copy())
+        return {**entries, **where}
 
     def fill(self, state: dict[str, torch.Tensor]) -> None:
         """Hold the entries of a ``state`` instead of the one that is here (any: it tells what the model's are like).
@@ -176,6 +218,14 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
                 )
             buffer[:, :, : len(slots)] = saved.to(buffer.device)
         self.tap_scaling = float(state["tap_scaling"])
+        if self.positions is not None:
+            positions = state.get("positions", torch.zeros(0))
+            if positions.shape != (len(slots),):
+                raise InvalidValueError(
+                    f"the saved cache has {len(positions)} positions for {len(slots)} entries; this model's layers see "
+                    "only so far, and need one for each"
+                )
+            self.begin(positions.numpy())
         self.advance(len(slots), np.array(slots, dtype=np.int64))
 
     def _in_order(self, buffer: torch.Tensor, first: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from megacontext.bases.core_folder import read_core_folder
@@ -33,7 +33,9 @@ def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: 
     dtype = chosen_dtype(info.dtype, stored, device, stored_bytes=_weight_bytes(folder))
     try:
         with _no_progress_bar():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            sees = config.get_text_config(decoder=True) is not config
+            model, report = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
                 folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
     except Exception as error:

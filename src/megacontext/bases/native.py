@@ -15,7 +15,7 @@ import torch
 
 from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.gist_encoder import GistEncoder
-from megacontext.bases.key_turning import KeyTurning
+from megacontext.bases.key_turning import KeyTurning, LayerTurning
 from megacontext.bases.native_cache import NativeCache, neighbour_slots
 from megacontext.bases.native_lens import NativeLensQuery
 from megacontext.bases.rearranging import rearranged
@@ -59,7 +59,8 @@ class NativeBase:
         self._dtype, self._device = weight.dtype, weight.device
         config = core.config
         omega_F = frequencies(config.rotary_dims, base=config.rotary_base, num_slow_bands=config.num_slow_bands)
-        self._turning = KeyTurning(omega_F.numpy(), False, frozenset(range(config.num_layers)))
+        self._omegas_F = {"": omega_F.numpy()}
+        self._turning = KeyTurning({layer: LayerTurning() for layer in range(config.num_layers)})
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Input embeddings [T, D] in the model's dtype, on its device."""
@@ -116,7 +117,7 @@ class NativeBase:
 
         with (
             torch.no_grad(),
-            rearranged(cache, self._turning, kept_n, moved_n, places_T, self._device, beside) as window,
+            rearranged(cache, self._turning, self._omegas_F, kept_n, moved_n, places_T, self._device, beside) as window,
         ):
             inputs_TD = inputs_TD.to(self._device, self._dtype)
             slots_NT, *where = window.beside

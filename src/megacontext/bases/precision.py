@@ -38,7 +38,8 @@ def chosen_dtype(asked: str, stored: str, device: torch.device, *, stored_bytes:
     weights are widened to float32, unless that takes too much of the memory. float16 has no fast path on a CPU.
     """
     if asked != "auto":
-        return torch.bfloat16 if asked == "bfloat16" else torch.float32
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
     if device.type == "cpu":
         widens = stored_bytes * WIDENED <= MOST_MEMORY * memory_bytes()
         stays = stored == "bfloat16" and (multiplies_bfloat16(device) or not widens)

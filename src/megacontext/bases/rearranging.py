@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from megacontext.bases.attention import kernel_mask, place_mask
-from megacontext.bases.key_turning import KeyTurning
+from megacontext.bases.key_turning import KeyTurning, Omegas
 from megacontext.bases.kv_cache import KVCache, slots_with
 from megacontext.bases.transfers import on_device
 
@@ -42,13 +42,15 @@ def _nothing(slots_S: npt.NDArray[np.int64]) -> Sequence[npt.NDArray[Any]]:
 def rearranged(
     cache: KVCache,
     turning: KeyTurning,
+    omegas_F: Omegas,
     kept_n: npt.NDArray[np.int64],
     moved_n: npt.NDArray[np.float64],
     places_T: npt.NDArray[np.int64],
     device: torch.device,
     beside: Callable[[npt.NDArray[np.int64]], Sequence[npt.NDArray[Any]]] = _nothing,
 ) -> Iterator[Rearranged]:
-    """For a block that runs the new entries. ``beside``: of ``slots_S``, arrays that the block needs on the device.
+    """For a block that runs the new entries. omegas_F: how this window's keys turn; ``beside``: of ``slots_S``, arrays
+    that the block needs on the device.
 
     If the block fails the cache is empty: entries that were moved half-way are worth nothing.
     """
@@ -58,12 +60,15 @@ def rearranged(
         places_S = np.empty_like(slots_S)
         places_S[slots_S] = np.arange(len(slots_S))
         moved = np.flatnonzero(moved_n)
-        turned = (keeping.slots_n[moved], moved_n[moved], turning.omega_F)
-        there = on_device(device, keeping.sources_m, keeping.targets_m, *turned, places_S, *beside(slots_S))
-        cache.keep(keeping, *there[:2])
-        turning.turn_at(cache, *there[2:5])
-        mask_TS = kernel_mask(place_mask(there[5], len(places_T)), next(cache.layer_keys()).dtype)
-        yield Rearranged(slots_S, mask_TS, there[6:])
+        moves = (keeping.sources_m, keeping.targets_m, keeping.slots_n[moved], moved_n[moved])
+        there = on_device(device, *moves, places_S, *omegas_F.values(), *beside(slots_S))
+        (sources_m, targets_m, slots_n, distances_n, places), rest = there[:5], there[5:]
+        cache.keep(keeping, sources_m, targets_m)
+        if cache.positions is not None:
+            cache.positions.of_places += moved_n
+        turning.turn_at(cache, slots_n, distances_n, dict(zip(omegas_F, rest, strict=False)))
+        mask_TS = kernel_mask(place_mask(places, len(places_T)), next(cache.layer_keys()).dtype)
+        yield Rearranged(slots_S, mask_TS, rest[len(omegas_F) :])
     except BaseException:
         cache.truncate(0)
         raise

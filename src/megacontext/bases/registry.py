@@ -13,13 +13,14 @@ import json
 import re
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.tokenizers_codec import TokenizersCodec
-from megacontext.bases.traits import CORE_TYPE, check_config
+from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
 from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
 from megacontext.ports.base import Base, BaseInfo
@@ -33,17 +34,21 @@ BUNDLED = {"reference": "reference-core", "reference-core": "reference-core", "r
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 VOCABULARY_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-DTYPES = ("auto", "bfloat16", "float32")
+DTYPES = ("auto", "bfloat16", "float16", "float32")
 DEFAULT_QUESTION_TEMPLATE = "\nQuestion: {question}\nAnswer:"
 # A folder may say how its model was taught to be asked: {"question_template": "..."}.
 EXTRAS_FILE = "megacontext.json"
+# How far rows of the table may be from what the model reads: the rounding of its precision.
+EMBEDDINGS_TOLERANCE = 0.02
+NUM_COMPARED = 64
 
 
 class BaseHandle:
     """A base model that is read as far as it is needed, each part once.
 
     id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; device: auto (CUDA if there is one), cpu, cuda,
-    cuda:N; dtype: bfloat16, float32, auto (bfloat16 where the device has units for it, see ``bases/precision.py``).
+    cuda:N; dtype: bfloat16, float16, float32, auto (bfloat16 where the device has units for it, see
+    ``bases/precision.py``).
     Raises UnknownNameError, BaseModelError, InvalidValueError; each names what is missing.
     """
 
@@ -56,18 +61,19 @@ class BaseHandle:
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """The content of ``config.json``."""
+        """The content of ``config.json``, of a vision model what describes the part that reads text."""
         config = _read_json(self.folder / "config.json")
         if not config:
             raise BaseModelError(f"{self.folder}: has no config.json; give a folder that save_pretrained wrote")
         if _is_core(config):
             check_core_config(config, self.folder / "config.json")
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        rope_type = rope.get("rope_type", rope.get("type", "default"))
-        check_config(SimpleNamespace(**{**config, "rope_parameters": {"rope_type": rope_type}}), self.name)
-        if "max_position_embeddings" not in config:
+        else:
+            config = _completed(text_config(config), self.folder)
+        check_config(config, self.name)
+        if longest_window(config) is None:
             raise BaseModelError(
-                f"{self.name}: config.json lacks max_position_embeddings; use a Llama or Qwen family model"
+                f"{self.name}: config.json lacks max_position_embeddings, the longest window that the model was made "
+                "for; add it"
             )
         return config
 
@@ -82,7 +88,7 @@ class BaseHandle:
         """The input-embedding matrix, on disk."""
         files = sorted(self.folder.glob("*.safetensors"))
         stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        return _embedding_table(self.folder, stamps)
+        return _embedding_table(self.folder, stamps, embedding_scale(self.config))
 
     @functools.cached_property
     def info(self) -> BaseInfo:
@@ -111,7 +117,7 @@ class BaseHandle:
             fingerprint=hashlib.sha256(f"{self.codec.fingerprint} {self.embeddings.digest}".encode()).hexdigest(),
             dim=dim,
             vocab_size=num_rows,
-            max_positions=int(config["max_position_embeddings"]),
+            max_positions=longest_window(config) or 0,
             dtype=self._dtype,
             device=self._device,
             question_template=_question_template(self.folder),
@@ -130,8 +136,21 @@ class BaseHandle:
                 from megacontext.bases.loading import load_core, load_huggingface
 
                 load = load_core if _is_core(self.config) else load_huggingface
-                self._loaded = load(self.folder, self.codec, self.info, stored=self._stored_dtype)
+                base = load(self.folder, self.codec, self.info, stored=self._stored_dtype)
+                self._check_embeddings(base)
+                self._loaded = base
             return self._loaded
+
+    def _check_embeddings(self, base: Base) -> None:
+        """BaseModelError if the model reads tokens as something else than rows of its table, as gists are made of."""
+        ids = np.linspace(0, self.info.vocab_size - 1, NUM_COMPARED, dtype=np.uint32)
+        ours, theirs = self.embeddings.rows(ids), base.embed(ids).float().cpu().numpy()
+        error = float(np.linalg.norm(ours - theirs) / (np.linalg.norm(theirs) or 1))
+        if not error <= EMBEDDINGS_TOLERANCE:
+            raise BaseModelError(
+                f"{self.name}: reads tokens as something else than the rows of its embedding table (they differ by "
+                f"{error:.1%}); a base needs embeddings that are its table's, scaled at most: use another model"
+            )
 
     @property
     def _stored_dtype(self) -> str:
@@ -167,9 +186,23 @@ def _is_core(config: dict[str, Any]) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _embedding_table(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> EmbeddingTable:
+def _embedding_table(folder: Path, stamps: tuple[tuple[str, int, int], ...], scale: float) -> EmbeddingTable:
     """One table, and so one digest, per process and unchanged folder."""
-    return EmbeddingTable.from_folder(folder)
+    return EmbeddingTable.from_folder(folder, scale=scale)
+
+
+def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration that leaves its longest window to its class, as some published ones do, with what the class
+    says."""
+    if longest_window(config) is not None or "model_type" not in config:
+        return config
+    from transformers import AutoConfig
+
+    try:
+        whole = AutoConfig.for_model(**config)
+    except (ValueError, TypeError, KeyError):  # a kind that is not known: named as such when the model is loaded
+        return config
+    return {**whole.get_text_config(decoder=True).to_dict(), **config}
 
 
 def _locate(id_or_path: str) -> tuple[str, str, Path]:

@@ -4,112 +4,206 @@ transformers multiplies positions by frequencies in float32; at position 2^24 ne
 that the model was made for (whole numbers below its ``max_position_embeddings``) take the model's own values, so that
 a window of plain tokens is bit for bit the plain model; all others are computed from float64 phases.
 
-Shape legend: T positions, E rotated dimensions of a head, F = E / 2 frequencies.
+Some models scale their frequencies by how long the window is (``dynamic``, ``longrope``). A key that was computed once
+must not be wrong later, so a window keeps one set of frequencies for its whole life: those of the longest that it may
+become (``frequencies``).
+
+Shape legend: T positions, E rotated dimensions of a head, F rotated pairs.
 """
 
 from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from megacontext.bases.rotary_layout import Layout, find_layout
 from megacontext.bases.transfers import on_device
 from megacontext.errors import BaseModelError, InvalidValueError
 
-__all__ = ["ExplicitRotary"]
+__all__ = ["ExplicitRotary", "Frequencies"]
+
+# Frequencies of these depend on how long the window is.
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+# What the rotary embedding of the running forward gives away, by the kind of layer that asks ('' if there is but one).
+_PREPARED: ContextVar[Mapping[str, Any] | None] = ContextVar("prepared rotary values", default=None)
+
+
+@dataclass(frozen=True)
+class _Wave:
+    """How the layers of one kind rotate, for windows of one length."""
+
+    original: nn.Module  # the model's own module, with the frequencies of that length
+    kind: str
+    inv_freq_F: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    scaling: float
+    layout: Layout
+
+
+class Frequencies:
+    """What rotates the entries of a window, the same for all its life. ``omegas_F``: radians a position of each
+    rotated pair, by kind of layer ('' where all rotate alike)."""
+
+    def __init__(self, waves: list[_Wave], *, max_positions: int, example: torch.Tensor) -> None:
+        self._waves = waves
+        self._max_positions = max_positions
+        self._example = example
+        self.omegas_F = {wave.kind: wave.inv_freq_F for wave in waves}
+        self._tables = {wave.kind: _own_values(wave, example, min(64, max_positions)) for wave in waves}
+
+    def at(self, positions_T: npt.NDArray[np.float64]) -> dict[str, Any]:
+        """What the model's rotary embedding gives at these positions, by kind of layer, as the model lays it out.
+        InvalidValueError for NaN or infinite positions."""
+        if not np.isfinite(positions_T).all():
+            raise InvalidValueError("positions hold NaN or infinity; give finite numbers")
+        return {wave.kind: wave.layout.as_the_model_has(self._values(wave, positions_T)) for wave in self._waves}
+
+    def at_rows(self, positions_B: npt.NDArray[np.float64]) -> dict[str, Any]:
+        """The same for B rows of one entry each."""
+        return {
+            wave.kind: wave.layout.as_the_model_has(
+                tuple(part.transpose(0, 1) for part in self._values(wave, positions_B))
+            )
+            for wave in self._waves
+        }
+
+    def _values(self, wave: _Wave, positions_T: npt.NDArray[np.float64]) -> tuple[torch.Tensor, ...]:
+        """The parts [1, T, E] of which the model's own values consist."""
+        own = (positions_T >= 0) & (positions_T < self._max_positions) & (positions_T == np.floor(positions_T))
+        if not own.any():
+            return self._from_phases(wave, positions_T)
+        needed = int(positions_T[own].max()) + 1
+        if needed > self._tables[wave.kind][0].shape[1]:
+            size = min(1 << (needed - 1).bit_length(), self._max_positions)
+            self._tables[wave.kind] = _own_values(wave, self._example, size)
+        table = self._tables[wave.kind]
+        first = int(positions_T[0])
+        if own.all():
+            if (np.diff(positions_T) == 1).all():
+                return tuple(part[:, first : first + len(positions_T)] for part in table)
+            (rows,) = on_device(self._example.device, positions_T.astype(np.int64))
+            return tuple(part[:, rows] for part in table)
+        rows_T = np.where(own, positions_T, 0).astype(np.int64)
+        rows, is_own, *far = on_device(self._example.device, rows_T, own, *self._phases(wave, positions_T))
+        return tuple(
+            torch.where(is_own[None, :, None], part[:, rows], computed.to(part))
+            for part, computed in zip(table, far, strict=True)
+        )
+
+    def _from_phases(self, wave: _Wave, positions_T: npt.NDArray[np.float64]) -> tuple[torch.Tensor, ...]:
+        computed = on_device(self._example.device, *self._phases(wave, positions_T))
+        table = self._tables[wave.kind]
+        return tuple(there.to(part.dtype) for there, part in zip(computed, table, strict=True))
+
+    def _phases(self, wave: _Wave, positions_T: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
+        """Cosines and sines [1, T, E] of float64 phases."""
+        phases_TF = np.multiply.outer(positions_T, wave.inv_freq_F)
+        phases_1TE = wave.layout.spread_out(phases_TF)[None]
+        return np.cos(phases_1TE) * wave.scaling, np.sin(phases_1TE) * wave.scaling
 
 
 class ExplicitRotary(nn.Module):
-    """Stands in for a model's ``rotary_emb``; position ids that ``position_ids`` made carry their own cos and sin, any
-    others go to the original. No state is kept between the two, so sessions may share a model."""
+    """Stands in for a model's ``rotary_emb``: within ``serving`` it gives what was prepared, else the original's own.
+    No state is kept between calls, so sessions may share a model.
+
+    original: the module at model level; max_positions: what the model was made for.
+    """
 
     def __init__(self, original: nn.Module, *, max_positions: int, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__()
         self.original = original
         self._max_positions = max_positions
         self._example = torch.empty(0, dtype=dtype, device=device)
-        inv_freq = original.inv_freq
-        assert isinstance(inv_freq, torch.Tensor)
-        self._inv_freq_F = inv_freq.double().cpu().numpy()
-        self._scaling = float(getattr(original, "attention_scaling", 1.0))
-        self._table = self._own_values(min(64, max_positions))
-        self._interleaved = self._find_layout()
+        self._kinds = tuple(getattr(original, "layer_types", None) or ("",))
+        self._by_length: dict[int, Frequencies] = {}
+        self.frequencies(1)  # refuses layouts that are not known, now
 
-    @property
-    def omega_F(self) -> npt.NDArray[np.float64]:  # noqa: N802 - shape suffix
-        """Radians that each rotated pair turns in a position."""
-        return self._inv_freq_F
-
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        prepared: tuple[torch.Tensor, torch.Tensor] | None = getattr(position_ids, "cos_sin", None)
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
+        prepared = _PREPARED.get()
         if prepared is not None:
-            return prepared
-        cos, sin = self.original(x, position_ids)
-        return cos, sin
+            return prepared[layer_type or ""]
+        kind = () if layer_type is None else (layer_type,)
+        return self.original(x, position_ids, *kind)
 
-    def position_ids(self, positions_T: npt.NDArray[np.float64]) -> torch.Tensor:
-        """Position ids [1, T] to give to the model. InvalidValueError for NaN or infinite positions."""
-        if not np.isfinite(positions_T).all():
-            raise InvalidValueError("positions hold NaN or infinity; give finite numbers")
-        # the rounded values are for whatever else a model does with position ids; rotation uses cos_sin
-        ids = torch.zeros((1, len(positions_T)), dtype=torch.long, device=self._example.device)
-        ids.cos_sin = self._cos_sin(positions_T)  # type: ignore[attr-defined]
-        return ids
+    @contextmanager
+    def serving(self, prepared: Mapping[str, Any]) -> Iterator[None]:
+        """Within the block, in this thread, every forward of the model rotates by these values."""
+        token = _PREPARED.set(prepared)
+        try:
+            yield
+        finally:
+            _PREPARED.reset(token)
 
-    def position_ids_of_rows(self, positions_B: npt.NDArray[np.float64]) -> torch.Tensor:
-        """The same for rows of one entry each, [B, 1]."""
-        in_a_row = self.position_ids(positions_B)
-        ids = in_a_row.T.contiguous()
-        ids.cos_sin = tuple(part.transpose(0, 1) for part in in_a_row.cos_sin)  # type: ignore[attr-defined]
-        return ids
+    def frequencies(self, num_entries: int) -> Frequencies:
+        """What rotates a window of up to so many entries."""
+        key = self._length_class(num_entries)
+        found = self._by_length.get(key)
+        if found is None:
+            waves = [self._wave(kind, key) for kind in self._kinds]
+            found = Frequencies(waves, max_positions=self._max_positions, example=self._example)
+            self._by_length[key] = found
+        return found
 
-    def _cos_sin(self, positions_T: npt.NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
-        own = (positions_T >= 0) & (positions_T < self._max_positions) & (positions_T == np.floor(positions_T))
-        if not own.any():
-            return self._from_phases(positions_T)
-        needed = int(positions_T[own].max()) + 1
-        if needed > self._table[0].shape[1]:
-            self._table = self._own_values(min(1 << (needed - 1).bit_length(), self._max_positions))
-        cos, sin = self._table
-        first = int(positions_T[0])
-        if own.all():
-            if (np.diff(positions_T) == 1).all():
-                return cos[:, first : first + len(positions_T)], sin[:, first : first + len(positions_T)]
-            (rows,) = on_device(cos.device, positions_T.astype(np.int64))
-            return cos[:, rows], sin[:, rows]
-        rows_T = np.where(own, positions_T, 0).astype(np.int64)
-        rows, is_own, *far = on_device(cos.device, rows_T, own, *self._waves(positions_T))
-        cos_sin = [
-            torch.where(is_own[None, :, None], table[:, rows], wave.to(table))
-            for table, wave in zip(self._table, far, strict=True)
-        ]
-        return cos_sin[0], cos_sin[1]
+    def _length_class(self, num_entries: int) -> int:
+        """The least length whose frequencies are those of this one; 0 where they never change."""
+        lengths = []
+        for kind in self._kinds:
+            rope_type, parameters = self._rope_of(kind)
+            if rope_type == "dynamic" and num_entries > self._trained(parameters):
+                lengths.append(num_entries)
+            if rope_type == "longrope" and num_entries > self._trained(parameters):
+                lengths.append(self._trained(parameters) + 1)
+        return max(lengths, default=0)
 
-    def _own_values(self, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [1, num_positions, E] as the model computes them."""
-        positions = torch.arange(num_positions, device=self._example.device)[None]
-        with torch.no_grad():
-            cos, sin = self.original(self._example, position_ids=positions)
-        return cos, sin
+    def _rope_of(self, kind: str) -> tuple[str, dict[str, Any]]:
+        rope_type: Any = getattr(self.original, "rope_type", "default")
+        parameters: Any = getattr(getattr(self.original, "config", None), "rope_parameters", None) or {}
+        return (rope_type[kind], parameters[kind]) if kind else (rope_type, parameters)
 
-    def _from_phases(self, positions_T: npt.NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor]:
-        cos, sin = on_device(self._example.device, *self._waves(positions_T))
-        return cos.to(self._example), sin.to(self._example)
+    def _trained(self, parameters: dict[str, Any]) -> int:
+        """Up to which length the frequencies are those of training."""
+        trained = parameters.get("original_max_position_embeddings")
+        config: Any = self.original.config
+        return int(trained or config.max_position_embeddings)
 
-    def _waves(self, positions_T: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Cosines and sines [1, T, E] of float64 phases."""
-        phases_TF = np.multiply.outer(positions_T, self._inv_freq_F)
-        phases_1TE = (np.repeat(phases_TF, 2, axis=1) if self._interleaved else np.tile(phases_TF, (1, 2)))[None]
-        return np.cos(phases_1TE) * self._scaling, np.sin(phases_1TE) * self._scaling
+    def _wave(self, kind: str, length: int) -> _Wave:
+        original = self.original
+        prefix = f"{kind}_" if kind else ""
+        if length and self._rope_of(kind)[0] in LENGTH_DEPENDENT:
+            original = copy.deepcopy(original)
+            inv_freq, scaling = ROPE_INIT_FUNCTIONS[self._rope_of(kind)[0]](
+                original.config, self._example.device, seq_len=length, **({"layer_type": kind} if kind else {})
+            )
+            getattr(original, f"{prefix}inv_freq").copy_(inv_freq)
+            setattr(original, f"{prefix}attention_scaling", scaling)
+        inv_freq = getattr(original, f"{prefix}inv_freq", None)
+        if not isinstance(inv_freq, torch.Tensor):
+            raise BaseModelError("the model's rotary embedding has no frequencies (inv_freq); use another base")
+        omega_F = inv_freq.double().cpu().numpy()
+        scaling = float(getattr(original, f"{prefix}attention_scaling", 1.0))
+        layout = find_layout(_call(original, kind, self._example, min(8, self._max_positions)), omega_F, scaling)
+        return _Wave(original, kind, omega_F, scaling, layout)
 
-    def _find_layout(self) -> bool:
-        """Whether the two halves of a rotated pair lie side by side, found by comparing with the model's own."""
-        cos, _ = self._table
-        num_positions = min(8, cos.shape[1])
-        for interleaved in (False, True):
-            self._interleaved = interleaved
-            ours, _ = self._from_phases(np.arange(num_positions, dtype=np.float64))
-            if ours.shape[2] == cos.shape[2] and torch.allclose(ours, cos[:, :num_positions], atol=1e-2):
-                return interleaved
-        raise BaseModelError("the model's rotary embedding is laid out in a way that is not known; use another base")
+
+def _own_values(wave: _Wave, example: torch.Tensor, num_positions: int) -> tuple[torch.Tensor, ...]:
+    """The parts [1, num_positions, E] of what the model computes itself."""
+    return wave.layout.parts(_call(wave.original, wave.kind, example, num_positions))
+
+
+def _call(original: nn.Module, kind: str, example: torch.Tensor, num_positions: int) -> Any:
+    """The original's own computation at the first positions, with the frequencies that it has: what it would do to them
+    in view of the positions is left out."""
+    positions = torch.arange(num_positions, device=example.device)[None]
+    compute = inspect.unwrap(type(original).forward)
+    with torch.no_grad():
+        return compute(original, example, positions, *((kind,) if kind else ()))

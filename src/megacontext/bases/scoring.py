@@ -78,6 +78,8 @@ def mass_of_tap(cache: KVCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         last_T = slots_S[num_entries - num_queries :]
         groups = (queries[0].float() * cache.tap_scaling).reshape(keys.shape[1], -1, keys.shape[-1])  # [H, G T, E]
         scores = torch.matmul(groups, keys[0].float().transpose(1, 2)).view(-1, num_queries, num_entries)
+        if cache.tap_softcap is not None:
+            scores = torch.tanh(scores / cache.tap_softcap) * cache.tap_softcap
         is_later = causal_mask(num_queries, 0, scores.device).logical_not_()  # of the last entries alone
         scores[:, :, last_T] = scores[:, :, last_T].masked_fill_(is_later, -math.inf)
         mass: npt.NDArray[np.float32] = scores.flatten(0, 1).softmax(-1).amax(0)[slots_S].cpu().numpy()

@@ -1,41 +1,98 @@
-"""What a model must have to serve as a base, checked when it is taken: one line names the trait that is missing."""
+"""What a model must have to serve as a base, checked when it is taken: one line names the trait that is missing and
+what would be needed. Differences between families are data here, no code elsewhere.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from megacontext.errors import BaseModelError
 
-__all__ = ["CORE_TYPE", "check_config", "check_decoder"]
+__all__ = ["CORE_TYPE", "check_config", "check_decoder", "embedding_scale", "longest_window", "text_config"]
 
 # The model_type of a folder that holds our own core instead of a transformers model.
 CORE_TYPE = "megacontext_core"
 
-# Frequencies of these depend on how long the window is: a key computed once would be wrong later.
-LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+LAYERS = ("full_attention", "sliding_attention")
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "su", "mrope")
+# Families whose embedding module multiplies what the table holds by the root of its width.
+ROOT_SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3", "gemma3_text")
 
 
-def check_config(config: Any, name: str) -> None:
-    """Raise BaseModelError when a configuration says that the model cannot serve. Works on the parsed
-    ``config.json`` of transformers, before any weight is read."""
-    if getattr(config, "is_encoder_decoder", False):
-        raise _lacks(name, "a decoder-only architecture (it is an encoder-decoder)")
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a ``config.json`` describes the model that reads text: all of it, or the tower of a vision model with
+    what its keys leave to the whole."""
+    tower = config.get("text_config")
+    if not isinstance(tower, dict):
+        return config
+    return {**{key: value for key, value in config.items() if key != "text_config"}, **tower}
+
+
+def check_config(config: dict[str, Any], name: str) -> None:
+    """Raise BaseModelError when a configuration says that the model cannot serve. Works on a ``config.json`` (see
+    ``text_config``) or ``to_dict()`` of transformers' configuration, before any weight is read."""
+    if config.get("is_encoder_decoder"):
+        raise BaseModelError(
+            f"{name}: is an encoder-decoder; a base needs one decoder that reads history and question alike: "
+            "use a decoder-only model"
+        )
+    others = sorted({str(kind) for kind in config.get("layer_types") or ()} - set(LAYERS))
     if others:
-        raise _lacks(name, f"full attention in every layer (it has {', '.join(others)})")
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "layer_types", None) is None and getattr(config, "use_sliding_window", True):
-        raise _lacks(name, f"full attention in every layer (it has a sliding window of {window})")
-    rope_type = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope_type in LENGTH_DEPENDENT_ROPE:
-        raise _lacks(name, f"rotary frequencies that do not depend on the window's length (rope_type is {rope_type})")
+        raise BaseModelError(
+            f"{name}: has layers of {', '.join(others)}; a base needs keys and values of every entry in every layer, "
+            f"which those of {' and '.join(LAYERS)} keep: use a model that has only these"
+        )
+    if config.get("num_kv_shared_layers"):
+        raise BaseModelError(
+            f"{name}: has {config['num_kv_shared_layers']} layers that read the keys of others; a base needs keys and "
+            "values of every entry in every layer: use another model"
+        )
+    for rope in _ropes(config):
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in ROPE_TYPES:
+            raise BaseModelError(
+                f"{name}: rotates by rope_type {kind}, which is not known; known are {', '.join(ROPE_TYPES)}: "
+                "use another model"
+            )
 
 
 def check_decoder(decoder: Any, name: str) -> None:
     """Raise BaseModelError when a loaded decoder has no rotary embedding at model level."""
-    if getattr(getattr(decoder, "rotary_emb", None), "inv_freq", None) is None:
-        raise _lacks(name, "a rotary embedding at model level (model.rotary_emb)")
+    if getattr(decoder, "rotary_emb", None) is None:
+        raise BaseModelError(
+            f"{name}: lacks a rotary embedding at model level (model.rotary_emb); a base needs positions that can be "
+            "given: use a model with rotary positions"
+        )
 
 
-def _lacks(name: str, trait: str) -> BaseModelError:
-    return BaseModelError(f"{name}: lacks {trait}; use a Llama or Qwen family model")
+def longest_window(config: dict[str, Any]) -> int | None:
+    """The longest window that a model was made for, in entries, scaled frequencies taken into account; None if its
+    configuration does not say."""
+    longest = config.get("max_position_embeddings")
+    if not isinstance(longest, int):
+        return None
+    for rope in _ropes(config):
+        factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
+        if rope.get("rope_type", rope.get("type")) == "dynamic":
+            original = config["max_position_embeddings"]
+        if isinstance(factor, int | float) and isinstance(original, int):
+            longest = max(longest, int(factor * original))
+    return longest
+
+
+def embedding_scale(config: dict[str, Any]) -> float:
+    """What the model's embedding module multiplies the rows of its table by."""
+    if config.get("model_type") in ROOT_SCALED_EMBEDDINGS:
+        return math.sqrt(config["hidden_size"])
+    return 1.0
+
+
+def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every description of rotary frequencies: one, or one per kind of layer; older configurations say rope_scaling."""
+    ropes = [config[key] for key in ("rope_parameters", "rope_scaling") if isinstance(config.get(key), dict)]
+    return [part for rope in ropes for part in [*filter(_is_table, rope.values())] or [rope]]
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
