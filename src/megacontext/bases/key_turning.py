@@ -8,6 +8,7 @@ Shape legend: H key-value heads, C capacity, n entries, E head dimension, F rota
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,8 @@ from megacontext.bases.transfers import on_device
 __all__ = ["KeyTurning", "LayerTurning", "Omegas", "find_turning"]
 
 PROBE_DISTANCE = 3.0
+# Entries that are looked at: where experts choose by a hair, rounding sends one and the same entry elsewhere.
+NUM_PROBES = 6
 # Radians a position of each rotated pair, by the kind of layer that rotates so.
 Omegas = Mapping[str, npt.NDArray[np.float64]]
 
@@ -89,37 +92,36 @@ class KeyTurning:
                     yield self.layers[layer], kept_1HCE
 
 
-def find_turning(omegas_F: Omegas, run_one: Callable[[float], KVCache], *, tolerance: float) -> KeyTurning | None:
+def find_turning(
+    omegas_F: Omegas, run_one: Callable[[int, float], KVCache], *, tolerance: float
+) -> KeyTurning | None:
     """How a model's keys turn, found by looking; None if some do in no way that is known.
 
-    run_one: a fresh cache with one and the same entry at a position. An entry that sees itself alone has keys that
-    differ from place to place by their turning only, in every layer. tolerance: of keys, relative to the largest.
+    run_one: a fresh cache with entry n of some at a position. An entry that sees itself alone has keys that differ from
+    place to place by their turning only, in every layer. tolerance: of keys, relative to the largest.
     """
-    with torch.no_grad():
-        there, here = (_first_entries(run_one(position)) for position in (PROBE_DISTANCE, 0.0))
-    layers: dict[int, LayerTurning] = {}
-    for layer, (entries_here, entries_there) in enumerate(zip(here, there, strict=True)):
-        differing = [
-            buffer for buffer in ("keys", "values") if not _near(entries_here[buffer], entries_there[buffer], tolerance)
-        ]
-        if not differing:
-            continue
-        found = _find_in_layer(omegas_F, entries_here, entries_there, differing, tolerance)
-        if found is None:
-            return None
-        layers[layer] = found
-    return KeyTurning(layers) if layers else None
+    layers: dict[int, LayerTurning | None] = {}  # None: this layer's keys do not turn
+    for probe in range(NUM_PROBES):
+        with torch.no_grad():
+            there, here = (_first_entries(run_one(probe, position)) for position in (PROBE_DISTANCE, 0.0))
+        for layer, entries in enumerate(zip(here, there, strict=True)):
+            if layer not in layers:
+                with contextlib.suppress(LookupError):
+                    layers[layer] = _find_in_layer(omegas_F, *entries, tolerance)
+        if len(layers) == len(here):
+            return KeyTurning({layer: turning for layer, turning in layers.items() if turning is not None})
+    return None
 
 
 def _find_in_layer(
-    omegas_F: Omegas,
-    here: Mapping[str, torch.Tensor],
-    there: Mapping[str, torch.Tensor],
-    differing: list[str],
-    tolerance: float,
+    omegas_F: Omegas, here: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor], tolerance: float
 ) -> LayerTurning | None:
-    if len(differing) > 1:
+    """What turned between two places; LookupError if it is not known."""
+    differing = [buffer for buffer in here if not _near(here[buffer], there[buffer], tolerance)]
+    if not differing:
         return None
+    if len(differing) > 1:
+        raise LookupError
     (buffer,) = differing
     before, after = here[buffer], there[buffer]
     for kind, omega_F in omegas_F.items():
@@ -130,7 +132,7 @@ def _find_in_layer(
                 found = LayerTurning(kind, is_interleaved, first, "keys" if buffer == "keys" else "values")
                 if _near(found.turned(before, *waves), after, tolerance):
                     return found
-    return None
+    raise LookupError
 
 
 def _first_entries(cache: KVCache) -> list[dict[str, torch.Tensor]]:
