@@ -12,12 +12,15 @@ from megacontext.training.settings import Settings
 
 
 def build(settings: Settings, seed: int) -> Learner:
-    """A Qwen3 decoder that reads raw tokens."""
+    """A decoder of one of the families that reads raw tokens, in the precision that the device multiplies fast."""
     config = settings.read("model", ReferenceConfig)
     model = build_reference(config, seed=seed)
     compile_layers(model)
     return Learner(
-        model.named_parameters(), lambda batch: window_loss(model, *batch.tensors), {"model": asdict(config)}
+        model.named_parameters(),
+        lambda batch: window_loss(model, *batch.tensors),
+        {"model": asdict(config)},
+        parts={"model": model},
     )
 
 

@@ -10,6 +10,7 @@ Shape legend: T entries, V vocabulary, D embedding width.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,7 @@ def in_pieces(base: HuggingFaceBase, inputs_TD: torch.Tensor, positions_T: npt.N
     return torch.cat(
         [
             base.forward(inputs_TD[a:b], positions_T[a:b], cache, num_logits=b - a)
-            for a, b in zip(borders, borders[1:], strict=False)
+            for a, b in itertools.pairwise(borders)
         ]
     )
 

@@ -66,7 +66,9 @@ class Watched(BaseInMemory):
         self.furthest = 0.0
         forward = base.forward
 
-        def noting(inputs: torch.Tensor, positions_T: npt.NDArray[np.float64], *rest: Any, **named: Any) -> torch.Tensor:
+        def noting(
+            inputs: torch.Tensor, positions_T: npt.NDArray[np.float64], *rest: Any, **named: Any
+        ) -> torch.Tensor:
             self.furthest = max(self.furthest, float(positions_T.max()))
             return forward(inputs, positions_T, *rest, **named)
 
@@ -83,9 +85,12 @@ def test_a_history_far_beyond_the_trained_length_stays_within_it(scaling: str, t
             nats = session.nll(ids[:20])
             assert np.isfinite(nats).all()
             assert 0 < watched.furthest < watched.info.max_positions
-        with memory.session(budget_entries=LONGEST, positions="global") as session:
-            with pytest.raises(InvalidValueError, match=r"positions='global' reaches 10\d\d\d.*use positions='window'"):
-                session.nll(ids[:20])
+        beyond = r"positions='global' reaches 10\d\d\d.*use positions='window'"
+        with (
+            memory.session(budget_entries=LONGEST, positions="global") as session,
+            pytest.raises(InvalidValueError, match=beyond),
+        ):
+            session.nll(ids[:20])
     with mc.open(tmp_path / "short", base=watched, create=True, gister="mean") as memory:
         memory.append(ids[: LONGEST - 40])
         with memory.session(budget_entries=LONGEST - 20, positions="global", kv="exact") as session:

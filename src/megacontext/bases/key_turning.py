@@ -92,9 +92,7 @@ class KeyTurning:
                     yield self.layers[layer], kept_1HCE
 
 
-def find_turning(
-    omegas_F: Omegas, run_one: Callable[[int, float], KVCache], *, tolerance: float
-) -> KeyTurning | None:
+def find_turning(omegas_F: Omegas, run_one: Callable[[int, float], KVCache], *, tolerance: float) -> KeyTurning | None:
     """How a model's keys turn, found by looking; None if some do in no way that is known.
 
     run_one: a fresh cache with entry n of some at a position. An entry that sees itself alone has keys that differ from

@@ -1,4 +1,5 @@
-"""The reference model: an ordinary Qwen3 decoder, small enough to ship and to train on one processor core; or a Llama.
+"""The reference model: an ordinary Qwen3 decoder, small enough to ship and to train on one processor core; or a Llama,
+or a Mixtral, for measurements on other families.
 
 B rows, T positions, D width, V vocabulary.
 """
@@ -6,17 +7,30 @@ B rows, T positions, D width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from megacontext.training.objective import cross_entropy
 from megacontext.values import choice
 
-Decoder: TypeAlias = Qwen3ForCausalLM | LlamaForCausalLM
-FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+Decoder: TypeAlias = Qwen3ForCausalLM | LlamaForCausalLM | MixtralForCausalLM
+FAMILIES: dict[str, tuple[type, type]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+# A Mixtral of the same width reads each token by two of four experts, each half as wide as another model's layer.
+EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "experts_implementation": "grouped_mm"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +63,7 @@ def build_reference(config: ReferenceConfig, *, seed: int) -> Decoder:
     """
     torch.manual_seed(seed)
     config_class, model_class = FAMILIES[config.family]
+    has_experts = config.family == "mixtral"
     model: Decoder = model_class(
         config_class(
             vocab_size=config.vocab_size,
@@ -57,7 +72,7 @@ def build_reference(config: ReferenceConfig, *, seed: int) -> Decoder:
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            intermediate_size=config.mlp_width,
+            intermediate_size=config.mlp_width // 2 if has_experts else config.mlp_width,
             max_position_embeddings=config.max_positions,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=False,
@@ -65,13 +80,14 @@ def build_reference(config: ReferenceConfig, *, seed: int) -> Decoder:
             bos_token_id=None,
             eos_token_id=1,
             initializer_range=config.width**-0.5,
+            **(EXPERTS if has_experts else {}),
         )
     )
     nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_std)
     nn.init.normal_(model.lm_head.weight, std=0.01)
     for layer in model.model.layers:
         nn.init.zeros_(layer.self_attn.o_proj.weight)
-        nn.init.zeros_(layer.mlp.down_proj.weight)
+        nn.init.zeros_(layer.mlp.experts.down_proj if has_experts else layer.mlp.down_proj.weight)
         if config.family == "qwen3":
             nn.init.constant_(layer.self_attn.q_norm.weight, config.qk_gain)
             nn.init.constant_(layer.self_attn.k_norm.weight, config.qk_gain)
