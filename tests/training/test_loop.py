@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,12 @@ def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Pat
         assert torch.equal(second.optimizer.weights[name], whole.optimizer.weights[name]), name
 
 
-def test_the_training_forward_is_the_exported_model() -> None:
-    model = build_reference(TINY, seed=1).float()
-    for layer in model.model.layers:
-        torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.2)
-        torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.2)
+@pytest.mark.parametrize("family", ["qwen3", "llama", "mixtral"])
+def test_the_training_forward_is_the_exported_model(family: str) -> None:
+    model = build_reference(replace(TINY, family=family), seed=1).float()
+    for name, weight in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
+            torch.nn.init.normal_(weight, std=0.2)
     ids_BT = torch.randint(0, 512, (2, 96), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.model(ids_BT, use_cache=False).last_hidden_state
