@@ -1,14 +1,18 @@
 """Text out of a stream of tokens, character by whole character.
 
-A character may be spread over several tokens, and some tokenizers drop the space before the first token of a text. So
-a token is decoded together with those before it, and text is handed out once no later token can change it.
+A character may be spread over several tokens. Where each token stands for bytes of its own, a UTF-8 decoder holds back
+what is not whole yet. Other tokenizers decode a token by its neighbours (some drop the space before the first token of
+a text): there a token is decoded together with those before it, and text is handed out once no later token can change
+it.
 """
 
 from __future__ import annotations
 
+import codecs
+
 import numpy as np
 
-from megacontext.ports.text import TextCodec
+from megacontext.ports.text import SupportsTokenBytes, TextCodec
 
 __all__ = ["Detokenizer"]
 
@@ -17,10 +21,44 @@ MAX_CHARACTER_BYTES = 4
 # Tokens decoded again in front of the new ones, so that leading spaces are treated as inside a text.
 CONTEXT_TOKENS = 4
 REPLACEMENT = "\ufffd"
+NO_TOKENS = np.zeros(0, dtype=np.uint32)
 
 
 class Detokenizer:
     """Feed token ids to ``push``; what it returns, and at the end ``flush``, joins to the decoded text."""
+
+    def __init__(self, codec: TextCodec) -> None:
+        self._stream: _ByteStream | _WindowStream = _WindowStream(codec)
+        if isinstance(codec, SupportsTokenBytes) and codec.bytes_of(NO_TOKENS) is not None:
+            self._stream = _ByteStream(codec)
+
+    def push(self, token_id: int) -> str:
+        """The text that became certain with this token; often empty."""
+        return self._stream.push(token_id)
+
+    def flush(self) -> str:
+        """The rest; bytes that never became a character show as U+FFFD."""
+        return self._stream.flush()
+
+
+class _ByteStream:
+    """Tokens that stand for bytes."""
+
+    def __init__(self, codec: SupportsTokenBytes) -> None:
+        self._codec = codec
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(self._codec.bytes_of(np.array([token_id], dtype=np.uint32)) or b"")
+
+    def flush(self) -> str:
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+class _WindowStream:
+    """Tokens that are decoded with those before them."""
 
     def __init__(self, codec: TextCodec) -> None:
         self._codec = codec
@@ -28,7 +66,6 @@ class Detokenizer:
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
-        """The text that became certain with this token; often empty."""
         self._pending.append(token_id)
         if not self._new_text(len(self._pending)).endswith(REPLACEMENT):
             return self._emit(len(self._pending))
@@ -37,7 +74,6 @@ class Detokenizer:
         return self._emit(self._num_certain())
 
     def flush(self) -> str:
-        """The rest; bytes that never became a character show as U+FFFD."""
         return self._emit(len(self._pending))
 
     def _num_certain(self) -> int:

@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from megacontext.bases.token_bytes import token_bytes
+from megacontext.bases.tokenizer_spec import SPACE, has_byte_pieces, parts, plain_spec
 from megacontext.errors import BaseModelError, InvalidTokensError, InvalidValueError
 from megacontext.ports.text import Encoded
 from megacontext.values import shown
@@ -28,45 +30,46 @@ __all__ = ["TokenizersCodec"]
 
 # What decides which ids a text gets. Decoders, chat templates, truncation and padding do not.
 ID_PARTS = ("normalizer", "pre_tokenizer", "model", "added_tokens")
-# An added token that is not flagged special but is markup all the same, such as ``<tool_call>`` or ``[INST]``.
-MARKUP = re.compile(r"<[^\s<>]+>|\[/?[A-Z_0-9]+\]")
 
 PIECE_CHARACTERS = 1 << 14
 # A line end between two characters that are not white space.
 LINE_END = re.compile(r"\S\n(?=\S)")
-# The same in the letters that byte-level vocabularies write for bytes: newline, then neither white space nor newline.
-OVER_LINE_END = re.compile("\u010a[^\u010a\u0120\u0109\u010d]")
+# The same inside a token: newline, then neither white space nor newline.
+OVER_LINE_END = re.compile(rb"\n[^\n \t\r]")
 # One character of each class that pre-tokenizers tell apart, on either side of a line end.
 LINE_PROBES = ["a", "Z", "7", "日", ".", ")", "_", "'s", "#", "é", "\u0301", "🧑"]
+# Text that a vocabulary with byte pieces would take for something else: a space, and a byte.
+SPACE_SIGN = re.compile(SPACE)
+SPACE_OR_BYTE = re.compile(SPACE + "|<(?=0x[0-9A-Fa-f]{2}>)")
 
 
 class TokenizersCodec:
     """A ``tokenizer.json`` as a ``TextCodec``.
 
-    spec: the parsed content of a ``tokenizer.json``.
+    spec: the parsed content of a ``tokenizer.json``. ``control_ids`` says which id each control token has, as the
+    model's own templates write it: for text it is never used.
     Raises BaseModelError when the library cannot read it.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
         identity = json.dumps({part: spec.get(part) for part in ID_PARTS}, sort_keys=True, ensure_ascii=True)
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-        spec = {**spec, "post_processor": None, "truncation": None, "padding": None}
-        spec["added_tokens"] = [
-            {**token, "special": token["special"] or bool(MARKUP.fullmatch(token["content"]))}
-            for token in spec.get("added_tokens") or []
-        ]
         try:
-            self._tokenizer = Tokenizer.from_str(json.dumps(spec))
+            plain, names = plain_spec(spec)
+            self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         except Exception as error:
-            raise BaseModelError(f"tokenizer.json cannot be read: {error}; save it again with tokenizers") from error
+            raise BaseModelError(
+                f"tokenizer.json cannot be read: {shown(error)}; save it again with tokenizers"
+            ) from error
         self._tokenizer.encode_special_tokens = True
-        controls = {token["content"]: token["id"] for token in spec["added_tokens"] if token["special"]}
-        self.vocab_size: int = 1 + max([*self._tokenizer.get_vocab().values(), *controls.values()], default=-1)
-        self._is_control = np.zeros(self.vocab_size, dtype=bool)
-        self._is_control[list(controls.values())] = True
-        self._control_text = re.compile("|".join(re.escape(text) for text in sorted(controls, key=len, reverse=True)))
-        self._num_bytes = _byte_lengths(spec, self._tokenizer, self.vocab_size)
-        self._breaks_at_lines = self._num_bytes is not None and _breaks_at_lines(self._tokenizer)
+        self.control_ids: dict[str, int] = {
+            text: self._tokenizer.token_to_id(name) or 0 for text, name in names.items()
+        }
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+        self._bytes = token_bytes(plain, self._tokenizer, self.vocab_size)
+        self._num_bytes = _byte_lengths(plain, self._bytes)
+        self._spelled = _spelled(plain) if self._bytes is not None else None
+        self._breaks_at_lines = _breaks_at_lines(self._tokenizer, self._bytes)
 
     @classmethod
     def from_file(cls, path: Path) -> TokenizersCodec:
@@ -96,10 +99,18 @@ class TokenizersCodec:
             self._tokenizer.encode_batch_fast(list(itertools.chain.from_iterable(pieces)), add_special_tokens=False)
         )
         encoded = []
-        for text, data, parts in zip(texts, bytes_of, pieces, strict=True):
-            ids = [np.asarray(next(encodings).ids, dtype=np.uint32) for _ in parts]
+        for text, data, parts_of in zip(texts, bytes_of, pieces, strict=True):
+            ids = [np.asarray(next(encodings).ids, dtype=np.uint32) for _ in parts_of]
             encoded.append(self._from_byte_lengths(text, data, np.concatenate(ids)))
         return encoded
+
+    def bytes_of(self, token_ids: npt.NDArray[np.uint32]) -> bytes | None:
+        """UTF-8 of ids, in which a character may be cut at either end; None where tokens stand for bytes only in
+        company. Control tokens and ids that no token has are no bytes."""
+        if self._bytes is None:
+            return None
+        known = token_ids[token_ids < self.vocab_size]
+        return b"".join(map(self._bytes.__getitem__, known.tolist()))
 
     def decode(self, token_ids: npt.NDArray[np.uint32]) -> str:
         """Text of ids. Control tokens and ids that no token has show nothing; a cut character shows U+FFFD."""
@@ -115,7 +126,10 @@ class TokenizersCodec:
             raise InvalidTokensError(
                 f"token ids go from {token_ids.min()} to {token_ids.max()}; none is below 0 or above {(1 << 32) - 1}"
             )
-        return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+        data = self.bytes_of(token_ids)
+        if data is None:
+            return str(self._tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+        return data.decode(errors="replace")
 
     def _pieces(self, text: str) -> list[str]:
         """A long text in pieces at line ends, where its tokens end too: they are encoded in parallel, and each in a
@@ -129,13 +143,13 @@ class TokenizersCodec:
         return [*pieces, text[start:]]
 
     def _from_byte_lengths(self, text: str, data: bytes, token_ids: npt.NDArray[np.uint32]) -> Encoded:
-        """Byte-level tokens cover the text byte for byte, so their lengths say where they begin (30 times faster than
-        asking the library for offsets). Where a normalizer or prefix changed the text the sums differ."""
+        """Tokens cover the text byte for byte, so their lengths say where they begin (30 times faster than asking the
+        library for offsets). Where a normalizer changed the text the sums differ."""
         assert self._num_bytes is not None
         ends = np.cumsum(self._num_bytes[token_ids])
         num_bytes = int(ends[-1]) if len(ends) else 0
-        if num_bytes != len(data) or self._is_control[token_ids].any():
-            return self._with_offsets(text)
+        if num_bytes != len(data):
+            return self._spelled_out(text) if self._spelled and self._spelled.search(text) else self._with_offsets(text)
         starts = ends - self._num_bytes[token_ids]
         if len(data) != len(text):
             is_first_byte = (np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80
@@ -143,64 +157,71 @@ class TokenizersCodec:
         return Encoded(token_ids=token_ids, char_starts=starts)
 
     def _with_offsets(self, text: str) -> Encoded:
+        if self._spelled and self._spelled.search(text):
+            return self._spelled_out(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         token_ids = np.asarray(encoding.ids, dtype=np.uint32)
-        if self._is_control[token_ids].any():
-            return self._without_controls(text)
         char_starts = np.fromiter((start for start, _ in encoding.offsets), dtype=np.int64, count=len(token_ids))
         return Encoded(token_ids=token_ids, char_starts=char_starts)
 
-    def _without_controls(self, text: str) -> Encoded:
-        """Some vocabularies hold their control tokens as whole words: cut each one in the text after its first
-        character and encode the parts by themselves."""
-        cuts = [0, *(match.start() + 1 for match in self._control_text.finditer(text)), len(text)]
-        parts = []
-        for start, stop in itertools.pairwise(cuts):
-            encoding = self._tokenizer.encode(text[start:stop], add_special_tokens=False)
-            offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)[:, 0] + start
-            parts.append((np.asarray(encoding.ids, dtype=np.uint32), offsets))
-        token_ids = np.concatenate([ids for ids, _ in parts])
-        keep = ~self._is_control[token_ids]
-        return Encoded(token_ids=token_ids[keep], char_starts=np.concatenate([starts for _, starts in parts])[keep])
+    def _spelled_out(self, text: str) -> Encoded:
+        """What the vocabulary would take for a space or a byte, in the bytes of its characters; the text between as
+        always."""
+        assert self._spelled is not None
+        encoded, start = [], 0
+        for match in self._spelled.finditer(text):
+            encoded.append(self._part(text[start : match.start()], start))
+            ids = [self._tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in match.group().encode()]
+            encoded.append((np.array(ids, dtype=np.uint32), np.full(len(ids), match.start(), dtype=np.int64)))
+            start = match.end()
+        encoded.append(self._part(text[start:], start))
+        return Encoded(
+            token_ids=np.concatenate([ids for ids, _ in encoded]),
+            char_starts=np.concatenate([starts for _, starts in encoded]),
+        )
+
+    def _part(self, text: str, start: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+        found = self.encode(text)
+        return found.token_ids, found.char_starts + start
 
 
 def _utf8(text: str) -> bytes:
     return valid_text("text", text).encode()
 
 
-def _byte_lengths(spec: dict[str, Any], tokenizer: Tokenizer, vocab_size: int) -> npt.NDArray[np.int64] | None:
-    """Bytes of text that each id stands for, or None where the vocabulary is not byte-level."""
-    if not _is_byte_level(spec.get("pre_tokenizer")) or _changes_text(spec.get("normalizer")):
+def _byte_lengths(plain: dict[str, Any], table: list[bytes] | None) -> npt.NDArray[np.int64] | None:
+    """Bytes of text that each id stands for, or None where a text does not come out as it went in."""
+    if table is None or not all(map(_keeps_text, parts(plain.get("normalizer")))):
         return None
-    lengths = np.zeros(vocab_size, dtype=np.int64)
-    for token, token_id in tokenizer.get_vocab(with_added_tokens=False).items():
-        lengths[token_id] = len(token)  # one character per byte
-    for added in spec["added_tokens"]:
-        lengths[added["id"]] = len(added["content"].encode())
-    return lengths
+    return np.fromiter(map(len, table), dtype=np.int64, count=len(table))
 
 
-def _breaks_at_lines(tokenizer: Tokenizer) -> bool:
+def _keeps_text(normalizer: dict[str, Any]) -> bool:
+    """Whether the text comes out as it went in, or else of another length. Canonical composition leaves most text
+    alone, and where it does not the byte sums tell."""
+    if normalizer["type"] == "Replace":
+        return bool(normalizer["pattern"] == {"String": " "} and normalizer["content"] == SPACE)
+    return bool(normalizer["type"] == "NFC")
+
+
+def _spelled(plain: dict[str, Any]) -> re.Pattern[str] | None:
+    """What has to be written in byte pieces, where there are any, to come out as it went in."""
+    if not has_byte_pieces(plain):
+        return None
+    # these find a whole piece in the text, however it is made
+    is_looked_up = plain["model"]["type"] != "BPE" or plain["model"].get("ignore_merges")
+    return SPACE_OR_BYTE if is_looked_up else SPACE_SIGN
+
+
+def _breaks_at_lines(tokenizer: Tokenizer, table: list[bytes] | None) -> bool:
     """Whether a token always ends at ``LINE_END``: none in the vocabulary runs over one, and trying shows that what
     follows a line end does not change what comes before it."""
 
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    if any(OVER_LINE_END.search(token) for token in tokenizer.get_vocab(with_added_tokens=True)):
+    if table is None or any(map(OVER_LINE_END.search, table)):
         return False
     return all(
         ids(f"{before}\n{after}") == ids(f"{before}\n") + ids(after) for before in LINE_PROBES for after in LINE_PROBES
     )
-
-
-def _is_byte_level(pre_tokenizer: dict[str, Any] | None) -> bool:
-    if pre_tokenizer is None:
-        return False
-    parts = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    return any(part["type"] == "ByteLevel" and not part.get("add_prefix_space") for part in parts)
-
-
-def _changes_text(normalizer: dict[str, Any] | None) -> bool:
-    """Canonical composition leaves most text alone, and where it does not the byte sums tell."""
-    return normalizer is not None and normalizer["type"] != "NFC"

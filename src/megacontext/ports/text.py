@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Encoded", "TextCodec"]
+__all__ = ["Encoded", "SupportsTokenBytes", "TextCodec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +35,12 @@ class TextCodec(Protocol):
     def encode_batch(self, texts: list[str]) -> list[Encoded]: ...
 
     def decode(self, token_ids: npt.NDArray[np.uint32]) -> str: ...
+
+
+@runtime_checkable
+class SupportsTokenBytes(Protocol):
+    """Tokens that stand for bytes of text each by itself: a stream of them needs no look back."""
+
+    def bytes_of(self, token_ids: npt.NDArray[np.uint32]) -> bytes | None:
+        """UTF-8 of ids, in which a character may be cut at either end; None if this vocabulary has no such bytes."""
+        ...

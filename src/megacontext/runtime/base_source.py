@@ -12,7 +12,7 @@ import numpy.typing as npt
 from megacontext.errors import BaseMismatchError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.catalog import MemoryInfo
-from megacontext.ports.text import Encoded, TextCodec
+from megacontext.ports.text import Encoded, SupportsTokenBytes, TextCodec
 
 if TYPE_CHECKING:
     from megacontext.gisters.source import EmbeddingRows
@@ -126,3 +126,7 @@ class _LazyCodec:
 
     def decode(self, token_ids: npt.NDArray[np.uint32]) -> str:
         return self._base.found.codec.decode(token_ids)
+
+    def bytes_of(self, token_ids: npt.NDArray[np.uint32]) -> bytes | None:
+        codec = self._base.found.codec
+        return codec.bytes_of(token_ids) if isinstance(codec, SupportsTokenBytes) else None

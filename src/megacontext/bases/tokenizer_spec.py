@@ -1,0 +1,111 @@
+"""A ``tokenizer.json`` without its habits, as data: nothing here runs a tokenizer.
+
+``plain_spec`` takes out what adds to a text (BOS and EOS, a space in front) and what text could forge: each control
+token gets a name that nobody can write, because it is drawn when the file is read. So no text yields its id, whatever
+a normalizer makes of it and whichever model looks it up, and every other id stays what it was.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["SPACE", "has_byte_pieces", "is_control", "parts", "plain_spec"]
+
+SPACE = "\u2581"  # what SentencePiece writes for a space
+# An added token that is not flagged special but is markup all the same, such as ``<tool_call>`` or ``[INST]``.
+MARKUP = re.compile(r"<[^\s<>]+>|\[/?[A-Z_0-9]+\]")
+# Elements of HTML that some vocabularies hold as added tokens (Gemma): they are text, and no model is steered by them.
+HTML = re.compile(
+    r"</?(a|b|i|u|em|h[1-6]|p|br|hr|ol|ul|li|td|th|tr|sub|sup|code|pre|div|span|table|tbody|thead|tfoot|strong|caption"
+    r"|blockquote)>"
+)
+# Parts that are lists of parts, and the key of the list.
+SEQUENCES = ("normalizers", "pretokenizers", "decoders", "processors")
+
+
+def parts(component: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The single steps of a normalizer, pre-tokenizer, decoder or post-processor, in order."""
+    if component is None:
+        return
+    nested = next((component[key] for key in SEQUENCES if key in component), None)
+    if nested is None:
+        yield component
+        return
+    for part in nested:
+        yield from parts(part)
+
+
+def is_control(token: dict[str, Any]) -> bool:
+    """Whether an entry of ``added_tokens`` steers the model instead of standing for text."""
+    content = token["content"]
+    return bool(token["special"] or (MARKUP.fullmatch(content) and not HTML.fullmatch(content)))
+
+
+def has_byte_pieces(spec: dict[str, Any]) -> bool:
+    """Whether characters outside the vocabulary are written as bytes, ``<0x00>`` to ``<0xFF>``."""
+    model = spec["model"]
+    vocabulary = model.get("vocab") or {}
+    pieces = set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+    return bool(model.get("byte_fallback")) and all(f"<0x{byte:02X}>" in pieces for byte in range(256))
+
+
+def plain_spec(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """One that adds nothing to a text and gives no control token for any, and the names that those got in it.
+    KeyError, TypeError and the like where the file has not the shape of a ``tokenizer.json``."""
+    plain = {**spec, "post_processor": None, "truncation": None, "padding": None, "model": dict(spec["model"])}
+    plain["added_tokens"] = [dict(token) for token in spec.get("added_tokens") or []]
+    for key in ("normalizer", "pre_tokenizer", "decoder"):
+        plain[key] = _without_habits(plain.get(key))
+    controls = [token["content"] for token in plain["added_tokens"] if is_control(token)]
+    names = {content: f"control {place} {secrets.token_hex(16)}" for place, content in enumerate(controls)}
+    _hide(plain, names)
+    return plain, names
+
+
+def _without_habits(component: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Steps that put a space in front of a text, or take one away, left out or told not to."""
+    if component is None:
+        return None
+    key = next((key for key in SEQUENCES if key in component), None)
+    if key is not None:
+        kept = [part for part in map(_without_habits, component[key]) if part is not None]
+        return {**component, key: kept} if kept else None
+    kind = component["type"]
+    if kind == "Prepend" or (kind == "Strip" and component.get("content") == " "):
+        return None
+    if kind == "Metaspace":
+        return {**{name: value for name, value in component.items() if name != "add_prefix_space"}, **NO_PREFIX}
+    if kind == "ByteLevel":
+        return {**component, "add_prefix_space": False}
+    return {**component, "cleanup": False} if kind == "WordPiece" else component
+
+
+NO_PREFIX = {"prepend_scheme": "never"}
+
+
+def _hide(spec: dict[str, Any], names: dict[str, str]) -> None:
+    """Rename control tokens wherever they stand, and leave no way to make one of smaller pieces."""
+    for token in spec["added_tokens"]:
+        # a token that swallows the white space beside it would lose text
+        token.update(lstrip=False, rstrip=False)
+        if token["content"] in names:
+            token.update(content=names[token["content"]], special=True, normalized=False)
+    model = spec["model"]
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(piece, piece): token_id for piece, token_id in vocabulary.items()}
+    elif vocabulary is not None:
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if model.get("merges"):
+        model["merges"] = [merge for merge in model["merges"] if names.keys().isdisjoint(_pieces(merge))]
+
+
+def _pieces(merge: str | list[str]) -> tuple[str, str, str]:
+    """What a merge joins, and what it makes."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right, left + right
