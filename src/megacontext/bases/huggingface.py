@@ -239,7 +239,8 @@ class HuggingFaceBase:
             scores: torch.Tensor = self._model(input_ids=rows_BT, use_cache=False, scoring=True).logits
             return scores
 
-        return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
+        ids_BT = self._ids(token_ids_BT, ndim=2)
+        return surprise_of_rows(ids_BT, logits, vocab_size=self.info.vocab_size, bos_token_id=self.info.bos_token_id)
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads

@@ -40,9 +40,14 @@ def checked_ids(token_ids: npt.NDArray[np.uint32], info: BaseInfo, *, ndim: int,
 
 
 def surprise_of_rows(
-    ids_BT: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor], *, vocab_size: int
+    ids_BT: torch.Tensor,
+    logits: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    vocab_size: int,
+    bos_token_id: int | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Nats [B, T] of each token given those before it in its row; the first of a row is log(V).
+    """Nats [B, T] of each token given those before it in its row, and the BOS of a base that has one; the first of a
+    row is log(V).
 
     Rows are run in slices of equal shape, so that on one machine a row's result does not depend on which rows are asked
     for together with it (a slice holds ``SLICE_TOKENS`` tokens, at least one row).
@@ -57,10 +62,12 @@ def surprise_of_rows(
         num_taken = len(rows_BT)
         if num_taken < slice_rows:
             rows_BT = nn.functional.pad(rows_BT, (0, 0, 0, slice_rows - num_taken))
+        if bos_token_id is not None:
+            rows_BT = nn.functional.pad(rows_BT, (1, 0), value=bos_token_id)
         with torch.no_grad():
             logits_BTV = logits(rows_BT)
             nats = _negative_log_likelihood(logits_BTV[:, :-1].flatten(0, 1), rows_BT[:, 1:].flatten())
-        nats_BT[first : first + num_taken, 1:] = nats.view(slice_rows, -1)[:num_taken].cpu().numpy()
+        nats_BT[first : first + num_taken, 1:] = nats.view(slice_rows, -1)[:num_taken, 1 - num_tokens :].cpu().numpy()
     return nats_BT
 
 

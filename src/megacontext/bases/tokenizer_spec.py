@@ -77,13 +77,11 @@ def _without_habits(component: dict[str, Any] | None) -> dict[str, Any] | None:
     if kind == "Prepend" or (kind == "Strip" and component.get("content") == " "):
         return None
     if kind == "Metaspace":
-        return {**{name: value for name, value in component.items() if name != "add_prefix_space"}, **NO_PREFIX}
+        kept_keys = {name: value for name, value in component.items() if name != "add_prefix_space"}
+        return {**kept_keys, "prepend_scheme": "never"}
     if kind == "ByteLevel":
         return {**component, "add_prefix_space": False}
     return {**component, "cleanup": False} if kind == "WordPiece" else component
-
-
-NO_PREFIX = {"prepend_scheme": "never"}
 
 
 def _hide(spec: dict[str, Any], names: dict[str, str]) -> None:

@@ -26,6 +26,6 @@ def refocus(
     """
     view = working_context.view()
     validate_scores(view, scores)
-    config = config or AllocatorConfig(budget_entries=working_context.budget_entries)
-    config = replace(config, budget_entries=working_context.budget_entries)
+    config = config or AllocatorConfig(budget_entries=working_context.config.cut_entries)
+    config = replace(config, budget_entries=working_context.config.cut_entries)
     return working_context.apply(Cut(*allocator.allocate(view, scores, config)), scores=scores)

@@ -7,7 +7,7 @@ and what is pinned is raw.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,13 +31,16 @@ __all__ = ["WorkingContext", "WorkingContextConfig"]
 class WorkingContextConfig:
     """What a working context may cost and what always stays raw."""
 
-    budget_entries: int = 1024  # window positions that the cut may take
+    budget_entries: int = 1024  # window positions that the cut and what leads it may take
     sink_tokens: int = 4  # first tokens of the history, whose blocks stay raw: attention leans on them
     recent_tokens: int = 64  # last tokens of the history, whose blocks stay raw
+    lead_entries: int = 0  # window positions before the history, such as a base's BOS
+    cut_entries: int = field(init=False)  # what the cut itself may cost
 
     def __post_init__(self) -> None:
-        for name in ("budget_entries", "sink_tokens", "recent_tokens"):
+        for name in ("budget_entries", "sink_tokens", "recent_tokens", "lead_entries"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), of=name.partition("_")[2]))
+        object.__setattr__(self, "cut_entries", self.budget_entries - self.lead_entries)
 
 
 class WorkingContext(RowsReader):
@@ -85,7 +88,7 @@ class WorkingContext(RowsReader):
     def smallest_budget(self) -> int:
         """The least that ``budget_entries`` could be for this history with its pinned, first and recent tokens raw."""
         wanted = _always_raw(self.config, self._pins, self.num_tokens)
-        return cost_with_raw(self.tree, self.num_tokens, wanted, self.gist_width)
+        return cost_with_raw(self.tree, self.num_tokens, wanted, self.gist_width) + self.config.lead_entries
 
     def extend(self, num_tokens: int) -> Edits:
         """Append ``num_tokens`` raw tokens.
@@ -97,7 +100,7 @@ class WorkingContext(RowsReader):
         start = self.num_tokens // block * block
         stop = self.num_tokens + num_tokens
         # what cannot stay raw anyway is never laid out block by block: a bulk append costs O(budget)
-        raw_start = max(start, (stop - self.budget_entries) // block * block)
+        raw_start = max(start, (stop - self.config.cut_entries) // block * block)
         whole_rows = int(np.searchsorted(self.starts, start))
         grown = concatenate_cuts(
             [self.cut[:whole_rows], coarsest_cut(self.tree, start, raw_start), raw_cut(self.tree, raw_start, stop)]
@@ -131,7 +134,9 @@ class WorkingContext(RowsReader):
         Raises InvariantError if they are no legal cut within the budget.
         """
         config = replace(self.config, budget_entries=budget_entries)
-        validate_cut(self.tree, rows.cut, rows.num_tokens, gist_width=self.gist_width, budget_entries=budget_entries)
+        validate_cut(
+            self.tree, rows.cut, rows.num_tokens, gist_width=self.gist_width, budget_entries=config.cut_entries
+        )
         pinned = _always_raw(config, pins, rows.num_tokens).touch(rows.cut.starts, rows.cut.stops)
         if (pinned & (rows.cut.levels > 0)).any():
             raise InvariantError("pins: a row of the saved cut is pinned and must be raw")
@@ -147,7 +152,7 @@ class WorkingContext(RowsReader):
             raise InvalidValueError(f"entry {entry} is raw tokens already; there is nothing to expand")
         children = children_cut(self.tree, self.cut, entry)
         expanded = concatenate_cuts([self.cut[:entry], children, self.cut[entry + 1 :]])
-        needed = cut_cost(expanded, self.gist_width)
+        needed = cut_cost(expanded, self.gist_width) + self.config.lead_entries
         if needed > self.budget_entries:
             raise BudgetError(
                 f"budget_entries is {self.budget_entries}; with entry {entry} expanded the cut costs {needed}: "
@@ -207,20 +212,20 @@ class WorkingContext(RowsReader):
         config = config or self.config
         num_tokens = int(cut.stops[-1]) if len(cut) else 0
         wanted = _always_raw(config, pins, num_tokens).plus(*(extra.spans if extra else ()))
-        if sum(stop - start for start, stop in wanted.spans) <= config.budget_entries:
+        if sum(stop - start for start, stop in wanted.spans) <= config.cut_entries:
             cut = open_spans(self.tree, cut, wanted)
-            if cut_cost(cut, self.gist_width) > config.budget_entries:
+            if cut_cost(cut, self.gist_width) > config.cut_entries:
                 cut = make_room(
                     self.tree,
                     cut,
-                    budget_entries=config.budget_entries,
+                    budget_entries=config.cut_entries,
                     gist_width=self.gist_width,
                     densities=carry_rows(self._rows, cut)[1],
                     keep=wanted.touch(cut.starts, cut.stops),
                 )
-            if cut_cost(cut, self.gist_width) <= config.budget_entries:
+            if cut_cost(cut, self.gist_width) <= config.cut_entries:
                 return self._commit(cut, pins, config)
-        smallest = cost_with_raw(self.tree, num_tokens, wanted, self.gist_width)
+        smallest = cost_with_raw(self.tree, num_tokens, wanted, self.gist_width) + config.lead_entries
         raise BudgetError(
             f"budget_entries is {config.budget_entries}; {purpose} with its pinned, first and recent tokens raw "
             f"needs at least {smallest}: raise the budget to {smallest}, or unpin something"
@@ -237,7 +242,7 @@ class WorkingContext(RowsReader):
     ) -> Edits:
         """Check every invariant, then make the cut the current one."""
         num_tokens = int(cut.stops[-1]) if len(cut) else 0
-        validate_cut(self.tree, cut, num_tokens, gist_width=self.gist_width, budget_entries=config.budget_entries)
+        validate_cut(self.tree, cut, num_tokens, gist_width=self.gist_width, budget_entries=config.cut_entries)
         pinned = _always_raw(config, pins, num_tokens).touch(cut.starts, cut.stops)
         if (pinned & (cut.levels > 0)).any():
             row = int(np.argmax(pinned & (cut.levels > 0)))

@@ -31,6 +31,8 @@ __all__ = [
     "SupportsPatch",
     "SupportsSavedCache",
     "SupportsSurprise",
+    "lead_ids",
+    "question_ids",
 ]
 
 
@@ -57,7 +59,23 @@ class BaseInfo:
     learned_positions: int = 0
     gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
     has_lens: bool = False  # whether a learned lens comes with it
+    bos_token_id: int | None = None  # what every window begins with, where the model was trained so
+    question_before_ids: tuple[int, ...] = ()  # control tokens and what is among them, before the question's template
+    question_after_ids: tuple[int, ...] = ()  # and after it
     trained_shapes: tuple[tuple[int, int], ...] = ()  # (block_tokens, gist_width) that gister was taught with, if known
+
+
+def lead_ids(info: BaseInfo) -> npt.NDArray[np.uint32]:
+    """What stands before the history in every window of a base, uint32 [0 or 1]. It is no part of a memory."""
+    return np.array([] if info.bos_token_id is None else [info.bos_token_id], dtype=np.uint32)
+
+
+def question_ids(info: BaseInfo, codec: TextCodec, question: str) -> npt.NDArray[np.uint32]:
+    """A question as the base was taught to be asked, uint32. What frames it may hold control tokens, the question's own
+    text never does."""
+    token_ids = codec.encode(info.question_template.format(question=question)).token_ids
+    before, after = (np.array(ids, dtype=np.uint32) for ids in (info.question_before_ids, info.question_after_ids))
+    return np.concatenate([before, token_ids, after])
 
 
 class ModelCache(Protocol):

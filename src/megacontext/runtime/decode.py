@@ -126,7 +126,7 @@ class ModelWindow:
 
     def nll(self, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
         """Nats of each token as a continuation of what is shown. The window is the same afterwards. With nothing to
-        predict the first token from, it costs log V."""
+        predict the first token from, not even a BOS, it costs log V."""
         shown, shown_position, shown_logits = self._num_rows, self._next_position, self._logits_V
         nats = np.empty(len(token_ids), dtype=np.float64)
         if len(token_ids):

@@ -25,7 +25,7 @@ from megacontext.focus.pins import Spans
 from megacontext.focus.rows import CutRows
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import Base, SupportsLearnedLens, SupportsPatch
+from megacontext.ports.base import Base, SupportsLearnedLens, SupportsPatch, lead_ids
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
@@ -72,6 +72,8 @@ class Engine:
         self.detail = DetailRecord()
         self.turn = 0  # counts what moved the window: an answer in progress notices that it cannot go on
         self._check_positions(config.budget_entries)
+        lead = lead_ids(base.info)
+        self._lead, self._num_lead = WindowRows.of_lead(lead), len(lead)
         lens, allocator = as_lens(config.lens), as_allocator(config.allocator)
         working_context = WorkingContext(
             memory.tree,
@@ -81,6 +83,7 @@ class Engine:
                 budget_entries=config.budget_entries,
                 sink_tokens=config.sink_tokens,
                 recent_tokens=config.recent_tokens,
+                lead_entries=self._num_lead,
             ),
         )
         self.focus = FocusDriver(memory, working_context, lens, allocator, gist_value=config.gist_value)
@@ -203,7 +206,7 @@ class Engine:
 
     def make_room(self, num_entries: int, purpose: str) -> None:
         """The same, but only if there is not enough room already."""
-        if self.working_context.cost + num_entries > self._budget_entries:
+        if self._num_lead + self.working_context.cost + num_entries > self._budget_entries:
             self.reserve(num_entries, purpose)
 
     def show(self, scratch: npt.NDArray[np.uint32]) -> ModelWindow:
@@ -224,6 +227,8 @@ class Engine:
     def _show_in(self, window: ModelWindow, scratch: npt.NDArray[np.uint32]) -> None:
         wc = self.working_context
         rows = WindowRows.of_cut(wc.cut, wc.gist_width).then(WindowRows.of_scratch(scratch))
+        if self._num_lead:
+            rows = self._lead.then(rows)
         window.show(rows, num_tokens=wc.num_tokens)
 
     def _warn(self, warning: str) -> None:
@@ -299,7 +304,7 @@ class Engine:
     def note_detail(self, window: ModelWindow) -> None:
         """Take down what is in detail now, and how much the question and the answer look at it."""
         wc = self.working_context
-        num_scratch = len(window.rows) - wc.cost
+        num_scratch = len(window.rows) - self._num_lead - wc.cost
         mass = self._attention_mass(window, num_scratch) if num_scratch else None
         self.detail.note(wc, self.focus.utility, mass)
 

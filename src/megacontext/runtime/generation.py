@@ -162,7 +162,7 @@ def answer_steps(
     engine.detail.clear()
     query = _query(prompt, "", token_ids, num_queries=len(prompt.token_ids))
     report, window = _refocus(engine, query)
-    if window.next_logits is None:
+    if window.next_logits is None or not (engine.working_context.cost or len(prompt.token_ids)):
         raise InvalidValueError("the memory and the prompt are both empty; give a prompt, or ingest something first")
     yield from _moved(engine, report, num_generated=0)
 

@@ -19,7 +19,7 @@ from megacontext.memory.memory import Memory
 from megacontext.ports.base import BaseInfo, LensQuery, SupportsLearnedLens
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.gist_keys import GistKeys
-from megacontext.runtime.placement import SCRATCH
+from megacontext.runtime.placement import LEAD, SCRATCH
 from megacontext.tree.runs import runs_of
 
 __all__ = ["WindowLook", "can_ask_learned_lens", "check_learned_lens", "look_at"]
@@ -81,8 +81,8 @@ def look_at(
 ) -> WindowLook | None:
     """The learned lens over a window that shows ``wc`` and scratch after it; None if the window ends with a gist."""
     rows = window.rows.keys[-base.lens_query_tokens :]
-    gists = np.flatnonzero(rows[:, 0] > 0)
-    rows = rows[gists[-1] + 1 :] if len(gists) else rows
+    others = np.flatnonzero((rows[:, 0] > 0) | (rows[:, 0] == LEAD))
+    rows = rows[others[-1] + 1 :] if len(others) else rows
     if not len(rows):
         return None
     token_ids = rows[:, 1].copy()
@@ -95,5 +95,5 @@ def look_at(
         keys=keys,
         features=base.lens_features,
         query_token_ids=token_ids.astype(np.uint32),
-        num_scratch=len(window.rows) - wc.cost,
+        num_scratch=len(window.rows) - wc.config.lead_entries - wc.cost,
     )

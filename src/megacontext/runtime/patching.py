@@ -106,8 +106,10 @@ def plan_patch(
 
 
 def _shared(old: WindowRows, new: WindowRows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Places of the same rows in both: those of the history, and as much of the scratch as begins the same."""
+    """Places of the same rows in both: those up to the end of the history, and as much of the scratch as begins the
+    same."""
     num_old, num_new = (int(np.count_nonzero(rows.keys[:, 0] != SCRATCH)) for rows in (old, new))
+    # rows that lead the history have a negative level, so their codes stand first; they are the same in both windows
     codes = [(keys[:, 1] << 12) | (keys[:, 0] << 8) | keys[:, 2] for keys in (old.keys[:num_old], new.keys[:num_new])]
     _, in_old, in_new = np.intersect1d(codes[0], codes[1], assume_unique=True, return_indices=True)
     num_scratch = common_prefix(WindowRows(old.keys[num_old:]), WindowRows(new.keys[num_new:]))

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from megacontext.tree.timeline import GIST_EXTENT, timeline
 
-__all__ = ["POSITION_MODES", "SCRATCH", "Placement", "PositionMode", "RowNumbering", "place_rows"]
+__all__ = ["LEAD", "POSITION_MODES", "SCRATCH", "Placement", "PositionMode", "RowNumbering", "place_rows"]
 
 RowNumbering = Literal["window", "global", "timeline"]
 PositionMode = Literal["auto", "window", "global", "timeline"]
 POSITION_MODES: tuple[PositionMode, ...] = ("auto", "global", "timeline", "window")
-SCRATCH = -1  # the level of a row that is no part of the memory
+SCRATCH = -1  # the level of a row after the history that is no part of the memory
+LEAD = -2  # the level of one before it
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def place_rows(
     num_tokens: int,
     gist_extent: float = GIST_EXTENT,
 ) -> Placement:
-    """Places of all rows; keys as in ``WindowRows``. ``num_tokens``: where the scratch begins when positions are
-    global; ``gist_extent``: how many positions a row of a gist takes at most on a timeline."""
+    """Places of all rows; keys as in ``WindowRows``. ``num_tokens``: of the history, behind which the scratch begins
+    when positions are global; ``gist_extent``: how many positions a row of a gist takes at most on a timeline."""
     levels_W = keys_W3[:, 0]
     if numbering == "window":
         positions_W = np.arange(len(keys_W3), dtype=np.float64)
@@ -55,7 +56,9 @@ def place_rows(
     if numbering == "timeline":
         positions_W, extents_W = timeline(widths_W, gist_extent=gist_extent)
         return Placement(positions_W, extents_W, float(extents_W.sum()))
-    is_scratch_W = levels_W == SCRATCH
-    positions_W = keys_W3[:, 1].astype(np.float64)
-    positions_W[is_scratch_W] = num_tokens + np.arange(np.count_nonzero(is_scratch_W))
-    return Placement(positions_W, widths_W, float(num_tokens + np.count_nonzero(is_scratch_W)))
+    is_scratch_W, is_lead_W = levels_W == SCRATCH, levels_W == LEAD
+    num_lead, num_scratch = np.count_nonzero(is_lead_W), np.count_nonzero(is_scratch_W)
+    positions_W = num_lead + keys_W3[:, 1].astype(np.float64)
+    positions_W[is_lead_W] = np.arange(num_lead)
+    positions_W[is_scratch_W] = num_lead + num_tokens + np.arange(num_scratch)
+    return Placement(positions_W, widths_W, float(num_lead + num_tokens + num_scratch))

@@ -16,6 +16,7 @@ from megacontext.errors import InvalidValueError, MemoryClosedError
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
+from megacontext.ports.base import question_ids
 from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import NO_TOKENS, Engine, Query
@@ -127,9 +128,9 @@ class Session:
         """
         if not text("prompt", prompt).strip():
             raise InvalidValueError("the question is empty; ask something, or let complete continue the history")
-        question = self._engine.base.info.question_template.format(question=prompt)
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
-        return self._stream(question, prompt, max_new_tokens, stop, sampling)
+        base = self._engine.base
+        return self._stream(question_ids(base.info, base.codec, prompt), prompt, max_new_tokens, stop, sampling)
 
     def complete(
         self,
@@ -143,12 +144,13 @@ class Session:
     ) -> AnswerStream:
         """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
-        return self._stream(text("prompt", prompt), prompt, max_new_tokens, stop, sampling)
+        token_ids = self._engine.base.codec.encode(text("prompt", prompt)).token_ids
+        return self._stream(token_ids, prompt, max_new_tokens, stop, sampling)
 
     def nll(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Nats [len(token_ids)] of each token as a continuation of the window as it is now.
 
-        The first token is predicted from the window's last entry (log V if there is no history). Where the
+        The first token is predicted from the window's last entry (log V if there is no history and no BOS). Where the
         continuation does not fit beside the cut, what is worth least collapses for it.
         """
         engine = self._begin()
@@ -201,10 +203,14 @@ class Session:
         return self._engine
 
     def _stream(
-        self, prompt_text: str, query: str, max_new_tokens: int, stop: Sequence[str], sampling: SamplingConfig
+        self,
+        token_ids: npt.NDArray[np.uint32],
+        query: str,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        sampling: SamplingConfig,
     ) -> AnswerStream:
         engine = self._begin()
-        token_ids = engine.base.codec.encode(prompt_text).token_ids
         prompt = Prompt(token_ids=token_ids, query=query, max_new_tokens=max_new_tokens, stop=stop)
         purpose = f"a prompt of {len(token_ids)} tokens with an answer of up to {prompt.max_new_tokens}"
         engine.reserve(prompt.reserve_entries, purpose=purpose)
@@ -216,7 +222,7 @@ class Session:
 
 def _question_query(engine: Engine, question: str) -> Query:
     base = engine.base
-    scratch = base.codec.encode(base.info.question_template.format(question=question)).token_ids
+    scratch = question_ids(base.info, base.codec, question)
     return Query(text=question, token_ids=scratch, scratch=scratch, num_queries=len(scratch))
 
 

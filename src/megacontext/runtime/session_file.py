@@ -32,7 +32,7 @@ from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import Engine
 from megacontext.runtime.focusing import Hysteresis
 from megacontext.runtime.patching import Patching
-from megacontext.runtime.placement import SCRATCH
+from megacontext.runtime.placement import LEAD, SCRATCH
 from megacontext.storage.faults import os_faults
 from megacontext.storage.syncing import sync
 from megacontext.tree.cuts import Cut
@@ -200,8 +200,8 @@ def _restore_window(engine: Engine, saved: SavedSession) -> None:
     }
     window = engine.new_window()
     levels, places = rows["keys"][:, 0], rows["keys"][:, 1]
-    limits = np.where(levels == SCRATCH, engine.base.info.vocab_size, engine.memory.num_tokens)
-    if (levels < SCRATCH).any() or (places < 0).any() or (places >= limits).any():
+    limits = np.where(levels <= SCRATCH, engine.base.info.vocab_size, engine.memory.num_tokens)
+    if (levels < LEAD).any() or (places < 0).any() or (places >= limits).any():
         raise ValueError("a row of the window stands for nothing that is there")
     cached = base.cache_from(cache, window.capacity_entries)
     window.restore(rows, saved.header["window"], cached, saved.arrays.get("window.logits"))

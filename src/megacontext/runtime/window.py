@@ -14,6 +14,7 @@ import numpy.typing as npt
 from megacontext.errors import InvalidValueError
 from megacontext.memory.reads import TreeReader
 from megacontext.runtime.placement import (
+    LEAD,
     POSITION_MODES,
     SCRATCH,
     Placement,
@@ -39,7 +40,8 @@ class WindowRows:
     """What stands at each position of a window.
 
     keys: int64 [W, 3]. A raw token is (0, its position, 0), vector s of a gist (level, node start, s), and a token that
-    is no part of the memory (-1, token id, 0). Memories only grow, so equal keys mean equal vectors.
+    is no part of the memory (-1, token id, 0) after the history, (-2, token id, place) before it. Memories only grow,
+    so equal keys mean equal vectors.
     """
 
     keys: npt.NDArray[np.int64]
@@ -65,6 +67,14 @@ class WindowRows:
         keys = np.zeros((len(token_ids), 3), dtype=np.int64)
         keys[:, 0] = SCRATCH
         keys[:, 1] = token_ids
+        return cls(keys)
+
+    @classmethod
+    def of_lead(cls, token_ids: npt.NDArray[np.uint32]) -> WindowRows:
+        keys = np.zeros((len(token_ids), 3), dtype=np.int64)
+        keys[:, 0] = LEAD
+        keys[:, 1] = token_ids
+        keys[:, 2] = np.arange(len(token_ids))
         return cls(keys)
 
     def then(self, other: WindowRows) -> WindowRows:

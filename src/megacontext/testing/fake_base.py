@@ -82,9 +82,17 @@ def tiny_model(
 
 
 def tiny_base(
-    family: Family = "qwen3", *, vocab_size: int = 256, dtype: DType = "float32", seed: int = 0
+    family: Family = "qwen3",
+    *,
+    vocab_size: int = 256,
+    dtype: DType = "float32",
+    seed: int = 0,
+    bos_token_id: int | None = None,
 ) -> HuggingFaceBase:
-    """The same model behind the ``Base`` port, with the byte codec. Equal arguments give equal weights."""
+    """The same model behind the ``Base`` port, with the byte codec. Equal arguments give equal weights.
+
+    bos_token_id: what every window begins with, as if it had been trained so.
+    """
     model = tiny_model(family, vocab_size=vocab_size, dtype=dtype, seed=seed)
     weights = model.get_input_embeddings().weight.detach().float().numpy().tobytes()
     info = BaseInfo(
@@ -98,6 +106,7 @@ def tiny_base(
         device="cpu",
         question_template="\nQuestion: {question}\nAnswer:",
         stop_token_ids=(),
+        bos_token_id=bos_token_id,
     )
     return HuggingFaceBase(model, byte_codec(), info)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from megacontext.errors import BudgetError
 from megacontext.evaluation.methods.method import ANSWER_TOKENS, NO_TOKENS, NOTHING, Lead, Method, Span, TokenIds
-from megacontext.ports.base import Base, ModelCache
+from megacontext.ports.base import Base, ModelCache, lead_ids, question_ids
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.session import RECENT_QUERY_TOKENS
 
@@ -51,10 +51,9 @@ class PlainWindow(Method):
         return self.budget_entries - num_prompt
 
     def answer(self, question: str, *, evidence: Sequence[Span], max_new_tokens: int = ANSWER_TOKENS) -> str:
-        prompt = self.base.info.question_template.format(question=question)
-        prompt_ids = self.base.codec.encode(prompt).token_ids
-        context_ids = self.context_ids(question, self.window_room(len(prompt_ids) + max_new_tokens))
-        return self._continue(np.concatenate([context_ids, prompt_ids]), max_new_tokens)
+        prompt_ids, lead = question_ids(self.base.info, self.base.codec, question), lead_ids(self.base.info)
+        context_ids = self.context_ids(question, self.window_room(len(lead) + len(prompt_ids) + max_new_tokens))
+        return self._continue(np.concatenate([lead, context_ids, prompt_ids]), max_new_tokens)
 
     def nll(self, token_ids: TokenIds, *, after: Lead = NOTHING) -> npt.NDArray[np.float64]:
         import torch
@@ -63,8 +62,9 @@ class PlainWindow(Method):
         query = after.query
         if query is None:
             query = self.memory.text(max(0, num_tokens - RECENT_QUERY_TOKENS), num_tokens)
-        room = self.window_room(len(after.token_ids) + max(after.reserve_entries, len(token_ids)))
-        window_ids = np.concatenate([self.context_ids(query, room), after.token_ids, token_ids[:-1]])
+        lead = lead_ids(self.base.info)
+        room = self.window_room(len(lead) + len(after.token_ids) + max(after.reserve_entries, len(token_ids)))
+        window_ids = np.concatenate([lead, self.context_ids(query, room), after.token_ids, token_ids[:-1]])
         logits_TV = self._logits(window_ids, len(token_ids))
         targets_T = torch.from_numpy(token_ids.astype(np.int64)).to(logits_TV.device)
         nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")

@@ -6,7 +6,7 @@ from megacontext.errors import BudgetError
 from megacontext.evaluation.methods.focused import recent_room
 from megacontext.evaluation.tasks.task import Case, Choice, Item, Plan, Question, Setup
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
-from megacontext.ports.base import BaseInfo
+from megacontext.ports.base import BaseInfo, lead_ids, question_ids
 from megacontext.ports.text import TextCodec
 from megacontext.tree.geometry import TreeGeometry
 
@@ -25,7 +25,8 @@ def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
         return
     case = plan.make()
     recent = recent_room(budget)
-    needed = _smallest(setup, _num_tokens(case, codec), recent) + max(_room(item, info, codec) for item in case.items)
+    history = _smallest(setup, _num_tokens(case, codec), recent) + len(lead_ids(info))
+    needed = history + max(_room(item, info, codec) for item in case.items)
     if budget < needed:
         raise BudgetError(
             f"budget is {budget}, but {plan.key} needs {needed} entries for its question, its answer and the coarsest "
@@ -57,9 +58,9 @@ def _room(item: Item, info: BaseInfo, codec: TextCodec) -> int:
         return len(codec.encode(text).token_ids)
 
     if isinstance(item, Question):
-        prompt = count(info.question_template.format(question=item.text))
+        prompt = len(question_ids(info, codec, item.text))
         return prompt + max(item.max_new_tokens, count(item.gold))
     if isinstance(item, Choice):
-        prompt = count(info.question_template.format(question=item.text))
+        prompt = len(question_ids(info, codec, item.text))
         return prompt + max(count(f" {option}") for option in item.options)
     return count(item.cue) + len(item.target_ids)

@@ -10,6 +10,7 @@ import numpy as np
 
 from megacontext.evaluation.methods.method import Lead, Method, Span, TokenIds
 from megacontext.evaluation.tasks.task import Choice, Continuation, Item, Question
+from megacontext.ports.base import question_ids
 
 __all__ = ["ItemResult", "Measure", "run_item", "states"]
 
@@ -46,7 +47,7 @@ def states(answer: str, expected: str) -> bool:
 
 
 def _prompt_ids(method: Method, question: str) -> TokenIds:
-    return method.base.codec.encode(method.base.info.question_template.format(question=question)).token_ids
+    return question_ids(method.base.info, method.base.codec, question)
 
 
 def _ask(method: Method, item: Question, evidence: Sequence[Span]) -> ItemResult:
