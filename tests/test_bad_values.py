@@ -162,7 +162,7 @@ CALLS = {
     "session.close": NOTHING,
     "session.complete": {"prompt": QUESTION, **SAMPLING},
     "session.explain": {"limit": whole(3)},
-    "session.generate": {"prompt": QUESTION, **SAMPLING},
+    "session.generate": {"prompt": QUESTION, **SAMPLING, "stop": argument(["\n"], {"list", "None"})},
     "session.nll": {"token_ids": TOKENS},
     "session.pin": SPAN,
     "session.refocus": {
@@ -189,7 +189,9 @@ CALLS = {
 OWNERS = {"memory": OpenedMemory, "session": Session, "wc": WorkingContext, "codec": TokenizersCodec}
 # made for whoever adds a lens or a session, not documented for programs
 INNER = {
+    "codec.bytes_of",
     "codec.from_file",
+    "codec.template_parts",
     "memory.reader",
     "memory.base",
     "memory.tree",

@@ -19,6 +19,8 @@ import numpy as np
 
 from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
+from megacontext.bases.model_files import read_json
+from megacontext.bases.prompting import Prompting, read_prompting
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
@@ -35,9 +37,6 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 VOCABULARY_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-DEFAULT_QUESTION_TEMPLATE = "\nQuestion: {question}\nAnswer:"
-# A folder may say how its model was taught to be asked: {"question_template": "..."}.
-EXTRAS_FILE = "megacontext.json"
 # How far rows of the table may be from what the model reads: the rounding of its precision.
 EMBEDDINGS_TOLERANCE = 0.02
 NUM_COMPARED = 64
@@ -62,7 +61,7 @@ class BaseHandle:
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The content of ``config.json``, of a vision model what describes the part that reads text."""
-        config = _read_json(self.folder / "config.json")
+        config = read_json(self.folder / "config.json")
         if not config:
             raise BaseModelError(f"{self.folder}: has no config.json; give a folder that save_pretrained wrote")
         if _is_core(config):
@@ -84,6 +83,11 @@ class BaseHandle:
         return TokenizersCodec.from_file(path) if path.exists() else _convert_tokenizer(self.folder)
 
     @functools.cached_property
+    def prompting(self) -> Prompting:
+        """How the model wants to be addressed."""
+        return read_prompting(self.folder, self.codec)
+
+    @functools.cached_property
     def embeddings(self) -> EmbeddingTable:
         """The input-embedding matrix, on disk."""
         files = sorted(self.folder.glob("*.safetensors"))
@@ -100,8 +104,9 @@ class BaseHandle:
                 f"{self.name}: its tokenizer has {self.codec.vocab_size} ids but the embedding only {num_rows} rows; "
                 "use the tokenizer that belongs to the weights"
             )
-        eos = _read_json(self.folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
-        stop_token_ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        eos = read_json(self.folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
+        prompting = self.prompting
+        stop_token_ids = [*(eos if isinstance(eos, list) else [] if eos is None else [eos]), *prompting.stop_token_ids]
         if _is_core(config):
             if config["vocab_size"] != num_rows:
                 raise BaseModelError(
@@ -120,8 +125,11 @@ class BaseHandle:
             max_positions=longest_window(config) or 0,
             dtype=self._dtype,
             device=self._device,
-            question_template=_question_template(self.folder),
-            stop_token_ids=tuple(int(token_id) for token_id in stop_token_ids),
+            question_template=prompting.question_template,
+            question_before_ids=prompting.question_before_ids,
+            question_after_ids=prompting.question_after_ids,
+            bos_token_id=prompting.bos_token_id,
+            stop_token_ids=tuple(dict.fromkeys(int(token_id) for token_id in stop_token_ids)),
             positions="timeline" if _is_core(config) else "window",
             learned_positions=config.get("learned_positions", 0) if _is_core(config) else 0,
             gist_net=config["weights"].get("gist_net", "") if _is_core(config) else "",
@@ -246,26 +254,6 @@ def _from_hub(hub_id: str) -> tuple[str, str, Path]:
                 f"({reason}); go online or give a folder"
             ) from error
     return hub_id, folder.name, folder
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file, or nothing if it is not there."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{path}: not readable as JSON ({error}); copy or save the model again") from error
-    if not isinstance(content, dict):
-        raise BaseModelError(f"{path}: holds {shown(content)}; copy or save the model again")
-    return content
-
-
-def _question_template(folder: Path) -> str:
-    template = str(_read_json(folder / EXTRAS_FILE).get("question_template", DEFAULT_QUESTION_TEMPLATE))
-    if "{question}" not in template:
-        raise BaseModelError(f"{folder / EXTRAS_FILE}: question_template {template!r} lacks {{question}}; add it")
-    return template
 
 
 def _convert_tokenizer(folder: Path) -> TokenizersCodec:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["SPACE", "has_byte_pieces", "is_control", "parts", "plain_spec"]
+__all__ = ["SPACE", "TokenizerHabits", "has_byte_pieces", "is_control", "parts", "plain_spec"]
 
 SPACE = "\u2581"  # what SentencePiece writes for a space
 # An added token that is not flagged special but is markup all the same, such as ``<tool_call>`` or ``[INST]``.
@@ -50,6 +51,64 @@ def has_byte_pieces(spec: dict[str, Any]) -> bool:
     vocabulary = model.get("vocab") or {}
     pieces = set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
     return bool(model.get("byte_fallback")) and all(f"<0x{byte:02X}>" in pieces for byte in range(256))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerHabits:
+    """What a ``tokenizer.json`` does on its own.
+
+    model: BPE, Unigram, WordPiece or WordLevel; is_byte_level: whether its letters are bytes; has_byte_pieces: whether
+    it writes bytes for what its vocabulary lacks; normalizers: what changes a text first, by type; puts_space_first:
+    whether a text gets a space in front; first_token, last_token: what it puts around a text.
+    """
+
+    model: str
+    is_byte_level: bool
+    has_byte_pieces: bool
+    normalizers: tuple[str, ...]
+    puts_space_first: bool
+    first_token: str | None
+    last_token: str | None
+
+    @classmethod
+    def of(cls, spec: dict[str, Any]) -> TokenizerHabits:
+        """Read off the content of a ``tokenizer.json``; errors as in ``plain_spec``."""
+        before = [*parts(spec.get("normalizer")), *parts(spec.get("pre_tokenizer"))]
+        first, last = _added_around(spec.get("post_processor"))
+        return cls(
+            model=spec["model"].get("type", "BPE"),
+            is_byte_level=any(part["type"] == "ByteLevel" for part in before),
+            has_byte_pieces=has_byte_pieces(spec),
+            normalizers=tuple(part["type"] for part in parts(spec.get("normalizer")) if not _is_space_sign(part)),
+            puts_space_first=any(map(_puts_space_first, before)),
+            first_token=first,
+            last_token=last,
+        )
+
+
+def _added_around(post_processor: dict[str, Any] | None) -> tuple[str | None, str | None]:
+    """The tokens that a post-processor puts before and behind a single text."""
+    first = last = None
+    for part in parts(post_processor):
+        if part["type"] == "TemplateProcessing":
+            names = [step.get("SpecialToken", {}).get("id") for step in part["single"]]
+            first, last = names[0], names[-1]
+        elif part["type"] in ("BertProcessing", "RobertaProcessing"):
+            first, last = part["cls"][0], part["sep"][0]
+    return first, last
+
+
+def _puts_space_first(part: dict[str, Any]) -> bool:
+    if part["type"] == "Metaspace":
+        return bool(part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never") != "never")
+    return part["type"] == "Prepend" or bool(part["type"] == "ByteLevel" and part.get("add_prefix_space"))
+
+
+def _is_space_sign(part: dict[str, Any]) -> bool:
+    """Whether a normalizer only writes spaces as SentencePiece does."""
+    return part["type"] == "Prepend" or bool(
+        part["type"] == "Replace" and part["pattern"] == {"String": " "} and part["content"] == SPACE
+    )
 
 
 def plain_spec(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from megacontext.bases.token_bytes import token_bytes
-from megacontext.bases.tokenizer_spec import SPACE, has_byte_pieces, parts, plain_spec
+from megacontext.bases.tokenizer_spec import SPACE, TokenizerHabits, has_byte_pieces, parts, plain_spec
 from megacontext.errors import BaseModelError, InvalidTokensError, InvalidValueError
 from megacontext.ports.text import Encoded
 from megacontext.values import shown
@@ -56,16 +56,18 @@ class TokenizersCodec:
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         try:
             plain, names = plain_spec(spec)
+            self.habits = TokenizerHabits.of(spec)
+            tokens = spec.get("added_tokens") or []
+            self._swallows = {token["content"]: (token["lstrip"], token["rstrip"]) for token in tokens}
             self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         except Exception as error:
             raise BaseModelError(
                 f"tokenizer.json cannot be read: {shown(error)}; save it again with tokenizers"
             ) from error
         self._tokenizer.encode_special_tokens = True
-        self.control_ids: dict[str, int] = {
-            text: self._tokenizer.token_to_id(name) or 0 for text, name in names.items()
-        }
-        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        self.control_ids = {text: vocabulary[name] for text, name in names.items()}
+        self.vocab_size = 1 + max(vocabulary.values(), default=-1)
         self._bytes = token_bytes(plain, self._tokenizer, self.vocab_size)
         self._num_bytes = _byte_lengths(plain, self._bytes)
         self._spelled = _spelled(plain) if self._bytes is not None else None
@@ -103,6 +105,26 @@ class TokenizersCodec:
             ids = [np.asarray(next(encodings).ids, dtype=np.uint32) for _ in parts_of]
             encoded.append(self._from_byte_lengths(text, data, np.concatenate(ids)))
         return encoded
+
+    def template_parts(self, text: str) -> list[int | str]:
+        """What the model's own files write, in ids of control tokens and the text among them.
+
+        Never for what a user or a document says. White space beside a token that swallows it is left out.
+        """
+        found: list[int | str] = []
+        swallows_next = False
+        names = "|".join(map(re.escape, sorted(self.control_ids, key=len, reverse=True)))
+        for part in re.split(f"({names})", text) if names else [text]:
+            if part in self.control_ids:
+                swallows_before, swallows_behind = self._swallows[part]
+                if swallows_before and found and isinstance(found[-1], str):
+                    found[-1] = found[-1].rstrip()
+                found.append(self.control_ids[part])
+                swallows_next = swallows_behind
+            elif part:
+                found.append(part.lstrip() if swallows_next else part)
+                swallows_next = False
+        return [part for part in found if part != ""]
 
     def bytes_of(self, token_ids: npt.NDArray[np.uint32]) -> bytes | None:
         """UTF-8 of ids, in which a character may be cut at either end; None where tokens stand for bytes only in

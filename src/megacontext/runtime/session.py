@@ -120,16 +120,19 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-        stop: Sequence[str] = ("\n",),
+        stop: Sequence[str] | None = None,
     ) -> AnswerStream:
         """Answer a question: put it as the base was taught, refocus on it, and stream tokens and refocuses.
 
+        stop: texts that end the answer; by default the end of its line, unless the base has a control token for that.
         Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
         """
         if not text("prompt", prompt).strip():
             raise InvalidValueError("the question is empty; ask something, or let complete continue the history")
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         base = self._engine.base
+        if stop is None:
+            stop = () if base.info.question_after_ids else ("\n",)
         return self._stream(question_ids(base.info, base.codec, prompt), prompt, max_new_tokens, stop, sampling)
 
     def complete(
