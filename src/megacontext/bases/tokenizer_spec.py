@@ -59,7 +59,8 @@ class TokenizerHabits:
 
     model: BPE, Unigram, WordPiece or WordLevel; is_byte_level: whether its letters are bytes; has_byte_pieces: whether
     it writes bytes for what its vocabulary lacks; normalizers: what changes a text first, by type; puts_space_first:
-    whether a text gets a space in front; first_token, last_token: what it puts around a text.
+    whether a text gets a space in front; writes_spaces: whether U+2581 stands for a space; first_token, last_token:
+    what it puts around a text; num_added: tokens beside the vocabulary proper, control tokens among them.
     """
 
     model: str
@@ -67,8 +68,10 @@ class TokenizerHabits:
     has_byte_pieces: bool
     normalizers: tuple[str, ...]
     puts_space_first: bool
+    writes_spaces: bool
     first_token: str | None
     last_token: str | None
+    num_added: int
 
     @classmethod
     def of(cls, spec: dict[str, Any]) -> TokenizerHabits:
@@ -81,8 +84,10 @@ class TokenizerHabits:
             has_byte_pieces=has_byte_pieces(spec),
             normalizers=tuple(part["type"] for part in parts(spec.get("normalizer")) if not _is_space_sign(part)),
             puts_space_first=any(map(_puts_space_first, before)),
+            writes_spaces=any(part["type"] == "Metaspace" or _is_space_sign(part) for part in before),
             first_token=first,
             last_token=last,
+            num_added=len(spec.get("added_tokens") or []),
         )
 
 

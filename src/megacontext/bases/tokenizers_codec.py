@@ -46,12 +46,13 @@ SPACE_OR_BYTE = re.compile(SPACE + "|<(?=0x[0-9A-Fa-f]{2}>)")
 class TokenizersCodec:
     """A ``tokenizer.json`` as a ``TextCodec``.
 
-    spec: the parsed content of a ``tokenizer.json``. ``control_ids`` says which id each control token has, as the
-    model's own templates write it: for text it is never used.
+    spec: the parsed content of a ``tokenizer.json``; name: of the file, for messages. ``control_ids`` says which id
+    each control token has, as the model's own templates write it: for text it is never used. ``habits`` says what the
+    file would do, had it been let.
     Raises BaseModelError when the library cannot read it.
     """
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], *, name: str = "tokenizer.json") -> None:
         identity = json.dumps({part: spec.get(part) for part in ID_PARTS}, sort_keys=True, ensure_ascii=True)
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         try:
@@ -61,9 +62,7 @@ class TokenizersCodec:
             self._swallows = {token["content"]: (token["lstrip"], token["rstrip"]) for token in tokens}
             self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         except Exception as error:
-            raise BaseModelError(
-                f"tokenizer.json cannot be read: {shown(error)}; save it again with tokenizers"
-            ) from error
+            raise BaseModelError(f"{name} cannot be read: {shown(error)}; save it again with tokenizers") from error
         self._tokenizer.encode_special_tokens = True
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.control_ids = {text: vocabulary[name] for text, name in names.items()}
@@ -76,13 +75,16 @@ class TokenizersCodec:
     @classmethod
     def from_file(cls, path: Path) -> TokenizersCodec:
         """Read a ``tokenizer.json``; BaseModelError when it is missing or broken."""
+        problem: object = None
         try:
             spec = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BaseModelError(
-                f"{path}: not a readable tokenizer.json ({error}); save the tokenizer again"
-            ) from error
-        return cls(spec)
+        except (OSError, ValueError, RecursionError) as error:
+            problem = error
+        else:
+            problem = None if isinstance(spec, dict) else f"holds {shown(spec)}"
+        if problem is not None:
+            raise BaseModelError(f"{path}: not a readable tokenizer.json ({problem}); save the tokenizer again")
+        return cls(spec, name=str(path))
 
     def encode(self, text: str) -> Encoded:
         """Ids of a text, and where each token begins."""
@@ -105,6 +107,11 @@ class TokenizersCodec:
             ids = [np.asarray(next(encodings).ids, dtype=np.uint32) for _ in parts_of]
             encoded.append(self._from_byte_lengths(text, data, np.concatenate(ids)))
         return encoded
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether tokens stand for bytes each by itself, so that ``bytes_of`` knows them."""
+        return self._bytes is not None
 
     def template_parts(self, text: str) -> list[int | str]:
         """What the model's own files write, in ids of control tokens and the text among them.
