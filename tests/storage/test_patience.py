@@ -11,6 +11,7 @@ import pytest
 
 from megacontext.errors import CorruptionError, StorageTimeoutError
 from megacontext.storage.arrays import TensorStoreArrays
+from megacontext.storage.listing import has_object, sized_objects
 from megacontext.storage.patience import DOUBTED_SHARE, Patience
 from megacontext.storage.read_ahead import CACHE_SHARE, ReadAhead
 from megacontext.testing.array_store_suite import GISTS, TOKENS, example_rows
@@ -58,6 +59,19 @@ def test_a_store_that_never_answers_is_an_error_and_no_hang(silent_port: int) ->
     with pytest.raises(StorageTimeoutError):
         store.num_bytes()
     store.prefetch(TOKENS, [(0, 64)])  # nothing to wait for
+
+
+def test_a_listing_whose_store_does_not_even_open_is_that_error_too() -> None:
+    """Some stores only wait when they are first used, others while they are opened."""
+    patience = Patience(100.0)
+
+    def open_kvstore() -> Never:
+        return patience.wait(Never(), patience.end())
+
+    with pytest.raises(StorageTimeoutError, match=r"reading sizes took too long: arrays .*read_timeout_s"):
+        sized_objects(None, open_kvstore, "arrays", patience)
+    with pytest.raises(StorageTimeoutError, match=r"looking for arrays/c/0 took too long"):
+        has_object(None, open_kvstore, "arrays", "c/0", patience)
 
 
 class Never:

@@ -30,8 +30,8 @@ def sized_objects(
     if folder is not None:
         with os_faults(f"reading sizes of {below}"):
             return [(path.relative_to(folder / below).as_posix(), size) for path, size in file_sizes(folder / below)]
-    kvstore = open_kvstore()
     try:
+        kvstore = open_kvstore()
         keys = patience.wait(kvstore.list(), patience.end())
         return [(key.decode(), len(patience.wait(kvstore.read(key), patience.end()).value)) for key in keys]
     except (ValueError, OSError) as error:
