@@ -1,4 +1,4 @@
-"""What ten fixed workloads do, counted: a regression gate that no clock can blur. Part of the tests.
+"""What fixed workloads do, counted: a regression gate that no clock can blur. Part of the tests.
 
 Counted are calls of our own functions, SQL statements, syncs to disk, calls into TensorStore, matrix products, uploads
 (what goes to the device, a copy each where that is a GPU), and entries that ran through the model; a tiny model with

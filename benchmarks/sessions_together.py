@@ -74,7 +74,7 @@ def measure(memory: OpenedMemory, base: str, budget: int, num_sessions: int, num
         at_least=4.0 if num_sessions == 16 else None,
         tokens_per_second=num_tokens / together,
         alone_tokens_per_second=num_tokens / alone,
-        dtype=memory.base.info.dtype,
+        dtype=memory.base.load().info.dtype,
         threads=torch.get_num_threads(),
         rounds=num_rounds,
     )
