@@ -16,7 +16,7 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.methods.contenders import rows_for
 from record import RESULTS
 
-__all__ = ["page", "read_runs", "report_of"]
+__all__ = ["page", "read_runs", "report_of", "separates_nothing"]
 
 RUNS = RESULTS / "evaluation"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -28,7 +28,17 @@ over histories), controls and stars stands on [the page before](evaluation.md). 
 are wide, and what they do not separate is not told apart. `score` and `right` are shares, `answer nats` nats a token of
 the answer, the other losses nats a token. The reports of the runs (closures, paired differences, every part of a task)
 are {reports}.
+
+Read them so: the tables pool window sizes (`gap`), distances and domains, which those reports show apart.
+{positions}
+{silent}
 """
+
+
+POSITIONS = """The bundled core learned windows of {learned:,} positions, so full context of a longer history (4 k) is
+beyond what it learned, and no ceiling; windows of the budget stay within."""
+SILENT = """{names} score 0 for every method, perfect focus included, at every length: the core
+answers none of them, and they separate nothing here but in nats, where those are given."""
 
 
 def read_runs(folder: Path = RUNS) -> dict[str, dict[str, Any]]:
@@ -45,7 +55,11 @@ def report_of(name: str) -> Path:
 def page(runs: dict[str, dict[str, Any]]) -> str:
     """The whole page in Markdown."""
     reports = ", ".join(f"[{name}]({report_of(name).name})" for name in runs)
-    parts = [HEAD.format(reports=reports)]
+    learned = BaseHandle("reference").info.learned_positions
+    silent = [f"`{name}`" for run in runs.values() for name in run["tasks"] if separates_nothing(run["tasks"][name])]
+    names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
+    remarks = {"positions": POSITIONS.format(learned=learned), "silent": SILENT.format(names=names) if silent else ""}
+    parts = [HEAD.format(reports=reports, **remarks)]
     for run in runs.values():
         settings, machine = run["settings"], run["machine"]
         parts.append(
@@ -57,6 +71,15 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         for name, task in run["tasks"].items():
             parts += [f"## {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task)]
     return "\n".join(parts)
+
+
+def separates_nothing(task: dict[str, Any]) -> bool:
+    """Whether all methods, the oracle too, score 0 in every table of what is right."""
+    right = [table for table in task["tables"] if not table["lower_is_better"]]
+    found = [
+        part["estimate"]["value"] for table in right for method in table["methods"].values() for part in method.values()
+    ]
+    return bool(found) and not any(found)
 
 
 def _table(name: str, task: dict[str, Any]) -> str:

@@ -41,6 +41,29 @@ def test_the_page_of_evaluation_is_that_of_the_committed_runs():
         assert run["date"] in evaluation.report_of(name).read_text(encoding="utf-8")
 
 
+def test_a_task_separates_nothing_where_even_perfect_focus_scores_0():
+    evaluation = script("evaluation_page")
+
+    def task(oracle, recency=0.0):
+        parts = {
+            name: {"all": {"estimate": {"value": value}}} for name, value in (("oracle", oracle), ("rec", recency))
+        }
+        nats = {"lower_is_better": True, "methods": {"oracle": {"all": {"estimate": {"value": 2.0}}}}}
+        return {"tables": [{"lower_is_better": False, "methods": parts}, nats]}
+
+    assert evaluation.separates_nothing(task(0.0))
+    assert not evaluation.separates_nothing(task(0.1))
+    assert not evaluation.separates_nothing(task(0.0, recency=0.1))
+    assert not evaluation.separates_nothing({"tables": task(0.0)["tables"][1:]})  # a loss says nothing of that
+    runs = evaluation.read_runs()
+    silent = {
+        name for run in runs.values() for name, task in run["tasks"].items() if evaluation.separates_nothing(task)
+    }
+    head = evaluation.page(runs).partition("\n## ")[0]
+    assert silent
+    assert all(f"`{name}`" in head for name in silent)
+
+
 @pytest.mark.parametrize(
     ("value", "target", "reached", "times"),
     [
