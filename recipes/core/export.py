@@ -1,4 +1,7 @@
-"""Write the model folder of a checkpoint: `python recipes/core/export.py --out RUN --model FOLDER [--config FILE]`."""
+"""Write the model folder of a checkpoint, and what the run logged beside it.
+
+`python recipes/core/export.py --out RUN --model FOLDER [--earlier RUN ...] [--config FILE]`
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote its checkpoint")
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
+    parser.add_argument(
+        "--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from, for their logs"
+    )
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     args = parser.parse_args()
     settings = read_settings(args.config)
     settings.read("model", CoreConfig)
     if "gist_net" in settings:
         settings.read("gist_net", GistNetConfig)
-    state = export_checkpoint(args.out, settings.tables, args.model)
+    state = export_checkpoint(args.out, settings.tables, args.model, earlier=args.earlier)
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")
 
 

@@ -56,6 +56,7 @@ BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
 LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
 TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
+KEPT_SUFFIXES = (".md", ".json", ".jsonl", ".gz")  # card, figures and logs of a model folder
 NUM_JUDGED = 128  # of each kind, while a lens learns
 QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
 Labelled = list[tuple[str, LensSample]]
@@ -257,7 +258,7 @@ def main() -> None:
     lens, (_, curve) = lenses[0], taught[0]
     torch.set_num_threads(args.processes)
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
-    beside = {file.name: file.read_bytes() for file in args.model.iterdir() if file.suffix in (".md", ".json")}
+    beside = {file.name: file.read_bytes() for file in args.model.iterdir() if file.suffix in KEPT_SUFFIXES}
     write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
     for name, content in beside.items():  # card and figures, which a folder that is written anew has not
         if not (args.model / name).exists():

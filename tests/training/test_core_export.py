@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from megacontext.training.core_export import (
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import save_tokenizer
+from megacontext.training.run_logs import LARGE_BYTES
 from megacontext.training.settings import read_settings
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
@@ -90,6 +93,35 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
         expected = net(vectors, level=1, num_children=32, gist_width=1)
     ours = torch.from_numpy(base.gists_of_tokens(ids, gist_width=1))
     torch.testing.assert_close(ours.float(), expected.float(), atol=0.02, rtol=0.02)
+
+
+def test_what_runs_told_lies_beside_the_model(learner: MemoryLearner, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    first, last, model = tmp_path / "first", tmp_path / "last", tmp_path / "model"
+    line = json.dumps({"step": 20, "nll": 1.5}) + "\n"
+    long = line * (LARGE_BYTES // len(line) + 1)
+    for run in (first, last):
+        run.mkdir()
+        (run / "starts.jsonl").write_text(json.dumps({"step": 0, "run": run.name}) + "\n")
+    (first / "log.jsonl").write_text(line * 2)
+    (last / "log.jsonl").write_text(long + '{"step": 40, "n')  # a run that is going on
+    torch.save(checkpoint_of(learner), last / "checkpoint.pt")
+    save_tokenizer(tokenizer, last / "data" / "tokenizer")
+    for _ in range(2):  # a folder that is there is replaced
+        export_checkpoint(last, SETTINGS, model, earlier=[first])
+    assert gzip.decompress((model / "log.jsonl.gz").read_bytes()).decode() == long
+    assert (model / "log.1.jsonl").read_text() == line * 2
+    assert [json.loads((model / f"{name}.jsonl").read_text())["run"] for name in ("starts.1", "starts")] == [
+        "first",
+        "last",
+    ]
+    assert not (model / "log.jsonl").exists()
+    load_base(str(model))
+    with pytest.raises(InvalidValueError, match="gone is no folder"):
+        export_checkpoint(last, SETTINGS, model, earlier=[tmp_path / "gone"])
+    assert (model / "log.1.jsonl").exists()
+    (last / "log.jsonl").unlink()  # a run that logged nothing
+    export_checkpoint(last, SETTINGS, model)
+    assert sorted(path.name for path in model.glob("*.jsonl*")) == ["starts.jsonl"]
 
 
 def test_the_bundled_core_was_taught_what_its_recipe_draws() -> None:

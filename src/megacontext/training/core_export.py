@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.export import tokenizer_files
+from megacontext.training.run_logs import copy_run_logs
 
 __all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters", "trained_shapes"]
 
@@ -71,11 +73,16 @@ def trained_shapes(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(drawn))
 
 
-def export_checkpoint(run: Path, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Write the model folder of a run's checkpoint; what the run was at by then."""
+def export_checkpoint(
+    run: Path, settings: Mapping[str, Any], folder: Path, *, earlier: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Write the model folder of a run's checkpoint, with its logs and those of the runs that it went on from; what the
+    run was at by then."""
     checkpoint = read_checkpoint(run / "checkpoint.pt")
     nets = load_checkpoint_nets(checkpoint, settings)
     files = tokenizer_files(run / "data" / "tokenizer")
-    write_core_folder(folder, nets, files, eos_token_id=END_OF_TEXT_ID)
+    with tempfile.TemporaryDirectory() as kept:
+        logs = copy_run_logs([*earlier, run], Path(kept))
+        write_core_folder(folder, nets, [*files, *logs], eos_token_id=END_OF_TEXT_ID)
     state: dict[str, Any] = checkpoint["state"]
     return state
