@@ -42,6 +42,7 @@ from megacontext.training.lens_model import (
     train_lens,
     words_lens,
 )
+from megacontext.training.lens_stability import moments_by_text, stability
 from megacontext.training.preparation import load_stores
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
@@ -58,6 +59,7 @@ TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
 KEPT_SUFFIXES = (".md", ".json", ".jsonl", ".gz")  # card, figures and logs of a model folder
 NUM_JUDGED = 128  # of each kind, while a lens learns
+NUM_TEXTS = 16  # whose moments are followed, while a lens learns
 QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
 Labelled = list[tuple[str, LensSample]]
 Maker = Callable[[TextSource, Random], Window]
@@ -177,7 +179,7 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
     lens = LensNet(LensNetConfig(width=width))
     weights = drawn_weights([name for name, _ in labelled])
     watch = partial(track, description=f"teaching lens {seed}", disable=seed > 0)
-    held_out, out = judged_samples(args), args.out / "lens" / f"seed_{seed}"
+    (held_out, texts), out = judged(label_kept(args, test=True)), args.out / "lens" / f"seed_{seed}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     with (out / "log.jsonl").open("w") as log, ExitStack() as closing:
@@ -186,7 +188,7 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
             closing.callback(tracker.close)
 
         def judge(step: int) -> None:
-            figures = calibration_figures(lens, held_out)
+            figures = calibration_figures(lens, held_out) | stability_figures(lens, texts)
             log.write(json.dumps({"step": step, **figures}) + "\n")
             log.flush()
             for tracker in trackers:
@@ -197,13 +199,21 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
     return lens.state_dict(), curve
 
 
-def judged_samples(args: argparse.Namespace) -> dict[str, list[LensSample]]:
-    """Some held-out samples of questions and of text whose blocks were opened, to judge by while a lens learns."""
+def stability_figures(lens: LensNet, texts: Sequence[Sequence[LensSample]]) -> dict[str, float]:
+    """Swap rate and residency on text, for a log."""
+    found = stability(partial(lens_utilities, lens), texts)
+    return {f"{name}/plain": value for name, value in found.items()}
+
+
+def judged(kept: Labelled) -> tuple[dict[str, list[LensSample]], list[list[LensSample]]]:
+    """To judge by while a lens learns: some held-out samples of questions and of text whose blocks were opened, and all
+    moments of some texts, one after the other."""
     kinds: dict[str, list[LensSample]] = {"questions": [], "plain": []}
-    for name, sample in label_kept(args, test=True):
+    for name, sample in kept:
         if not sample.saved_LC[0].isnan().any():
             kinds["plain" if name == "plain" else "questions"].append(sample)
-    return {kind: some[:: max(1, len(some) // NUM_JUDGED)][:NUM_JUDGED] for kind, some in kinds.items()}
+    texts = moments_by_text(kinds["plain"])[:NUM_TEXTS]
+    return {kind: some[:: max(1, len(some) // NUM_JUDGED)][:NUM_JUDGED] for kind, some in kinds.items()}, texts
 
 
 def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
@@ -276,6 +286,10 @@ def main() -> None:
         "hits": {kind: report(lens, some) for kind, some in sorted(by_kind.items())} | {"all": report(lens, questions)},
         "seeds": [report(other, questions) for other in lenses],
         "calibration": {"questions": calibration(lens, measured), "plain": calibration(lens, text)},
+        "stability": {
+            name: stability(valued, moments_by_text(text))
+            for name, valued in (("lens", partial(lens_utilities, lens)), ("words", words_lens))
+        },
         "samples": dict(sorted(samples.items())),
     }
     (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
