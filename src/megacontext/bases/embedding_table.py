@@ -21,7 +21,7 @@ import numpy.typing as npt
 from megacontext.errors import BaseModelError
 from megacontext.units import MIB
 
-__all__ = ["EmbeddingTable"]
+__all__ = ["EMBEDDING_NAMES", "EmbeddingTable", "map_tensor", "read_header"]
 
 # How the families that transformers knows call their input embeddings.
 EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
@@ -47,10 +47,10 @@ class EmbeddingTable:
         if not files:
             raise BaseModelError(f"{folder}: has no weights (*.safetensors); save the model with save_pretrained")
         for file in files:
-            header, data_start = _read_header(file)
+            header, data_start = read_header(file)
             for name, entry in header.items():
                 if name.endswith(EMBEDDING_NAMES) and len(entry["shape"]) == 2:
-                    return cls(_map_tensor(file, name, entry, data_start), scale=scale)
+                    return cls(map_tensor(file, name, entry, data_start), scale=scale)
         raise BaseModelError(
             f"{folder}: no tensor is named like an input embedding ({', '.join(EMBEDDING_NAMES)}); use another base"
         )
@@ -87,8 +87,9 @@ def _as_float32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return (np.asarray(raw, dtype=np.uint32) << 16).view(np.float32)
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Tensors by name, and where the data begin: eight bytes of length, then JSON."""
+def read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """Tensors by name of a safetensors file, and where the data begin: eight bytes of length, then JSON. BaseModelError
+    for a file that is none."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -101,7 +102,8 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _map_tensor(file: Path, name: str, entry: dict[str, Any], data_start: int) -> npt.NDArray[Any]:
+def map_tensor(file: Path, name: str, entry: dict[str, Any], data_start: int) -> npt.NDArray[Any]:
+    """The values of a tensor where they lie, bfloat16 as uint16; BaseModelError for other kinds and files cut off."""
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
         raise BaseModelError(

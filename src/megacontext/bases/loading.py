@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
 
+from megacontext.bases.adapter import Adapter
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.bases.native import NativeBase
@@ -22,8 +23,10 @@ from megacontext.ports.text import TextCodec
 __all__ = ["load_core", "load_huggingface"]
 
 
-def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str) -> HuggingFaceBase:
-    """Read the model of a folder whose files hold ``stored``.
+def load_huggingface(
+    folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str, adapter: Adapter | None = None
+) -> HuggingFaceBase:
+    """Read the model of a folder whose files hold ``stored``, and what adapts it.
 
     ``info`` may say ``auto`` for dtype and device; the base's own info says what they became.
 
@@ -48,6 +51,10 @@ def load_huggingface(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: 
         raise BaseModelError(
             f"{info.name}: {len(missing)} weights are missing, first {missing[0]}; copy or save the model again"
         )
+    if adapter is not None:
+        from megacontext.bases.adapting import adapted
+
+        model = adapted(model, adapter)
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
     return HuggingFaceBase(model.to(device), codec, info)
 

@@ -12,11 +12,14 @@ import hashlib
 import json
 import re
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from megacontext.bases.adapted_table import AdaptedTable, adapted_table
+from megacontext.bases.adapter import Adapter, find_adapter, tokenizer_folder
 from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.model_files import read_json
@@ -24,7 +27,7 @@ from megacontext.bases.prompting import Prompting, read_prompting
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
-from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
+from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError, UnknownNameError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.values import shown
 
@@ -57,6 +60,9 @@ class BaseHandle:
         self._loading = threading.Lock()
         self._loaded: Base | None = None
         self.name, self.revision, self.folder = _locate(id_or_path)
+        self._adapter = find_adapter(self.folder)
+        if self._adapter is not None:
+            self.folder = _folder_of_base(self._adapter)
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
@@ -79,8 +85,9 @@ class BaseHandle:
     @functools.cached_property
     def codec(self) -> TokenizersCodec:
         """Text to ids and back, with the model's tokenizer."""
-        path = self.folder / "tokenizer.json"
-        return TokenizersCodec.from_file(path) if path.exists() else _convert_tokenizer(self.folder)
+        folder = self.folder if self._adapter is None else tokenizer_folder(self._adapter, self.folder)
+        path = folder / "tokenizer.json"
+        return TokenizersCodec.from_file(path) if path.exists() else _convert_tokenizer(folder)
 
     @functools.cached_property
     def prompting(self) -> Prompting:
@@ -88,11 +95,15 @@ class BaseHandle:
         return read_prompting(self.folder, self.codec)
 
     @functools.cached_property
-    def embeddings(self) -> EmbeddingTable:
-        """The input-embedding matrix, on disk."""
+    def embeddings(self) -> EmbeddingTable | AdaptedTable:
+        """The input-embedding matrix, on disk, as an adapter leaves it."""
         files = sorted(self.folder.glob("*.safetensors"))
         stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        return _embedding_table(self.folder, stamps, embedding_scale(self.config))
+        scale = embedding_scale(self.config)
+        table = _embedding_table(self.folder, stamps, scale)
+        if self._adapter is None:
+            return table
+        return adapted_table(table, self._adapter.weights, self._adapter.config, scale=scale)
 
     @functools.cached_property
     def info(self) -> BaseInfo:
@@ -143,7 +154,7 @@ class BaseHandle:
             if self._loaded is None:
                 from megacontext.bases.loading import load_core, load_huggingface
 
-                load = load_core if _is_core(self.config) else load_huggingface
+                load = load_core if _is_core(self.config) else partial(load_huggingface, adapter=self._adapter)
                 base = load(self.folder, self.codec, self.info, stored=self._stored_dtype)
                 self._check_embeddings(base)
                 self._loaded = base
@@ -235,6 +246,25 @@ def _locate(id_or_path: str) -> tuple[str, str, Path]:
     if len(path.parts) > 1:
         raise BaseModelError(f"{id_or_path}: no such folder; give one that save_pretrained wrote")
     raise UnknownNameError.of("base", id_or_path, [*BUNDLED, "a folder", "a Hugging Face id such as Qwen/Qwen3-0.6B"])
+
+
+def _folder_of_base(adapter: Adapter) -> Path:
+    """Where the model lies that an adapter changes."""
+    try:
+        folder = _locate(adapter.base)[2]
+    except MegaContextError as error:
+        raise BaseModelError(
+            f"{adapter.folder}: is an adapter of {adapter.base}, which cannot be had ({error}); put its folder there, "
+            "or name it as base_model_name_or_path in adapter_config.json"
+        ) from error
+    if find_adapter(folder) is not None:
+        raise BaseModelError(
+            f"{adapter.folder}: is an adapter of {adapter.base}, which is one, too; merge that one into its base with "
+            "merge_and_unload, and save the whole"
+        )
+    if _is_core(_read_json(folder / "config.json")):
+        raise BaseModelError(f"{adapter.folder}: is an adapter of {adapter.base}, a core; cores take no adapters")
+    return folder
 
 
 def _from_hub(hub_id: str) -> tuple[str, str, Path]:
