@@ -16,6 +16,7 @@ from megacontext.runtime.session import Session
 
 COMMANDS = {
     "ask": "--allocator --budget --gister --json --lens --max-new-tokens --seed --sources --temperature --top-p",
+    "bases": "--json",
     "chat": "--allocator --budget --lens --max-new-tokens --seed --temperature --top-p",
     "check": "--json --recompute-gists --repair",
     "complete": "--allocator --budget --json --lens --max-new-tokens --prompt --seed --temperature --top-p",
@@ -27,7 +28,7 @@ COMMANDS = {
     "focus": "--allocator --budget --json --lens --pin --query --reveal --show --unpin",
     "import": "--json",
     "ingest": "--author --json --label --licence --name --role",
-    "init": "--base --block-tokens --gist-width --gister --json",
+    "init": "--base --block-tokens --config --gist-width --gister --json",
     "inspect": "--json",
     "provenance": "--json",
     "score": "--budget --json --lens --max-tokens --text",
@@ -65,7 +66,7 @@ def test_the_package_exports_these_names():
 def test_open_takes_these_arguments():
     assert list(inspect.signature(megacontext.open).parameters) == [
         "path", "base", "create", "gister", "block_tokens", "gist_width", "read_only", "cache_bytes",
-        "read_timeout_s", "dtype", "device",
+        "read_timeout_s", "dtype", "device", "base_config",
     ]  # fmt: skip
 
 

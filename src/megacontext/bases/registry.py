@@ -23,12 +23,13 @@ from megacontext.bases.adapter import Adapter, find_adapter, tokenizer_folder
 from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.model_files import read_json
+from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
 from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError, UnknownNameError
-from megacontext.ports.base import Base, BaseInfo
+from megacontext.ports.base import Base, BaseDefaults, BaseInfo
 from megacontext.values import shown
 
 __all__ = ["BUNDLED", "BUNDLED_FOLDER", "BaseHandle", "base_info", "check_placement", "load_base", "load_codec"]
@@ -50,13 +51,16 @@ class BaseHandle:
 
     id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; device: auto (CUDA if there is one), cpu, cuda,
     cuda:N; dtype: bfloat16, float16, float32, auto (bfloat16 where the device has units for it, see
-    ``bases/precision.py``).
+    ``bases/precision.py``); profile: a config of the base, in place of the one that is found (``bases/profiles.py``).
     Raises UnknownNameError, BaseModelError, InvalidValueError; each names what is missing.
     """
 
-    def __init__(self, id_or_path: str, *, dtype: str = "auto", device: str = "auto") -> None:
+    def __init__(
+        self, id_or_path: str, *, dtype: str = "auto", device: str = "auto", profile: Path | None = None
+    ) -> None:
         check_placement(dtype, device)
         self._dtype, self._device = dtype, device
+        self._profile_path = profile
         self._loading = threading.Lock()
         self._loaded: Base | None = None
         self.name, self.revision, self.folder = _locate(id_or_path)
@@ -106,6 +110,13 @@ class BaseHandle:
         return adapted_table(table, self._adapter.weights, self._adapter.config, scale=scale)
 
     @functools.cached_property
+    def profile(self) -> BaseProfile | None:
+        """What is known of the base beyond its weights, if anything is."""
+        if self._profile_path is not None:
+            return read_profile(self._profile_path)
+        return find_profile(self.name, self.folder)
+
+    @functools.cached_property
     def info(self) -> BaseInfo:
         """Facts from the files; dtype and device are as asked for, until the model is loaded and knows them."""
         config = self.config
@@ -127,26 +138,42 @@ class BaseHandle:
             # a memory that was made with a damaged file could not be opened with the right one
             for name, digest in config["weights"].items():
                 check_weights(self.folder / f"{name}.safetensors", digest)
+        fingerprint = hashlib.sha256(f"{self.codec.fingerprint} {self.embeddings.digest}".encode()).hexdigest()
+        defaults = self._defaults(fingerprint)
         return BaseInfo(
             name=self.name,
             revision=self.revision,
-            fingerprint=hashlib.sha256(f"{self.codec.fingerprint} {self.embeddings.digest}".encode()).hexdigest(),
+            fingerprint=fingerprint,
             dim=dim,
             vocab_size=num_rows,
             max_positions=longest_window(config) or 0,
-            dtype=self._dtype,
+            dtype=defaults.dtype or "auto" if self._dtype == "auto" else self._dtype,
             device=self._device,
             question_template=prompting.question_template,
             question_before_ids=prompting.question_before_ids,
             question_after_ids=prompting.question_after_ids,
             bos_token_id=prompting.bos_token_id,
             stop_token_ids=tuple(dict.fromkeys(int(token_id) for token_id in stop_token_ids)),
-            positions="timeline" if _is_core(config) else "window",
+            positions=defaults.positions or ("timeline" if _is_core(config) else "window"),
             learned_positions=config.get("learned_positions", 0) if _is_core(config) else 0,
             gist_net=config["weights"].get("gist_net", "") if _is_core(config) else "",
             has_lens=_is_core(config) and "lens_net" in config,
             trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))) if _is_core(config) else (),
+            defaults=defaults,
         )
+
+    def _defaults(self, fingerprint: str) -> BaseDefaults:
+        """Those of the profile; BaseModelError if it was measured on other weights."""
+        profile = self.profile
+        if profile is None:
+            return BaseDefaults()
+        if profile.fingerprint not in ("", fingerprint):
+            raise BaseModelError(
+                f"{self.name}: its config was written for the base of fingerprint {profile.fingerprint[:12]}, but this "
+                f"one has {fingerprint[:12]}; remove {self._profile_path or self.folder / PROFILE_FILE}, or write it "
+                "again with `megacontext port`"
+            )
+        return profile.defaults
 
     def load(self) -> Base:
         """The model itself, read on the first call; imports torch and transformers."""

@@ -74,8 +74,11 @@ def longest_window(config: dict[str, Any]) -> int | None:
         return None
     for rope in _ropes(config):
         factor, original = rope.get("factor"), rope.get("original_max_position_embeddings")
-        if rope.get("rope_type", rope.get("type")) == "dynamic":
+        kind = rope.get("rope_type", rope.get("type"))
+        if kind == "dynamic":
             original = config["max_position_embeddings"]
+        if kind == "llama3":  # its factor is that of the slowest frequencies, not of the window
+            continue
         if isinstance(factor, int | float) and isinstance(original, int):
             longest = max(longest, int(factor * original))
     return longest

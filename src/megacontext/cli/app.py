@@ -10,6 +10,7 @@ import typer
 import megacontext
 from megacontext.cli import (
     ask,
+    bases,
     chat,
     check,
     complete,
@@ -67,6 +68,7 @@ def make_app() -> typer.Typer:
     app.command("demo")(demo.demo)
     app.command("eval")(evaluate.evaluate)
     app.command("train")(train.train)
+    app.command("bases")(bases.bases)
     return app
 
 

@@ -10,13 +10,13 @@ from megacontext.cli.answering import print_explained, stream_answer
 from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import (
     AllocatorOption,
-    BudgetOption,
     GisterOption,
     JsonOption,
     LensOption,
     MaxNewTokensOption,
     MemoryArgument,
     SeedOption,
+    SuitedBudgetOption,
     TemperatureOption,
     TopPOption,
 )
@@ -28,7 +28,7 @@ __all__ = ["ask"]
 def ask(
     memory: MemoryArgument,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask.", show_default=False)],
-    budget: BudgetOption = 1024,
+    budget: SuitedBudgetOption = None,
     lens: LensOption = "auto",
     allocator: AllocatorOption = "greedy",
     gister: GisterOption = None,

@@ -11,11 +11,11 @@ from megacontext.cli.answering import stream_answer
 from megacontext.cli.opening import open_memory
 from megacontext.cli.options import (
     AllocatorOption,
-    BudgetOption,
     LensOption,
     MaxNewTokensOption,
     MemoryArgument,
     SeedOption,
+    SuitedBudgetOption,
     TemperatureOption,
     TopPOption,
 )
@@ -26,7 +26,7 @@ __all__ = ["chat"]
 
 def chat(
     memory: MemoryArgument,
-    budget: BudgetOption = 1024,
+    budget: SuitedBudgetOption = None,
     lens: LensOption = "auto",
     allocator: AllocatorOption = "greedy",
     max_new_tokens: MaxNewTokensOption = 128,

@@ -11,12 +11,12 @@ from megacontext.cli.answering import stream_answer
 from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import (
     AllocatorOption,
-    BudgetOption,
     JsonOption,
     LensOption,
     MaxNewTokensOption,
     MemoryArgument,
     SeedOption,
+    SuitedBudgetOption,
     TemperatureOption,
     TopPOption,
 )
@@ -34,7 +34,7 @@ def complete(
             "--prompt", metavar="TEXT", help="What to continue; without it, the history itself.", show_default=False
         ),
     ] = "",
-    budget: BudgetOption = 1024,
+    budget: SuitedBudgetOption = None,
     lens: LensOption = "auto",
     allocator: AllocatorOption = "greedy",
     max_new_tokens: MaxNewTokensOption = 64,

@@ -10,11 +10,11 @@ from megacontext.cli.focus_picture import print_picture
 from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import (
     AllocatorOption,
-    BudgetOption,
     JsonOption,
     LensOption,
     MemoryArgument,
     Span,
+    SuitedBudgetOption,
     parse_span,
 )
 from megacontext.cli.screen import output_console, print_json
@@ -50,7 +50,7 @@ def focus(
             "--unpin", metavar="A:B", parser=parse_span, help="Undo a pin of the same call.", show_default=False
         ),
     ] = None,
-    budget: BudgetOption = 1024,
+    budget: SuitedBudgetOption = None,
     lens: LensOption = "auto",
     allocator: AllocatorOption = "greedy",
     json: JsonOption = False,
@@ -59,10 +59,11 @@ def focus(
 
     Pins and reveals hold for the window that this call shows: sessions belong to a process, not to the memory.
     """
-    with (
-        open_for_questions(memory) as opened,
-        opened.session(budget_entries=budget, lens=lens, allocator=allocator) as session,
-    ):
+    from megacontext.runtime.config import SessionDefaults
+
+    with open_for_questions(memory) as opened:
+        budget = SessionDefaults.of(opened.base, budget_entries=budget, sink_tokens=None).budget_entries
+        session = opened.session(budget_entries=budget, lens=lens, allocator=allocator)
         for span in pin or []:
             session.pin(*span)
         for span in unpin or []:

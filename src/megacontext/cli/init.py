@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,25 +20,50 @@ def init(
         str, typer.Option("--base", metavar="ID", help="`reference` (bundled), a model folder, or a Hugging Face id.")
     ] = "reference",
     block_tokens: Annotated[
-        int, typer.Option("--block-tokens", metavar="K", help="Tokens of a block and children of a node, 8 to 128.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            "--block-tokens",
+            metavar="K",
+            help="Tokens of a block and children of a node, 8 to 128; by default what suits the base, else 32.",
+            show_default=False,
+        ),
+    ] = None,
     gister: Annotated[
         str | None,
         typer.Option(
             "--gister",
             metavar="NAME",
-            help="What summarises blocks; by default the base's own learned gists, else extractive.",
+            help="What summarises blocks; by default what suits the base, its own learned gists, or extractive.",
             show_default=False,
         ),
     ] = None,
-    gist_width: Annotated[int, typer.Option("--gist-width", metavar="R", help="Vectors of one summary.")] = 1,
+    gist_width: Annotated[
+        int | None,
+        typer.Option(
+            "--gist-width",
+            metavar="R",
+            help="Vectors of one summary; by default what suits the base, else 1.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="What suits the base, as `port` wrote it; by default megacontext.toml in the model's folder.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Create a memory for a base model."""
     from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
     from megacontext.runtime.assembly import create
 
-    with create(memory, base=base, gister=gister, block_tokens=block_tokens, gist_width=gist_width) as created:
+    with create(
+        memory, base=base, gister=gister, block_tokens=block_tokens, gist_width=gist_width, base_config=config
+    ) as created:
         info = created.info
         shape = {"block_tokens": info.block_tokens, "gist_width": info.gist_width}
         if info.gister_name == LEARNED_GISTER and (new := untaught_shape(created.base.info, **shape)):

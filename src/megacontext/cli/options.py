@@ -19,6 +19,7 @@ __all__ = [
     "SeedOption",
     "Span",
     "SpanArgument",
+    "SuitedBudgetOption",
     "TemperatureOption",
     "TopPOption",
     "parse_labels",
@@ -71,6 +72,15 @@ SpanArgument = Annotated[
 ]
 BudgetOption = Annotated[
     int, typer.Option("--budget", metavar="N", help="Entries in the window: history, question and answer together.")
+]
+SuitedBudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        metavar="N",
+        help="Entries in the window: history, question and answer together; by default what suits the base, else 1024.",
+        show_default=False,
+    ),
 ]
 LensOption = Annotated[
     str, typer.Option("--lens", metavar="NAME", parser=parse_lens, help="What decides where detail goes.")

@@ -8,19 +8,21 @@ Tensors are torch; this module is importable without it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.ports.text import TextCodec
+from megacontext.values import choice, text, whole_number
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
     "Base",
+    "BaseDefaults",
     "BaseInfo",
     "LensQuery",
     "ModelCache",
@@ -34,6 +36,35 @@ __all__ = [
     "lead_ids",
     "question_ids",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseDefaults:
+    """What suits a base where nobody says otherwise, as measured when it was ported; None: as for any base.
+
+    dtype: its precision where ``auto`` is asked for; block_tokens, gister, gist_width: of new memories;
+    budget_entries, positions, sink_tokens: of sessions. Raises InvalidValueError, UnknownNameError.
+    """
+
+    dtype: str | None = None
+    block_tokens: int | None = None
+    gister: str | None = None
+    gist_width: int | None = None
+    budget_entries: int | None = None
+    positions: Literal["window", "timeline"] | None = None
+    sink_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None:
+            choice("dtype", self.dtype, ("auto", "bfloat16", "float16", "float32"))
+        if self.gister is not None:
+            text("gister", self.gister)
+        if self.positions is not None:
+            choice("positions", self.positions, ("timeline", "window"))
+        for name, least in (("block_tokens", 8), ("gist_width", 1), ("budget_entries", 1), ("sink_tokens", 0)):
+            value = getattr(self, name)
+            if value is not None:
+                whole_number(name, value, least=least)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +94,7 @@ class BaseInfo:
     question_before_ids: tuple[int, ...] = ()  # control tokens and what is among them, before the question's template
     question_after_ids: tuple[int, ...] = ()  # and after it
     trained_shapes: tuple[tuple[int, int], ...] = ()  # (block_tokens, gist_width) that gister was taught with, if known
+    defaults: BaseDefaults = field(default_factory=BaseDefaults)
 
 
 def lead_ids(info: BaseInfo) -> npt.NDArray[np.uint32]:

@@ -50,6 +50,7 @@ def open(
     read_timeout_s: float = READ_TIMEOUT_S,
     dtype: str = "auto",
     device: str = "auto",
+    base_config: str | PathLike[str] | None = None,
 ) -> OpenedMemory:
     """Open a memory, or make one if there is none and ``create`` is True.
 
@@ -60,14 +61,17 @@ def open(
         create: make the memory if it is not there.
         gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made; in a new one the
             base's own learned gists, or ``extractive`` where it has none.
-        block_tokens: children of a node (K), 8 to 128; 32 by default. Fixed when a memory is made. Learned gists tell
-            little of sizes and widths that they were never taught: a warning is logged that names those they were.
-        gist_width: vectors of a gist (r); 1 by default. Fixed when a memory is made.
+        block_tokens: children of a node (K), 8 to 128; what suits the base (``base_config``), else 32. Fixed when a
+            memory is made. Learned gists tell little of sizes and widths that they were never taught: a warning is
+            logged that names those they were.
+        gist_width: vectors of a gist (r); what suits the base, else 1. Fixed when a memory is made.
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
         cache_bytes: limit of what is kept of the sealed arrays.
         read_timeout_s: how long a read of them may take; a session then shows less detail and says so (WarningEvent).
         dtype, device: of the base model: ``auto`` (what the device is fast at), ``float32``, ``bfloat16``; ``auto``
             (CUDA if there is one), ``cpu``, ``cuda``.
+        base_config: file that ``megacontext port`` wrote, with the defaults that suit the base; by default the
+            ``megacontext.toml`` in the model's folder, or what is shipped for the model's name.
 
     Raises: MemoryNotFoundError, MemoryExistsError (something else is there), BaseMismatchError, SchemaVersionError,
         UnknownNameError, InvalidValueError.
@@ -81,13 +85,14 @@ def open(
     read_timeout_s = number("read_timeout_s", read_timeout_s, above=0)
     shape = _Shape.of(gister, block_tokens, gist_width)
     check_placement(dtype, device)
+    placing = _Placing(dtype, device, None if base_config is None else Path(valid_path("base_config", base_config)))
     if flag("create", create) and not read_only and not _has_catalog(folder):
-        catalog, source = _create(folder, base, shape, dtype, device)
+        catalog, source = _create(folder, base, shape, placing)
     else:
         with os_faults(f"opening {folder}"):
             catalog = SqliteCatalog.open(folder, read_only=read_only)
         try:
-            source = _recorded_base(base, catalog.info, folder, dtype, device)
+            source = _recorded_base(base, catalog.info, folder, placing)
             _refuse_other_shape(catalog.info, folder, shape)
         except BaseException:
             catalog.close()
@@ -113,12 +118,30 @@ def create(
     gister: str | None = None,
     block_tokens: int | None = None,
     gist_width: int | None = None,
+    base_config: str | PathLike[str] | None = None,
 ) -> OpenedMemory:
     """Make a new memory; MemoryExistsError if there is one."""
     folder = _folder(path)
     if _has_catalog(folder):
         raise MemoryExistsError(f"there is a memory at {folder} already; use it, or choose another place")
-    return open(folder, base=base, create=True, gister=gister, block_tokens=block_tokens, gist_width=gist_width)
+    return open(
+        folder,
+        base=base,
+        create=True,
+        gister=gister,
+        block_tokens=block_tokens,
+        gist_width=gist_width,
+        base_config=base_config,
+    )
+
+
+@dataclass(frozen=True)
+class _Placing:
+    """Where and how a base is run. profile: file of what suits it."""
+
+    dtype: str
+    device: str
+    profile: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +187,14 @@ def _has_catalog(folder: Path) -> bool:
     return True
 
 
-def _source(base: str | PathLike[str] | Base | BaseSource, dtype: str, device: str) -> BaseSource:
+def _source(base: str | PathLike[str] | Base | BaseSource, placing: _Placing) -> BaseSource:
     if isinstance(base, str | PathLike):
-        return BaseHandle(valid_path("base", base, example="models/qwen"), dtype=dtype, device=device)
+        return BaseHandle(
+            valid_path("base", base, example="models/qwen"),
+            dtype=placing.dtype,
+            device=placing.device,
+            profile=placing.profile,
+        )
     if isinstance(base, Base):
         return LoadedBase(base)
     if isinstance(base, type) or not isinstance(base, BaseSource):
@@ -180,15 +208,16 @@ def _create(
     folder: Path,
     base: str | PathLike[str] | Base | BaseSource | None,
     shape: _Shape,
-    dtype: str,
-    device: str,
+    placing: _Placing,
 ) -> tuple[SqliteCatalog, BaseSource]:
     """Everything is checked before anything is written."""
-    source = _source(base if base is not None else DEFAULT_BASE, dtype, device)
-    name = shape.gister or (LEARNED_GISTER if source.info.gist_net else DEFAULT_GISTER)
-    tree = TreeGeometry(shape.block_tokens or DEFAULT_BLOCK_TOKENS)
+    source = _source(base if base is not None else DEFAULT_BASE, placing)
+    suited = source.info.defaults
+    name = shape.gister or suited.gister or (LEARNED_GISTER if source.info.gist_net else DEFAULT_GISTER)
+    tree = TreeGeometry(shape.block_tokens or suited.block_tokens or DEFAULT_BLOCK_TOKENS)
     # gists as wide as their blocks would save nothing
-    width = whole_number("gist_width", shape.gist_width or 1, least=1, most=tree.block_tokens - 1, of="vectors")
+    width = shape.gist_width or suited.gist_width or 1
+    width = whole_number("gist_width", width, least=1, most=tree.block_tokens - 1, of="vectors")
     made = make_gister(name, source, block_tokens=tree.block_tokens, gist_width=width)
     info = MemoryInfo(
         block_tokens=tree.block_tokens,
@@ -223,10 +252,10 @@ def _create(
 
 
 def _recorded_base(
-    base: str | PathLike[str] | Base | BaseSource | None, info: MemoryInfo, folder: Path, dtype: str, device: str
+    base: str | PathLike[str] | Base | BaseSource | None, info: MemoryInfo, folder: Path, placing: _Placing
 ) -> CheckedBase:
     checked = CheckedBase(
-        lambda: _source(info.base_name if base is None else base, dtype, device),
+        lambda: _source(info.base_name if base is None else base, placing),
         info,
         str(folder),
         is_named=base is not None,

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from megacontext.errors import BudgetError
 from megacontext.ports.focus import Allocator, Lens
+from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.focusing import Hysteresis
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import POSITION_MODES, PositionMode
 from megacontext.values import choice, number, whole_number
 from megacontext.values import seed as valid_seed
 
-__all__ = ["KV_MODES", "SessionConfig", "window_budget"]
+__all__ = ["KV_MODES", "SessionConfig", "SessionDefaults", "window_budget"]
 
 KV_MODES = ("auto", "exact", "patch")
 
@@ -50,6 +51,24 @@ class SessionConfig:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class SessionDefaults:
+    """What a session is told where nobody says otherwise: what suits the base, else what suits most."""
+
+    budget_entries: int
+    sink_tokens: int
+
+    @classmethod
+    def of(cls, base: BaseSource, *, budget_entries: int | None, sink_tokens: int | None) -> SessionDefaults:
+        """The base is asked only for what is None."""
+        if budget_entries is None:
+            budget_entries = base.info.defaults.budget_entries or SessionConfig.budget_entries
+        if sink_tokens is None:
+            suited = base.info.defaults.sink_tokens
+            sink_tokens = SessionConfig.sink_tokens if suited is None else suited
+        return cls(budget_entries, sink_tokens)
 
 
 def window_budget(budget_entries: int) -> int:

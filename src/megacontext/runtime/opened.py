@@ -9,7 +9,7 @@ from typing import Any
 from megacontext.memory.memory import Memory
 from megacontext.ports.focus import Allocator, Lens
 from megacontext.runtime.base_source import BaseSource
-from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.config import SessionConfig, SessionDefaults
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import PositionMode
 from megacontext.runtime.session import Session
@@ -34,32 +34,34 @@ class OpenedMemory(Memory):
     def session(
         self,
         *,
-        budget_entries: int = 1024,
+        budget_entries: int | None = None,
         lens: str | Lens = "auto",
         allocator: str | Allocator = "greedy",
         kv: str | Patching = "auto",
         positions: PositionMode = "auto",
         refocus_interval: int = 32,
-        sink_tokens: int = 4,
+        sink_tokens: int | None = None,
         recent_tokens: int = 64,
         gist_value: float = 0.2,
         seed: int | None = None,
     ) -> Session:
-        """A working context over this memory; see ``SessionConfig`` for the arguments.
+        """A working context over this memory; see ``SessionConfig`` for the arguments. ``budget_entries`` and
+        ``sink_tokens`` are what suits the base where its config says so (``base.info.defaults``), else 1024 and 4.
 
         The base model is loaded when a session first runs it, and shared by all of them. Starting a session costs one
         window, however long the history is.
 
         Raises: BudgetError naming the smallest budget that works, UnknownNameError listing the known names.
         """
+        suited = SessionDefaults.of(self._base, budget_entries=budget_entries, sink_tokens=sink_tokens)
         config = SessionConfig(
-            budget_entries=budget_entries,
+            budget_entries=suited.budget_entries,
             lens=lens,
             allocator=allocator,
             kv=kv,
             positions=positions,
             refocus_interval=refocus_interval,
-            sink_tokens=sink_tokens,
+            sink_tokens=suited.sink_tokens,
             recent_tokens=recent_tokens,
             gist_value=gist_value,
             seed=seed,
