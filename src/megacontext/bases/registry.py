@@ -289,7 +289,7 @@ def _folder_of_base(adapter: Adapter) -> Path:
             f"{adapter.folder}: is an adapter of {adapter.base}, which is one, too; merge that one into its base with "
             "merge_and_unload, and save the whole"
         )
-    if _is_core(_read_json(folder / "config.json")):
+    if _is_core(read_json(folder / "config.json")):
         raise BaseModelError(f"{adapter.folder}: is an adapter of {adapter.base}, a core; cores take no adapters")
     return folder
 
