@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import re
 import threading
 from functools import partial
@@ -25,6 +24,7 @@ from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.model_files import read_json
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
+from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
@@ -38,8 +38,7 @@ BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 # Names that need no download, and the bundled folder that each one means today.
 BUNDLED = {"reference": "reference-core", "reference-core": "reference-core", "reference-plain": "reference-plain"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
-VOCABULARY_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt", "chat_template.jinja"]
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 # How far rows of the table may be from what the model reads: the rounding of its precision.
 EMBEDDINGS_TOLERANCE = 0.02
@@ -89,9 +88,7 @@ class BaseHandle:
     @functools.cached_property
     def codec(self) -> TokenizersCodec:
         """Text to ids and back, with the model's tokenizer."""
-        folder = self.folder if self._adapter is None else tokenizer_folder(self._adapter, self.folder)
-        path = folder / "tokenizer.json"
-        return TokenizersCodec.from_file(path) if path.exists() else _convert_tokenizer(folder)
+        return read_codec(self.folder if self._adapter is None else tokenizer_folder(self._adapter, self.folder))
 
     @functools.cached_property
     def prompting(self) -> Prompting:
@@ -311,22 +308,3 @@ def _from_hub(hub_id: str) -> tuple[str, str, Path]:
                 f"({reason}); go online or give a folder"
             ) from error
     return hub_id, folder.name, folder
-
-
-def _convert_tokenizer(folder: Path) -> TokenizersCodec:
-    """Folders from before tokenizer.json: transformers converts their vocabulary files."""
-    if not any((folder / name).exists() for name in VOCABULARY_FILES):
-        raise BaseModelError(f"{folder}: has no tokenizer.json; save one with PreTrainedTokenizerFast.save_pretrained")
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        codec = TokenizersCodec(json.loads(tokenizer.backend_tokenizer.to_str()))
-        if len(codec.encode("a").token_ids) == 0:  # what transformers makes of files that do not fit the family
-            raise ValueError("the converted tokenizer is empty")
-    except Exception as error:
-        raise BaseModelError(
-            f"{folder}: has no tokenizer.json, and its vocabulary files could not be converted; "
-            "save one with PreTrainedTokenizerFast.save_pretrained"
-        ) from error
-    return codec
