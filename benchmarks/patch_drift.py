@@ -33,6 +33,7 @@ from megacontext.evaluation.haystack import Haystack, build_haystack
 from megacontext.evaluation.hidden_facts import answer_value, draw_lookalikes
 from megacontext.evaluation.intervals import Mean, paired_difference
 from megacontext.evaluation.library import assemble_library
+from megacontext.ports.base import question_ids
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.engine import NO_TOKENS, Engine
@@ -214,7 +215,7 @@ class Trials:
 
     def _question(self, number: int) -> npt.NDArray[np.uint32]:
         fact, base = self._haystack.hidden[number].fact, self._base
-        return base.codec.encode(base.info.question_template.format(question=fact.question)).token_ids
+        return question_ids(base.info, base.codec, fact.question)
 
     def _is_right(self, window: ModelWindow, number: int) -> bool:
         drawn: list[int] = []

@@ -33,22 +33,21 @@ def folder_with(tmp_path: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("number", range(11))
-def test_ids_are_those_of_sentencepiece(name: str, number: int, tmp_path: Path) -> None:
+def test_ids_are_those_of_sentencepiece(name: str, tmp_path: Path) -> None:
     codec = read_codec(folder_with(tmp_path, name))
-    text, expected = list(IDS[name].items())[number]
-    put_in_front = " " if codec.habits.puts_space_first and text else ""  # which the codec takes off
-    found = codec.encode(put_in_front + text).token_ids.tolist()
-    assert codec.decode(np.array(found, dtype=np.uint32)) == put_in_front + text
-    if name == "gemma" and MARKERS[0] in text:  # sentencepiece takes the user's word for it
-        assert set(expected) & set(codec.control_ids.values())
-        assert not set(found) & set(codec.control_ids.values())
-    else:
-        assert found == expected
+    for text, expected in IDS[name].items():
+        put_in_front = " " if codec.habits.puts_space_first and text else ""  # which the codec takes off
+        found = codec.encode(put_in_front + text).token_ids.tolist()
+        assert codec.decode(np.array(found, dtype=np.uint32)) == put_in_front + text
+        if name == "gemma" and MARKERS[0] in text:  # sentencepiece takes the user's word for it
+            assert set(expected) & set(codec.control_ids.values())
+            assert not set(found) & set(codec.control_ids.values())
+        else:
+            assert found == expected
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=st.text(max_size=20) | st.sampled_from(["<s>", "</s>", "<unk>", "\u2581", "<0x0A>", " \n\n ", *MARKERS]))
 def test_text_comes_back_and_no_control_token_with_it(name: str, text: str) -> None:
     codec = TokenizersCodec(sentencepiece_spec(DATA / f"{name}.model"))

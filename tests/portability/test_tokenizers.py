@@ -103,7 +103,7 @@ def odd_text() -> st.SearchStrategy[str]:
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(text=odd_text())
 def test_text_comes_back_byte_for_byte(kind: str, text: str) -> None:
     codec = codec_of(kind)
@@ -111,37 +111,36 @@ def test_text_comes_back_byte_for_byte(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-@pytest.mark.parametrize("text", TEXTS)
-def test_every_token_begins_where_it_says(kind: str, text: str) -> None:
-    codec, data = codec_of(kind), text.encode()
-    encoded = codec.encode(text)
-    assert codec.decode(encoded.token_ids) == text
-    assert (encoded.token_ids.dtype, encoded.char_starts.dtype) == (np.uint32, np.int64)
-    ends = 0
-    for place, token_id in enumerate(encoded.token_ids[:400]):
-        before = data[:ends].decode(errors="ignore")
-        assert encoded.char_starts[place] == len(before)
-        ends += len(codec.bytes_of(np.array([token_id], dtype=np.uint32)) or b"")
+def test_every_token_begins_where_it_says(kind: str) -> None:
+    codec = codec_of(kind)
+    for text, encoded in zip(TEXTS, codec.encode_batch(TEXTS), strict=True):
+        assert codec.decode(encoded.token_ids) == text
+        assert (encoded.token_ids.dtype, encoded.char_starts.dtype) == (np.uint32, np.int64)
+        data, ends = text.encode(), 0
+        for place, token_id in enumerate(encoded.token_ids[:200]):
+            before = data[:ends].decode(errors="ignore")
+            assert encoded.char_starts[place] == len(before)
+            ends += len(codec.bytes_of(np.array([token_id], dtype=np.uint32)) or b"")
 
 
 @pytest.mark.parametrize("kind", NORMALIZING)
-@pytest.mark.parametrize("text", TEXTS)
-def test_what_a_normalizer_composes_stays_composed(kind: str, text: str) -> None:
+def test_what_a_normalizer_composes_stays_composed(kind: str) -> None:
     codec = codec_of(kind)
-    encoded = codec.encode(text)
-    assert codec.decode(encoded.token_ids) == unicodedata.normalize("NFC", text)
-    assert (np.diff(encoded.char_starts) >= 0).all()
-    assert not len(text) or encoded.char_starts[-1] < len(text)
+    for text, encoded in zip(TEXTS, codec.encode_batch(TEXTS), strict=True):
+        assert codec.decode(encoded.token_ids) == unicodedata.normalize("NFC", text)
+        assert (np.diff(encoded.char_starts) >= 0).all()
+        assert not len(text) or encoded.char_starts[-1] < len(text)
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])
-@pytest.mark.parametrize("text", TEXTS)
-def test_words_that_a_small_vocabulary_lacks_are_lost_and_nothing_else_breaks(kind: str, text: str) -> None:
+def test_words_that_a_small_vocabulary_lacks_are_lost_and_nothing_else_breaks(kind: str) -> None:
     codec = codec_of(kind)
-    encoded = codec.encode(text)
-    assert (np.diff(encoded.char_starts) >= 0).all()
-    assert not len(encoded.char_starts) or 0 <= encoded.char_starts[0] <= encoded.char_starts[-1] < len(text)
-    assert isinstance(codec.decode(encoded.token_ids), str)
+    for text, encoded in zip(TEXTS, codec.encode_batch(TEXTS), strict=True):
+        starts = encoded.char_starts
+        assert (np.diff(starts) >= 0).all()
+        assert not len(starts) or 0 <= starts[0] <= starts[-1] < len(text)
+    known = "the fox did not even jump over the lazy dog"
+    assert codec.decode(codec.encode(known).token_ids).replace(" ", "").lower() == known.replace(" ", "").lower()
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -171,7 +170,7 @@ def test_the_kinds_have_the_habits_that_the_codec_takes_off(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BYTES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=odd_text(), data=st.data())
 def test_text_in_pieces_is_the_same_text(kind: str, text: str, data: st.DataObject) -> None:
     codec = codec_of(kind)
@@ -188,7 +187,7 @@ def test_text_in_pieces_is_the_same_text(kind: str, text: str, data: st.DataObje
 
 
 @pytest.mark.parametrize("kind", BYTES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_decoding_agrees_with_the_library(kind: str, data: st.DataObject) -> None:
     codec, plain = codec_of(kind), plain_of(kind)
@@ -205,17 +204,17 @@ def test_decoding_agrees_with_the_library(kind: str, data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("text", [*TEXTS[:13], "日" * 40])
-def test_a_stream_is_the_text_in_whole_characters(kind: str, text: str) -> None:
+def test_a_stream_is_the_text_in_whole_characters(kind: str) -> None:
     codec = codec_of(kind)
-    token_ids = codec.encode(text).token_ids
-    pieces = stream(codec, token_ids.tolist())
-    assert "".join(pieces) == codec.decode(token_ids)
-    assert all("\ufffd" not in piece for piece in pieces)
-    if kind in BYTES:  # as early as can be
-        for count in range(0, len(token_ids), 1 + len(token_ids) // 40):
-            whole = codec.bytes_of(token_ids[:count]) or b""
-            assert "".join(pieces[:count]) == whole.decode(errors="ignore")
+    for text in [*TEXTS[:13], "日" * 40]:
+        token_ids = codec.encode(text).token_ids
+        pieces = stream(codec, token_ids.tolist())
+        assert "".join(pieces) == codec.decode(token_ids)
+        assert all("\ufffd" not in piece for piece in pieces)
+        if kind in BYTES:  # as early as can be
+            for count in range(0, len(token_ids), 1 + len(token_ids) // 40):
+                whole = codec.bytes_of(token_ids[:count]) or b""
+                assert "".join(pieces[:count]) == whole.decode(errors="ignore")
 
 
 @pytest.mark.parametrize("kind", BYTES)
@@ -237,7 +236,7 @@ def test_a_stream_of_any_tokens_is_what_decoding_at_once_gives(kind: str, data: 
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_no_text_yields_a_control_token(kind: str, data: st.DataObject) -> None:
     codec = codec_of(kind)

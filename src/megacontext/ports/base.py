@@ -73,6 +73,8 @@ class BaseInfo:
 
     fingerprint: sha256 over the tokenizer and the input-embedding matrix: equal fingerprints share gists.
     max_positions: the longest window the model was made for, in entries.
+    bos_token_id: what every window begins with, where the model was trained so; it is no part of a memory.
+    question_before_ids, question_after_ids: what stands around the question's template, control tokens among it.
     learned_positions: how far apart two tokens were in training at most, 0 if nobody knows; a timeline keeps within it.
     """
 
@@ -90,9 +92,9 @@ class BaseInfo:
     learned_positions: int = 0
     gist_net: str = ""  # digest of the learned gister that comes with the model, '' if none does
     has_lens: bool = False  # whether a learned lens comes with it
-    bos_token_id: int | None = None  # what every window begins with, where the model was trained so
-    question_before_ids: tuple[int, ...] = ()  # control tokens and what is among them, before the question's template
-    question_after_ids: tuple[int, ...] = ()  # and after it
+    bos_token_id: int | None = None
+    question_before_ids: tuple[int, ...] = ()
+    question_after_ids: tuple[int, ...] = ()
     trained_shapes: tuple[tuple[int, int], ...] = ()  # (block_tokens, gist_width) that gister was taught with, if known
     defaults: BaseDefaults = field(default_factory=BaseDefaults)
 

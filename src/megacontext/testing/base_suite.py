@@ -24,6 +24,8 @@ from megacontext.ports.base import (
     SupportsPatch,
     SupportsSavedCache,
     SupportsSurprise,
+    lead_ids,
+    question_ids,
 )
 
 __all__ = ["BaseSuite"]
@@ -66,6 +68,10 @@ class BaseSuite:
         assert len(info.fingerprint) == 64
         assert "{question}" in info.question_template
         assert all(0 <= token_id < info.vocab_size for token_id in info.stop_token_ids)
+        assert (lead_ids(info) < info.vocab_size).all()
+        asked = question_ids(info, self.base.codec, "Who?")
+        assert asked.dtype == np.uint32
+        assert (asked < info.vocab_size).all()
 
     def test_logits_are_float32_of_the_last_entries(self) -> None:
         token_ids = self.tokens(10)
