@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from megacontext.bases.detokenize import Detokenizer
 from megacontext.bases.tokenizers_codec import TokenizersCodec
+from megacontext.errors import BaseModelError
 from megacontext.ports.text import TextCodec
 from megacontext.testing.tokenizer_kinds import KINDS, tokenizer_spec
 
@@ -281,3 +282,53 @@ def test_added_tokens_that_stand_for_text_stay_in_use() -> None:
 def unknown_ids(kind: str) -> set[int]:
     """What stands for characters that a vocabulary without bytes lacks."""
     return {token_id for text, token_id in codec_of(kind).control_ids.items() if text in ("<unk>", "[UNK]")}
+
+
+def test_ids_that_a_file_leaves_out_do_not_shift_those_behind() -> None:
+    spec = tokenizer_spec("qwen")
+    last = max(token["id"] for token in spec["added_tokens"])
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": last + 20, "content": "<|far|>"})
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": last + 30, "content": "  ", "special": False})
+    assert Tokenizer.from_str(json.dumps(spec)).token_to_id("<|far|>") == last + 1  # the library counts up
+    codec = TokenizersCodec(spec)
+    assert (codec.control_ids["<|far|>"], codec.vocab_size) == (last + 20, last + 31)
+    assert last + 30 in codec.encode("a  b").token_ids
+    assert codec.decode(codec.encode("a  b <|far|>").token_ids) == "a  b <|far|>"
+    assert codec.decode(np.arange(last + 1, last + 30, dtype=np.uint32)) == ""
+    spec["added_tokens"][-1]["id"] = 1 << 30
+    with pytest.raises(BaseModelError, match="has id 1073741824, far from"):
+        TokenizersCodec(spec)
+
+
+@pytest.mark.parametrize("kind", ["qwen", "unigram-bytes"])
+def test_added_tokens_get_the_ids_that_the_file_gives_them(kind: str) -> None:
+    spec = tokenizer_spec(kind)
+    token, last = spec["added_tokens"][0], codec_of(kind).vocab_size - 1
+    spec["added_tokens"] += [
+        {**token, "id": last + 9, "content": "<|z|>"},
+        {**token, "id": last + 4, "content": "<|y|>"},
+    ]
+    if kind == "qwen":  # one that stands in a gap of the vocabulary
+        spec["model"]["vocab"] = {piece: 3 + token_id for piece, token_id in spec["model"]["vocab"].items()}
+        for other in spec["added_tokens"]:
+            other["id"] += 3
+        spec["added_tokens"].append({**token, "id": 1, "content": "<|x|>"})
+    codec = TokenizersCodec(spec)
+    assert codec.control_ids == {other["content"]: other["id"] for other in spec["added_tokens"]}
+    assert codec.decode(codec.encode("the <|y|> fox").token_ids) == "the <|y|> fox"
+
+
+def test_a_control_token_that_merges_would_make_is_spelled_out() -> None:
+    spec = tokenizer_spec("llama-3")
+    vocabulary, model = spec["model"]["vocab"], spec["model"]
+    first = 1 + max(vocabulary.values())
+    for token in spec["added_tokens"]:
+        token["id"] += 3
+    vocabulary.update({"<q": first, "<q>": first + 1, "<q>.": first + 2})
+    model["merges"] = [["<", "q"], ["<q", ">"], ["<q>", "."], *model["merges"]]
+    spec["added_tokens"].append({**spec["added_tokens"][0], "id": first + 1, "content": "<q>"})
+    codec = TokenizersCodec(spec)
+    found = codec.encode("a <q> b<q>. c").token_ids
+    assert codec.control_ids["<q>"] == first + 1
+    assert first + 1 not in found
+    assert codec.decode(found) == "a <q> b<q>. c"

@@ -23,6 +23,7 @@ HTML = re.compile(
     r"</?(a|b|i|u|em|h[1-6]|p|br|hr|ol|ul|li|td|th|tr|sub|sup|code|pre|div|span|table|tbody|thead|tfoot|strong|caption"
     r"|blockquote)>"
 )
+MOST_LEFT_OUT = 1 << 16  # ids that no token has
 # Parts that are lists of parts, and the key of the list.
 SEQUENCES = ("normalizers", "pretokenizers", "decoders", "processors")
 
@@ -121,12 +122,41 @@ def plain_spec(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     KeyError, TypeError and the like where the file has not the shape of a ``tokenizer.json``."""
     plain = {**spec, "post_processor": None, "truncation": None, "padding": None, "model": dict(spec["model"])}
     plain["added_tokens"] = [dict(token) for token in spec.get("added_tokens") or []]
+    _check_reach(plain["model"], plain["added_tokens"])
+    _list_added(plain["model"], plain["added_tokens"])
     for key in ("normalizer", "pre_tokenizer", "decoder"):
         plain[key] = _without_habits(plain.get(key))
     controls = [token["content"] for token in plain["added_tokens"] if is_control(token)]
-    names = {content: f"control {place} {secrets.token_hex(16)}" for place, content in enumerate(controls)}
+    names = {content: _unforgeable(place) for place, content in enumerate(controls)}
     _hide(plain, names)
     return plain, names
+
+
+def _unforgeable(place: int) -> str:
+    return f"control {place} {secrets.token_hex(16)}"
+
+
+def _list_added(model: dict[str, Any], tokens: list[dict[str, Any]]) -> None:
+    """Put added tokens into the vocabulary, with their ids: the library counts those up that are not there, and would
+    give one behind a gap another id than the weights have for it."""
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        used = set(vocabulary.values())
+        absent = {token["content"]: token["id"] for token in tokens if token["id"] not in used}
+        model["vocab"] = {**absent, **vocabulary}
+    elif vocabulary is not None:
+        absent = {token["id"]: token["content"] for token in tokens if token["id"] >= len(vocabulary)}
+        last = max(absent, default=-1)
+        more = [[absent.get(place, _unforgeable(place)), 0.0] for place in range(len(vocabulary), last + 1)]
+        model["vocab"] = [*vocabulary, *more]
+
+
+def _check_reach(model: dict[str, Any], tokens: list[dict[str, Any]]) -> None:
+    """ValueError for an id so far behind the others that a table of all would be mostly empty."""
+    reach = len(model.get("vocab") or []) + len(tokens) + MOST_LEFT_OUT
+    for token in tokens:
+        if not 0 <= int(token["id"]) < reach:
+            raise ValueError(f"{token['content']} has id {token['id']}, far from the others")
 
 
 def _without_habits(component: dict[str, Any] | None) -> dict[str, Any] | None:
