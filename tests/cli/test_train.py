@@ -136,6 +136,35 @@ def test_a_run_that_learns_gists_looks_at_held_out_text(train, place):
     assert [named <= set(record) for record in records] == [False, False, True, False]
 
 
+LONG = CONFIG.replace("max_positions = 256", "max_positions = 2048").replace("length = 64", "length = 2048")
+
+
+def test_a_base_that_uses_no_far_context_is_told_of_or_stops(train, place):
+    (place / "base.toml").write_text(LONG + '[gate]\nrows = 1\nwhen_missed = "stop"\n')
+    stopped = train("base.toml", "base")
+    assert stopped.code == 1
+    (line,) = [line for line in stopped.err.splitlines() if "far context" in line]
+    assert "does not use far context as [gate] asks: " in line
+    assert "far words of " in line
+    assert (place / "base" / "checkpoint.pt").is_file()
+    records = [json.loads(one) for one in (place / "base" / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 4]
+    assert records[-1]["gate/is_reached"] == 0
+    (place / "base.toml").write_text(LONG)
+    warned = train("base.toml", "memory")
+    assert warned.code == 0, warned.err
+    assert warned.out.startswith("step 4, ")
+    assert "Gists of it will stand in for little" in warned.err
+
+
+def test_a_gate_that_cannot_be_measured_is_refused_before_a_run(train, place):
+    (place / "base.toml").write_text(CONFIG + "[gate]\n")
+    refused = train("base.toml", "base")
+    assert refused.code == 2
+    assert "[gate] judges by windows of 2,048 tokens, but the longest row is 64" in refused.err
+    assert not (place / "base" / "log.jsonl").exists()
+
+
 def test_a_core_begins_with_a_plain_model(train, place, prepared, monkeypatch):
     model = place / "model"
     plain = Qwen3Config(

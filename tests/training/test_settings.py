@@ -11,6 +11,7 @@ import pytest
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNetConfig
+from megacontext.training.base_gate import GateConfig
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig
@@ -207,6 +208,7 @@ DOCUMENTED = {
     "[memory]": MemoryConfig,
     "[optim]": OptimConfig,
     "[loop]": LoopConfig,
+    "[gate]": GateConfig,
     "[[stage]]": Stage,
     "A kind of batch:": BatchKind,
     "`gists`:": GistCut,

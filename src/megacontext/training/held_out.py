@@ -18,7 +18,7 @@ from megacontext.training.preparation import load_stores
 from megacontext.training.tokens import read_tokenizer
 from megacontext.training.windows import TextSource
 
-__all__ = ["core_logits", "held_out_source", "nets_with_gists", "processor", "run_tokenizer"]
+__all__ = ["JUDGED", "core_logits", "held_out_source", "nets_with_gists", "processor", "run_tokenizer"]
 
 JUDGED = ("books", "code")
 
@@ -54,13 +54,14 @@ def held_out_source(run: Path, tokenizer: Tokenizer, shares: Mapping[str, float]
 
 
 def core_logits(core: Core) -> Callable[[Tensor], Tensor]:
-    """A core as a plain decoder: ids [B, T] to logits [B, T, V]."""
+    """A core as a plain decoder: ids [B, T] to logits [B, T, V], which come back to where the ids are."""
 
     @torch.no_grad()
     def logits(ids_BT: Tensor) -> Tensor:
-        num_tokens = ids_BT.shape[1]
-        mu_BT = torch.arange(num_tokens, dtype=torch.float64)[None]
-        return core.logits(core(core.embed(ids_BT), mu_BT, torch.zeros(1, num_tokens)).hidden_BTD)
+        num_tokens, device = ids_BT.shape[1], core.embed_tokens.weight.device
+        mu_BT = torch.arange(num_tokens, dtype=torch.float64, device=device)[None]
+        sigma_BT = torch.zeros(1, num_tokens, device=device)
+        return core.logits(core(core.embed(ids_BT.to(device)), mu_BT, sigma_BT).hidden_BTD).to(ids_BT.device)
 
     return logits
 

@@ -23,11 +23,13 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.babi import BABI
+from megacontext.training.base_gate import BaseGate
 from megacontext.training.checkpoint import Identity, identity, read_checkpoint, same_shape
 from megacontext.training.core_export import trained_shapes
 from megacontext.training.enough_text import refuse_short
 from megacontext.training.gauges import Gauges, measured_peak
 from megacontext.training.gist_probe import PROBED_SHAPE, ROW_TOKENS, probe_gists, probe_rows
+from megacontext.training.held_out import core_logits
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer
 from megacontext.training.plan import Plan
@@ -153,6 +155,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         gauges=gauges,
         judge=_judge(learner, settings, plan, args.out / "data") if team.is_first else None,
     )
+    gate = _gate(learner, settings, plan, args.out / "data", source) if team.is_first else None
     if args.resume:
         loop.resume()
         if loop.progress >= 1:
@@ -160,7 +163,10 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     if not team.is_first:
         return loop.run()
     _note_start(args, settings, loop)
-    return loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
+    state = loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
+    if gate is not None and (line := gate.judge(args.out, state.step)):
+        Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+    return state
 
 
 def _texts(
@@ -208,6 +214,17 @@ def _judge(learner: Learner, settings: Settings, plan: Plan, folder: Path) -> Ca
     files = {name: folder / f"{name}_held_out.npz" for name, share in plan.shares.items() if share}
     rows = probe_rows({name: TokenStore.load(file) for name, file in files.items() if file.is_file()})
     return partial(probe_gists, core, gist_net, rows) if rows else None
+
+
+def _gate(learner: Learner, settings: Settings, plan: Plan, folder: Path, source: TextSource) -> BaseGate | None:
+    """What a core is judged by when its run is over."""
+    core = learner.parts.get("core")
+    is_asked_for = "gate" in settings
+    if is_asked_for and not isinstance(core, Core):
+        raise InvalidValueError(f"{settings.path}: [gate] judges cores, and this recipe trains none; leave it out")
+    if plan.gate is None or not isinstance(core, Core):
+        return None
+    return BaseGate.of(plan.gate, core_logits(core), folder, source.pieces_V, is_asked_for=is_asked_for)
 
 
 def _finished(loop: TrainingLoop) -> LoopState:
