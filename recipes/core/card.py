@@ -82,6 +82,49 @@ def _closure(one: dict[str, Any], name: str) -> str:
     return f"{one[name]:.2f}" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
 
 
+KIND_WINDOWS = ("full", "512/gists/real", "512/lens/real", "256/gists/real", "256/lens/real", "128/gists/real")
+
+
+def kind_tables(report: dict[str, Any]) -> list[str]:
+    """Puzzles by kind, asked in words of training and in others: exact recall, and closure of the core's own gap."""
+    asked = {"taught": report["recall"].get("puzzles", {})}
+    asked["unseen"] = report.get("wordings", {}).get("puzzles in unseen words", {})
+    rows = []
+    for wording, ways in asked.items():
+        if "by_kind" not in ways.get("full", {}):
+            continue
+        for kind in ("all", *ways["full"]["by_kind"]):
+            parts = [ways[name] if kind == "all" else ways[name]["by_kind"][kind] for name in KIND_WINDOWS]
+            rows.append((kind, wording, f"{parts[0]['exact']['n']}", *map(_kind_cell, parts)))
+    if not rows:
+        return []
+    heads = [name.removesuffix("/real").replace("/", ", ") for name in KIND_WINDOWS]
+    return [table(("puzzles: kind", "words of the question", "n", *heads), rows)]
+
+
+def _kind_cell(part: dict[str, Any]) -> str:
+    one = part["exact"]
+    return f"{100 * one['accuracy']:.0f} ± {100 * one['standard_error']:.0f} % {_closure(part, 'closure')}".rstrip()
+
+
+def ratio_tables(report: dict[str, Any]) -> list[str]:
+    """Questions answered from gists alone, by how many tokens one vector stands for."""
+    tables = []
+    for kind, ways in report.get("ratios", {}).items():
+        if kind == "rows":
+            continue
+        rows = [("as it is", "", percent(ways["full"]["exact"]), "", f"{ways['full']['answer_nats']:.2f}", "", "")]
+        for ratio in (name.removesuffix("/recency") for name in ways if name.endswith("/recency")):
+            real, other = (ways[f"{ratio}/gists/{control}"] for control in ("real", "shuffled"))
+            recent = ways[f"{ratio}/recency"]
+            exact = [percent(one["exact"]) for one in (real, other)]
+            nats = [f"{one['answer_nats']:.2f}" for one in (real, recent)]
+            rows.append((ratio, f"{real['entries']:,}", *exact, *nats, _closure(real, "closure")))
+        heads = ("entries", "gists, exact", "another row's", "nats a token", "recency", "closure")
+        tables.append(table((f"{kind}: tokens a vector", *heads), rows))
+    return tables
+
+
 def text_tables(report: dict[str, Any]) -> list[str]:
     """Held-out text: what each way brings back of what full context is worth, and pairs."""
     tables = []
@@ -185,7 +228,14 @@ def run_table(run: dict[str, Any]) -> str:
 
 def evaluation_tables(report: dict[str, Any]) -> list[str]:
     """All that `evaluate.py` measures."""
-    return [run_table(report["run"]), *base_tables(report), *recall_tables(report), *text_tables(report)]
+    return [
+        run_table(report["run"]),
+        *base_tables(report),
+        *recall_tables(report),
+        *kind_tables(report),
+        *ratio_tables(report),
+        *text_tables(report),
+    ]
 
 
 def _nats(one: dict[str, Any]) -> str:

@@ -28,19 +28,20 @@ from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.training.card import read_figures
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor
-from megacontext.training.memory_scoring import recall_in_windows
+from megacontext.training.memory_scoring import recall_by_ratio, recall_in_windows
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import TextNets, pair_report, score_ways, share_report, text_rows
 from megacontext.training.tokens import first_line, read_tokenizer, token_bytes, token_pieces
-from megacontext.training.windows import TextSource
+from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
 CPU = torch.device("cpu")
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
+WIDTHS = (16, 8, 4, 2, 1)  # vectors of a gist of 32 tokens
 
 
 def measure_plain(logits: Logits, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
@@ -73,6 +74,30 @@ def plain_logits(folder: Path) -> Logits:
     return logits
 
 
+def puzzles(source: TextSource, count: int, *, in_unseen: bool = False) -> list[Window]:
+    """Rows that ask about held-out names and numbers."""
+    return [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True, in_unseen=in_unseen) for index in range(count)]
+
+
+def measure_wordings(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:
+    """The same puzzles asked in words that training has not; controls are those of the words that it has."""
+    assert nets.gist_net is not None
+    lens_net = nets.lens_net and nets.lens_net.float()
+    rows = puzzles(source, count, in_unseen=True)
+    return {
+        "puzzles in unseen words": recall_in_windows(
+            nets.core,
+            nets.gist_net,
+            rows,
+            budgets=BUDGETS,
+            lens_net=lens_net,
+            plain=plain,
+            only=("gists", "lens"),
+            controls=("real",),
+        )
+    }
+
+
 def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:
     """Exact recall of held-out names and values at three budgets, with controls."""
     assert nets.gist_net is not None
@@ -80,12 +105,23 @@ def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int
     codes = Asking(test=True, key="code", product=True)
     rows = {
         "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
-        "puzzles": [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True) for index in range(count)],
+        "puzzles": puzzles(source, count),
     }
     return {
         kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, lens_net=lens_net, plain=plain)
         for kind, some in rows.items()
     }
+
+
+def measure_ratios(nets: CoreNets, source: TextSource, count: int) -> dict[str, Any]:
+    """Exact recall of held-out names and values from gists alone, at every ratio that GistNet was taught."""
+    assert nets.gist_net is not None
+    codes = Asking(test=True, key="code", product=True)
+    rows = {
+        "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
+        "puzzles": puzzles(source, count),
+    }
+    return {kind: recall_by_ratio(nets.core, nets.gist_net, some, widths=WIDTHS) for kind, some in rows.items()}
 
 
 def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:
@@ -139,7 +175,9 @@ def main() -> None:
     parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--plain", default="reference-plain", help="bundled model, or folder, to stand beside it")
-    parser.add_argument("--only", choices=("plain", "before", "recall", "text"), help="one of the parts")
+    parser.add_argument(
+        "--only", choices=("plain", "before", "recall", "wordings", "ratios", "text"), help="one of the parts"
+    )
     parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -158,6 +196,8 @@ def main() -> None:
         "plain": lambda: measure_plain(core_logits(nets.core), source, tokenizer, count),
         "before": lambda: measure_plain(beside, source, tokenizer, count),
         "recall": lambda: measure_recall(nets, beside, source, count),
+        "wordings": lambda: measure_wordings(nets, beside, source, count),
+        "ratios": lambda: measure_ratios(nets, source, count),
         "text": lambda: measure_text(nets, source, tokenizer, count),
     }
     path = args.model / "evaluation.json"

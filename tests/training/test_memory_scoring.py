@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -14,7 +15,13 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training import memory_scoring
-from megacontext.training.memory_scoring import blocks_within, lens_opens, plain_recall, recall_in_windows
+from megacontext.training.memory_scoring import (
+    blocks_within,
+    lens_opens,
+    plain_recall,
+    recall_by_ratio,
+    recall_in_windows,
+)
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
@@ -90,6 +97,52 @@ def test_the_report_has_every_way_and_every_control(
     within = {entry["inside"]["n"] for entry in report.values()}  # type: ignore[index]
     assert len(within) == 1
     assert within.pop() <= report["full"]["exact"]["n"]  # type: ignore[index]
+
+
+def test_kinds_are_told_apart_and_add_up(nets: tuple[Core, GistNet], source: TextSource) -> None:
+    rows = [puzzle_row(source, Random(seed), 1024) for seed in range(4)]
+    report = recall_in_windows(*nets, rows, budgets=(256,), tail_blocks=4, only=("gists",), controls=("real",))
+    assert set(report) == {"full", "256/recency", "256/gists/real"}
+    keys = {answer.fact.key for row in rows for answer in memory_scoring._asked_in_tail(row, 128)}
+    assert len(keys) > 2
+    for one in report.values():
+        assert set(one["by_kind"]) == keys
+        for measure in ("n", "accuracy"):
+            parts = [(part["exact"][measure], part["exact"]["n"]) for part in one["by_kind"].values()]
+            total = sum(value * (n if measure == "accuracy" else 1) for value, n in parts)
+            whole = one["exact"]["n"] * (one["exact"]["accuracy"] if measure == "accuracy" else 1)
+            assert total == pytest.approx(whole, abs=0.01)
+        nats = [part["answer_nats"] * part["exact"]["n"] for part in one["by_kind"].values()]
+        assert sum(nats) / one["exact"]["n"] == pytest.approx(one["answer_nats"], abs=1e-3)
+    kind = min(keys)
+    alone = [replace(row, answers=tuple(answer for answer in row.answers if answer.fact.key == kind)) for row in rows]
+    expected = recall_in_windows(*nets, alone, budgets=(256,), tail_blocks=4, only=("gists",))["256/gists/real"]
+    found = report["256/gists/real"]["by_kind"][kind]
+    assert "by_kind" not in expected, "there is one kind"
+    assert {name: expected[name] for name in found} == found
+    assert "closure" in found
+
+
+def test_ratios_are_those_of_windows_with_wider_gists(nets: tuple[Core, GistNet], source: TextSource) -> None:
+    rows = [recall_row(source, Random(seed), 1024) for seed in range(3)]
+    report = recall_by_ratio(*nets, rows, widths=(4, 1), tail_blocks=4)
+    assert list(report)[:3] == ["full", "8:1/recency", "8:1/gists/real"]
+    assert report["32:1/gists/real"]["entries"] == 4 * 32 + 28
+    for width, ratio in ((4, "8:1"), (1, "32:1")):
+        budget = 4 * 32 + 28 * width
+        same = recall_in_windows(
+            *nets,
+            rows,
+            budgets=(budget,),
+            tail_blocks=4,
+            gist_width=width,
+            only=("gists",),
+            controls=("real", "shuffled"),
+        )
+        for name in ("recency", "gists/real", "gists/shuffled"):
+            expected = {key: value for key, value in same[f"{budget}/{name}"].items() if key != "closure_of_plain"}
+            assert report[f"{ratio}/{name}"] == {"entries": budget} | expected
+        assert report["full"] == same["full"]
 
 
 def test_the_lens_opens_what_it_values_for_each_question(nets: tuple[Core, GistNet], source: TextSource) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from random import Random
 
@@ -10,8 +11,10 @@ from tokenizers import Tokenizer
 
 from megacontext.training.names import is_test
 from megacontext.training.puzzles import NICKNAMES, PUZZLES, Puzzle, draw_puzzles
+from megacontext.training.recall import ATTRIBUTES
 from megacontext.training.rows import dense_puzzle_row, puzzle_row
 from megacontext.training.windows import TextSource
+from megacontext.training.wordings import TAUGHT, UNSEEN, in_unseen_words
 
 NUMBER = re.compile(r"\b\d{5}\b")
 
@@ -77,10 +80,46 @@ def test_no_statement_can_be_left_out(key: str) -> None:
 
 def test_a_paraphrase_shares_no_word_with_its_statement() -> None:
     everyday = {"the", "is", "what", "that", "was", "for", "to", "does", "have", "which", "s"}
-    for seed in range(200):
+    for seed in range(400):
         (puzzle,) = draw_puzzles(Random(seed), 1, key="paraphrase")
+        puzzle = in_unseen_words(puzzle, Random(seed)) if seed % 2 else puzzle
         asked, stated = (set(re.findall(r"\w+", text.lower())) for text in (puzzle.ask, puzzle.statements[0]))
         assert not (asked & stated) - everyday, puzzle
+
+
+@pytest.mark.parametrize("key", PUZZLES)
+def test_unseen_words_ask_for_the_same(key: str) -> None:
+    taught = {re.sub(r"\{\w+\}", "X", question) for attribute in ATTRIBUTES for question in attribute.questions}
+    drawn = set()
+    for seed in range(60):
+        (puzzle,) = draw_puzzles(Random(f"{key}/{seed}"), 1, key=key)
+        other = in_unseen_words(puzzle, Random(seed))
+        assert dataclasses.replace(other, ask=puzzle.ask) == puzzle
+        named = re.fullmatch(TAUGHT[key], puzzle.ask)
+        assert named is not None
+        assert all(part in other.ask for part in named.groupdict().values())
+        form = other.ask
+        for part in sorted(named.groupdict().values(), key=len, reverse=True):
+            form = form.replace(part, "X")
+        assert form not in taught
+        assert not any(re.fullmatch(form, other.ask) for form in TAUGHT.values()), "no question of training is like it"
+        assert "{" not in other.ask
+        drawn.add(form)
+    assert len(drawn) == 3
+    assert set(UNSEEN) == set(PUZZLES)
+
+
+def test_rows_in_unseen_words_state_the_same(source: TextSource, tokenizer: Tokenizer) -> None:
+    num_asked = 0
+    for seed in range(6):
+        rows = [puzzle_row(source, Random(seed), 2048, test=True, in_unseen=other) for other in (False, True)]
+        taught, unseen = ({answer.fact.value: answer.fact for answer in row.answers} for row in rows)
+        for value in taught.keys() & unseen.keys():
+            assert (taught[value].statements, taught[value].key) == (unseen[value].statements, unseen[value].key)
+            assert taught[value].ask != unseen[value].ask
+            assert unseen[value].ask in tokenizer.decode(rows[1].tokens_T.tolist())
+            num_asked += 1
+    assert num_asked > 6
 
 
 def test_puzzles_of_one_row_are_about_different_things() -> None:

@@ -8,7 +8,8 @@ against full context.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -30,7 +31,15 @@ from megacontext.training.memory_windows import CONTROLS, Control, run_windows, 
 from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
 
-__all__ = ["Policy", "blocks_within", "lens_opens", "plain_recall", "recall_in_windows", "words_open"]
+__all__ = [
+    "Policy",
+    "blocks_within",
+    "lens_opens",
+    "plain_recall",
+    "recall_by_ratio",
+    "recall_in_windows",
+    "words_open",
+]
 
 Policy = Callable[[Window, int, int], npt.NDArray[np.bool_]]
 """From a row, the number of blocks that may be open and the block size to which blocks are open [N]."""
@@ -133,6 +142,8 @@ def recall_in_windows(
     block_tokens: int = 32,
     gist_width: int = 1,
     batch_rows: int = 4,
+    only: Sequence[str] = ("gists", "oracle", "words", "lens"),
+    controls: Sequence[Control] = CONTROLS,
 ) -> dict[str, dict[str, Any]]:
     """Exact recall and answer nats of the questions in every row's tail whose evidence lies before it.
 
@@ -142,8 +153,10 @@ def recall_in_windows(
     answers to earlier ones, and what is opened for it would serve them.
     ``inside`` is the exact recall of what was stated within one block: elsewhere one gist holds the name and its
     neighbour the value. ``closure`` is the share of what full context gains over recency on answer tokens, with its
-    95 % interval over rows; None where that is too little to share. With ``plain``, a model that learned no memory and
-    sees everything, ``closure_of_plain`` measures against what full context is worth to that one.
+    95 % interval over rows; None where that is too little to share. ``by_kind`` has the same for each kind of what is
+    asked for, where there are several. ``only``: ways of choosing, of those; ``controls``: likewise. With ``plain``, a
+    model that learned no memory and sees everything, ``closure_of_plain`` measures against what full context is worth
+    to that one.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
 
@@ -159,6 +172,7 @@ def recall_in_windows(
         block_tokens=block_tokens,
         gist_width=gist_width,
     )
+    kinds = _kinds(rows, tail_blocks * block_tokens)
     full, full_nats = run(together, _open_tail, num_blocks, "real")
     report: dict[str, dict[str, Any]] = {"full": full}
     ceilings = {"closure": full_nats}
@@ -182,14 +196,72 @@ def recall_in_windows(
         }
         if lens_net is not None:
             ways["lens"] = lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks)
-        for name, choose in ways.items():
-            for control in CONTROLS:
-                found, nats = run(together if name == "gists" else apart, choose, at_budget, control)
-                for ceiling, most in ceilings.items():
-                    one = closure_report(recency_nats, most, nats)
-                    found |= {ceiling: one["closure"], f"{ceiling}_interval": one["interval"]}
+        for name in (name for name in ways if name in only):
+            for control in controls:
+                asked = together if name == "gists" else apart
+                found, nats = run(asked, ways[name], at_budget, control)
+                _add_closures(found, recency_nats, ceilings, nats, kinds)
                 report[f"{budget}/{name}/{control}"] = found
     return report
+
+
+def recall_by_ratio(
+    core: Core,
+    gist_net: GistNet,
+    rows: Sequence[Window],
+    *,
+    widths: Sequence[int],
+    tail_blocks: int = 2,
+    block_tokens: int = 32,
+    batch_rows: int = 4,
+) -> dict[str, dict[str, Any]]:
+    """Exact recall and answer nats from gists alone, the tail as tokens beside them, by how many tokens one vector
+    stands for: ``R:1/recency`` (as many last tokens), ``R:1/gists/CONTROL``, and ``full``.
+
+    A window has as many entries as its gists take (``entries``), so ratios are compared with recency at their own
+    budget, never with each other at the same.
+    """
+    num_blocks = len(rows[0].tokens_T) // block_tokens
+    batches = [rows[first : first + batch_rows] for first in range(0, len(rows), batch_rows)]
+    numbers, tail_tokens = _numbers(rows), tail_blocks * block_tokens
+    run = partial(_recalled, core, gist_net, rows=numbers, tail_tokens=tail_tokens, block_tokens=block_tokens)
+    full, full_nats = run(batches, _open_tail, num_blocks, "real", gist_width=1)
+    report = {"full": full}
+    for width in widths:
+        entries = tail_tokens + (num_blocks - tail_blocks) * width
+        ratio = f"{block_tokens / width:g}:1"
+        num_last = min(num_blocks, entries // block_tokens)
+        recency, recency_nats = run(batches, _open_tail, num_last, "none", gist_width=width)
+        report[f"{ratio}/recency"] = {"entries": entries} | recency
+        for control in ("real", "shuffled"):
+            found, nats = run(batches, _open_tail, tail_blocks, control, gist_width=width)
+            _add_closures(found, recency_nats, {"closure": full_nats}, nats, _kinds(rows, tail_tokens))
+            report[f"{ratio}/gists/{control}"] = {"entries": entries} | found
+    return report
+
+
+def _kinds(rows: Sequence[Window], tail_tokens: int) -> dict[tuple[int, int], str]:
+    """What kind of fact each question of the rows' tails asks for."""
+    return {
+        (number, answer.start): answer.fact.key
+        for number, row in enumerate(rows)
+        for answer in _asked_in_tail(row, tail_tokens)
+    }
+
+
+def _add_closures(
+    found: dict[str, Any], recency: Nats, ceilings: Mapping[str, Nats], nats: Nats, kinds: Mapping[tuple[int, int], str]
+) -> None:
+    """Note what of the gap to each ceiling a window closes: of all questions, and of each kind."""
+    for ceiling, most in ceilings.items():
+        one = closure_report(recency, most, nats)
+        found |= {ceiling: one["closure"], f"{ceiling}_interval": one["interval"]}
+        for kind, part in found.get("by_kind", {}).items():
+            some = [question for question in nats if kinds[question] == kind]
+            one = closure_report(
+                *({question: all_nats[question] for question in some} for all_nats in (recency, most, nats))
+            )
+            part |= {ceiling: one["closure"], f"{ceiling}_interval": one["interval"]}
 
 
 def _recalled(
@@ -207,7 +279,8 @@ def _recalled(
 ) -> tuple[dict[str, Any], Nats]:
     """Exact recall, of all and of what was stated within one block, and mean nats of what the rows' tails ask for; the
     nats of each answer beside them."""
-    hits, inside = [], []
+    inside: list[bool] = []
+    by_kind: dict[str, list[tuple[bool, float]]] = defaultdict(list)
     nats: dict[tuple[int, int], float] = {}
     for part in batches:
         is_open_BN = np.stack([choose(row, num_open, block_tokens) for row in part])
@@ -217,11 +290,25 @@ def _recalled(
         for index, row in enumerate(part):
             for answer in _asked_in_tail(row, tail_tokens):
                 span = slice(answer.start, answer.stop)
-                hits.append(bool(scores.hits_BT[index, span].all()))
+                is_hit, value = bool(scores.hits_BT[index, span].all()), float(scores.nats_BT[index, span].mean())
                 if all(start // block_tokens == (stop - 1) // block_tokens for start, stop in answer.evidence):
-                    inside.append(hits[-1])
-                nats[rows[id(row.tokens_T)], answer.start] = float(scores.nats_BT[index, span].mean())
-    return {"exact": share(hits), "inside": share(inside), "answer_nats": _mean(nats)}, nats
+                    inside.append(is_hit)
+                by_kind[answer.fact.key].append((is_hit, value))
+                nats[rows[id(row.tokens_T)], answer.start] = value
+    hits = [is_hit for some in by_kind.values() for is_hit, _ in some]
+    found = {"exact": share(hits), "inside": share(inside), "answer_nats": _mean(nats.values())}
+    return found | _parts(by_kind), nats
+
+
+def _parts(by_kind: Mapping[str, Sequence[tuple[bool, float]]]) -> dict[str, Any]:
+    """Exact recall and mean nats of each kind, where there are several."""
+    if len(by_kind) < 2:
+        return {}
+    parts = {
+        kind: {"exact": share([is_hit for is_hit, _ in some]), "answer_nats": _mean([value for _, value in some])}
+        for kind, some in sorted(by_kind.items())
+    }
+    return {"by_kind": parts}
 
 
 def _numbers(rows: Sequence[Window]) -> dict[int, int]:
@@ -229,13 +316,13 @@ def _numbers(rows: Sequence[Window]) -> dict[int, int]:
     return {id(row.tokens_T): number for number, row in enumerate(rows)}
 
 
-def _mean(nats: Nats) -> float:
-    return round(float(np.mean(list(nats.values()))), 4) if nats else math.nan
+def _mean(nats: Collection[float]) -> float:
+    return round(float(np.mean(list(nats))), 4) if nats else math.nan
 
 
 def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 64) -> tuple[dict[str, Any], Nats]:
     """The same questions asked of a plain model that sees everything: exact recall and mean nats, and those of each."""
-    hits = []
+    by_kind: dict[str, list[tuple[bool, float]]] = defaultdict(list)
     nats: dict[tuple[int, int], float] = {}
     for number, row in enumerate(rows):
         targets_T = torch.from_numpy(row.targets_T)
@@ -244,9 +331,11 @@ def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 6
         nats_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
         for answer in _asked_in_tail(row, tail_tokens):
             span = slice(answer.start, answer.stop)
-            hits.append(bool((logits_TV[span].argmax(-1) == targets_T[span]).all()))
-            nats[number, answer.start] = float(nats_T[span].mean())
-    return {"exact": share(hits), "answer_nats": _mean(nats)}, nats
+            is_hit, value = bool((logits_TV[span].argmax(-1) == targets_T[span]).all()), float(nats_T[span].mean())
+            by_kind[answer.fact.key].append((is_hit, value))
+            nats[number, answer.start] = value
+    hits = [is_hit for some in by_kind.values() for is_hit, _ in some]
+    return {"exact": share(hits), "answer_nats": _mean(nats.values())} | _parts(by_kind), nats
 
 
 def _one_question_each(rows: Sequence[Window], *, tail_tokens: int, batch_rows: int) -> list[list[Window]]:

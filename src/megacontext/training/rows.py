@@ -14,6 +14,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.puzzles import draw_puzzles
 from megacontext.training.recall import TRAINING, Asking, Fact, draw_facts
 from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, Window
+from megacontext.training.wordings import in_unseen_words
 
 ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
@@ -198,10 +199,15 @@ def dense_puzzle_row(source: TextSource, random: Random, length: int, *, test: b
     return strip.window(length)
 
 
-def puzzle_row(source: TextSource, random: Random, length: int, *, test: bool = False) -> Window:
-    """Real text of one domain with the statements of puzzles slipped in anywhere, in order; asked for at the end."""
+def puzzle_row(
+    source: TextSource, random: Random, length: int, *, test: bool = False, in_unseen: bool = False
+) -> Window:
+    """Real text of one domain with the statements of puzzles slipped in anywhere, in order; asked for at the end.
+    in_unseen: whether in words that no row of training has."""
     domain = source.domain(random)
     puzzles = draw_puzzles(random, random.randint(2, max(3, length // 200)), test=test)
+    if in_unseen:
+        puzzles = [in_unseen_words(puzzle, Random(puzzle.ask)) for puzzle in puzzles]
     asked = random.sample(puzzles, min(len(puzzles), 6))
     closing = [(source.question(random, puzzle, TRAINING), puzzle) for puzzle in asked]
     statements = [
