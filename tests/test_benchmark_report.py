@@ -82,6 +82,16 @@ def test_a_promise_says_how_often_it_is_kept(report, value, target, reached, tim
     assert promise.target == target
 
 
+@pytest.mark.parametrize(
+    ("found", "best", "value", "reached"), [(19, 20, 0.95, True), (17, 18, 0.944, False), (0, 0, 0.0, False)]
+)
+def test_the_learned_lens_is_held_against_perfect_focus(report, found, best, value, reached):
+    outcomes = [[100.0] * right + [0.0] * (20 - right) for right in (found, best)]
+    row = script("hidden_facts").share_row(*outcomes)
+    assert row["value"] == pytest.approx(value, abs=1e-3)
+    assert (row["target"], row["reached"]) == (">= 0.95 x", reached)
+
+
 def test_a_missed_target_is_called_that_and_is_drawn(report, tmp_path):
     row = {"what": "it", "value": 12_345.0, "unit": "tokens/s", "target": ">= 100000 tokens/s", "reached": False}
     content = {
