@@ -61,6 +61,30 @@ def test_tokens_of_all_come_in_rounds(memories):
     assert [len(done[number].token_ids) for number in range(4)] == [5, 9, 13, 17]
 
 
+@pytest.mark.parametrize("lens", ["auto", "recency"])
+def test_the_token_that_a_refocus_waits_for_runs_with_those_of_the_others(memories, lens, monkeypatch):
+    """A lens that looks at the window wants it there; for others it runs with what their refocus edits."""
+    base = memories[0].base.load()
+    single, batches = [], []
+    forward, decode_batch = base.forward, base.decode_batch
+
+    def watched_forward(inputs_TD, *args, **named):
+        single.append(len(inputs_TD))
+        return forward(inputs_TD, *args, **named)
+
+    def watched_batch(inputs_BD, *args):
+        batches.append(len(inputs_BD))
+        return decode_batch(inputs_BD, *args)
+
+    monkeypatch.setattr(base, "forward", watched_forward)
+    monkeypatch.setattr(base, "decode_batch", watched_batch)
+    opened = [memories[0].session(budget_entries=300 + n, refocus_interval=4, lens=lens, kv="exact") for n in range(3)]
+    done = dict(mc.together([session.generate(QUESTIONS[1], max_new_tokens=10, stop=()) for session in opened]))
+    assert [len(event.token_ids) for event in done.values()] == [10] * 3
+    assert 1 not in single or lens == "recency"  # whose cut may stay, so that this token is all that is new
+    assert batches == [3] * (9 if lens == "auto" else 7)
+
+
 @pytest.mark.parametrize("num_events", range(4, 16))
 def test_an_answer_left_amid_a_round_goes_on_by_itself(memories, num_events):
     """The token that waited for the others runs, and runs once; together again it does, too."""

@@ -182,6 +182,9 @@ def answer_steps(
             break
         if engine.config.refocus_interval and len(token_ids) % engine.config.refocus_interval == 0:
             engine.note_detail(window)
+            if engine.focus.needs_window:  # the lens looks at a window with this token: it runs with those of others
+                yield NextToken(engine, turn, window, token_id)
+                _check_turn(engine, turn)
             num_queries = min(engine.config.refocus_interval, len(token_ids))
             query = _query(prompt, text_out.text, token_ids, num_queries=num_queries)
             report, window = _refocus(engine, query, hysteresis=engine.config.hysteresis, by_words_first=False)
