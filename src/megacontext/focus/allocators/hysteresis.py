@@ -52,8 +52,9 @@ def limit_edits(current: Cut, target: Cut, field: UtilityField, config: Allocato
     cutoffs = [0]
     if config.edit_cost:
         cutoffs = sorted({0, *np.argsort(-regions.gains, kind="stable")[:NUM_CUTOFFS].tolist()})
+    ranked = _Ranked.of(regions)
     for cutoff in cutoffs:
-        chosen = _select(regions, cutoff, free, config.max_edits or len(regions.costs))
+        chosen = ranked.select(cutoff, free, config.max_edits or len(regions.costs))
         if chosen is None or not chosen.any():
             continue
         recomputed = window - int(regions.positions[np.argmax(chosen)])
@@ -86,44 +87,66 @@ def _regions(current: Cut, target: Cut, field: UtilityField, gist_value: float, 
     )
 
 
-def _select(regions: _Regions, cutoff: int, free: int, max_edits: int) -> npt.NDArray[np.bool_] | None:
-    """Opens in order of gain per entry, each paid for by the closes that lose least per entry; None if the budget
-    cannot be reached with regions from ``cutoff`` on."""
-    chosen = np.zeros(len(regions.costs), dtype=np.bool_)
-    rates = regions.gains / regions.costs  # closes: loss per entry saved (both negative)
-    rows = np.arange(len(rates)) >= cutoff
-    closes = np.flatnonzero(rows & (regions.costs < 0))
-    closes = closes[np.argsort(rates[closes], kind="stable")].tolist()
-    opens = np.flatnonzero(rows & (regions.costs > 0))
-    opens = opens[np.argsort(-rates[opens], kind="stable")].tolist()
-    while free < 0 and closes:
-        close = closes.pop(0)
-        chosen[close] = True
-        free -= int(regions.costs[close])
-    if free < 0:
-        return None
-    num_edits = int(chosen.sum())
-    for opening in opens:
-        needed, payers, room = 0.0, 0, free - int(regions.costs[opening])
-        while room < 0 and payers < len(closes):
-            needed -= float(regions.gains[closes[payers]])
-            room -= int(regions.costs[closes[payers]])
-            payers += 1
-        if room < 0 or num_edits + 1 + payers > max_edits or regions.gains[opening] <= needed:
-            continue
-        chosen[opening] = True
-        chosen[closes[:payers]] = True
-        closes = closes[payers:]
-        free = room
-        num_edits += 1 + payers
-    return chosen
+@dataclass(frozen=True)
+class _Ranked:
+    """The regions as they are chosen, ranked once for all cutoffs: opens by gain per entry, closes by loss per
+    entry that they save. costs, gains: of each region, as plain numbers, which loops read faster."""
+
+    opens: Ints
+    closes: Ints
+    costs: list[int]
+    gains: list[float]
+
+    @classmethod
+    def of(cls, regions: _Regions) -> _Ranked:
+        rates = regions.gains / regions.costs  # of closes both are negative
+        opens, closes = np.flatnonzero(regions.costs > 0), np.flatnonzero(regions.costs < 0)
+        return cls(
+            opens[np.argsort(-rates[opens], kind="stable")],
+            closes[np.argsort(rates[closes], kind="stable")],
+            regions.costs.tolist(),
+            regions.gains.tolist(),
+        )
+
+    def select(self, cutoff: int, free: int, max_edits: int) -> npt.NDArray[np.bool_] | None:
+        """Opens in order, each paid for by the closes that are next; None if the budget cannot be reached with regions
+        from ``cutoff`` on."""
+        costs, gains = self.costs, self.gains
+        opens, closes = (rows[rows >= cutoff].tolist() for rows in (self.opens, self.closes))
+        chosen: list[int] = []
+        num_closed = 0  # the first ones
+        while free < 0 and num_closed < len(closes):
+            free -= costs[closes[num_closed]]
+            num_closed += 1
+        if free < 0:
+            return None
+        for opening in opens:
+            needed, payers, room = 0.0, num_closed, free - costs[opening]
+            while room < 0 and payers < len(closes):
+                needed -= gains[closes[payers]]
+                room -= costs[closes[payers]]
+                payers += 1
+            if room < 0 or len(chosen) + payers + 1 > max_edits or gains[opening] <= needed:
+                continue
+            chosen.append(opening)
+            free, num_closed = room, payers
+        is_chosen = np.zeros(len(costs), dtype=np.bool_)
+        is_chosen[chosen + closes[:num_closed]] = True
+        return is_chosen
 
 
 def _blend(current: Cut, target: Cut, regions: _Regions, chosen: npt.NDArray[np.bool_]) -> Cut:
-    pieces: list[Cut] = []
-    done = 0
-    for region in np.flatnonzero(chosen).tolist():
-        pieces.append(current[done : regions.old_first[region]])
-        pieces.append(target[regions.new_first[region] : regions.new_end[region]])
-        done = int(regions.old_end[region])
-    return concatenate_cuts([*pieces, current[done:]])
+    """The current cut, with the chosen regions as the target has them."""
+    kept = ~_rows_within(len(current), regions.old_first[chosen], regions.old_end[chosen])
+    new = _rows_within(len(target), regions.new_first[chosen], regions.new_end[chosen])
+    both = concatenate_cuts([current[kept], target[new]])
+    return both[np.argsort(both.starts, kind="stable")]
+
+
+def _rows_within(num_rows: int, first: Ints, end: Ints) -> npt.NDArray[np.bool_]:
+    """Which rows lie within spans that do not overlap."""
+    borders = np.zeros(num_rows + 1, dtype=np.int64)
+    borders[first] += 1
+    borders[end] -= 1
+    within: npt.NDArray[np.bool_] = np.cumsum(borders[:-1]) > 0
+    return within
