@@ -56,7 +56,7 @@ def test_dtype_can_be_chosen(model_folder: Path) -> None:
     base = load_base(str(model_folder), dtype="float32", device="cpu")
     assert base.embed(np.array([1], dtype=np.uint32)).dtype == torch.float32
     assert base.info.fingerprint == base_info(str(model_folder)).fingerprint
-    for bad in ({"dtype": "int8"}, {"device": "tpu"}):
+    for bad in ({"dtype": "int2"}, {"device": "tpu"}):
         with pytest.raises(InvalidValueError, match="expected"):
             load_base(str(model_folder), **bad)
 

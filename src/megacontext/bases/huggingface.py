@@ -11,7 +11,8 @@ Shape legend: B rows, T new entries, S entries in the cache, V vocabulary, D emb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from megacontext.bases.rotary import ExplicitRotary, Frequencies
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.bases.text_tower import TextTower, is_multimodal
 from megacontext.bases.traits import check_config, check_decoder
-from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 from megacontext.values import choice
@@ -42,6 +43,8 @@ TURNING_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3
 # How far our logits of a token may be from the model's own, of their norm, in the median of a few: where experts choose
 # by a hair, rounding sends single tokens elsewhere.
 LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
+# Layers that quantise what they read scale it by what else is read at once.
+QUANTIZED_TOLERANCE = 0.05
 NUM_COMPARED = 6
 
 
@@ -65,7 +68,11 @@ class HuggingFaceBase:
         parameter = next(decoder.parameters())
         self._dtype, self._device = self._embedding.weight.dtype, parameter.device
         is_taken_before = isinstance(decoder.rotary_emb, ExplicitRotary)
-        own_logits = None if is_taken_before else self._own_logits(model.eval())
+        self._tolerance = LOGITS_TOLERANCE[self._dtype]
+        if getattr(model, "is_quantized", False):
+            self._tolerance = max(self._tolerance, QUANTIZED_TOLERANCE)
+        with _refusing(info.name):
+            own_logits = None if is_taken_before else self._own_logits(model.eval())
         self._model: Any = TextTower(model) if is_multimodal(model) else model
         if not is_taken_before:
             decoder.rotary_emb = ExplicitRotary(
@@ -77,10 +84,11 @@ class HuggingFaceBase:
         self._sees_only_so_far = getattr(config, "sliding_window", None) is not None
         register_attention()
         self._model.set_attn_implementation(KERNELS[choice("attention", attention, tuple(KERNELS))])
-        self._probe(own_logits)
-        self._turning: KeyTurning | None = find_turning(
-            self._rotary.frequencies(1).omegas_F, self._run_one, tolerance=TURNING_TOLERANCE[self._dtype]
-        )
+        with _refusing(info.name):
+            self._probe(own_logits)
+            self._turning: KeyTurning | None = find_turning(
+                self._rotary.frequencies(1).omegas_F, self._run_one, tolerance=TURNING_TOLERANCE[self._dtype]
+            )
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Input embeddings [T, D] in the model's dtype, on its device."""
@@ -276,7 +284,7 @@ class HuggingFaceBase:
             return
         differences_TV = torch.cat([first, rest]) - own_logits
         error = (differences_TV.norm(dim=1) / own_logits.norm(dim=1)).median()
-        if not torch.allclose(error, torch.zeros_like(error), atol=LOGITS_TOLERANCE[self._dtype]):
+        if not torch.allclose(error, torch.zeros_like(error), atol=self._tolerance):
             raise BaseModelError(
                 f"{self.info.name}: makes something else of embeddings at explicit positions than of its own tokens "
                 f"(logits differ by {float(error):.1%} of their norm); a base needs a model that reads embeddings alone"
@@ -289,6 +297,21 @@ class HuggingFaceBase:
         entry_D = torch.linspace(-1, 1, self.info.dim).roll(number)
         self.forward(entry_D[None], np.array([position]), cache)
         return cache
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """What a model's own code raises on its first tokens, in one line."""
+    try:
+        yield
+    except MegaContextError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BaseModelError(
+            f"{name}: fails on a few tokens ({type(error).__name__}: {reason}); a base needs a model that reads "
+            "embeddings with transformers' cache alone: use another model, or another dtype"
+        ) from error
 
 
 def _tap_layer(config: Any, num_layers: int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -16,6 +17,7 @@ from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.bases.native import NativeBase
 from megacontext.bases.precision import chosen_dtype
+from megacontext.bases.quantization import QUANTIZED_DTYPES, computing_dtype, quantizing, quiet_quantization
 from megacontext.errors import BaseModelError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
@@ -24,22 +26,40 @@ __all__ = ["load_core", "load_huggingface"]
 
 
 def load_huggingface(
-    folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str, adapter: Adapter | None = None
+    folder: Path,
+    codec: TextCodec,
+    info: BaseInfo,
+    *,
+    stored: str,
+    adapter: Adapter | None = None,
+    quantization: str | None = None,
 ) -> HuggingFaceBase:
-    """Read the model of a folder whose files hold ``stored``, and what adapts it.
+    """Read the model of a folder whose files hold ``stored``, and what adapts it. quantization: the method
+    by which they are quantised.
 
     ``info`` may say ``auto`` for dtype and device; the base's own info says what they became.
 
     Raises BaseModelError when transformers cannot read it, weights are missing, or it lacks a trait.
     """
     device = _device(info.device)
-    dtype = chosen_dtype(info.dtype, stored, device, stored_bytes=_weight_bytes(folder))
+    quantizes = info.dtype in QUANTIZED_DTYPES
+    dtype = chosen_dtype(
+        computing_dtype(info.dtype, quantization, stored), stored, device, stored_bytes=_weight_bytes(folder)
+    )
+    quiet_quantization()
+    options = {"quantization_config": quantizing(info.dtype, dtype)} if quantizes else {}
     try:
         with _no_progress_bar():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             sees = config.get_text_config(decoder=True) is not config
             model, report = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
-                folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+                **_placed(quantizes or quantization is not None, device),
             )
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -56,7 +76,9 @@ def load_huggingface(
 
         model = adapted(model, adapter)
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
-    return HuggingFaceBase(model.to(device), codec, info)
+    if not getattr(model, "is_quantized", False):
+        model = model.to(device, dtype)  # what was expanded on reading may have kept another precision
+    return HuggingFaceBase(model, codec, info)
 
 
 def load_core(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str) -> NativeBase:
@@ -66,6 +88,11 @@ def load_core(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str) ->
     nets = read_core_folder(folder, dtype=dtype, device=device)
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
     return NativeBase(nets.core, codec, info, gist_net=nets.gist_net, lens_net=nets.lens_net)
+
+
+def _placed(is_quantized: bool, device: torch.device) -> dict[str, Any]:
+    """Quantised weights are made where they are used."""
+    return {"device_map": {"": device}} if is_quantized and device.type != "cpu" else {}
 
 
 def _device(asked: str) -> torch.device:

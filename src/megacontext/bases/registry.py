@@ -25,6 +25,7 @@ from megacontext.bases.model_files import read_json
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
 from megacontext.bases.tokenizer_files import read_codec
+from megacontext.bases.quantization import QUANTIZED_DTYPES, check_quantization, quantization_method
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
@@ -39,7 +40,7 @@ BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 BUNDLED = {"reference": "reference-core", "reference-core": "reference-core", "reference-plain": "reference-plain"}
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab.txt", "chat_template.jinja"]
-DTYPES = ("auto", "bfloat16", "float16", "float32")
+DTYPES = ("auto", "bfloat16", "float16", "float32", *QUANTIZED_DTYPES)
 # How far rows of the table may be from what the model reads: the rounding of its precision.
 EMBEDDINGS_TOLERANCE = 0.02
 NUM_COMPARED = 64
@@ -50,7 +51,8 @@ class BaseHandle:
 
     id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; device: auto (CUDA if there is one), cpu, cuda,
     cuda:N; dtype: bfloat16, float16, float32, auto (bfloat16 where the device has units for it, see
-    ``bases/precision.py``); profile: a config of the base, in place of the one that is found (``bases/profiles.py``).
+    ``bases/precision.py``), or int8, int4: computed as auto, with linear layers quantised while they are read; profile:
+    a config of the base, in place of the one that is found (``bases/profiles.py``).
     Raises UnknownNameError, BaseModelError, InvalidValueError; each names what is missing.
     """
 
@@ -178,7 +180,15 @@ class BaseHandle:
             if self._loaded is None:
                 from megacontext.bases.loading import load_core, load_huggingface
 
-                load = load_core if _is_core(self.config) else partial(load_huggingface, adapter=self._adapter)
+                whole = _read_json(self.folder / "config.json")
+                if _is_core(whole) and self._dtype in QUANTIZED_DTYPES:
+                    raise BaseModelError(f"{self.name}: is a core, which cannot be made {self._dtype}; use bfloat16")
+                check_quantization(whole, self._dtype, self.name)
+                load = (
+                    load_core
+                    if _is_core(self.config)
+                    else partial(load_huggingface, adapter=self._adapter, quantization=quantization_method(whole))
+                )
                 base = load(self.folder, self.codec, self.info, stored=self._stored_dtype)
                 self._check_embeddings(base)
                 self._loaded = base
