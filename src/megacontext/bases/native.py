@@ -18,6 +18,7 @@ from megacontext.bases.gist_encoder import GistEncoder
 from megacontext.bases.key_turning import KeyTurning, LayerTurning
 from megacontext.bases.native_cache import NativeCache, neighbour_slots
 from megacontext.bases.native_lens import NativeLensQuery
+from megacontext.bases.overflow import check_logits
 from megacontext.bases.rearranging import rearranged
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.bases.transfers import on_device
@@ -211,6 +212,8 @@ class NativeBase:
         assert output.tapped_BTD is not None
         cache.record_states(output.tapped_BTD[0])
         logits: torch.Tensor = self._core.logits(output.hidden_BTD[0, -num_logits:]).float()
+        if inputs_TD.dtype == torch.float16:
+            check_logits(logits, inputs_TD, self.info, inputs_TD.dtype)
         cache.advance(len(inputs_TD), slots)
         return logits
 

@@ -9,6 +9,7 @@ Shape legend: T new entries, W rows of the window, V vocabulary, D embedding wid
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from megacontext.errors import InvalidValueError, InvariantError
 from megacontext.ports.base import SupportsAttentionMass, SupportsBatches, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
+from megacontext.runtime.sampling import check_number
 from megacontext.runtime.window import WindowReader, WindowRows, common_prefix
 from megacontext.values import number as valid_number
 from megacontext.values import whole_number
@@ -298,4 +300,6 @@ def _nats(logits_TV: torch.Tensor, token_ids: npt.NDArray[np.uint32]) -> npt.NDA
     (targets_T,) = on_device(logits_TV.device, token_ids.astype(np.int64))
     nats_T = torch.nn.functional.cross_entropy(logits_TV.float(), targets_T, reduction="none")
     nats: npt.NDArray[np.float64] = nats_T.double().cpu().numpy()
+    if np.isnan(nats).any():
+        check_number(math.nan)
     return nats

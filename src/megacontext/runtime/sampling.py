@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from megacontext.errors import BaseModelError
 from megacontext.values import number
 from megacontext.values import seed as valid_seed
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Sampler", "SamplingConfig"]
+__all__ = ["Sampler", "SamplingConfig", "check_number"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +45,32 @@ class Sampler:
             self._generator.manual_seed(config.seed)
 
     def draw(self, logits_V: torch.Tensor) -> int:
-        """The next token id from float32 logits [V]."""
+        """The next token id from float32 logits [V]; BaseModelError if they hold NaN or are infinitely large."""
         import torch
 
         if self._config.temperature == 0.0:
-            return int(torch.argmax(logits_V).item())
+            token_id = torch.argmax(logits_V)[None]
+            # NaN is the largest of all; both in one copy from the device
+            largest, likeliest = torch.cat([logits_V.gather(0, token_id).double(), token_id.double()]).tolist()
+            check_number(largest)
+            return int(likeliest)
         # drawn on the CPU, so that a seed means the same on every device; the likeliest is moved to 0 before a
         # temperature near 0 could make it infinite
         logits_V = logits_V.detach().cpu().double()
+        check_number(logits_V.max().item())
         probs_V = torch.softmax((logits_V - logits_V.max()) / self._config.temperature, dim=-1)
         if self._config.top_p < 1.0:
             probs_V = _nucleus(probs_V, self._config.top_p)
         return int(torch.multinomial(probs_V, 1, generator=self._generator).item())
+
+
+def check_number(value: float) -> None:
+    """BaseModelError for NaN and infinity where a model's logits, or what is made of them, reach the host."""
+    if not math.isfinite(value):
+        raise BaseModelError(
+            f"the base model's logits hold {value}; load it with dtype='float32' (or 'bfloat16' instead of 'float16'), "
+            "and if it is that already copy the model again: its weights may be damaged"
+        )
 
 
 def _nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
