@@ -27,6 +27,7 @@ from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.overflow import check_logits, check_nats, is_checked
+from megacontext.bases.plain_forward import plain_logits
 from megacontext.bases.rearranging import rearranged
 from megacontext.bases.rotary import ExplicitRotary, Frequencies
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
@@ -85,7 +86,8 @@ class HuggingFaceBase:
         self._expand = _expansion(decoder, self._tap_layer)
         self._sees_only_so_far = getattr(config, "sliding_window", None) is not None
         register_attention()
-        self._model.set_attn_implementation(KERNELS[choice("attention", attention, tuple(KERNELS))])
+        self._attention = KERNELS[choice("attention", attention, tuple(KERNELS))]
+        self._model.set_attn_implementation(self._attention)
         with _refusing(info.name):
             self._probe(own_logits)
             self._turning: KeyTurning | None = find_turning(
@@ -261,6 +263,10 @@ class HuggingFaceBase:
         )
         check_nats(nats, self.info, self._dtype)
         return nats
+
+    def plain_logits(self, token_ids_T: npt.NDArray[np.uint32]) -> torch.Tensor:
+        """Float32 logits [T, V] of tokens by transformers alone: the model's own attention and positions."""
+        return plain_logits(self._model, self._ids(token_ids_T, ndim=1)[None], ours=self._attention)
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads

@@ -31,6 +31,7 @@ __all__ = [
     "SupportsLearnedGists",
     "SupportsLearnedLens",
     "SupportsPatch",
+    "SupportsPlainLogits",
     "SupportsSavedCache",
     "SupportsSurprise",
     "lead_ids",
@@ -190,6 +191,15 @@ class SupportsPatch(Protocol):
     def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
         """What others read of entries in the last layer, float32 [n, ...]: how far an entry is from what it would be if
         it ran now shows there the most."""
+        ...
+
+
+@runtime_checkable
+class SupportsPlainLogits(Protocol):
+    """A model that has another implementation, which knows nothing of ours: what ours is compared with."""
+
+    def plain_logits(self, token_ids_T: npt.NDArray[np.uint32]) -> torch.Tensor:
+        """Float32 logits [T, V] of tokens numbered 0, 1, 2 ..., by that implementation. Not beside other threads."""
         ...
 
 
