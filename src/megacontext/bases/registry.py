@@ -24,8 +24,8 @@ from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.model_files import read_json
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
-from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.quantization import QUANTIZED_DTYPES, check_quantization, quantization_method
+from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
 from megacontext.bases.weight_files import check_weights
@@ -180,7 +180,7 @@ class BaseHandle:
             if self._loaded is None:
                 from megacontext.bases.loading import load_core, load_huggingface
 
-                whole = _read_json(self.folder / "config.json")
+                whole = read_json(self.folder / "config.json")
                 if _is_core(whole) and self._dtype in QUANTIZED_DTYPES:
                     raise BaseModelError(f"{self.name}: is a core, which cannot be made {self._dtype}; use bfloat16")
                 check_quantization(whole, self._dtype, self.name)

@@ -101,7 +101,7 @@ def _num_layers(config: dict[str, Any], profile: BaseProfile) -> int:
     """As few as show every kind of layer."""
     kinds = config.get("layer_types") or config.get("no_rope_layers")
     if kinds:
-        return max(2, *(kinds.index(kind) + 1 for kind in set(kinds)))
+        return max([2, *(int(kinds.index(kind)) + 1 for kind in set(kinds))])
     if profile.traits.num_sliding_layers not in (0, profile.traits.num_layers):
         return MOST_LAYERS
     return 3 if profile.traits.attention == "latent" else 2
