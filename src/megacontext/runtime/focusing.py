@@ -41,7 +41,8 @@ __all__ = ["FREE", "FocusDriver", "Hysteresis", "OneLook"]
 @dataclass(frozen=True, kw_only=True)
 class Hysteresis:
     """How much a refocus may disturb; see AllocatorConfig. A new question, and ``session.refocus``, move freely
-    (``FREE``), a running answer does not: what a session's config says of it, ``edit_cost`` included, acts there alone."""
+    (``FREE``), a running answer does not: what a session's config says of it, ``edit_cost`` included, acts there only.
+    """
 
     max_edits: int = 0
     cooldown: int = 0
