@@ -205,6 +205,26 @@ def test_what_a_folder_says_itself_has_the_first_word(tmp_path: Path) -> None:
     found = read_prompting(tmp_path, codec)
     assert (found.question_template, found.question_before_ids) == ("Q: {question} A:", ())
     assert found.bos_token_id == codec.control_ids["<|begin_of_text|>"]
+    template = "{{<|start_header_id|>user: {question}}}<|eot_id|> so"
+    (tmp_path / "megacontext.json").write_text(json.dumps({"question_template": template}))
+    found = read_prompting(tmp_path, codec)
+    begin, end = codec.control_ids["<|start_header_id|>"], codec.control_ids["<|eot_id|>"]
+    assert found.question_before_ids == (*codec.encode("{").token_ids.tolist(), begin)
+    assert found.question_template == "user: {question}}}"
+    assert found.question_after_ids == (end, *codec.encode(" so").token_ids.tolist())
+
+
+@pytest.mark.parametrize(
+    "template", ["Q:", "{question} {answer}", "{question", "{question} {question}", "{0} {question}"]
+)
+def test_a_template_of_its_own_that_cannot_be_filled_in_is_refused(template: str, tmp_path: Path) -> None:
+    codec = write_folder(tmp_path, "llama-3")
+    (tmp_path / "megacontext.json").write_text(json.dumps({"question_template": template}))
+    with pytest.raises(
+        BaseModelError, match=r"megacontext\.json: question_template .*(add it|cannot be filled in)"
+    ) as error:
+        read_prompting(tmp_path, codec)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("place", ["chat_template.json", "tokenizer_config.json", "by name"])

@@ -7,7 +7,7 @@ tokens become ids here, once; the question's own text never yields one.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,23 +56,25 @@ def read_prompting(folder: Path, codec: TokenizersCodec) -> Prompting:
     found = _of_template(folder, config, codec)
     if found.problem:
         _log.warning("%s: %s; it is asked as a plain model, unless %s says how", folder, found.problem, EXTRAS_FILE)
-    own = _own_template(folder)
-    if own is None:
-        return found
-    return Prompting(
-        bos_token_id=found.bos_token_id,
-        question_template=own,
-        stop_token_ids=found.stop_token_ids,
-        chat_markers=found.chat_markers,
-        problem=found.problem,
-    )
+    own = _own_template(folder, codec)
+    return found if own is None else replace(found, **own)
 
 
-def _own_template(folder: Path) -> str | None:
+def _own_template(folder: Path, codec: TokenizersCodec) -> dict[str, Any] | None:
+    """The frame that ``megacontext.json`` gives, if it does."""
     template = read_json(folder / EXTRAS_FILE).get("question_template")
-    if template is not None and "{question}" not in str(template):
+    if template is None:
+        return None
+    try:
+        text = str(template).format(question=QUESTION)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise BaseModelError(
+            f"{folder / EXTRAS_FILE}: question_template {template!r} cannot be filled in ({error}); write {{question}} "
+            "for the question, and {{ for a brace"
+        ) from error
+    if text.count(QUESTION) != 1:
         raise BaseModelError(f"{folder / EXTRAS_FILE}: question_template {template!r} lacks {{question}}; add it")
-    return None if template is None else str(template)
+    return _frame(codec.template_parts(text), codec)
 
 
 def _of_template(folder: Path, config: dict[str, Any], codec: TokenizersCodec) -> Prompting:
@@ -92,16 +94,20 @@ def _of_template(folder: Path, config: dict[str, Any], codec: TokenizersCodec) -
     markers: ChatMarkers = "tokens" if any(isinstance(part, int) for part in parts) else "text"
     if codec.habits.puts_space_first and isinstance(parts[0], str):
         parts[0] = f" {parts[0]}"  # as in training, where this was the beginning of a text
+    return Prompting(
+        bos_token_id=bos_token_id, stop_token_ids=stop_token_ids, chat_markers=markers, **_frame(parts, codec)
+    )
+
+
+def _frame(parts: list[int | str], codec: TokenizersCodec) -> dict[str, Any]:
+    """The fields of ``Prompting`` that stand around a question: text beside it stays text, to be encoded with it."""
     place = next(place for place, part in enumerate(parts) if isinstance(part, str) and QUESTION in part)
     around = str(parts[place]).replace("{", "{{").replace("}", "}}")
-    return Prompting(
-        bos_token_id=bos_token_id,
-        question_template=around.replace(QUESTION, "{question}"),
-        question_before_ids=_ids(parts[:place], codec),
-        question_after_ids=_ids(parts[place + 1 :], codec),
-        stop_token_ids=stop_token_ids,
-        chat_markers=markers,
-    )
+    return {
+        "question_before_ids": _ids(parts[:place], codec),
+        "question_template": around.replace(QUESTION, "{question}"),
+        "question_after_ids": _ids(parts[place + 1 :], codec),
+    }
 
 
 def _ids(parts: list[int | str], codec: TokenizersCodec) -> tuple[int, ...]:
