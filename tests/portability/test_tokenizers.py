@@ -332,3 +332,39 @@ def test_a_control_token_that_merges_would_make_is_spelled_out() -> None:
     assert codec.control_ids["<q>"] == first + 1
     assert first + 1 not in found
     assert codec.decode(found) == "a <q> b<q>. c"
+
+
+@pytest.mark.parametrize("kind", BYTES)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_long_texts_in_pieces_get_the_same_ids(kind: str, data: st.DataObject) -> None:
+    """Where tokens end at line ends a long text is cut there; with and without, ids and starts are the same."""
+    codec = codec_of(kind)
+    lines = [
+        "def f(x):",
+        "    return x  ",
+        "",
+        "  # done",
+        "1234",
+        "'s 'll",
+        ");",
+        "日本",
+        "e\u0301",
+        "\t",
+        "end.",
+        " a",
+        "</s>",
+    ]
+    text = "\n".join(data.draw(st.lists(st.sampled_from([*lines, *TEXTS[3:8]]), min_size=20, max_size=60)))
+    text = "a first line of some words\nand another of some more\n" * 4 + text
+    whole = codec.encode(text)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("megacontext.bases.tokenizers_codec.PIECE_CHARACTERS", 20)
+        assert (len(codec._pieces(text)) > 3) == codec._breaks_at_lines
+        in_pieces = codec.encode(text)
+    np.testing.assert_array_equal(in_pieces.token_ids, whole.token_ids)
+    np.testing.assert_array_equal(in_pieces.char_starts, whole.char_starts)
+
+
+def test_sentencepiece_kinds_are_cut_at_lines_too() -> None:
+    assert all(codec_of(kind)._breaks_at_lines for kind in ("gemma", "llama-2", "mistral", "phi-3", "unigram-bytes"))
