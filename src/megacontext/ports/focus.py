@@ -165,7 +165,7 @@ class AllocatorConfig:
     """budget_entries: cost that the result may not exceed. gist_value: what a gist is worth of its tokens, per level.
     max_edits: expansions plus collapses per refocus (0: no limit). cooldown: refocuses an entry rests after a change.
     swap_margin: relative gain per entry of budget that a swap must bring. edit_cost: utility that one entry of window
-    recomputation is worth (edits early in the window cost more); sessions ask for it amid an answer only."""
+    recomputation is worth (edits early in the window cost more); sessions weigh it in the middle of an answer only."""
 
     budget_entries: int
     gist_value: float = 0.2
