@@ -39,3 +39,25 @@ def test_answers_together_run_the_entries_that_they_run_one_after_another(memory
         assert whole[way] == pytest.approx(first[way] + rest[way])
         assert min(first[way], rest[way]) > 0
     assert whole["dtype"] == "float32"
+
+
+def test_a_cold_session_runs_one_window_and_a_question_no_more(memory, monkeypatch):
+    history = script("history_cost")
+    monkeypatch.setattr(history, "COUNTED_QUESTIONS", ("abc?", "xyz?"))
+    window, question = history.counted_rows(memory, 400)
+    assert 200 < window["value"] <= 400
+    assert window["reached"]
+    assert question["questions"] == 2
+    assert 0 <= question["value"] <= question["most"] <= 400
+
+
+def test_what_a_question_opens_is_counted_by_kind(memory, monkeypatch):
+    history = script("history_cost")
+    monkeypatch.setattr(history, "COUNTED_QUESTIONS", ("abc?",))
+    with memory.session(budget_entries=400) as session:
+        before = history.cut_rows(session)
+        session.reveal(320, 321)
+        opened = history.cut_rows(session) - before
+        assert (0, 320, 352) in opened
+    (count,) = history.question_counts(memory, 400)
+    assert (count.num_run, count.num_tokens_opened, count.num_gists_opened) == (0, 0, 0)  # the same question again
