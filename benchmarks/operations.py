@@ -1,9 +1,10 @@
 """What fixed workloads do, counted: a regression gate that no clock can blur. Part of the tests.
 
 Counted are calls of our own functions, SQL statements, syncs to disk, calls into TensorStore, matrix products, uploads
-(what goes to the device, a copy each where that is a GPU), and entries that ran through the model; a tiny model with
-fixed weights stands for all. Counts may not rise above the committed ones (our own calls by more than 2 %, everything
-else not at all); where they fall by a tenth, commit the new ones.
+(what goes to the device, a copy each where that is a GPU), tensors that torch allocates or joins when told so by name,
+buffers of a cache that are made or grow, and entries that ran through the model; a tiny model with fixed weights stands
+for all. Counts may not rise above the committed ones (our own calls by more than 2 %, everything else not at all);
+where they fall by a tenth, commit the new ones.
 
 python benchmarks/operations.py            # compare, exit code 1 if something rose
 python benchmarks/operations.py --update   # write benchmarks/operations.json
@@ -23,11 +24,13 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 import megacontext
 import megacontext as mc
+from megacontext.bases.kv_cache import new_buffer
 from megacontext.bases.transfers import on_device
 from megacontext.evaluation.library import assemble_library
 from megacontext.runtime.opened import OpenedMemory
@@ -47,6 +50,20 @@ C_CALLS = {
     "bmm": "products",
     "matmul": "products",
 }
+TORCH_CALLS = {
+    "cat": "concatenations",
+    "stack": "concatenations",
+    "empty": "allocations",
+    "empty_like": "allocations",
+    "full": "allocations",
+    "new_empty": "allocations",
+    "new_zeros": "allocations",
+    "ones": "allocations",
+    "zeros": "allocations",
+    "zeros_like": "allocations",
+}
+TORCH_FUNCTIONS = torch.cat.__self__  # type: ignore[attr-defined]  # numpy has functions of the same names
+OF_OURS = {on_device.__code__: "uploads", new_buffer.__code__: "buffers"}
 QUESTIONS = ("What is the code for Kolibri?", "Who walked along the river?", "When does the ship sail?")
 BASE = tiny_base()
 
@@ -129,6 +146,14 @@ def answers(world: World) -> int:
         return session.num_forwarded_entries
 
 
+def tokens_decoded(world: World) -> int:
+    """Nothing but decode steps, after a window that is there."""
+    with world.memory.session(budget_entries=512, lens="recency", refocus_interval=0) as session:
+        session.nll([1, 2, 3])
+        list(session.complete("", max_new_tokens=64))
+        return session.num_forwarded_entries
+
+
 def answers_together(world: World) -> int:
     sessions = [world.memory.session(budget_entries=400 + 10 * n, lens="recency", refocus_interval=0) for n in range(4)]
     list(mc.together([session.generate(QUESTIONS[1], max_new_tokens=12, stop=()) for session in sessions]))
@@ -155,6 +180,7 @@ WORKLOADS: dict[str, Callable[[World], int]] = {
     "four windows, exact": refocused_windows("exact"),
     "four windows, patched": refocused_windows("patch"),
     "an answer": answers,
+    "sixty-four tokens": tokens_decoded,
     "four answers together": answers_together,
     "a session saved and restored": saved_and_restored,
 }
@@ -169,12 +195,14 @@ def counted() -> Iterator[Counter[str]]:
         if event == "call":
             if frame.f_code.co_filename.startswith(PACKAGE):
                 counts["calls"] += 1
-                if frame.f_code is on_device.__code__:
-                    counts["uploads"] += 1
+                if frame.f_code in OF_OURS:
+                    counts[OF_OURS[frame.f_code]] += 1
         elif event == "c_call":
             kind = C_CALLS.get(called.__name__)
             if kind is not None:
                 counts[kind] += 1
+            elif called.__name__ in TORCH_CALLS and _is_of_torch(called):
+                counts[TORCH_CALLS[called.__name__]] += 1
             elif (getattr(called, "__module__", None) or "").startswith("tensorstore"):
                 counts["tensorstore"] += 1
 
@@ -183,6 +211,11 @@ def counted() -> Iterator[Counter[str]]:
         yield counts
     finally:
         sys.setprofile(None)
+
+
+def _is_of_torch(called: Any) -> bool:
+    owner = getattr(called, "__self__", None)
+    return owner is TORCH_FUNCTIONS or isinstance(owner, torch.Tensor)
 
 
 def count_all() -> dict[str, dict[str, int]]:

@@ -52,6 +52,12 @@ def slots_with(slots_n: npt.NDArray[np.int64], places_T: npt.NDArray[np.int64]) 
     return slots
 
 
+def new_buffer(new: torch.Tensor, capacity_entries: int) -> torch.Tensor:
+    """Room for so many entries like the new ones [1, X, T, Y]. Made once for each thing that a cache keeps, and again
+    where a window outgrows it, never for a token: ``benchmarks/operations.py`` counts it."""
+    return new.new_empty((*new.shape[:2], capacity_entries, new.shape[3]))
+
+
 class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
     """Implements ``ModelCache`` and what transformers' models ask of a cache.
 
@@ -262,7 +268,7 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
             return buffer
         while self._capacity < needed:
             self._capacity *= 2
-        larger = new.new_empty((*new.shape[:2], self._capacity, new.shape[3]))
+        larger = new_buffer(new, self._capacity)
         if buffer is not None:
             larger[:, :, : self.num_entries] = buffer[:, :, : self.num_entries]
         return larger
