@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from megacontext.bases.adapter import Adapter
@@ -22,7 +22,12 @@ from megacontext.errors import BaseModelError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
 
-__all__ = ["load_core", "load_huggingface"]
+__all__ = ["is_known", "load_core", "load_huggingface"]
+
+
+def is_known(model_type: str) -> bool:
+    """Whether transformers has models of this type."""
+    return model_type in CONFIG_MAPPING
 
 
 def load_huggingface(

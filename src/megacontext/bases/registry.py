@@ -11,6 +11,7 @@ import functools
 import hashlib
 import re
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from megacontext.bases.adapter import Adapter, find_adapter, tokenizer_folder
 from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.model_files import read_json
+from megacontext.bases.plugins import is_brought, load_brought
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
 from megacontext.bases.quantization import QUANTIZED_DTYPES, check_quantization, quantization_method
@@ -64,6 +66,7 @@ class BaseHandle:
         self._profile_path = profile
         self._loading = threading.Lock()
         self._loaded: Base | None = None
+        self._is_refused = False  # by our own adapter
         self.name, self.revision, self.folder = _locate(id_or_path)
         self._adapter = find_adapter(self.folder)
         if self._adapter is not None:
@@ -79,7 +82,12 @@ class BaseHandle:
             check_core_config(config, self.folder / "config.json")
         else:
             config = _completed(text_config(config), self.folder)
-        check_config(config, self.name)
+        try:
+            check_config(config, self.name)
+        except BaseModelError:
+            if not is_brought(self._model_type):
+                raise
+            self._is_refused = True
         if longest_window(config) is None:
             raise BaseModelError(
                 f"{self.name}: config.json lacks max_position_embeddings, the longest window that the model was made "
@@ -178,21 +186,26 @@ class BaseHandle:
         """The model itself, read on the first call; imports torch and transformers."""
         with self._loading:
             if self._loaded is None:
-                from megacontext.bases.loading import load_core, load_huggingface
-
-                whole = read_json(self.folder / "config.json")
-                if _is_core(whole) and self._dtype in QUANTIZED_DTYPES:
-                    raise BaseModelError(f"{self.name}: is a core, which cannot be made {self._dtype}; use bfloat16")
-                check_quantization(whole, self._dtype, self.name)
-                load = (
-                    load_core
-                    if _is_core(self.config)
-                    else partial(load_huggingface, adapter=self._adapter, quantization=quantization_method(whole))
-                )
-                base = load(self.folder, self.codec, self.info, stored=self._stored_dtype)
+                base = self._read()
                 self._check_embeddings(base)
                 self._loaded = base
             return self._loaded
+
+    def _read(self) -> Base:
+        from megacontext.bases.loading import is_known, load_core, load_huggingface
+
+        whole = read_json(self.folder / "config.json")
+        read: Callable[..., Base]
+        if _is_core(whole):
+            if self._dtype in QUANTIZED_DTYPES:
+                raise BaseModelError(f"{self.name}: is a core, which cannot be made {self._dtype}; use bfloat16")
+            read = load_core
+        elif (self._is_refused or not is_known(self._model_type)) and is_brought(self._model_type):
+            read = partial(load_brought, model_type=self._model_type)
+        else:
+            check_quantization(whole, self._dtype, self.name)
+            read = partial(load_huggingface, adapter=self._adapter, quantization=quantization_method(whole))
+        return read(self.folder, self.codec, self.info, stored=self._stored_dtype)
 
     def _check_embeddings(self, base: Base) -> None:
         """BaseModelError if the model reads tokens as something else than rows of its table, as gists are made of."""
@@ -204,6 +217,10 @@ class BaseHandle:
                 f"{self.name}: reads tokens as something else than the rows of its embedding table (they differ by "
                 f"{error:.1%}); a base needs embeddings that are its table's, scaled at most: use another model"
             )
+
+    @property
+    def _model_type(self) -> str:
+        return str(read_json(self.folder / "config.json").get("model_type"))
 
     @property
     def _stored_dtype(self) -> str:

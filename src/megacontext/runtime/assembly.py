@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from megacontext.bases.plugins import open_brought
 from megacontext.bases.registry import BaseHandle, check_placement
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
@@ -189,12 +190,11 @@ def _has_catalog(folder: Path) -> bool:
 
 def _source(base: str | PathLike[str] | Base | BaseSource, placing: _Placing) -> BaseSource:
     if isinstance(base, str | PathLike):
-        return BaseHandle(
-            valid_path("base", base, example="models/qwen"),
-            dtype=placing.dtype,
-            device=placing.device,
-            profile=placing.profile,
-        )
+        name = valid_path("base", base, example="models/qwen")
+        brought = open_brought(name, dtype=placing.dtype, device=placing.device)
+        if brought is not None:
+            return brought
+        return BaseHandle(name, dtype=placing.dtype, device=placing.device, profile=placing.profile)
     if isinstance(base, Base):
         return LoadedBase(base)
     if isinstance(base, type) or not isinstance(base, BaseSource):
