@@ -30,6 +30,7 @@ COMMANDS = {
     "ingest": "--author --json --label --licence --name --role",
     "init": "--base --block-tokens --config --gist-width --gister --json",
     "inspect": "--json",
+    "port": "--device --dtype --install --json --out --quick",
     "provenance": "--json",
     "score": "--budget --json --lens --max-tokens --text",
     "search": "--json --limit",

@@ -16,7 +16,7 @@ from megacontext.bases.traits import embedding_scale, longest_window, text_confi
 from megacontext.errors import BaseModelError
 from megacontext.values import shown
 
-__all__ = ["Traits", "describe", "traits_from", "whole_config"]
+__all__ = ["DTYPE_BYTES", "Traits", "describe", "describe_core", "traits_from", "whole_config"]
 
 NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 # How many bytes a number of each precision takes.
@@ -160,6 +160,36 @@ def describe(config: Mapping[str, Any]) -> Traits:
         stored_dtype=config.get("stored_dtype", "float32"),
         # what the middle layer asks is kept too: the attention lens reads it
         numbers_per_entry=num_layers * kept + num_heads * asked,
+    )
+
+
+def describe_core(config: Mapping[str, Any], *, numbers_per_entry: int) -> Traits:
+    """Traits of our own core, from the ``config.json`` of its folder."""
+    core = config["core"]
+    return Traits(
+        model_type=config["model_type"],
+        num_layers=core["num_layers"],
+        dim=core["width"],
+        vocab_size=core["vocab_size"],
+        num_heads=core["num_heads"],
+        num_kv_heads=core["num_kv_heads"],
+        head_dim=core["head_dim"],
+        attention=_attention(core["num_heads"], core["num_kv_heads"]),
+        longest_window=config["max_position_embeddings"],
+        sliding_window=0,
+        num_sliding_layers=0,
+        num_unrotated_layers=0,
+        has_softcap=False,
+        has_sinks=False,
+        num_experts=0,
+        num_experts_per_token=0,
+        rope="gaussian",
+        rotary_share=core["rotary_dims"] / core["head_dim"],
+        has_scaled_embeddings=False,
+        has_tied_embeddings=True,
+        sees_images=False,
+        stored_dtype=config["dtype"],
+        numbers_per_entry=numbers_per_entry,
     )
 
 

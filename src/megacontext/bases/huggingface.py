@@ -11,6 +11,7 @@ Shape legend: B rows, T new entries, S entries in the cache, V vocabulary, D emb
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel
 from megacontext.bases.attention import register_attention
 from megacontext.bases.attention_kernels import KERNELS
 from megacontext.bases.cache_batch import CacheBatch
+from megacontext.bases.footprint import entry_bytes, weight_bytes
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.overflow import check_logits, check_nats, is_checked
@@ -267,6 +269,16 @@ class HuggingFaceBase:
     def plain_logits(self, token_ids_T: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Float32 logits [T, V] of tokens by transformers alone: the model's own attention and positions."""
         return plain_logits(self._model, self._ids(token_ids_T, ndim=1)[None], ours=self._attention)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, as they lie on the device."""
+        return weight_bytes(self._model)
+
+    @functools.cached_property
+    def entry_bytes(self) -> int:
+        """Bytes that a window keeps of each of its entries."""
+        return entry_bytes(self)
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads

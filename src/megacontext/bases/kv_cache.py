@@ -257,6 +257,11 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
             yield name, buffer
 
     @property
+    def bytes_per_entry(self) -> int:
+        """What is kept of each entry; at least one must be there."""
+        return sum(buffer[:, :, 0].numel() * buffer.element_size() for _, buffer in self._buffers())
+
+    @property
     def is_complete(self) -> bool:
         """Whether every layer wrote its keys, and the tap layer its queries."""
         return self._queries is not None and all(keys is not None for keys in self._keys)

@@ -6,6 +6,7 @@ D embedding width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from megacontext.bases.cache_batch import CacheBatch
+from megacontext.bases.footprint import entry_bytes, weight_bytes
 from megacontext.bases.gist_encoder import GistEncoder
 from megacontext.bases.key_turning import KeyTurning, LayerTurning
 from megacontext.bases.native_cache import NativeCache, neighbour_slots
@@ -227,6 +229,16 @@ class NativeBase:
             return self._core.logits(output.hidden_BTD)
 
         return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights, as they lie on the device."""
+        return weight_bytes(self._core)
+
+    @functools.cached_property
+    def entry_bytes(self) -> int:
+        """Bytes that a window keeps of each of its entries."""
+        return entry_bytes(self)
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads

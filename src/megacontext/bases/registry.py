@@ -95,6 +95,11 @@ class BaseHandle:
             )
         return config
 
+    @property
+    def published_config(self) -> dict[str, Any]:
+        """``config.json`` as it is, what looks at images included."""
+        return _read_json(self.folder / "config.json")
+
     @functools.cached_property
     def codec(self) -> TokenizersCodec:
         """Text to ids and back, with the model's tokenizer."""

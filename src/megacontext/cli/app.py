@@ -21,6 +21,7 @@ from megacontext.cli import (
     ingest,
     init,
     inspect,
+    port,
     score,
     search,
     sources,
@@ -69,6 +70,7 @@ def make_app() -> typer.Typer:
     app.command("eval")(evaluate.evaluate)
     app.command("train")(train.train)
     app.command("bases")(bases.bases)
+    app.command("port")(port.port)
     return app
 
 

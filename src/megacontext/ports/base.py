@@ -28,6 +28,7 @@ __all__ = [
     "ModelCache",
     "SupportsAttentionMass",
     "SupportsBatches",
+    "SupportsFootprint",
     "SupportsLearnedGists",
     "SupportsLearnedLens",
     "SupportsPatch",
@@ -191,6 +192,19 @@ class SupportsPatch(Protocol):
     def values_of(self, cache: ModelCache, places_n: npt.NDArray[np.int64]) -> torch.Tensor:
         """What others read of entries in the last layer, float32 [n, ...]: how far an entry is from what it would be if
         it ran now shows there the most."""
+        ...
+
+
+@runtime_checkable
+class SupportsFootprint(Protocol):
+    """A model that knows what it takes of the memory it runs in."""
+
+    @property
+    def weight_bytes(self) -> int: ...
+
+    @property
+    def entry_bytes(self) -> int:
+        """What a window keeps of each of its entries."""
         ...
 
 
