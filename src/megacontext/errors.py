@@ -24,6 +24,7 @@
     │   ├── StorageTimeoutError      a store did not answer in time
     │   └── CorruptionError          names the object and the token range
     ├── BaseModelError               a base model cannot be loaded or lacks a trait
+    │   └── DeviceMemoryError        its weights, or a window of it, do not fit into the memory
     ├── TrainingError                a training run cannot go on; its last checkpoint is as it was
     └── InvariantError               our own bug, with the evidence; nothing was written
 
@@ -42,6 +43,7 @@ __all__ = [
     "BaseModelError",
     "BudgetError",
     "CorruptionError",
+    "DeviceMemoryError",
     "EmptySourceError",
     "InvalidScoresError",
     "InvalidTokensError",
@@ -180,6 +182,10 @@ class CorruptionError(StorageError):
 
 class BaseModelError(MegaContextError):
     """A base model cannot be loaded, or lacks a trait that memory needs."""
+
+
+class DeviceMemoryError(BaseModelError):
+    """A base's weights, or a window of it, do not fit into the memory; the message has the numbers and what fits."""
 
 
 class TrainingError(MegaContextError):

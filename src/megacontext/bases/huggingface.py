@@ -11,9 +11,8 @@ Shape legend: B rows, T new entries, S entries in the cache, V vocabulary, D emb
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,10 @@ from transformers import PreTrainedModel
 from megacontext.bases.attention import register_attention
 from megacontext.bases.attention_kernels import KERNELS
 from megacontext.bases.cache_batch import CacheBatch
-from megacontext.bases.footprint import entry_bytes, weight_bytes
+from megacontext.bases.footprint import weight_bytes
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache
+from megacontext.bases.memory_limits import window_explained
 from megacontext.bases.overflow import check_logits, check_nats, is_checked
 from megacontext.bases.plain_forward import plain_logits
 from megacontext.bases.rearranging import rearranged
@@ -86,6 +86,7 @@ class HuggingFaceBase:
         self._rotary: ExplicitRotary = decoder.rotary_emb
         self._tap_layer = _tap_layer(config, self._num_layers)
         self._expand = _expansion(decoder, self._tap_layer)
+        self.entry_bytes = 0  # what a window keeps of each of its entries; found by looking
         self._sees_only_so_far = getattr(config, "sliding_window", None) is not None
         register_attention()
         self._attention = KERNELS[choice("attention", attention, tuple(KERNELS))]
@@ -168,7 +169,8 @@ class HuggingFaceBase:
             return self._decode_in_turn(inputs_BD, positions_B, batch.caches)
         (rotating,) = frequencies.values()
         batch.begin(positions_B)
-        with torch.no_grad(), self._rotary.serving(rotating.at_rows(positions_B)):
+        num_entries = sum(cache.num_entries + 1 for cache in batch.caches)
+        with self._memory_of(num_entries), torch.no_grad(), self._rotary.serving(rotating.at_rows(positions_B)):
             output = self._model(
                 inputs_embeds=inputs_BD.to(self._device, self._dtype)[:, None],
                 position_ids=self._position_ids(len(positions_B), 1),
@@ -214,7 +216,7 @@ class HuggingFaceBase:
             raise InvalidValueError(f"num_logits is {num_logits}; it must be between 1 and the {num_new} new entries")
         rotation = _frequencies(cache).at(positions_T)
         cache.begin(positions_T, slots)
-        with torch.no_grad(), self._rotary.serving(rotation):
+        with self._memory_of(cache.num_entries + num_new), torch.no_grad(), self._rotary.serving(rotation):
             output = self._model(
                 inputs_embeds=inputs_TD.to(self._device, self._dtype)[None],
                 position_ids=self._position_ids(1, num_new),
@@ -257,12 +259,13 @@ class HuggingFaceBase:
             scores: torch.Tensor = self._model(input_ids=rows_BT, use_cache=False, scoring=True).logits
             return scores
 
-        nats = surprise_of_rows(
-            self._ids(token_ids_BT, ndim=2),
-            logits,
-            vocab_size=self.info.vocab_size,
-            bos_token_id=self.info.bos_token_id,
-        )
+        with self._memory_of(token_ids_BT.shape[-1]):
+            nats = surprise_of_rows(
+                self._ids(token_ids_BT, ndim=2),
+                logits,
+                vocab_size=self.info.vocab_size,
+                bos_token_id=self.info.bos_token_id,
+            )
         check_nats(nats, self.info, self._dtype)
         return nats
 
@@ -275,10 +278,11 @@ class HuggingFaceBase:
         """Bytes of the weights, as they lie on the device."""
         return weight_bytes(self._model)
 
-    @functools.cached_property
-    def entry_bytes(self) -> int:
-        """Bytes that a window keeps of each of its entries."""
-        return entry_bytes(self)
+    def _memory_of(self, num_entries: int) -> AbstractContextManager[None]:
+        """Within it memory that runs out is one line with the numbers."""
+        return window_explained(
+            self.info.name, self._device, self._dtype, num_entries=num_entries, entry_bytes=self.entry_bytes
+        )
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads
@@ -305,6 +309,7 @@ class HuggingFaceBase:
         inputs_TD = self.embed(self._compared_ids()[0].cpu().numpy().astype(np.uint32))
         first = self.forward(inputs_TD[:2], np.arange(2.0), cache, num_logits=2)
         rest = self.forward(inputs_TD[2:], np.arange(2.0, NUM_COMPARED), cache, num_logits=NUM_COMPARED - 2)
+        self.entry_bytes = cache.bytes_per_entry if cache.is_complete else 0
         if not cache.is_complete:
             raise BaseModelError(
                 f"{self.info.name}: lacks transformers' attention interface and cache in every layer, which a base "

@@ -15,10 +15,11 @@ from transformers.utils import logging
 from megacontext.bases.adapter import Adapter
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.huggingface import HuggingFaceBase
+from megacontext.bases.memory_limits import check_weights_fit, weights_explained
 from megacontext.bases.native import NativeBase
 from megacontext.bases.precision import chosen_dtype
 from megacontext.bases.quantization import QUANTIZED_DTYPES, computing_dtype, quantizing, quiet_quantization
-from megacontext.errors import BaseModelError
+from megacontext.errors import BaseModelError, DeviceMemoryError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
 
@@ -51,10 +52,13 @@ def load_huggingface(
     dtype = chosen_dtype(
         computing_dtype(info.dtype, quantization, stored), stored, device, stored_bytes=_weight_bytes(folder)
     )
+    weights: dict[str, Any] = {"stored": stored, "stored_bytes": _weight_bytes(folder)}
+    if not quantizes and quantization is None:  # what is quantised takes less than its files say of another precision
+        check_weights_fit(info.name, device, dtype, **weights)
     quiet_quantization()
     options = {"quantization_config": quantizing(info.dtype, dtype)} if quantizes else {}
     try:
-        with _no_progress_bar():
+        with _no_progress_bar(), weights_explained(info.name, torch.device("cpu"), dtype, **weights):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             sees = config.get_text_config(decoder=True) is not config
             model, report = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
@@ -66,6 +70,8 @@ def load_huggingface(
                 **options,
                 **_placed(quantizes or quantization is not None, device),
             )
+    except DeviceMemoryError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
@@ -82,7 +88,8 @@ def load_huggingface(
         model = adapted(model, adapter)
     info = dataclasses.replace(info, device=str(device), dtype=str(dtype).removeprefix("torch."))
     if not getattr(model, "is_quantized", False):
-        model = model.to(device, dtype)  # what was expanded on reading may have kept another precision
+        with weights_explained(info.name, device, dtype, **weights):
+            model = model.to(device, dtype)  # what was expanded on reading may have kept another precision
     return HuggingFaceBase(model, codec, info)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from megacontext.bases.cache_batch import CacheBatch
 from megacontext.bases.footprint import entry_bytes, weight_bytes
 from megacontext.bases.gist_encoder import GistEncoder
 from megacontext.bases.key_turning import KeyTurning, LayerTurning
+from megacontext.bases.memory_limits import window_explained
 from megacontext.bases.native_cache import NativeCache, neighbour_slots
 from megacontext.bases.native_lens import NativeLensQuery
 from megacontext.bases.overflow import check_logits
@@ -89,7 +91,7 @@ class NativeBase:
         """
         cache = _own(cache)
         told = self._told(inputs_TD, positions_T, spreads_T, num_logits)
-        with torch.no_grad():
+        with self._memory_of(cache.num_entries + len(inputs_TD)), torch.no_grad():
             inputs_TD = inputs_TD.to(self._device, self._dtype)
             before_BTD = cache.entries_before(inputs_TD)[None]
             where = on_device(self._device, *told)
@@ -119,6 +121,7 @@ class NativeBase:
             return neighbour_slots(places_T, slots_S), *told
 
         with (
+            self._memory_of(len(kept_n) + len(inputs_TD)),
             torch.no_grad(),
             rearranged(cache, self._turning, self._omegas_F, kept_n, moved_n, places_T, self._device, beside) as window,
         ):
@@ -135,7 +138,7 @@ class NativeBase:
         """Append one entry to each of several caches; float32 logits [B, V]."""
         owned = [_own(cache) for cache in caches]
         batch = CacheBatch(owned)
-        with torch.no_grad():
+        with self._memory_of(sum(cache.num_entries + 1 for cache in owned)), torch.no_grad():
             inputs_BD = inputs_BD.to(self._device, self._dtype)
             before = [cache.entries_before(entry_D[None]) for cache, entry_D in zip(owned, inputs_BD, strict=True)]
             output = self._core(
@@ -228,7 +231,16 @@ class NativeBase:
             output = self._core(self._core.embed(rows_BT), mu_BT, None)
             return self._core.logits(output.hidden_BTD)
 
-        return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
+        with self._memory_of(token_ids_BT.shape[-1]):
+            return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
+
+    def _memory_of(self, num_entries: int) -> AbstractContextManager[None]:
+        """Within it memory that runs out is one line with the numbers."""
+        core = self._core.config
+        keys_and_values = 2 * core.num_layers * core.num_kv_heads * core.head_dim * self._dtype.itemsize
+        return window_explained(
+            self.info.name, self._device, self._dtype, num_entries=num_entries, entry_bytes=keys_and_values
+        )
 
     @property
     def weight_bytes(self) -> int:

@@ -98,7 +98,7 @@ class BaseHandle:
     @property
     def published_config(self) -> dict[str, Any]:
         """``config.json`` as it is, what looks at images included."""
-        return _read_json(self.folder / "config.json")
+        return read_json(self.folder / "config.json")
 
     @functools.cached_property
     def codec(self) -> TokenizersCodec:
