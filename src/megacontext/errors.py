@@ -6,6 +6,7 @@
     │   │   ├── InvalidTokensError   token ids: range, sign, dtype, shape
     │   │   ├── InvalidScoresError   lens scores: NaN, infinite, wrong length
     │   │   └── BudgetError          a budget that cannot hold what it must
+    │   │       └── PromptTooLongError   the model's server says that a prompt does not fit its window
     │   └── UnknownNameError         no lens, gister, allocator, base of that name
     ├── MemoryStateError             the memory is not what the call needs (exit code 1)
     │   ├── MemoryNotFoundError
@@ -24,7 +25,8 @@
     │   ├── StorageTimeoutError      a store did not answer in time
     │   └── CorruptionError          names the object and the token range
     ├── BaseModelError               a base model cannot be loaded or lacks a trait
-    │   └── DeviceMemoryError        its weights, or a window of it, do not fit into the memory
+    │   ├── DeviceMemoryError        its weights, or a window of it, do not fit into the memory
+    │   └── ServerError              the server of a model does not answer, or refuses
     ├── TrainingError                a training run cannot go on; its last checkpoint is as it was
     └── InvariantError               our own bug, with the evidence; nothing was written
 
@@ -57,7 +59,9 @@ __all__ = [
     "MemoryReadOnlyError",
     "MemoryStateError",
     "NotTextError",
+    "PromptTooLongError",
     "SchemaVersionError",
+    "ServerError",
     "SourceError",
     "StorageError",
     "StorageFullError",
@@ -95,6 +99,18 @@ class InvalidScoresError(InvalidValueError):
 
 class BudgetError(InvalidValueError):
     """A budget cannot hold what it must; the message names the smallest that works."""
+
+
+class PromptTooLongError(BudgetError):
+    """The server of a model says that a prompt with its answer does not fit into the model's window.
+
+    window_tokens, prompt_tokens: what it said of both, 0 where it did not.
+    """
+
+    def __init__(self, message: str, *, window_tokens: int = 0, prompt_tokens: int = 0) -> None:
+        super().__init__(message)
+        self.window_tokens = window_tokens
+        self.prompt_tokens = prompt_tokens
 
 
 class UnknownNameError(UsageError, LookupError):
@@ -186,6 +202,10 @@ class BaseModelError(MegaContextError):
 
 class DeviceMemoryError(BaseModelError):
     """A base's weights, or a window of it, do not fit into the memory; the message has the numbers and what fits."""
+
+
+class ServerError(BaseModelError):
+    """The server of a model behind an API does not answer, refuses, or answers what nobody can read."""
 
 
 class TrainingError(MegaContextError):

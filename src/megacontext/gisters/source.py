@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import InvalidTokensError, InvalidValueError
 from megacontext.ports.base import Base, BaseInfo
+from megacontext.ports.text import EmbeddingRows, TextCodec
 from megacontext.values import whole_number
 
-__all__ = ["BaseSource", "EmbeddingRows", "check_width", "whole_blocks"]
-
-
-class EmbeddingRows(Protocol):
-    """The input-embedding matrix, row by row."""
-
-    def rows(self, token_ids: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
-        """Float32 [..., D] embeddings of ids."""
-        ...
+__all__ = ["BaseSource", "check_width", "whole_blocks"]
 
 
 class BaseSource(Protocol):
@@ -27,6 +20,9 @@ class BaseSource(Protocol):
 
     @property
     def info(self) -> BaseInfo: ...
+
+    @property
+    def codec(self) -> TextCodec: ...
 
     @property
     def embeddings(self) -> EmbeddingRows: ...

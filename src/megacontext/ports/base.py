@@ -99,6 +99,9 @@ class BaseInfo:
     question_after_ids: tuple[int, ...] = ()
     trained_shapes: tuple[tuple[int, int], ...] = ()  # (block_tokens, gist_width) that gister was taught with, if known
     defaults: BaseDefaults = field(default_factory=BaseDefaults)
+    is_remote: bool = False  # whether a server answers (SupportsCompletion), so that there are no logits and no cache
+    reads_text: bool = False  # whether rows spell tokens (TextRows) instead of being embeddings: gists are text then
+    answer_stops: tuple[str, ...] = ("\n",)  # texts that end an answer to a question
 
 
 def lead_ids(info: BaseInfo) -> npt.NDArray[np.uint32]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
-from megacontext.bases.plugins import open_brought
-from megacontext.bases.registry import BaseHandle, check_placement
+from megacontext.bases.registry import check_placement
+from megacontext.bases.schemes import base_handle
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
 from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
@@ -17,6 +17,7 @@ from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
 from megacontext.ports.base import Base
 from megacontext.ports.catalog import MemoryInfo
+from megacontext.runtime.api_keys import find_key
 from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.storage.blobs import FileBlobs
@@ -52,13 +53,15 @@ def open(
     dtype: str = "auto",
     device: str = "auto",
     base_config: str | PathLike[str] | None = None,
+    api_key: str | None = None,
 ) -> OpenedMemory:
     """Open a memory, or make one if there is none and ``create`` is True.
 
     Args:
         path: a local folder.
-        base: the bundled ``reference``, a model folder, a Hugging Face id, or a base in memory; None: the one that the
-            memory was made with, ``reference`` for a new one. It is loaded when it is first needed.
+        base: the bundled ``reference``, a model folder, a Hugging Face id, a model behind an API
+            (``openai:MODEL@URL``, ``vllm:MODEL@URL``), or a base in memory; None: the one that the memory was made
+            with, ``reference`` for a new one. It is loaded when it is first needed.
         create: make the memory if it is not there.
         gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made; in a new one the
             base's own learned gists, or ``extractive`` where it has none.
@@ -73,6 +76,7 @@ def open(
             (CUDA if there is one), ``cpu``, ``cuda``.
         base_config: file that ``megacontext port`` wrote, with the defaults that suit the base; by default the
             ``megacontext.toml`` in the model's folder, or what is shipped for the model's name.
+        api_key: of a base behind an API; None: that of the environment (see ``runtime.api_keys``). It is never stored.
 
     Raises: MemoryNotFoundError, MemoryExistsError (something else is there), BaseMismatchError, SchemaVersionError,
         UnknownNameError, InvalidValueError.
@@ -86,7 +90,12 @@ def open(
     read_timeout_s = number("read_timeout_s", read_timeout_s, above=0)
     shape = _Shape.of(gister, block_tokens, gist_width)
     check_placement(dtype, device)
-    placing = _Placing(dtype, device, None if base_config is None else Path(valid_path("base_config", base_config)))
+    placing = _Placing(
+        dtype=dtype,
+        device=device,
+        profile=None if base_config is None else Path(valid_path("base_config", base_config)),
+        api_key=api_key,
+    )
     if flag("create", create) and not read_only and not _has_catalog(folder):
         catalog, source = _create(folder, base, shape, placing)
     else:
@@ -136,13 +145,14 @@ def create(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Placing:
-    """Where and how a base is run. profile: file of what suits it."""
+    """Where and how a base that is given by its name is run. profile: file of what suits it."""
 
     dtype: str
     device: str
     profile: Path | None
+    api_key: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +200,13 @@ def _has_catalog(folder: Path) -> bool:
 
 def _source(base: str | PathLike[str] | Base | BaseSource, placing: _Placing) -> BaseSource:
     if isinstance(base, str | PathLike):
-        name = valid_path("base", base, example="models/qwen")
-        brought = open_brought(name, dtype=placing.dtype, device=placing.device)
-        if brought is not None:
-            return brought
-        return BaseHandle(name, dtype=placing.dtype, device=placing.device, profile=placing.profile)
+        return base_handle(
+            valid_path("base", base, example="models/qwen"),
+            dtype=placing.dtype,
+            device=placing.device,
+            profile=placing.profile,
+            find_key=lambda address: find_key(address, placing.api_key),
+        )
     if isinstance(base, Base):
         return LoadedBase(base)
     if isinstance(base, type) or not isinstance(base, BaseSource):

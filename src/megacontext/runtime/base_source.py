@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,7 @@ import numpy.typing as npt
 from megacontext.errors import BaseMismatchError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.catalog import MemoryInfo
-from megacontext.ports.text import Encoded, SupportsTokenBytes, TextCodec
-
-if TYPE_CHECKING:
-    from megacontext.gisters.source import EmbeddingRows
+from megacontext.ports.text import EmbeddingRows, Encoded, SupportsTokenBytes, TextCodec
 
 __all__ = ["BaseSource", "CheckedBase", "LoadedBase"]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,12 @@ from megacontext.runtime.looking import can_ask_learned_lens, check_learned_lens
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.window import WindowReader, WindowRows
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["NO_TOKENS", "Engine", "Query"]
+
+T = TypeVar("T")
 
 PREFETCH_ROWS = 64  # blocks and nodes that the next refocus may open
 
@@ -96,6 +102,7 @@ class Engine:
         self._num_changes = memory.reader.num_changes
         self._num_forwarded = self._num_refreshes = 0  # of windows that are gone
         self._warnings: list[str] = []
+        self.tokens_per_row = 1.0  # of the server of a remote base for a row of the cut, as its prompts were last
 
     @property
     def working_context(self) -> WorkingContext:
@@ -192,6 +199,10 @@ class Engine:
             )
         self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
 
+    def give_history(self, num_entries: int) -> None:
+        """Let the cut take so many entries, whatever the budget is: a remote base counts that in tokens of its own."""
+        self.focus.allot(num_entries, reserved_entries=0, purpose="the history")
+
     @contextmanager
     def whole_window(self) -> Iterator[None]:
         """Give the history what was reserved for an earlier question, so that its limit is the session's budget; if the
@@ -214,15 +225,31 @@ class Engine:
         warning, where a store does not answer."""
         if self._window is None:
             self._window = self.new_window()
+        self._with_what_can_be_read(partial(self._show_in, self._window, scratch))
+        return self._window
+
+    def history_vectors(self) -> torch.Tensor:
+        """Rows [T, D] of the current cut, for a base that answers by itself; with less detail as in ``show``."""
+        return self._with_what_can_be_read(self._read_history)
+
+    def _read_history(self) -> torch.Tensor:
+        wc = self.working_context
+        rows = WindowRows.of_cut(wc.cut, wc.gist_width)
+        reader = self._window_reader(self.base.load())
+        return reader.read(rows, np.arange(len(rows)), reader.place(rows, num_tokens=wc.num_tokens)).vectors
+
+    def _with_what_can_be_read(self, doing: Callable[[], T]) -> T:
+        """Do something with the cut; again with less detail, and a warning, where a store does not answer."""
         failures: list[StorageError] = []
+        done: list[T] = []
         with unless_damaged(failures):
-            self._show_in(self._window, scratch)
+            done.append(doing())
         if failures:
             before = self.working_context.view()
             self._warn(show_less(self.working_context, self.memory.reader, failures[0]))
             self.focus.follow_cut(before)
-            self._show_in(self._window, scratch)
-        return self._window
+            done.append(doing())
+        return done[0]
 
     def _show_in(self, window: ModelWindow, scratch: npt.NDArray[np.uint32]) -> None:
         wc = self.working_context
@@ -238,20 +265,23 @@ class Engine:
     def new_window(self) -> ModelWindow:
         """An empty window of the session's size."""
         base = self.base.load()
-        reader = WindowReader(
+        reader = self._window_reader(base)
+        return ModelWindow(base, reader, capacity_entries=self._budget_entries, patching=self._patching(base))
+
+    def _window_reader(self, base: Base) -> WindowReader:
+        return WindowReader(
             self.memory.tree,
             self.memory.reader,
             base,
             positions=self.config.positions,
             capacity_entries=self._budget_entries,
         )
-        return ModelWindow(base, reader, capacity_entries=self._budget_entries, patching=self._patching(base))
 
     def refocus(self, query: Query, *, hysteresis: Hysteresis = FREE, by_words_first: bool = True) -> RefocusReport:
         """Move the cut to where the query needs it. ``by_words_first``: let a lens that looks at the window choose one
         by words before."""
         has_history = self.working_context.num_entries > 0
-        looks = has_history and self.focus.needs_window and query.num_queries > 0
+        looks = has_history and self.focus.needs_window and query.num_queries > 0 and not self.base.info.is_remote
         if looks:
             self.base.load()  # once, and no part of the latency
         began, refreshes_before = time.perf_counter(), self.num_refreshes

@@ -10,48 +10,19 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from megacontext.bases.detokenize import Detokenizer
-from megacontext.errors import InvalidValueError, MegaContextError, MemoryClosedError, MemoryStateError
+from megacontext.errors import InvalidValueError, MegaContextError, MemoryClosedError
 from megacontext.runtime.decode import ModelWindow, append_together
 from megacontext.runtime.engine import Engine, Query
-from megacontext.runtime.events import (
-    DoneEvent,
-    GenerationEvent,
-    RefocusEvent,
-    RefocusReport,
-    TokenEvent,
-    WarningEvent,
-)
+from megacontext.runtime.events import DoneEvent, GenerationEvent, RefocusReport, TokenEvent
 from megacontext.runtime.focusing import FREE, Hysteresis
+from megacontext.runtime.prompts import Prompt, check_turn, moved, query_of
 from megacontext.runtime.sampling import Sampler, SamplingConfig
 from megacontext.runtime.stopping import StopTexts
-from megacontext.values import shown, texts, whole_number
+from megacontext.values import shown
 
-__all__ = ["AnswerStream", "NextToken", "Prompt", "answer_steps", "together"]
-
-# of the answer so far, what a lens that goes by words is told: a refocus late in a long answer costs no more
-RECENT_ANSWER_CHARS = 400
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """token_ids: what stands after the history; query: what it is about, for lenses that go by words."""
-
-    token_ids: npt.NDArray[np.uint32]
-    query: str
-    max_new_tokens: int
-    stop: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        num_tokens = whole_number("max_new_tokens", self.max_new_tokens, least=1, of="tokens", usual=64)
-        object.__setattr__(self, "max_new_tokens", num_tokens)
-        object.__setattr__(self, "stop", texts("stop", self.stop))
-
-    @property
-    def reserve_entries(self) -> int:
-        return len(self.token_ids) + self.max_new_tokens
+__all__ = ["AnswerStream", "NextToken", "answer_steps", "together"]
 
 
 @dataclass(frozen=True)
@@ -152,7 +123,7 @@ def answer_steps(
     engine: Engine, prompt: Prompt, sampling: SamplingConfig, *, turn: int
 ) -> Generator[GenerationEvent | NextToken]:
     """What one answer does; room for it was reserved before. Nothing here depends on the length of the history."""
-    _check_turn(engine, turn)
+    check_turn(engine, turn)
     text_out = _TextOut(engine, prompt)
     sampler = Sampler(sampling)
     stop_token_ids = frozenset(engine.base.info.stop_token_ids)
@@ -160,21 +131,21 @@ def answer_steps(
     reason = "length"
 
     engine.detail.clear()
-    query = _query(prompt, "", token_ids, num_queries=len(prompt.token_ids))
+    query = query_of(prompt, "", token_ids, num_queries=len(prompt.token_ids))
     report, window = _refocus(engine, query)
     if window.next_logits is None or not (engine.working_context.cost or len(prompt.token_ids)):
         raise InvalidValueError("the memory and the prompt are both empty; give a prompt, or ingest something first")
-    yield from _moved(engine, report, num_generated=0)
+    yield from moved(engine, report, num_generated=0)
 
     while len(token_ids) < prompt.max_new_tokens:
-        _check_turn(engine, turn)
+        check_turn(engine, turn)
         token_id = sampler.draw(window.next_logits)
         if token_id in stop_token_ids:
             reason = "stop"
             break
         token_ids.append(token_id)
         yield TokenEvent(token_id=token_id, text=text_out.push(token_id))
-        _check_turn(engine, turn)
+        check_turn(engine, turn)
         if text_out.done:
             reason = "stop"
             break
@@ -184,11 +155,11 @@ def answer_steps(
             engine.note_detail(window)
             if engine.focus.needs_window:  # the lens looks at a window with this token: it runs with those of others
                 yield NextToken(engine, turn, window, token_id)
-                _check_turn(engine, turn)
+                check_turn(engine, turn)
             num_queries = min(engine.config.refocus_interval, len(token_ids))
-            query = _query(prompt, text_out.text, token_ids, num_queries=num_queries)
+            query = query_of(prompt, text_out.text, token_ids, num_queries=num_queries)
             report, window = _refocus(engine, query, hysteresis=engine.config.hysteresis, by_words_first=False)
-            yield from _moved(engine, report, num_generated=len(token_ids))
+            yield from moved(engine, report, num_generated=len(token_ids))
         else:
             yield NextToken(engine, turn, window, token_id)
     engine.note_detail(window)
@@ -205,23 +176,6 @@ def _refocus(
     report = engine.refocus(query, hysteresis=hysteresis, by_words_first=by_words_first)
     window = engine.show(query.scratch)
     return replace(report, num_refreshes=engine.num_refreshes - refreshes_before), window
-
-
-def _moved(engine: Engine, report: RefocusReport, *, num_generated: int) -> Iterator[GenerationEvent]:
-    """What people are told when the window has moved."""
-    for warning in engine.take_warnings():
-        yield WarningEvent(text=warning)
-    yield RefocusEvent(report=report, num_generated=num_generated)
-
-
-def _check_turn(engine: Engine, turn: int) -> None:
-    """Whether the answer can go on, after whoever has its events had the time to change things."""
-    if engine.turn != turn:
-        raise MemoryStateError(
-            "this answer was overtaken: its session was asked, moved or closed meanwhile; open a session for each"
-        )
-    if engine.is_outdated:
-        raise MemoryStateError("what this answer reads was erased or repaired meanwhile; ask again")
 
 
 class _TextOut:
@@ -252,13 +206,3 @@ class _TextOut:
         if text:
             self._shown.append(text)
         return text
-
-
-def _query(prompt: Prompt, answer: str, token_ids: list[int], *, num_queries: int) -> Query:
-    scratch = np.concatenate([prompt.token_ids, np.array(token_ids, dtype=np.uint32)])
-    return Query(
-        text=f"{prompt.query} {answer[-RECENT_ANSWER_CHARS:]}".strip(),
-        token_ids=scratch[len(scratch) - num_queries :],
-        scratch=scratch,
-        num_queries=num_queries,
-    )

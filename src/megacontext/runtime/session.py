@@ -18,10 +18,12 @@ from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
 from megacontext.ports.base import question_ids
 from megacontext.runtime.base_source import BaseSource
+from megacontext.runtime.completing import check_answer_fits, completion_steps
 from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import NO_TOKENS, Engine, Query
 from megacontext.runtime.events import ExplainedSpan, RefocusReport
-from megacontext.runtime.generation import AnswerStream, Prompt, answer_steps
+from megacontext.runtime.generation import AnswerStream, answer_steps
+from megacontext.runtime.prompts import Prompt
 from megacontext.runtime.sampling import SamplingConfig
 from megacontext.runtime.session_file import SavedSession, restore_into, save_session
 from megacontext.values import path as valid_path
@@ -124,16 +126,18 @@ class Session:
     ) -> AnswerStream:
         """Answer a question: put it as the base was taught, refocus on it, and stream tokens and refocuses.
 
-        stop: texts that end the answer; by default the end of its line, unless the base has a control token for that.
-        Room in the window is reserved at once, so that a BudgetError comes from this call, not from the stream.
+        stop: texts that end the answer; None: as the base answers, which is the end of the line unless the base ends
+        its turns itself, by a control token or on its server. Room in the window is reserved at once, so that a
+        BudgetError comes from this call, not from the stream.
         """
         if not text("prompt", prompt).strip():
             raise InvalidValueError("the question is empty; ask something, or let complete continue the history")
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         base = self._engine.base
         if stop is None:
-            stop = () if base.info.question_after_ids else ("\n",)
-        return self._stream(question_ids(base.info, base.codec, prompt), prompt, max_new_tokens, stop, sampling)
+            stop = () if base.info.question_after_ids else base.info.answer_stops
+        asked = (base.info.question_template.format(question=prompt), question_ids(base.info, base.codec, prompt))
+        return self._stream(*asked, prompt, max_new_tokens, stop, sampling, question=prompt)
 
     def complete(
         self,
@@ -148,7 +152,7 @@ class Session:
         """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         token_ids = self._engine.base.codec.encode(text("prompt", prompt)).token_ids
-        return self._stream(token_ids, prompt, max_new_tokens, stop, sampling)
+        return self._stream(prompt, token_ids, prompt, max_new_tokens, stop, sampling)
 
     def nll(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Nats [len(token_ids)] of each token as a continuation of the window as it is now.
@@ -207,19 +211,26 @@ class Session:
 
     def _stream(
         self,
+        prompt_text: str,
         token_ids: npt.NDArray[np.uint32],
         query: str,
         max_new_tokens: int,
         stop: Sequence[str],
         sampling: SamplingConfig,
+        *,
+        question: str = "",
     ) -> AnswerStream:
         engine = self._begin()
-        prompt = Prompt(token_ids=token_ids, query=query, max_new_tokens=max_new_tokens, stop=stop)
+        prompt = Prompt(text=prompt_text, token_ids=token_ids, query=query, max_new_tokens=max_new_tokens, stop=stop)
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=engine.config.seed)
+        if engine.base.info.is_remote:
+            check_answer_fits(engine, prompt)
+            engine.turn += 1
+            return AnswerStream(completion_steps(engine, prompt, sampling, question=question, turn=engine.turn))
         purpose = f"a prompt of {len(token_ids)} tokens with an answer of up to {prompt.max_new_tokens}"
         engine.reserve(prompt.reserve_entries, purpose=purpose)
         engine.turn += 1
-        if sampling.seed is None:
-            sampling = replace(sampling, seed=engine.config.seed)
         return AnswerStream(answer_steps(engine, prompt, sampling, turn=engine.turn))
 
 

@@ -171,7 +171,11 @@ def restore_into(engine: Engine, saved: SavedSession) -> None:
                 for start, stop in header["pins"]
             ),
             budget_entries=window_budget(budget_entries),
-            left_to_history=whole_number("what is left to the history", left_to_history, most=budget_entries),
+            left_to_history=whole_number(
+                "what is left to the history",
+                left_to_history,
+                most=None if engine.base.info.is_remote else budget_entries,
+            ),
             utility=saved.arrays["cut.utility"].numpy(),
         )
         engine.detail.restore(header["detail"], num_tokens=cut_rows.num_tokens)

@@ -1,0 +1,84 @@
+"""The answer of an OpenAI-compatible server, out of the JSON of its events.
+
+Both APIs, streamed or not: ``choices[0]`` has ``text`` (completions), ``delta`` (chat, streamed) or ``message`` (chat).
+What a model thinks before it answers (``reasoning_content``) is not shown.
+https://platform.openai.com/docs/api-reference/chat-streaming
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from megacontext.errors import ServerError
+from megacontext.ports.completion import CompletionPiece
+
+__all__ = ["answer_pieces", "whole_answer"]
+
+# How servers call an end: at the model's own, or because it may not be longer.
+REASONS = {"length": "length", "max_tokens": "length", "content_filter": "stop"}
+
+
+def answer_pieces(
+    events: Iterable[Any], host: str, *, max_new_tokens: int, on_usage: Callable[[int], None]
+) -> Iterator[CompletionPiece]:
+    """Pieces of the answer, the last one with its reason. on_usage: told how many tokens the prompt had.
+
+    Raises: ServerError if the stream ends before the answer does, or the answer is none.
+    """
+    reason, has_text, has_thought = "", False, False
+    for event in events:
+        if not isinstance(event, dict):
+            raise _unreadable(host, event)
+        usage = event.get("usage")
+        if isinstance(usage, dict) and isinstance(usage.get("prompt_tokens"), int):
+            on_usage(usage["prompt_tokens"])
+        choices = event.get("choices")
+        if not isinstance(choices, list):
+            if choices is None and "usage" in event:
+                continue
+            raise _unreadable(host, event)
+        for choice in choices[:1]:
+            text, thought = _said(choice, host)
+            has_text, has_thought = has_text or bool(text), has_thought or thought
+            if text:
+                yield CompletionPiece(text=text)
+            if ended := choice.get("finish_reason"):
+                reason = REASONS.get(str(ended), "stop")
+    if not reason:
+        raise ServerError(f"{host} ended its answer before it was whole (no finish_reason); ask again")
+    if has_thought and not has_text and reason == "length":
+        raise ServerError(
+            f"the model spent all of its {max_new_tokens} tokens on thinking and said nothing; give it more "
+            "(max_new_tokens, --max-new-tokens)"
+        )
+    yield CompletionPiece(text="", reason=reason)
+
+
+def whole_answer(answer: Any, host: str) -> str:
+    """The text of an answer that came at once. Raises: ServerError."""
+    pieces = answer_pieces([answer], host, max_new_tokens=0, on_usage=lambda num_tokens: None)
+    return "".join(piece.text for piece in pieces)
+
+
+def _said(choice: Any, host: str) -> tuple[str, bool]:
+    """Text of one choice, and whether it holds a thought."""
+    if not isinstance(choice, dict):
+        raise _unreadable(host, choice)
+    said = choice.get("delta") or choice.get("message") or choice
+    if not isinstance(said, dict):
+        raise _unreadable(host, choice)
+    content = said.get("content", said.get("text"))
+    if isinstance(content, list):  # parts, of which some are text
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    if not isinstance(content, str | None):
+        raise _unreadable(host, choice)
+    thought = any(said.get(name) for name in ("reasoning_content", "reasoning"))
+    # half a surrogate pair is no text; the other half never comes, as JSON is decoded piece by piece
+    return (content or "").encode("utf-8", "replace").decode(), thought
+
+
+def _unreadable(host: str, found: Any) -> ServerError:
+    return ServerError(
+        f"{host} answers in a form that no OpenAI-compatible API has ({str(found)[:80]!r}); check its URL and version"
+    )

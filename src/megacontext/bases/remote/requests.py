@@ -1,0 +1,100 @@
+"""What is asked of a server, and what it would rather not be asked: some refuse parameters that others insist on.
+
+A refusal that names such a parameter is heeded once and remembered for that server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from megacontext.bases.remote.http import ApiClient
+from megacontext.errors import PromptTooLongError, ServerError
+from megacontext.ports.completion import CompletionRequest
+
+__all__ = ["Asker"]
+
+Body = dict[str, Any]
+
+
+def _rename_limit(body: Body) -> Body:
+    renamed = {name: value for name, value in body.items() if name != "max_tokens"}
+    return {**renamed, "max_completion_tokens": body["max_tokens"]} if "max_tokens" in body else body
+
+
+def _without(*names: str) -> Callable[[Body], Body]:
+    return lambda body: {name: value for name, value in body.items() if name not in names}
+
+
+# what a refusal says, and what to do about it
+HABITS: tuple[tuple[re.Pattern[str], Callable[[Body], Body]], ...] = (
+    (re.compile(r"max_completion_tokens"), _rename_limit),
+    (re.compile(r"stream_options"), _without("stream_options")),
+    (re.compile(r"temperature|top_p", re.IGNORECASE), _without("temperature", "top_p")),
+    (re.compile(r"\bseed\b"), _without("seed")),
+)
+
+
+class Asker:
+    """Sends bodies to one page of one API."""
+
+    def __init__(self, client: ApiClient, page: str) -> None:
+        self._client = client
+        self._url = f"{client.address.url}/{page}"
+        self._habits: list[int] = []
+
+    def stream(self, request: CompletionRequest, prompt: Body) -> Iterator[Any]:
+        """Events of an answer. prompt: the part of the body that says what to read."""
+        body: Body = {
+            "model": self._client.address.served_model,
+            **prompt,
+            "max_tokens": request.max_new_tokens,
+            "temperature": request.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.temperature > 0:
+            body["top_p"] = request.top_p
+            if request.seed is not None:
+                body["seed"] = request.seed
+        while True:
+            has_begun = False
+            try:
+                for event in self._client.events(self._url, self._as_it_wants(body)):
+                    has_begun = True
+                    yield event
+                return
+            except ServerError as error:
+                if has_begun or not self._learn(error):
+                    raise
+
+    def whole(self, prompt: Body, *, max_new_tokens: int) -> Any:
+        """An answer in one piece, drawn without chance."""
+        body: Body = {
+            "model": self._client.address.served_model,
+            **prompt,
+            "max_tokens": max_new_tokens,
+            "temperature": 0.0,
+        }
+        while True:
+            try:
+                return self._client.post(self._url, self._as_it_wants(body))
+            except ServerError as error:
+                if not self._learn(error):
+                    raise
+
+    def _as_it_wants(self, body: Body) -> Body:
+        for habit in self._habits:
+            body = HABITS[habit][1](body)
+        return body
+
+    def _learn(self, error: ServerError) -> bool:
+        """Whether a refusal named something that can be said otherwise."""
+        if "refused the request" not in str(error) or isinstance(error, PromptTooLongError):
+            return False
+        for number, (said, _) in enumerate(HABITS):
+            if number not in self._habits and said.search(str(error)):
+                self._habits.append(number)
+                return True
+        return False
