@@ -27,6 +27,7 @@ from megacontext.bases.plugins import is_brought, load_brought
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
 from megacontext.bases.quantization import QUANTIZED_DTYPES, check_quantization, quantization_method
+from megacontext.bases.remote.address import scheme_of
 from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
@@ -282,6 +283,8 @@ def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _locate(id_or_path: str) -> tuple[str, str, Path]:
     """Name, revision and folder of a base."""
+    if scheme_of(id_or_path):
+        raise BaseModelError(f"{shown(id_or_path)} is a model behind an API; this needs one that runs on this machine")
     if id_or_path in BUNDLED:
         name = BUNDLED[id_or_path]
         folder = BUNDLED_FOLDER / name

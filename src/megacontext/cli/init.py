@@ -17,14 +17,20 @@ __all__ = ["init"]
 def init(
     memory: MemoryArgument,
     base: Annotated[
-        str, typer.Option("--base", metavar="ID", help="`reference` (bundled), a model folder, or a Hugging Face id.")
+        str,
+        typer.Option(
+            "--base",
+            metavar="ID",
+            help="`reference` (bundled), a model folder, a Hugging Face id, or openai:MODEL@URL, vllm:MODEL@URL.",
+        ),
     ] = "reference",
     block_tokens: Annotated[
         int | None,
         typer.Option(
             "--block-tokens",
             metavar="K",
-            help="Tokens of a block and children of a node, 8 to 128; by default what suits the base, else 32.",
+            help="Tokens of a block and children of a node, 8 to 128; by default what suits the base, else 32, fewer where "
+            "gists are text.",
             show_default=False,
         ),
     ] = None,
@@ -33,7 +39,8 @@ def init(
         typer.Option(
             "--gister",
             metavar="NAME",
-            help="What summarises blocks; by default what suits the base, its own learned gists, or extractive.",
+            help="What summarises blocks; by default what suits the base, its own learned gists, or extractive; sentences "
+            "where gists are text.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +49,7 @@ def init(
         typer.Option(
             "--gist-width",
             metavar="R",
-            help="Vectors of one summary; by default what suits the base, else 1.",
+            help="Vectors of one summary; by default what suits the base, else 1, more where they are text.",
             show_default=False,
         ),
     ] = None,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from megacontext.errors import UnknownNameError
+from megacontext.errors import InvalidValueError, UnknownNameError
 from megacontext.gisters.extractive import ExtractiveGister
 from megacontext.gisters.gistnet import GistNetGister
 from megacontext.gisters.mean import MeanGister
+from megacontext.gisters.sentences import SentencesGister
 from megacontext.gisters.source import BaseSource, check_width
+from megacontext.gisters.summary import SummaryGister
 from megacontext.ports.gister import Gister
 from megacontext.values import text
 
@@ -24,7 +26,15 @@ class GisterFactory(Protocol):
     def __call__(self, source: BaseSource, *, block_tokens: int, gist_width: int) -> Gister: ...
 
 
-GISTERS: dict[str, GisterFactory] = {"extractive": ExtractiveGister, "gistnet": GistNetGister, "mean": MeanGister}
+GISTERS: dict[str, GisterFactory] = {
+    "extractive": ExtractiveGister,
+    "gistnet": GistNetGister,
+    "mean": MeanGister,
+    "sentences": SentencesGister,
+    "summary": SummaryGister,
+}
+# Those whose gists are vectors in a model's space, which a base that reads text has none of.
+OF_VECTORS = ("extractive", "gistnet", "mean")
 ENTRY_POINTS = "megacontext.gisters"
 
 
@@ -45,6 +55,11 @@ def make_gister(name: str, source: BaseSource, *, block_tokens: int = 32, gist_w
     Raises UnknownNameError, InvalidValueError.
     """
     factory = _factory(name)
+    if name in OF_VECTORS and source.info.reads_text:
+        raise InvalidValueError(
+            f"gister {name!r} makes vectors, and {source.info.name} reads text; use gister 'sentences', or 'summary' "
+            "to let the model summarise"
+        )
     check_width(gist_width, block_tokens)
     return factory(source, block_tokens=block_tokens, gist_width=gist_width)
 

@@ -21,6 +21,7 @@ from megacontext.memory.parents import Parents
 from megacontext.memory.parts import Parts
 from megacontext.memory.scans import scanned
 from megacontext.memory.shards import write_shards
+from megacontext.ports.gister import CostlyGister
 
 __all__ = ["GistsAhead"]
 
@@ -73,6 +74,8 @@ class GistsAhead:
 
     def _work(self) -> None:
         try:
+            if isinstance(self._parts.gister(), CostlyGister):
+                return  # what is made here is lost where an ingest fails
             while (shard := self._next()) is not None:
                 self._make(shard)
                 with self._changed:

@@ -16,7 +16,7 @@ from megacontext.memory.parents import Parents
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.shards import WRITE_AHEAD, ShardRows, write_shards
-from megacontext.ports.gister import GistBatch
+from megacontext.ports.gister import CostlyGister, GistBatch
 
 __all__ = ["CATCH_UP_SHARDS", "GistKeeper"]
 
@@ -37,7 +37,9 @@ class GistKeeper:
         return self._num_unsealed(1, self._reader.num_tokens) >= shard_nodes(self._parts.info)
 
     def catch_up(self) -> None:
-        """What an append owes: a few shards of level 1, and what stands above them."""
+        """What an append owes: a few shards of level 1, and what stands above them; nothing where that has a price."""
+        if self._nodes_at_once:
+            return
         self._seal(1, self._reader.num_tokens, max_shards=CATCH_UP_SHARDS)
         self._keep_above(self._reader.state.sealed_nodes.get(1, 0) * self._tree.block_tokens)
 
@@ -94,6 +96,8 @@ class GistKeeper:
         kept: Callable[[int], None] | None = None,
     ) -> None:
         """Write the level's whole shards and declare them."""
+        if self._nodes_at_once:
+            self._put_rows(level, num_tokens)
         size = shard_nodes(self._parts.info)
         first = self._reader.state.sealed_nodes.get(level, 0) // size
         last = first + self._num_unsealed(level, num_tokens) // size
@@ -128,7 +132,22 @@ class GistKeeper:
             missing.append((position, node))
             position = node + len(batch)
         missing.append((position, stop))
-        rows = [(first, self._reader.compute(level, first, last)) for first, last in missing if first < last]
+        if step := self._nodes_at_once:
+            pieces = [(at, min(at + step, last)) for first, last in missing for at in range(first, last, step)]
+            for piece in pieces:
+                self._keep_rows(level, [piece])
+            return
+        self._keep_rows(level, [(first, last) for first, last in missing if first < last])
+
+    @property
+    def _nodes_at_once(self) -> int:
+        """Nodes between two commits where gists have a price; 0 where they have none."""
+        gister = self._parts.gister()
+        return gister.nodes_at_once if isinstance(gister, CostlyGister) else 0
+
+    def _keep_rows(self, level: int, runs: list[tuple[int, int]]) -> None:
+        """Compute runs of nodes, and commit them at once."""
+        rows = [(first, self._reader.compute(level, first, last)) for first, last in runs]
         if rows:
             with self._parts.catalog.write() as writer:
                 for first, batch in rows:

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GistBatch", "Gister"]
+__all__ = ["CostlyGister", "GistBatch", "Gister"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +62,12 @@ class Gister(Protocol):
     def from_gists(self, children: GistBatch, *, level: int) -> GistBatch:
         """Gists of ``level`` (>= 2) from K x n children of the level below, in order."""
         ...
+
+
+@runtime_checkable
+class CostlyGister(Protocol):
+    """A gister whose every gist has a price, as a call of a server has. Its gists are kept after every
+    ``nodes_at_once`` of them, made by an ingest or when somebody asks for them, and never ahead of a commit or again
+    to compare them."""
+
+    nodes_at_once: int

@@ -15,7 +15,7 @@ from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExist
 from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
 from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
-from megacontext.ports.base import Base
+from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.api_keys import find_key
 from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 DEFAULT_BASE = "reference"
 DEFAULT_GISTER = "extractive"
 DEFAULT_BLOCK_TOKENS = 32
+# Of memories whose gists are text; docs/api-models.md has the measurement.
+TEXT_GISTER = "sentences"
+TEXT_SHAPES = {"sentences": (16, 4), "summary": (64, 16)}  # block_tokens, gist_width
 
 
 def open(
@@ -64,11 +67,12 @@ def open(
             with, ``reference`` for a new one. It is loaded when it is first needed.
         create: make the memory if it is not there.
         gister: makes the gists: a name of ``gisters.registry``, by default as the memory was made; in a new one the
-            base's own learned gists, or ``extractive`` where it has none.
-        block_tokens: children of a node (K), 8 to 128; what suits the base (``base_config``), else 32. Fixed when a
-            memory is made. Learned gists tell little of sizes and widths that they were never taught: a warning is
-            logged that names those they were.
-        gist_width: vectors of a gist (r); what suits the base, else 1. Fixed when a memory is made.
+            base's own learned gists, or ``extractive`` where it has none; ``sentences`` for a base that reads text.
+        block_tokens: children of a node (K), 8 to 128; what suits the base (``base_config``), else 32, fewer where
+            gists are text. Fixed when a memory is made. Learned gists tell little of sizes and widths that they were
+            never taught: a warning is logged that names those they were.
+        gist_width: vectors of a gist (r); what suits the base, else 1, more where they are text. Fixed when a memory is
+            made.
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
         cache_bytes: limit of what is kept of the sealed arrays.
         read_timeout_s: how long a read of them may take; a session then shows less detail and says so (WarningEvent).
@@ -224,12 +228,7 @@ def _create(
 ) -> tuple[SqliteCatalog, BaseSource]:
     """Everything is checked before anything is written."""
     source = _source(base if base is not None else DEFAULT_BASE, placing)
-    suited = source.info.defaults
-    name = shape.gister or suited.gister or (LEARNED_GISTER if source.info.gist_net else DEFAULT_GISTER)
-    tree = TreeGeometry(shape.block_tokens or suited.block_tokens or DEFAULT_BLOCK_TOKENS)
-    # gists as wide as their blocks would save nothing
-    width = shape.gist_width or suited.gist_width or 1
-    width = whole_number("gist_width", width, least=1, most=tree.block_tokens - 1, of="vectors")
+    name, tree, width = _shape_for(source.info, shape)
     made = make_gister(name, source, block_tokens=tree.block_tokens, gist_width=width)
     info = MemoryInfo(
         block_tokens=tree.block_tokens,
@@ -261,6 +260,22 @@ def _create(
     if name == LEARNED_GISTER and new:
         _log.warning(new)
     return catalog, source
+
+
+def _shape_for(base: BaseInfo, shape: _Shape) -> tuple[str, TreeGeometry, int]:
+    """Gister, tree and gist width of a new memory."""
+    if base.reads_text:
+        name = shape.gister or TEXT_GISTER
+        block_tokens, width = TEXT_SHAPES.get(name, TEXT_SHAPES[TEXT_GISTER])
+        tree = TreeGeometry(shape.block_tokens or block_tokens)
+        width = shape.gist_width or min(width, tree.block_tokens // 2)
+    else:
+        suited = base.defaults
+        name = shape.gister or suited.gister or (LEARNED_GISTER if base.gist_net else DEFAULT_GISTER)
+        tree = TreeGeometry(shape.block_tokens or suited.block_tokens or DEFAULT_BLOCK_TOKENS)
+        width = shape.gist_width or suited.gist_width or 1
+    # gists as wide as their blocks would save nothing
+    return name, tree, whole_number("gist_width", width, least=1, most=tree.block_tokens - 1, of="vectors")
 
 
 def _recorded_base(

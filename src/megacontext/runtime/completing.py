@@ -27,7 +27,8 @@ from megacontext.runtime.stopping import StopTexts
 
 __all__ = ["check_answer_fits", "completion_steps"]
 
-MOST_FITS = 6  # times that a cut is made smaller before a prompt counts as one that does not fit
+MOST_FITS = 8  # times that a cut is made smaller before a prompt counts as one that does not fit
+SMALLER = 0.03  # of the room, left free more at each time: a smaller cut has more gists, whose brackets cost, too
 CLOSE_ENOUGH = 0.9  # of the room: a cut that fills less although there is more to show is made larger, once
 RUNAWAY = 8  # an answer with so many times the tokens that were asked for is cut off: the server does not count
 
@@ -120,21 +121,22 @@ def _asked(
     turn: int,
     num_left: int,
 ) -> Generator[GenerationEvent]:
-    """One request: the focus, and what comes back. One that turns out to be too long is made smaller once."""
+    """One request, whose history is empty yet: the focus, and what comes back. One that turns out to be too long is
+    made smaller once."""
     for is_last in (False, True):
-        report, request = _that_fits(engine, base, request, query, hysteresis, num_left=num_left)
-        if not len(request.history_TD) and not len(request.scratch):
+        report, fitting = _that_fits(engine, base, request, query, hysteresis, num_left=num_left)
+        if not len(fitting.history_TD) and not len(fitting.scratch):
             raise InvalidValueError(
                 "the memory and the prompt are both empty; give a prompt, or ingest something first"
             )
         yield from moved(engine, report, num_generated=len(written.token_ids))
         check_turn(engine, turn)
         try:
-            yield from _streamed(engine, base, request, written, turn=turn)
+            yield from _streamed(engine, base, fitting, written, turn=turn)
             return
         except PromptTooLongError as error:
             if is_last:
-                size = base.prompt_size(request)
+                size = base.prompt_size(fitting)
                 raise PromptTooLongError(
                     f"{error}; with a budget of {engine.budget_entries} the prompt was of about {size.num_tokens} "
                     f"tokens and its answer of up to {num_left}, the window of the server seems to hold "
@@ -182,7 +184,7 @@ def _that_fits(
         raise _too_small(engine, alone.num_tokens, num_left, limit, smallest)
     cut_budget = max(cut_budget, smallest)
     has_grown = False
-    for _ in range(MOST_FITS):
+    for attempt in range(MOST_FITS):
         engine.give_history(cut_budget)
         report = engine.refocus(query, hysteresis=hysteresis)
         request = replace(request, history_TD=engine.history_vectors())
@@ -199,7 +201,7 @@ def _that_fits(
         if cost <= smallest:
             break
         has_grown = True
-        cut_budget = max(smallest, min(cost - 1, int(room / per_row) - 1))
+        cut_budget = max(smallest, min(cost - 1, int((1 - SMALLER * attempt) * room / per_row)))
     raise _too_small(engine, alone.num_tokens, num_left, limit, smallest)
 
 

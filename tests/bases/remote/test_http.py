@@ -118,7 +118,7 @@ def test_an_unknown_model_lists_those_that_are_there(server, client_of):
 
 def test_a_wrong_path_says_so(server, client_of):
     client = client_of(server.url.removesuffix("/v1") + "/api")
-    with pytest.raises(ServerError, match="no OpenAI-compatible API .HTTP 404."):
+    with pytest.raises(ServerError, match="no OpenAI-compatible API"):
         ask(client)
 
 
@@ -170,11 +170,10 @@ def test_a_connection_that_breaks_before_the_answer_is_tried_again(server, clien
 
 def test_a_connection_that_breaks_in_the_answer_is_never_tried_again(server, client_of, waits):
     server.fail(Failure(after_tokens=2))
-    seen = []
-    with pytest.raises(ServerError, match="broke off in the middle of an answer .*; ask again"):
-        for event in client_of(server.url).events(f"{server.url}/completions", {**BODY, "stream": True}):
-            seen.append(event)
-    assert len(seen) == 2
+    events = client_of(server.url).events(f"{server.url}/completions", {**BODY, "stream": True})
+    assert [next(events)["choices"][0]["finish_reason"] for _ in range(2)] == [None, None]
+    with pytest.raises(ServerError, match=r"broke off in the middle of an answer .*; ask again"):
+        next(events)
     assert not waits
 
 
@@ -188,7 +187,7 @@ def test_an_error_in_the_middle_of_the_answer_is_one(server, client_of):
 def test_silence_ends_in_an_error(server, client_of, waits, after_tokens):
     server.fail(Failure(hang_s=30, after_tokens=after_tokens))
     client = client_of(server.url, first_token_s=0.3, between_tokens_s=0.3)
-    with pytest.raises(ServerError, match="silent for 0.3 s"):
+    with pytest.raises(ServerError, match=r"silent for 0\.3 s"):
         ask(client, max_tokens=8)
     assert not waits
 
@@ -211,7 +210,7 @@ def test_a_server_that_only_keeps_the_connection_alive_is_silent(client_of):
         thread = threading.Thread(target=serve, args=(listening,), daemon=True)
         thread.start()
         client = client_of(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", first_token_s=0.4)
-        with pytest.raises(ServerError, match="silent for 0.4 s"):
+        with pytest.raises(ServerError, match=r"silent for 0\.4 s"):
             ask(client)
         over.set()
         thread.join()
@@ -243,10 +242,10 @@ def test_a_prompt_that_is_too_long_says_how_long_a_window_is(reference, client_o
 @pytest.mark.parametrize(
     ("status", "said", "window", "prompt"),
     [
-        (400, {"error": {"message": "This model's maximum context length is 8192 tokens. However, your messages resulted in "
-                                    "9000 tokens.", "code": "context_length_exceeded"}}, 8192, 9000),
-        (400, {"object": "error", "message": "The decoder prompt (length 5000) is longer than the maximum model length of "
-                                             "4096. Make sure"}, 4096, 5000),
+        (400, {"error": {"message": "This model's maximum context length is 8192 tokens. However, your messages "
+                                    "resulted in 9000 tokens.", "code": "context_length_exceeded"}}, 8192, 9000),
+        (400, {"object": "error", "message": "The decoder prompt (length 5000) is longer than the maximum model length "
+                                             "of 4096. Make sure"}, 4096, 5000),
         (400, {"error": {"message": "prompt is too long"}}, 0, 0),
         (413, {"error": {"message": "Request too large for model"}}, 0, 0),
         (429, {"error": {"message": "Request too large for model: Limit 12000, Requested 15318"}}, 0, 0),

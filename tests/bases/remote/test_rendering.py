@@ -47,7 +47,7 @@ def test_rows_that_spell_nothing_and_ids_that_are_none_are_refused():
 
 def test_raw_text_stands_as_it_is_and_gists_in_brackets():
     rows = window((RAW, "It was late. "), (BEGINS, "Anna came"), (BEGINS, "and\n left"), (RAW, " The end."))
-    assert history_text(rows, CODEC) == "It was late. \n[gist: Anna came [...] and left]\n The end."
+    assert history_text(rows, CODEC) == "It was late. \n[gist: Anna came ... and left]\n The end."
 
 
 def test_a_gist_that_says_nothing_is_a_gap_and_empty_places_show_nothing():

@@ -191,5 +191,5 @@ def encoded_embeds(rows_TD: torch.Tensor) -> str:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(rows_TD.contiguous(), buffer)
+    torch.save(rows_TD.clone(), buffer)  # of a view, all that it is a view of would be saved
     return base64.b64encode(buffer.getvalue()).decode("ascii")
