@@ -67,7 +67,7 @@ def test_the_package_exports_these_names():
 def test_open_takes_these_arguments():
     assert list(inspect.signature(megacontext.open).parameters) == [
         "path", "base", "create", "gister", "block_tokens", "gist_width", "read_only", "cache_bytes",
-        "read_timeout_s", "dtype", "device", "base_config",
+        "read_timeout_s", "dtype", "device", "base_config", "api_key",
     ]  # fmt: skip
 
 

@@ -127,7 +127,9 @@ def test_a_failed_call_keeps_what_was_made_and_goes_on_from_there(server, handle
     with memory_of(
         tmp_path / "m", OpenAIHandle(handle.name)
     ) as memory:  # as in another process, which remembers nothing
+        assert memory.is_missing_gists
         memory.store_gists()
+        assert not memory.is_missing_gists
         num_nodes = memory.num_tokens // 16 + memory.num_tokens // 256
         assert asked(server) - num_before == num_nodes - 2 * NODES_AT_ONCE > 0
         memory.gists(1, 0, memory.num_tokens // 16)

@@ -222,9 +222,10 @@ class Memory:
 
     @property
     def is_missing_gists(self) -> bool:
-        """Whether an interrupted ingest left gists behind: every reader would compute them for itself."""
+        """Whether an interrupted ingest left gists behind, or one that has a price was not made: every reader would
+        compute them for itself."""
         self._open_reader()
-        return self._keeper.is_due()
+        return self._keeper.is_due() or self._keeper.is_missing_costly()
 
     def store_gists(self) -> None:
         """Compute and store what an interrupted ingest left behind; free if there is nothing.

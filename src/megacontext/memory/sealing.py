@@ -36,6 +36,12 @@ class GistKeeper:
         """Whether a whole shard of level-1 gists is there to be written."""
         return self._num_unsealed(1, self._reader.num_tokens) >= shard_nodes(self._parts.info)
 
+    def is_missing_costly(self) -> bool:
+        """Whether gists that have a price are missing: whoever reads would pay for them, and throw them away."""
+        first, stop = self._reader.state.sealed_nodes.get(1, 0), self._tree.num_nodes(1, self._reader.num_tokens)
+        num_held = sum(len(batch) for _, batch in self._parts.catalog.gists(1, first, stop))
+        return num_held < stop - first and self._nodes_at_once > 0
+
     def catch_up(self) -> None:
         """What an append owes: a few shards of level 1, and what stands above them; nothing where that has a price."""
         if self._nodes_at_once:

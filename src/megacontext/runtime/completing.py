@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from megacontext.runtime.focusing import FREE, Hysteresis
 from megacontext.runtime.prompts import Prompt, check_turn, moved, query_of
 from megacontext.runtime.sampling import SamplingConfig
 from megacontext.runtime.stopping import StopTexts
+from megacontext.runtime.window import WindowRows
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["check_answer_fits", "completion_steps"]
 
@@ -185,9 +190,9 @@ def _that_fits(
     cut_budget = max(cut_budget, smallest)
     has_grown = False
     for attempt in range(MOST_FITS):
-        engine.give_history(cut_budget)
+        engine.focus.allot(cut_budget, reserved_entries=0, purpose="the history")
         report = engine.refocus(query, hysteresis=hysteresis)
-        request = replace(request, history_TD=engine.history_vectors())
+        request = replace(request, history_TD=_history_rows(engine))
         cost = engine.working_context.cost
         num_history = base.prompt_size(request).num_tokens - alone.num_tokens
         if cost and num_history > 0:
@@ -203,6 +208,18 @@ def _that_fits(
         has_grown = True
         cut_budget = max(smallest, min(cost - 1, int((1 - SMALLER * attempt) * room / per_row)))
     raise _too_small(engine, alone.num_tokens, num_left, limit, smallest)
+
+
+def _history_rows(engine: Engine) -> torch.Tensor:
+    """Rows [T, D] of the current cut; with less detail, and a warning, where a store does not answer."""
+
+    def read() -> torch.Tensor:
+        wc = engine.working_context
+        rows = WindowRows.of_cut(wc.cut, wc.gist_width)
+        reader = engine.window_reader(engine.base.load())
+        return reader.read(rows, np.arange(len(rows)), reader.place(rows, num_tokens=wc.num_tokens)).vectors
+
+    return engine.with_what_can_be_read(read)
 
 
 def _too_small(engine: Engine, num_prompt: int, num_new: int, limit: int, smallest: int) -> BudgetError:

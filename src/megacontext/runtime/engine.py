@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,6 @@ from megacontext.runtime.gist_keys import GistKeys
 from megacontext.runtime.looking import can_ask_learned_lens, check_learned_lens, look_at
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.window import WindowReader, WindowRows
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["NO_TOKENS", "Engine", "Query"]
 
@@ -199,10 +196,6 @@ class Engine:
             )
         self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
 
-    def give_history(self, num_entries: int) -> None:
-        """Let the cut take so many entries, whatever the budget is: a remote base counts that in tokens of its own."""
-        self.focus.allot(num_entries, reserved_entries=0, purpose="the history")
-
     @contextmanager
     def whole_window(self) -> Iterator[None]:
         """Give the history what was reserved for an earlier question, so that its limit is the session's budget; if the
@@ -225,20 +218,10 @@ class Engine:
         warning, where a store does not answer."""
         if self._window is None:
             self._window = self.new_window()
-        self._with_what_can_be_read(partial(self._show_in, self._window, scratch))
+        self.with_what_can_be_read(partial(self._show_in, self._window, scratch))
         return self._window
 
-    def history_vectors(self) -> torch.Tensor:
-        """Rows [T, D] of the current cut, for a base that answers by itself; with less detail as in ``show``."""
-        return self._with_what_can_be_read(self._read_history)
-
-    def _read_history(self) -> torch.Tensor:
-        wc = self.working_context
-        rows = WindowRows.of_cut(wc.cut, wc.gist_width)
-        reader = self._window_reader(self.base.load())
-        return reader.read(rows, np.arange(len(rows)), reader.place(rows, num_tokens=wc.num_tokens)).vectors
-
-    def _with_what_can_be_read(self, doing: Callable[[], T]) -> T:
+    def with_what_can_be_read(self, doing: Callable[[], T]) -> T:
         """Do something with the cut; again with less detail, and a warning, where a store does not answer."""
         failures: list[StorageError] = []
         done: list[T] = []
@@ -265,10 +248,11 @@ class Engine:
     def new_window(self) -> ModelWindow:
         """An empty window of the session's size."""
         base = self.base.load()
-        reader = self._window_reader(base)
+        reader = self.window_reader(base)
         return ModelWindow(base, reader, capacity_entries=self._budget_entries, patching=self._patching(base))
 
-    def _window_reader(self, base: Base) -> WindowReader:
+    def window_reader(self, base: Base) -> WindowReader:
+        """Reads rows of a window as a base takes them."""
         return WindowReader(
             self.memory.tree,
             self.memory.reader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -214,6 +215,14 @@ def test_a_server_that_only_keeps_the_connection_alive_is_silent(client_of):
             ask(client)
         over.set()
         thread.join()
+
+
+def test_who_takes_long_over_what_came_is_not_silent(server, client_of):
+    client = client_of(server.url, first_token_s=0.5, between_tokens_s=0.5)
+    events = client.events(f"{server.url}/completions", {**BODY, "max_tokens": 40, "stream": True})
+    next(events)
+    time.sleep(0.8)
+    assert list(events)[-1]["choices"][0]["finish_reason"] == "length"
 
 
 def test_closing_the_answer_ends_the_request(server, client_of):

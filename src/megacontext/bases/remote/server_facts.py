@@ -32,6 +32,7 @@ class ServerFacts:
         self._address = client.address
         self._asking = threading.Lock()
         self._window_tokens: int | None = client.address.window_tokens or None
+        self._last_count: tuple[str, int | None] = ("", 0)
         self._tokenize_form: str | None = None  # "prompt" (vLLM), "content" (llama.cpp), "" for none
 
     @property
@@ -54,7 +55,10 @@ class ServerFacts:
             if self._tokenize_form is None:
                 forms = ("prompt", "content")
                 self._tokenize_form = next((form for form in forms if self._tokenized(form, "a b") is not None), "")
-        return self._tokenized(self._tokenize_form, text) if self._tokenize_form else None
+            if self._last_count[0] != text:  # what was sent is counted again when its answer says what it cost
+                found = self._tokenized(self._tokenize_form, text) if self._tokenize_form else None
+                self._last_count = (text, found)
+            return self._last_count[1]
 
     def _tokenized(self, form: str, text: str) -> int | None:
         body = {"model": self._address.served_model, form: text}

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -22,13 +22,14 @@ __all__ = ["Watchdog"]
 class Watchdog:
     """Shuts the connection of a response down when its time is over; the reader then gets a ``ReadTimeout``.
 
-    first_s: time until ``extend`` is called first.
+    Time runs only while somebody waits for the server: whoever takes long over what came is no silence. first_s: until
+    ``extend`` is called first.
     """
 
     def __init__(self, response: httpx2.Response, *, first_s: float) -> None:
         self._response = response
-        self._seconds = first_s
-        self._deadline = time.monotonic() + first_s
+        self._seconds = self._left_s = first_s
+        self._deadline: float | None = None  # while somebody waits
         self._changed = threading.Condition()
         self._is_over = self._has_bitten = False
         self._thread = threading.Thread(target=self._watch, name="silence", daemon=True)
@@ -36,20 +37,39 @@ class Watchdog:
     def extend(self, seconds: float) -> None:
         """Something came: so long until the next."""
         with self._changed:
-            self._seconds = seconds
-            self._deadline = time.monotonic() + seconds
-            self._changed.notify()
+            self._seconds = self._left_s = seconds
 
     def watched(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces of the response, until silence ended it."""
+        waiting = iter(pieces)
+        while True:
+            try:
+                with self._waiting():
+                    piece = next(waiting, None)
+            except httpx2.TransportError as error:
+                if not self._has_bitten:
+                    raise
+                raise self._silence() from error
+            if self._has_bitten:
+                raise self._silence()
+            if piece is None:
+                return
+            yield piece
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.monotonic()
+        self._set(began + self._left_s)
         try:
-            yield from pieces
-        except httpx2.TransportError as error:
-            if not self._has_bitten:
-                raise
-            raise self._silence() from error
-        if self._has_bitten:
-            raise self._silence()
+            yield
+        finally:
+            self._set(None)
+            self._left_s -= time.monotonic() - began
+
+    def _set(self, deadline: float | None) -> None:
+        with self._changed:
+            self._deadline = deadline
+            self._changed.notify()
 
     def _silence(self) -> httpx2.ReadTimeout:
         return httpx2.ReadTimeout(f"silent for {self._seconds:g} s", request=self._response.request)
@@ -57,8 +77,8 @@ class Watchdog:
     def _watch(self) -> None:
         with self._changed:
             while not self._is_over:
-                left = self._deadline - time.monotonic()
-                if left <= 0:
+                left = None if self._deadline is None else self._deadline - time.monotonic()
+                if left is not None and left <= 0:
                     self._has_bitten = True
                     break
                 self._changed.wait(left)
