@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,9 +47,7 @@ class _Written:
     text: str = ""
     whole: str = ""  # with what is held back because a stop may have begun there
     reason: str = ""
-
-    def __post_init__(self) -> None:
-        self.token_ids: list[int] = []
+    token_ids: list[int] = field(default_factory=list)
 
     def push(self, text: str) -> Iterator[TokenEvent]:
         self.whole += text

@@ -225,6 +225,28 @@ def test_who_takes_long_over_what_came_is_not_silent(server, client_of):
     assert list(events)[-1]["choices"][0]["finish_reason"] == "length"
 
 
+def test_a_proxy_that_refuses_is_named_and_none_stands_before_this_machine(server, client_of, monkeypatch, waits):
+    def serve(listening):
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        proxy = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        assert ask(client_of(server.url))
+        with pytest.raises(ServerError, match=r"the proxy before https://api\.example\.com/v1 refused .*HTTPS_PROXY"):
+            ask(client_of("https://api.example.com/v1"))
+        thread.join()
+    assert not waits
+
+
 def test_closing_the_answer_ends_the_request(server, client_of):
     events = client_of(server.url).events(f"{server.url}/completions", {**BODY, "max_tokens": 500, "stream": True})
     next(events)

@@ -1,7 +1,8 @@
 """What a server says of its model: how long a window may be, and how many tokens a text has.
 
-OpenAI's API says neither. vLLM has ``max_model_len`` in its list of models and POST /tokenize, llama.cpp ``n_ctx`` in
-/props and another POST /tokenize. Where a server has none, counts are estimates from what its answers cost.
+OpenAI's API says neither. vLLM has ``max_model_len`` in its list of models (others call it otherwise) and POST
+/tokenize, llama.cpp ``n_ctx`` in /props and another POST /tokenize. Where a server has none, counts are estimates from
+what its answers cost.
 https://docs.vllm.ai/en/latest/serving/openai_compatible_server/
 https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 """
@@ -16,6 +17,8 @@ from megacontext.ports.text import TextCodec
 
 __all__ = ["ServerFacts", "TokenMeter"]
 
+# How lists of models call the window: vLLM, OpenRouter, Groq, Mistral.
+WINDOW_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
 # An estimate is taken this much higher, so that a prompt that was never counted fits as well.
 MARGIN = 1.1
 LEARNED_MARGIN = 1.05
@@ -71,7 +74,7 @@ class ServerFacts:
         listed = found.get("data") if isinstance(found, dict) else None
         for model in listed if isinstance(listed, list) else ():
             if isinstance(model, dict) and model.get("id") == self._address.served_model:
-                return _whole(model.get("max_model_len"))
+                return next(filter(None, (_whole(model.get(name)) for name in WINDOW_FIELDS)), 0)
         return 0
 
     def _props_window(self) -> int:

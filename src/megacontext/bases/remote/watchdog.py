@@ -83,8 +83,8 @@ class Watchdog:
                     break
                 self._changed.wait(left)
         if self._has_bitten:
-            stream = self._response.extensions["network_stream"]
-            with suppress(OSError):
+            with suppress(OSError, LookupError, AttributeError):  # gone already
+                stream = self._response.extensions["network_stream"]
                 stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
