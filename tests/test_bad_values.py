@@ -109,6 +109,7 @@ CALLS = {
         "read_timeout_s": argument(5.0, {"fraction", "huge"}),
         "dtype": argument("auto"),
         "device": argument("cpu"),
+        "api_key": argument("some-key", WORDS - {"zero byte"} | {"None"}),
     },
     "memory.append": {"token_ids": TOKENS, "source": TEXT, "role": ROLE},
     "memory.append_text": {

@@ -22,7 +22,7 @@ from megacontext.errors import (
     ServerError,
 )
 from megacontext.runtime import assembly
-from megacontext.runtime.api_keys import find_key
+from megacontext.runtime.api_keys import find_key, given_key
 from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent, WarningEvent
 from megacontext.testing.openai_server import Failure, OpenAIServer
 
@@ -335,7 +335,7 @@ def test_a_key_that_others_share_is_for_its_own_vendor(monkeypatch):
     assert find_key(other) is None
     monkeypatch.setenv("MEGACONTEXT_API_KEY", "mine")
     assert find_key(other).value == find_key(ours).value == "mine"
-    assert find_key(ours, "given").value == "given"
+    assert find_key(ours, given_key("given")).value == "given"
 
 
 def test_a_memory_of_vectors_is_answered_here_and_by_vllm(reference, tmp_path):

@@ -29,8 +29,8 @@ def init(
         typer.Option(
             "--block-tokens",
             metavar="K",
-            help="Tokens of a block and children of a node, 8 to 128; by default what suits the base, else 32, fewer where "
-            "gists are text.",
+            help="Tokens of a block and children of a node, 8 to 128; by default what suits the base, else 32, "
+            "fewer where gists are text.",
             show_default=False,
         ),
     ] = None,
@@ -39,8 +39,8 @@ def init(
         typer.Option(
             "--gister",
             metavar="NAME",
-            help="What summarises blocks; by default what suits the base, its own learned gists, or extractive; sentences "
-            "where gists are text.",
+            help="What summarises blocks; by default what suits the base, its own learned gists, or extractive; "
+            "sentences where gists are text.",
             show_default=False,
         ),
     ] = None,

@@ -10,22 +10,29 @@ import os
 
 from megacontext.bases.remote.address import ApiAddress
 from megacontext.bases.remote.api_key import ApiKey
-from megacontext.values import text
+from megacontext.errors import InvalidValueError
 
-__all__ = ["OURS", "THEIRS", "find_key"]
+__all__ = ["OURS", "THEIRS", "find_key", "given_key"]
 
 OURS = "MEGACONTEXT_API_KEY"
 THEIRS = "OPENAI_API_KEY"
 THEIR_HOST = "api.openai.com"
 
 
-def find_key(address: ApiAddress, given: str | None = None) -> ApiKey | None:
-    """The key for an API; None if there is none, which a server on this machine seldom minds.
+def given_key(api_key: str | None) -> ApiKey | None:
+    """The key that somebody gives to ``open``. InvalidValueError, without it, for one that no header can hold."""
+    if api_key is None:
+        return None
+    if not isinstance(api_key, str):
+        raise InvalidValueError(f"api_key is of type {type(api_key).__name__}; give the key as a str, or None")
+    return ApiKey(api_key, "api_key")
 
-    given: by whoever opens the memory; it wins. InvalidValueError for one that no header can hold.
-    """
+
+def find_key(address: ApiAddress, given: ApiKey | None = None) -> ApiKey | None:
+    """The key for an API: the one that was given, else that of the environment; None if there is none, which a server
+    on this machine seldom minds. InvalidValueError as in ``given_key``."""
     if given is not None:
-        return ApiKey(text("api_key", given), "api_key")
+        return given
     names = (OURS, THEIRS) if address.host == THEIR_HOST else (OURS,)
     for name in names:
         if value := os.environ.get(name):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 from megacontext.bases.registry import check_placement
+from megacontext.bases.remote.api_key import ApiKey
 from megacontext.bases.schemes import base_handle
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
@@ -17,7 +18,7 @@ from megacontext.gisters.registry import gister_version, make_gister
 from megacontext.memory.layout import LOCK_FILE
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.catalog import MemoryInfo
-from megacontext.runtime.api_keys import find_key
+from megacontext.runtime.api_keys import find_key, given_key
 from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.storage.blobs import FileBlobs
@@ -98,7 +99,7 @@ def open(
         dtype=dtype,
         device=device,
         profile=None if base_config is None else Path(valid_path("base_config", base_config)),
-        api_key=api_key,
+        key=given_key(api_key),
     )
     if flag("create", create) and not read_only and not _has_catalog(folder):
         catalog, source = _create(folder, base, shape, placing)
@@ -156,7 +157,7 @@ class _Placing:
     dtype: str
     device: str
     profile: Path | None
-    api_key: str | None = field(repr=False)
+    key: ApiKey | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ def _source(base: str | PathLike[str] | Base | BaseSource, placing: _Placing) ->
             dtype=placing.dtype,
             device=placing.device,
             profile=placing.profile,
-            find_key=lambda address: find_key(address, placing.api_key),
+            find_key=lambda address: find_key(address, placing.key),
         )
     if isinstance(base, Base):
         return LoadedBase(base)

@@ -34,12 +34,11 @@ from megacontext.bases.remote.text_base import no_logits
 from megacontext.errors import BaseModelError, InvalidTokensError, PromptTooLongError, ServerError
 from megacontext.ports.base import Base, BaseInfo, SupportsLearnedGists, SupportsSurprise
 from megacontext.ports.completion import CompletionPiece, CompletionRequest, PromptSize
-from megacontext.ports.text import TextCodec
+from megacontext.ports.text import EmbeddingRows, TextCodec
 
 if TYPE_CHECKING:
     import torch
 
-    from megacontext.bases.embedding_table import EmbeddingTable
 
 __all__ = ["EmbedsBase", "VllmHandle", "encoded_embeds"]
 
@@ -75,7 +74,7 @@ class VllmHandle:
         return self._local.codec
 
     @property
-    def embeddings(self) -> EmbeddingTable:
+    def embeddings(self) -> EmbeddingRows:
         return self._local.embeddings
 
     @functools.cached_property
