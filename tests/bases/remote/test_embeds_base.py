@@ -100,6 +100,16 @@ def test_the_facts_are_those_of_the_model_run_here(vllm, folder):
         base.new_cache(3)
 
 
+def test_a_folder_is_recorded_by_its_whole_name_and_asked_for_as_it_was(folder, vllm, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    handle = VllmHandle(f"vllm:./{folder.name}@{vllm.url}")
+    assert handle.address.served_model == f"./{folder.name}"
+    monkeypatch.chdir("/")
+    again = VllmHandle(handle.info.name)
+    assert again.info == handle.info
+    assert again.address.served_model == f"./{folder.name}"
+
+
 def test_the_answer_is_that_of_the_tokens_here(vllm, folder, local):
     base = handle_of(vllm, folder).load()
     answer = "".join(piece.text for piece in base.complete(request_of(base)))

@@ -64,6 +64,16 @@ def test_the_fingerprint_is_that_of_the_tokenizer(tmp_path):
     )
 
 
+def test_a_folder_is_recorded_by_its_whole_name(tmp_path, monkeypatch):
+    write_model_folder(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    name = OpenAIHandle(f"openai:a@{NOWHERE}#tokenizer=model").info.name
+    monkeypatch.chdir("/")
+    assert OpenAIHandle(name).codec.vocab_size
+    with pytest.raises(BaseModelError, match="no such folder"):
+        OpenAIHandle(f"openai:a@{NOWHERE}#tokenizer=a/b/nothing-here")
+
+
 def test_nothing_can_be_scored(server):
     base = handle_of(server).load()
     for call in (lambda: base.new_cache(4), lambda: base.forward(None, None, None)):

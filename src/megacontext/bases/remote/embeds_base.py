@@ -62,9 +62,12 @@ class VllmHandle:
         dtype: str = "auto",
         device: str = "auto",
     ) -> None:
-        self.address = ApiAddress.parse(address) if isinstance(address, str) else address
-        self.name = self.address.name
-        self._local = BaseHandle(self.address.model, dtype=dtype, device=device)
+        address = ApiAddress.parse(address) if isinstance(address, str) else address
+        self._local = BaseHandle(address.model, dtype=dtype, device=device)
+        if self._local.revision == "local":  # the memory is opened from other folders, too
+            address = replace(address, model=self._local.name, served=address.served_model)
+        self.address = address
+        self.name = address.name
         self._key, self._patience = key, patience
         self._loading = threading.Lock()
         self._loaded: EmbedsBase | None = None

@@ -13,13 +13,14 @@ import functools
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.bases.prompting import DEFAULT_QUESTION_TEMPLATE
-from megacontext.bases.registry import load_codec
+from megacontext.bases.registry import BUNDLED, BaseHandle, load_codec
 from megacontext.bases.remote.address import ApiAddress
 from megacontext.bases.remote.answers import answer_pieces
 from megacontext.bases.remote.api_key import ApiKey
@@ -55,8 +56,11 @@ class OpenAIHandle:
     def __init__(
         self, address: ApiAddress | str, *, key: ApiKey | None = None, patience: Patience | None = None
     ) -> None:
-        self.address = ApiAddress.parse(address) if isinstance(address, str) else address
-        self.name = self.address.name
+        address = ApiAddress.parse(address) if isinstance(address, str) else address
+        if address.tokenizer not in BUNDLED:  # a folder by its whole name: the memory is opened from other ones, too
+            address = replace(address, tokenizer=BaseHandle(address.tokenizer).name)
+        self.address = address
+        self.name = address.name
         self._key, self._patience = key, patience
         self._loading = threading.Lock()
         self._loaded: TextBase | None = None
