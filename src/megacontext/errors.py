@@ -14,6 +14,7 @@
     │   ├── MemoryLockedError        another process writes, or the ingest that the call comes from
     │   ├── MemoryReadOnlyError
     │   ├── MemoryClosedError
+    │   ├── MemoryMovedError         moved to another base since it was opened
     │   ├── SchemaVersionError       written by a newer MegaContext
     │   └── BaseMismatchError        made with another base model or gister
     ├── SourceError                  one source cannot be ingested; the memory is unchanged
@@ -55,6 +56,7 @@ __all__ = [
     "MemoryClosedError",
     "MemoryExistsError",
     "MemoryLockedError",
+    "MemoryMovedError",
     "MemoryNotFoundError",
     "MemoryReadOnlyError",
     "MemoryStateError",
@@ -143,6 +145,10 @@ class MemoryReadOnlyError(MemoryStateError):
 
 class MemoryClosedError(MemoryStateError):
     """The memory or session was closed."""
+
+
+class MemoryMovedError(MemoryStateError):
+    """The memory was moved to another base since it was opened; open it again."""
 
 
 class SchemaVersionError(MemoryStateError):

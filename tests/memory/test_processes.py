@@ -335,7 +335,7 @@ def test_a_memory_is_not_erased_from_while_it_is_copied(kit, tmp_path, child, so
             said.append(child(ERASE, "run", sources[0]).communicate()[0])
 
     export_memory(folder, tmp_path / "copy.tar", progress=erase)
-    assert said == [f"{folder} is being exported or checked; try again when that is done\n"]
+    assert said == [f"{folder} is being exported, checked or moved to another base; try again when that is done\n"]
     assert sources[0] in {source.uri for source in assert_whole(kit, tmp_path / "copy.tar", tmp_path / "copy")}
     assert child(ERASE, "run", sources[0]).communicate()[0] == f"erased {sources[0]}\n"
 

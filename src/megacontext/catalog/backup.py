@@ -13,7 +13,7 @@ from megacontext.catalog.journal import JOURNAL_FILE, Journal, lost_commits
 from megacontext.catalog.rebuilding import everything
 from megacontext.catalog.rows import CATALOG_FILE
 
-__all__ = ["COPIED_FILES", "compact_database", "copy_catalog"]
+__all__ = ["COPIED_FILES", "compact_database", "copy_catalog", "refuse_lost_commits"]
 
 
 COPIED_FILES = (CATALOG_FILE, JOURNAL_FILE)
@@ -38,6 +38,20 @@ def copy_catalog(folder: Path, target_folder: Path) -> None:
         if journaled > num_commits:
             raise lost_commits(source, journaled - num_commits)
         Journal(target_folder / JOURNAL_FILE).record(num_commits, everything(copy), everything(copy))
+
+
+def refuse_lost_commits(folder: Path) -> None:
+    """CorruptionError if only the journal still has the last commits of a memory."""
+    source = folder / CATALOG_FILE
+    journaled = Journal(folder / JOURNAL_FILE).last_commit()  # read first: a writer may commit meanwhile
+    with (
+        closing(CatalogConnections(source, read_only=True)) as connections,
+        sqlite_faults(str(source)),
+        connections.reading(transaction=False) as reader,
+    ):
+        num_commits = queries.read_progress(reader).num_commits
+        if journaled > num_commits:
+            raise lost_commits(source, journaled - num_commits)
 
 
 def compact_database(path: Path) -> None:

@@ -22,6 +22,7 @@ from megacontext.cli import (
     init,
     inspect,
     port,
+    regist,
     score,
     search,
     sources,
@@ -64,6 +65,7 @@ def make_app() -> typer.Typer:
     app.command("inspect")(inspect.inspect)
     app.command("check")(check.check)
     app.command("erase")(erase.erase)
+    app.command("regist")(regist.regist)
     app.command("export")(transfer.export_memory)
     app.command("import")(transfer.import_memory)
     app.command("demo")(demo.demo)

@@ -22,7 +22,7 @@ from megacontext.units import format_bytes, format_count
 if TYPE_CHECKING:
     from megacontext.memory.reports import IngestProgress, IngestReport
 
-__all__ = ["ingest"]
+__all__ = ["ingest", "ingest_progress"]
 
 STANDARD_INPUT = "-"
 MAX_NAMED_FAILURES = 10
@@ -65,10 +65,10 @@ def ingest(
     with open_memory(memory, read_only=False) as opened, _says_what_is_in():
         add = partial(opened.ingest, labels=labels, role=role, author=author, licence=licence)
         if paths == [STANDARD_INPUT]:
-            with spooled_input(memory) as text, _progress() as progress:
+            with spooled_input(memory) as text, ingest_progress() as progress:
                 report = add(text=text, source="stdin" if name is None else name, progress=progress)
         else:
-            with _progress() as progress:
+            with ingest_progress() as progress:
                 report = add(paths, progress=progress)
     if json:
         print_json(report)
@@ -87,7 +87,8 @@ def _says_what_is_in() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[IngestProgress], None]]:
+def ingest_progress() -> Iterator[Callable[[IngestProgress], None]]:
+    """A bar on standard error, on terminals only; what is to be told how far it is."""
     console = error_console()
     rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # a narrow terminal cuts the line, not the bar
     columns = (

@@ -22,7 +22,8 @@ from megacontext.errors import SourceError, UnreadableSourceError
 __all__ = ["Found", "discover"]
 
 _IGNORE_FILE = ".gitignore"
-_MEMORY_FILE = "catalog.sqlite"  # what makes a folder a memory
+_MEMORY_FILE = "catalog.sqlite"  # what makes a folder a memory,
+_MOVED_MEMORY_FILES = f"generations/*/{_MEMORY_FILE}"  # or one that was moved to another base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def _is_ignored(path: Path, rules: tuple[_Rules, ...], *, is_folder: bool) -> bo
 
 def _is_memory(folder: Path) -> bool:
     try:
-        return (folder / _MEMORY_FILE).is_file()
+        return (folder / _MEMORY_FILE).is_file() or any(True for _ in folder.glob(_MOVED_MEMORY_FILES))
     except OSError:
         return False
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -19,22 +20,30 @@ from megacontext.errors import NotTextError, SourceError
 from megacontext.memory.drafting import Drafter, IngestRequest
 from megacontext.memory.parts import Parts
 from megacontext.memory.tally import IngestTally
-from megacontext.memory.writing import Draft
+from megacontext.memory.writing import Draft, DraftPiece
 from megacontext.ports.arrays import SupportsLongBlobs
+from megacontext.ports.catalog import Source
 from megacontext.units import MIB
 
-__all__ = ["Arrivals", "Group", "LongSource"]
+__all__ = ["GROUP_DRAFTS", "GROUP_SEGMENTS", "Arrivals", "Group", "LongSource"]
 
-_GROUP_SEGMENTS = 2  # tokens that wait for a transaction, in segments
-_GROUP_DRAFTS = 512
+GROUP_SEGMENTS = 2  # tokens that wait for a transaction, in segments
+GROUP_DRAFTS = 512
 _GROUP_BYTES = 64 * MIB  # of originals: a page of a PDF may weigh a thousand times its text
 
 
 @dataclass(frozen=True, kw_only=True)
 class LongSource:
-    """A source that comes in pieces, a group of its own. named: by the user, so that failing on it is an error."""
+    """A source that comes in pieces, a group of its own.
 
-    stream: TextStream
+    source: what is known of it before they come; pieces: makes them, once; num_bytes: of all of them; named: by the
+    user, so that failing on it is an error.
+    """
+
+    uri: str
+    num_bytes: int
+    source: Callable[[], Source]
+    pieces: Callable[[], Generator[DraftPiece]]
     named: bool
 
 
@@ -57,7 +66,7 @@ class Arrivals:
         for document in documents:
             if document is None or self._came_meanwhile(document):
                 num_skipped += 1
-                if num_skipped % _GROUP_DRAFTS == 0 and not group:
+                if num_skipped % GROUP_DRAFTS == 0 and not group:
                     yield []
                 continue
             if isinstance(document, Document):
@@ -65,8 +74,8 @@ class Arrivals:
                 group.append(draft)
                 num_tokens += len(draft.token_ids)
                 num_bytes += sum(map(len, draft.blobs))
-            full = num_tokens >= _GROUP_SEGMENTS * self._parts.info.segment_tokens or num_bytes >= _GROUP_BYTES
-            if group and (full or len(group) >= _GROUP_DRAFTS or isinstance(document, LongSource)):
+            full = num_tokens >= GROUP_SEGMENTS * self._parts.info.segment_tokens or num_bytes >= _GROUP_BYTES
+            if group and (full or len(group) >= GROUP_DRAFTS or isinstance(document, LongSource)):
                 self._drafter.next_group()
                 yield group
                 group, num_tokens, num_bytes = [], 0, 0
@@ -100,7 +109,7 @@ class Arrivals:
                 stream = survey(file, uri, given)
                 is_unchanged = self._is_unchanged(uri, stream.raw_digest)
                 self._tally.num_bytes += stream.num_bytes * is_unchanged
-                yield None if is_unchanged else LongSource(stream=stream, named=True)
+                yield None if is_unchanged else self._long(stream, named=True)
             else:
                 yield plain_document(uri, file.whole())
 
@@ -117,11 +126,20 @@ class Arrivals:
                 stream = survey(file, found.uri)
                 if self._is_unchanged(found.uri, stream.raw_digest):
                     return None
-                return LongSource(stream=stream, named=found.named)
+                return self._long(stream, named=found.named)
             raw = file.whole()
         if self._is_unchanged(found.uri, hashlib.sha256(raw).hexdigest()):
             return None
         return load(found.path, found.uri, raw)
+
+    def _long(self, stream: TextStream, *, named: bool) -> LongSource:
+        return LongSource(
+            uri=stream.uri,
+            num_bytes=stream.num_bytes,
+            source=partial(self._drafter.streamed, stream, self._request),
+            pieces=partial(self._drafter.pieces, stream),
+            named=named,
+        )
 
     def _came_meanwhile(self, document: Document | LongSource) -> bool:
         """Whether a document is there that was not when its file was read: one file named twice, a text given again."""

@@ -68,6 +68,7 @@ class Eraser:
         self._writer.begin()
         sources = self._find(name)
         with self._lock.alone():
+            self._parts.siblings.erase(sources[0].uri)  # first: the name here is what erasing it again goes by
             shared_with = self._forget(name, sources)
         return EraseReport(
             num_sources=len(sources),
@@ -204,6 +205,7 @@ class Eraser:
         others = [source for source in self._parts.catalog.sources() if source.source_id not in erased_ids]
         kept = {segment.raw_digest for segment in self._parts.catalog.segments()}
         kept |= {digest for source in others for digest in (source.raw_digest, source.text_digest)}
+        kept |= self._parts.siblings.named_digests() or set()
         for digest in sorted(doomed - kept - {""}):
             self._parts.blobs.delete(digest)
         shared = doomed & kept - {""}

@@ -82,7 +82,7 @@ class Ingestor:
         self._begin()
         tally = IngestTally(request.progress, telling=self._writer.telling, num_bytes=len(document.raw))
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
-        return self._run(arrivals.grouped(iter([document])), request, tally)
+        return self._run(arrivals.grouped(iter([document])), tally)
 
     def _file(self, given: IO[bytes], source: str, request: IngestRequest) -> IngestReport:
         name_of_source(source)
@@ -90,7 +90,7 @@ class Ingestor:
         self._begin()
         tally = IngestTally(request.progress, num_bytes=num_bytes)
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
-        return self._run(arrivals.grouped(arrivals.opened(given, source)), request, tally)
+        return self._run(arrivals.grouped(arrivals.opened(given, source)), tally)
 
     def paths(self, paths: Sequence[str], request: IngestRequest) -> IngestReport:
         """Ingest files and folders."""
@@ -100,7 +100,12 @@ class Ingestor:
         self._begin()
         tally = IngestTally(request.progress, telling=self._writer.telling, paths=paths)
         arrivals = Arrivals(self._parts, self._drafter, request, tally)
-        return self._run(arrivals.grouped(arrivals.documents(found)), request, tally)
+        return self._run(arrivals.grouped(arrivals.documents(found)), tally)
+
+    def made(self, groups: Iterator[Group], tally: IngestTally) -> IngestReport:
+        """Commit groups that somebody else drafts."""
+        self._begin()
+        return self._run(groups, tally)
 
     def _begin(self) -> None:
         """Take the lock; here and only here nothing is being written past the catalog."""
@@ -109,23 +114,23 @@ class Ingestor:
             self._orphans.clear_way()
             self._writer.may_have_left = False
 
-    def _run(self, groups: Iterator[Group], request: IngestRequest, tally: IngestTally) -> IngestReport:
+    def _run(self, groups: Iterator[Group], tally: IngestTally) -> IngestReport:
         """Ingest, or give back the space of what could not be."""
         try:
-            return self._ingested(groups, request, tally)
+            return self._ingested(groups, tally)
         except BaseException:
             with suppress(MegaContextError):  # the next change tries again
                 self._begin()
             raise
 
-    def _ingested(self, groups: Iterator[Group], request: IngestRequest, tally: IngestTally) -> IngestReport:
+    def _ingested(self, groups: Iterator[Group], tally: IngestTally) -> IngestReport:
         """Commit documents group by group, and keep their gists."""
         start = self._reader.num_tokens
         with tally, self._keeper.ahead() as ahead:
             try:
                 for group in one_ahead(groups, waits_for=lambda group: isinstance(group, LongSource)):
                     if isinstance(group, LongSource):
-                        self._commit_long(group, request, tally, ahead, start)
+                        self._commit_long(group, tally, ahead, start)
                     elif group:
                         self._commit(group, tally, ahead)
                     self._count_gists(ahead, start, tally)
@@ -147,12 +152,10 @@ class Ingestor:
         tally.num_bytes += sum(draft.source.num_bytes for draft in group)
         tally.uri = group[-1].source.uri
 
-    def _commit_long(
-        self, long: LongSource, request: IngestRequest, tally: IngestTally, ahead: GistsAhead, start: int
-    ) -> None:
+    def _commit_long(self, long: LongSource, tally: IngestTally, ahead: GistsAhead, start: int) -> None:
         """Commit a source while it is read; if that fails, nothing of it stays. start: of the whole ingest."""
         num_tokens, num_bytes = tally.num_tokens, tally.num_bytes
-        tally.uri = long.stream.uri
+        tally.uri = long.uri
 
         def counted(pieces: Iterator[DraftPiece]) -> Iterator[DraftPiece]:
             for piece in pieces:
@@ -162,17 +165,17 @@ class Ingestor:
                 tally.num_gist_tokens = self._gist_tokens(ahead, start)
                 tally.show()
 
-        source = self._drafter.streamed(long.stream, request)
+        source = long.source()
         try:
-            with closing(self._drafter.pieces(long.stream)) as made, closing(one_ahead(made)) as pieces:
+            with closing(long.pieces()) as made, closing(one_ahead(made)) as pieces:
                 self._writer.commit_pieces(source, counted(pieces), written=ahead.allow)
         except SourceError as error:
             if long.named or error is tally.watch_error:
                 raise
             self._writer.begin()
             ahead.forget(self._num_segments)
-            tally.fail(long.stream.uri, error)
-            tally.num_tokens, tally.num_bytes = num_tokens, num_bytes + long.stream.num_bytes
+            tally.fail(long.uri, error)
+            tally.num_tokens, tally.num_bytes = num_tokens, num_bytes + long.num_bytes
             return
         ahead.allow(self._num_segments)
         tally.num_sources += 1

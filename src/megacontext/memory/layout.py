@@ -15,6 +15,7 @@ from megacontext.values import LARGEST
 
 __all__ = [
     "LOCK_FILE",
+    "REGIST_LOCK_FILE",
     "REWRITE_LOCK_FILE",
     "SealedArray",
     "gist_spec",
@@ -27,6 +28,7 @@ __all__ = [
 
 LOCK_FILE = "writer.lock"
 REWRITE_LOCK_FILE = "rewrite.lock"
+REGIST_LOCK_FILE = "regist.lock"
 
 _TOKEN_CHUNK = 4096  # rows of one compressed chunk: small reads stay small, zstd still sees enough
 

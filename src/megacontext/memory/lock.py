@@ -16,14 +16,18 @@ import filelock
 
 from megacontext.errors import MegaContextError, MemoryLockedError, MemoryReadOnlyError, StorageError, StorageFullError
 
-__all__ = ["RewriteLock", "WriterLock"]
+__all__ = ["RewriteLock", "WriterLock", "is_locked"]
 
 
 class WriterLock:
-    """The right to change a memory. Taken by ``acquire``, held until ``release`` or the end of the process."""
+    """The right to change a memory. Taken by ``acquire``, held until ``release`` or the end of the process.
 
-    def __init__(self, path: Path | None) -> None:
+    doing: what whoever holds it is at, for the message.
+    """
+
+    def __init__(self, path: Path | None, *, doing: str = "written") -> None:
         self._path = path
+        self._doing = doing
         self._lock = None if path is None else filelock.FileLock(path, thread_local=False)
         self.held = False
 
@@ -41,7 +45,7 @@ class WriterLock:
                 self._sign()
             except filelock.Timeout as error:
                 raise MemoryLockedError(
-                    f"{self._path.parent} is being written by process {self._owner()}; "
+                    f"{self._path.parent} is being {self._doing} by process {self._owner()}; "
                     "close it there or wait; meanwhile it can be read (read_only=True)"
                 ) from error
             except OSError as error:
@@ -102,9 +106,10 @@ class RewriteLock:
         except OSError as error:
             raise _fault(error, self._path.parent) from error
         try:
-            if not _is_locked(descriptor, shared=False):
+            if not _lock(descriptor, shared=False):
                 raise MemoryLockedError(
-                    f"{self._path.parent} is being exported or checked; try again when that is done"
+                    f"{self._path.parent} is being exported, checked or moved to another base; "
+                    "try again when that is done"
                 )
             yield
         finally:
@@ -119,7 +124,7 @@ class RewriteLock:
         """
         descriptor = self._open_to_share()
         try:
-            if descriptor is not None and not _is_locked(descriptor, shared=True):
+            if descriptor is not None and not _lock(descriptor, shared=True):
                 raise MemoryLockedError(self._being_rewritten())
             yield
             if descriptor is None and self._path is not None and self._path.exists():
@@ -147,7 +152,19 @@ class RewriteLock:
         return f"{self._path.parent} is being erased from or repaired; try again when that is done"
 
 
-def _is_locked(descriptor: int, *, shared: bool) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a ``WriterLock`` of this file just now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # there is none
+        return False
+    try:
+        return not _lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, shared: bool) -> bool:
     """Take the lock if nobody is in the way; closing the descriptor gives it back."""
     import fcntl  # here, since not every system has it
 

@@ -25,6 +25,7 @@ from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import CheckReport, IngestProgress, IngestReport, MemoryStats, Quotation, SearchResult
 from megacontext.memory.sealing import GistKeeper
 from megacontext.memory.search import Searcher
+from megacontext.memory.siblings import NoSiblings, Siblings
 from megacontext.memory.writing import Writer
 from megacontext.ports.arrays import ArrayStore, BlobStore
 from megacontext.ports.catalog import Catalog, MemoryInfo, SearchHit, Source
@@ -48,6 +49,7 @@ class Memory:
         gister: makes the gister when it is first needed, so that opening a memory loads no model.
         lock_path: the writer's lock file; None where no other process can reach the memory.
         read_only: refuse every change.
+        siblings: what else was derived from the same raw sources, for another base.
     """
 
     def __init__(
@@ -60,9 +62,15 @@ class Memory:
         gister: Callable[[], Gister],
         lock_path: Path | None = None,
         read_only: bool = False,
+        siblings: Siblings | None = None,
     ) -> None:
         self._parts = Parts(
-            catalog=catalog, arrays=arrays, blobs=blobs, codec=codec, gister=LazyGister(gister, catalog.info)
+            catalog=catalog,
+            arrays=arrays,
+            blobs=blobs,
+            codec=codec,
+            gister=LazyGister(gister, catalog.info),
+            siblings=siblings or NoSiblings(),
         )
         self._reader = TreeReader(self._parts)
         self._lock = WriterLock(lock_path)
@@ -246,8 +254,14 @@ class Memory:
         return Eraser(self._parts, self._open_reader(), self._writer, self._rewrite_lock).erase(source)
 
     def refresh(self) -> int:
-        """See what other processes have committed since; the number of tokens."""
-        return self._open_reader().refresh()
+        """See what other processes have committed since; the number of tokens.
+
+        Raises: MemoryMovedError if the memory was moved to another base meanwhile; until it is opened again, reads go
+        on giving what was there before.
+        """
+        reader = self._open_reader()
+        self._parts.siblings.require_newest()
+        return reader.refresh()
 
     def close(self) -> None:
         """Release the lock and the files; closing twice is fine."""
@@ -255,6 +269,7 @@ class Memory:
             self._writer.close()
             self._closed = True
             self._parts.catalog.close()
+            self._parts.siblings.close()
 
     def _open_reader(self) -> TreeReader:
         if self._closed:

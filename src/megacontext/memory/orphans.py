@@ -16,9 +16,10 @@ from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.shards import WRITE_AHEAD
 from megacontext.ports.arrays import Orphan
+from megacontext.ports.catalog import Catalog
 from megacontext.units import format_bytes
 
-__all__ = ["Orphans"]
+__all__ = ["Orphans", "named_digests"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Orphans:
         self._reader.refresh()
         state = self._reader.state
         orphans = self._parts.arrays.orphans(shards_in_use(self._parts.info, state))
-        orphans += self._parts.blobs.orphans(self._named_digests())
+        if (named := self._named_digests()) is not None:
+            orphans += self._parts.blobs.orphans(named)
         self._reader.refresh()
         return orphans if self._reader.state == state else []
 
@@ -65,9 +67,18 @@ class Orphans:
     def _removed(self, *, keep_blobs: bool) -> list[Orphan]:
         self._reader.refresh()
         orphans = self._parts.arrays.remove_orphans(shards_in_use(self._parts.info, self._reader.state))
-        return orphans + self._parts.blobs.remove_orphans(None if keep_blobs else self._named_digests())
+        named = self._named_digests()
+        if named is None:
+            return orphans
+        return orphans + self._parts.blobs.remove_orphans(None if keep_blobs else named)
 
-    def _named_digests(self) -> set[str]:
-        catalog = self._parts.catalog
-        digests = {digest for source in catalog.sources() for digest in (source.raw_digest, source.text_digest)}
-        return digests | {segment.raw_digest for segment in catalog.segments()}
+    def _named_digests(self) -> set[str] | None:
+        """What this generation of the memory and the others name; None while another process writes one of those."""
+        others = self._parts.siblings.named_digests()
+        return None if others is None else others | named_digests(self._parts.catalog)
+
+
+def named_digests(catalog: Catalog) -> set[str]:
+    """Every blob that a catalog names, and ''."""
+    digests = {digest for source in catalog.sources() for digest in (source.raw_digest, source.text_digest)}
+    return digests | {segment.raw_digest for segment in catalog.segments()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 from megacontext.errors import BaseMismatchError
+from megacontext.memory.siblings import NoSiblings, Siblings
 from megacontext.ports.arrays import ArrayStore, BlobStore
 from megacontext.ports.catalog import Catalog, MemoryInfo
 from megacontext.ports.gister import Gister
@@ -41,7 +42,7 @@ def _refuse_other(gister: Gister, info: MemoryInfo) -> None:
     if given != wanted:
         raise BaseMismatchError(
             f"gister (name, version, width, dim, block) is {given}, the memory's gists are of {wanted}; "
-            "open it with that gister, or make a new memory from the sources"
+            "open it with that gister, or move the memory with `megacontext regist`"
         )
 
 
@@ -54,6 +55,7 @@ class Parts:
     blobs: BlobStore
     codec: TextCodec
     gister: LazyGister
+    siblings: Siblings = field(default_factory=NoSiblings)
 
     @property
     def info(self) -> MemoryInfo:

@@ -72,7 +72,8 @@ class Writer:
     def begin(self) -> None:
         """Take the lock, and see what others committed before.
 
-        Raises: MemoryClosedError, MemoryReadOnlyError, MemoryLockedError (also to whom an ingest tells how far it is).
+        Raises: MemoryClosedError, MemoryReadOnlyError, MemoryMovedError, MemoryLockedError (also to whom an ingest
+        tells how far it is).
         """
         self.claim()
         if self._stale:
@@ -86,14 +87,20 @@ class Writer:
             self._stale = False
 
     def claim(self) -> None:
-        """Take the lock without a look at the data, which may be damaged."""
+        """Take the lock without a look at the data, which may be damaged. Raises: as ``begin``."""
         if self._is_telling:
             raise _is_ingesting()
         if self._closed:
             raise MemoryClosedError("the memory was closed; open it again")
         if self._read_only:
             raise MemoryReadOnlyError("the memory was opened for reading only; open it for writing to change it")
-        self._lock.acquire()
+        if not self._lock.held:
+            self._lock.acquire()
+            try:
+                self._parts.siblings.require_newest()
+            except BaseException:
+                self._lock.release()
+                raise
 
     def invalidate(self) -> None:
         """Look into the catalog again before the next commit (after a failure or a repair)."""
@@ -170,13 +177,14 @@ class Writer:
         size = self._parts.info.segment_tokens
         segment_writer = self._segment_writer()
         stop, num_segments, indexed = start, sealed // size, 0
+        has_source = bool(source.raw_digest)
         with self._parts.catalog.write() as writer:
             newest = dataclasses.replace(source, token_start=start, token_stop=start)
             newest = dataclasses.replace(newest, source_id=writer.add_source(newest))
             for piece in pieces:
                 _add_extents(writer, newest, piece.extents)
                 indexed = _add_passages(writer, self._passages.add(piece.token_ids)) or indexed
-                num_segments += _seal(writer, segment_writer.add(piece.token_ids, has_source=True))
+                num_segments += _seal(writer, segment_writer.add(piece.token_ids, has_source=has_source))
                 stop += len(piece.token_ids)
                 written(num_segments)
             segments, rest = segment_writer.finish()

@@ -10,7 +10,7 @@ import re
 import shutil
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,15 +52,14 @@ class _HashingReader(io.RawIOBase):
 
 
 def write_archive(
-    path: Path, folder: Path, snapshot: Path, names: list[str], num_tokens: int, progress: Progress | None
+    path: Path, folder: Path, places: Mapping[str, Path], num_tokens: int, progress: Progress | None
 ) -> int:
-    """Pack the copied catalog in ``snapshot`` and the named files of ``folder``; the number of files."""
+    """Pack files of the memory in ``folder``, by the names they get, in this order; the number of files."""
     files: dict[str, Any] = {}
     num_bytes = 0
     with path.open("xb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-            for name in [*COPIED_FILES, *names]:
-                place = (snapshot if name in COPIED_FILES else folder) / name
+            for name, place in places.items():
                 if not place.is_file():
                     raise CorruptionError(f"{name} is missing; run `megacontext check {folder} --repair`, then export")
                 with place.open("rb") as source:

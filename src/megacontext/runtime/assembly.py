@@ -3,50 +3,58 @@
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from megacontext.bases.registry import check_placement
-from megacontext.bases.remote.api_key import ApiKey
-from megacontext.bases.schemes import base_handle
 from megacontext.catalog.sqlite import SqliteCatalog
-from megacontext.errors import BaseMismatchError, InvalidValueError, MemoryExistsError, MemoryNotFoundError
+from megacontext.errors import InvalidValueError, MemoryExistsError, MemoryNotFoundError, MemoryReadOnlyError
 from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
-from megacontext.gisters.registry import gister_version, make_gister
+from megacontext.gisters.registry import make_gister
 from megacontext.memory.layout import LOCK_FILE
-from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.catalog import MemoryInfo
-from megacontext.runtime.api_keys import find_key, given_key
-from megacontext.runtime.base_source import BaseSource, CheckedBase, LoadedBase
+from megacontext.runtime.base_source import BaseSource, CheckedBase
 from megacontext.runtime.opened import OpenedMemory
+from megacontext.runtime.relatives import Elder, Relatives
+from megacontext.runtime.shapes import (
+    DEFAULT_BASE,
+    DEFAULT_BLOCK_TOKENS,
+    DEFAULT_GISTER,
+    AnyBase,
+    Placing,
+    Shape,
+    base_source,
+)
 from megacontext.storage.blobs import FileBlobs
 from megacontext.storage.cached_arrays import cached_store
 from megacontext.storage.faults import os_faults
+from megacontext.storage.generations import Generation, Hold, current_generation
 from megacontext.storage.locations import local_folder
 from megacontext.storage.patience import READ_TIMEOUT_S
-from megacontext.tree.geometry import MAX_BLOCK_TOKENS, TreeGeometry
 from megacontext.units import MIB
-from megacontext.values import flag, number, shown, whole_number
+from megacontext.values import flag, number, whole_number
 from megacontext.values import path as valid_path
 
-__all__ = ["DEFAULT_BASE", "DEFAULT_BLOCK_TOKENS", "DEFAULT_GISTER", "create", "open"]
+__all__ = [
+    "DEFAULT_BASE",
+    "DEFAULT_BLOCK_TOKENS",
+    "DEFAULT_GISTER",
+    "create",
+    "held_generation",
+    "memory_folder",
+    "open",
+    "parts_of",
+    "recorded_base",
+]
 
 _log = logging.getLogger(__name__)
-
-DEFAULT_BASE = "reference"
-DEFAULT_GISTER = "extractive"
-DEFAULT_BLOCK_TOKENS = 32
-# Of memories whose gists are text; docs/api-models.md has the measurement.
-TEXT_GISTER = "sentences"
-TEXT_SHAPES = {"sentences": (16, 4), "summary": (64, 16)}  # block_tokens, gist_width
 
 
 def open(
     path: str | PathLike[str],
     *,
-    base: str | PathLike[str] | Base | BaseSource | None = None,
+    base: AnyBase | None = None,
     create: bool = False,
     gister: str | None = None,
     block_tokens: int | None = None,
@@ -62,7 +70,7 @@ def open(
     """Open a memory, or make one if there is none and ``create`` is True.
 
     Args:
-        path: a local folder.
+        path: a local folder; of a memory that was moved to another base also ``generations/N`` in it, for reading.
         base: the bundled ``reference``, a model folder, a Hugging Face id, a model behind an API
             (``openai:MODEL@URL``, ``vllm:MODEL@URL``), or a base in memory; None: the one that the memory was made
             with, ``reference`` for a new one. It is loaded when it is first needed.
@@ -89,54 +97,42 @@ def open(
     >>> import megacontext as mc
     >>> memory = mc.open("notes.mc", create=True)  # doctest: +SKIP
     """
-    folder = _folder(path)
+    folder = memory_folder(path)
     read_only = flag("read_only", read_only)
     cache_bytes = whole_number("cache_bytes", cache_bytes, of="bytes", usual=64 * MIB)
     read_timeout_s = number("read_timeout_s", read_timeout_s, above=0)
-    shape = _Shape.of(gister, block_tokens, gist_width)
-    check_placement(dtype, device)
-    placing = _Placing(
-        dtype=dtype,
-        device=device,
-        profile=None if base_config is None else Path(valid_path("base_config", base_config)),
-        key=given_key(api_key),
-    )
+    shape = Shape.of(gister, block_tokens, gist_width)
+    placing = Placing.of(dtype, device, base_config=base_config, api_key=api_key)
     if flag("create", create) and not read_only and not _has_catalog(folder):
         catalog, source = _create(folder, base, shape, placing)
+        generation, hold = held_generation(folder)
     else:
-        with os_faults(f"opening {folder}"):
-            catalog = SqliteCatalog.open(folder, read_only=read_only)
+        generation, hold = held_generation(folder, read_only=read_only)
         try:
-            source = _recorded_base(base, catalog.info, folder, placing)
-            _refuse_other_shape(catalog.info, folder, shape)
+            catalog, source = _opened(generation, base, shape, read_only, placing)
         except BaseException:
-            catalog.close()
+            hold.release()
             raise
-    info = catalog.info
     return OpenedMemory(
+        **parts_of(catalog, source, generation, cache_bytes, read_timeout_s),
         base=source,
-        catalog=catalog,
-        arrays=cached_store(folder, cache_bytes=cache_bytes, read_timeout_s=read_timeout_s),
-        blobs=FileBlobs(folder),
-        gister=lambda: make_gister(
-            info.gister_name, source, block_tokens=info.block_tokens, gist_width=info.gist_width
-        ),
-        lock_path=folder / LOCK_FILE,
+        lock_path=generation.memory_folder / LOCK_FILE,
         read_only=read_only,
+        siblings=Relatives(generation, hold, partial(_elder, placing=placing)),
     )
 
 
 def create(
     path: str | PathLike[str],
     *,
-    base: str | PathLike[str] | Base | BaseSource | None = None,
+    base: AnyBase | None = None,
     gister: str | None = None,
     block_tokens: int | None = None,
     gist_width: int | None = None,
     base_config: str | PathLike[str] | None = None,
 ) -> OpenedMemory:
     """Make a new memory; MemoryExistsError if there is one."""
-    folder = _folder(path)
+    folder = memory_folder(path)
     if _has_catalog(folder):
         raise MemoryExistsError(f"there is a memory at {folder} already; use it, or choose another place")
     return open(
@@ -150,37 +146,8 @@ def create(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Placing:
-    """Where and how a base that is given by its name is run. profile: file of what suits it."""
-
-    dtype: str
-    device: str
-    profile: Path | None
-    key: ApiKey | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shape:
-    """What is fixed when a memory is made, as far as somebody says; None: as it is, or the default."""
-
-    gister: str | None
-    block_tokens: int | None
-    gist_width: int | None
-
-    @classmethod
-    def of(cls, gister: str | None, block_tokens: int | None, gist_width: int | None) -> _Shape:
-        """InvalidValueError, UnknownNameError for what no memory could have."""
-        if gister is not None:
-            gister_version(gister)
-        if block_tokens is not None:
-            block_tokens = TreeGeometry(block_tokens).block_tokens
-        if gist_width is not None:
-            gist_width = whole_number("gist_width", gist_width, least=1, most=MAX_BLOCK_TOKENS - 1, of="vectors")
-        return cls(gister=gister, block_tokens=block_tokens, gist_width=gist_width)
-
-
-def _folder(path: str | PathLike[str]) -> Path:
+def memory_folder(path: str | PathLike[str]) -> Path:
+    """The folder that a memory lies in. InvalidValueError."""
     location = valid_path("path", path)
     folder = local_folder(location)
     if folder is None:
@@ -197,53 +164,74 @@ def _folder(path: str | PathLike[str]) -> Path:
 def _has_catalog(folder: Path) -> bool:
     try:
         with os_faults(f"opening {folder}"):
-            SqliteCatalog.open(folder, read_only=True).close()
+            SqliteCatalog.open(current_generation(folder).folder, read_only=True).close()
     except MemoryNotFoundError:
         return False
     return True
 
 
-def _source(base: str | PathLike[str] | Base | BaseSource, placing: _Placing) -> BaseSource:
-    if isinstance(base, str | PathLike):
-        return base_handle(
-            valid_path("base", base, example="models/qwen"),
-            dtype=placing.dtype,
-            device=placing.device,
-            profile=placing.profile,
-            find_key=lambda address: find_key(address, placing.key),
-        )
-    if isinstance(base, Base):
-        return LoadedBase(base)
-    if isinstance(base, type) or not isinstance(base, BaseSource):
-        raise InvalidValueError(
-            f"base is {shown(base)}; give {DEFAULT_BASE}, a model folder, a Hugging Face id, or a base in memory"
-        )
-    return base
+def parts_of(
+    catalog: SqliteCatalog,
+    source: BaseSource,
+    generation: Generation,
+    cache_bytes: int = 64 * MIB,
+    read_timeout_s: float = READ_TIMEOUT_S,
+) -> dict[str, Any]:
+    """What ``Memory`` is made of, but for base, codec and locks."""
+    info = catalog.info
+    return {
+        "catalog": catalog,
+        "arrays": cached_store(generation.folder, cache_bytes=cache_bytes, read_timeout_s=read_timeout_s),
+        "blobs": FileBlobs(generation.memory_folder),
+        "gister": lambda: make_gister(
+            info.gister_name, source, block_tokens=info.block_tokens, gist_width=info.gist_width
+        ),
+    }
 
 
-def _create(
-    folder: Path,
-    base: str | PathLike[str] | Base | BaseSource | None,
-    shape: _Shape,
-    placing: _Placing,
+def _elder(generation: Generation, *, placing: Placing) -> OpenedMemory:
+    """A generation that does not count, to be erased from; the caller holds the locks of the memory."""
+    catalog = SqliteCatalog.open(generation.folder)
+    source = recorded_base(None, catalog.info, generation.memory_folder, placing)
+    return OpenedMemory(**parts_of(catalog, source, generation), base=source, siblings=Elder(generation))
+
+
+def held_generation(folder: Path, *, read_only: bool = True) -> tuple[Generation, Hold]:
+    """The generation that counts, or the one whose own folder it is, so that nobody removes it."""
+    if (named := Generation.at(folder)) is not None and named.has_catalog:
+        if not read_only:
+            raise MemoryReadOnlyError(
+                f"{folder} is the memory {named.memory_folder} as it was or will be for another base; open it with "
+                f"read_only=True, or {named.memory_folder} to change it"
+            )
+        return named, Hold(folder)
+    while True:
+        generation = current_generation(folder)
+        hold = Hold(generation.folder)
+        if hold.is_held and current_generation(folder) == generation:
+            return generation, hold
+        hold.release()
+
+
+def _opened(
+    generation: Generation, base: AnyBase | None, shape: Shape, read_only: bool, placing: Placing
 ) -> tuple[SqliteCatalog, BaseSource]:
+    folder = generation.memory_folder
+    with os_faults(f"opening {folder}"):
+        catalog = SqliteCatalog.open(generation.folder, read_only=read_only)
+    try:
+        source = recorded_base(base, catalog.info, folder, placing)
+        shape.refuse_other(catalog.info, str(folder))
+    except BaseException:
+        catalog.close()
+        raise
+    return catalog, source
+
+
+def _create(folder: Path, base: AnyBase | None, shape: Shape, placing: Placing) -> tuple[SqliteCatalog, BaseSource]:
     """Everything is checked before anything is written."""
-    source = _source(base if base is not None else DEFAULT_BASE, placing)
-    name, tree, width = _shape_for(source.info, shape)
-    made = make_gister(name, source, block_tokens=tree.block_tokens, gist_width=width)
-    info = MemoryInfo(
-        block_tokens=tree.block_tokens,
-        segment_tokens=tree.segment_tokens,
-        base_name=source.info.name,
-        base_revision=source.info.revision,
-        base_fingerprint=source.info.fingerprint,
-        vocab_size=source.info.vocab_size,
-        dim=source.info.dim,
-        gister_name=name,
-        gister_version=made.version,
-        gist_width=width,
-        created_at=time.time(),
-    )
+    source = base_source(base if base is not None else DEFAULT_BASE, placing)
+    info = shape.info(source)
     with os_faults(f"creating {folder}"):
         if folder.exists() and (not folder.is_dir() or any(entry.suffix != ".new" for entry in folder.iterdir())):
             raise MemoryExistsError(f"{folder} exists and is no memory; choose a new or an empty folder")
@@ -257,33 +245,16 @@ def _create(
                 leftover.unlink()
             folder.rmdir()
         raise
-    new = untaught_shape(source.info, block_tokens=tree.block_tokens, gist_width=width)
-    if name == LEARNED_GISTER and new:
+    new = untaught_shape(source.info, block_tokens=info.block_tokens, gist_width=info.gist_width)
+    if info.gister_name == LEARNED_GISTER and new:
         _log.warning(new)
     return catalog, source
 
 
-def _shape_for(base: BaseInfo, shape: _Shape) -> tuple[str, TreeGeometry, int]:
-    """Gister, tree and gist width of a new memory."""
-    if base.reads_text:
-        name = shape.gister or TEXT_GISTER
-        block_tokens, width = TEXT_SHAPES.get(name, TEXT_SHAPES[TEXT_GISTER])
-        tree = TreeGeometry(shape.block_tokens or block_tokens)
-        width = shape.gist_width or min(width, tree.block_tokens // 2)
-    else:
-        suited = base.defaults
-        name = shape.gister or suited.gister or (LEARNED_GISTER if base.gist_net else DEFAULT_GISTER)
-        tree = TreeGeometry(shape.block_tokens or suited.block_tokens or DEFAULT_BLOCK_TOKENS)
-        width = shape.gist_width or suited.gist_width or 1
-    # gists as wide as their blocks would save nothing
-    return name, tree, whole_number("gist_width", width, least=1, most=tree.block_tokens - 1, of="vectors")
-
-
-def _recorded_base(
-    base: str | PathLike[str] | Base | BaseSource | None, info: MemoryInfo, folder: Path, placing: _Placing
-) -> CheckedBase:
+def recorded_base(base: AnyBase | None, info: MemoryInfo, folder: Path, placing: Placing) -> CheckedBase:
+    """The base that a memory was made with; refused at once if somebody names another."""
     checked = CheckedBase(
-        lambda: _source(info.base_name if base is None else base, placing),
+        lambda: base_source(info.base_name if base is None else base, placing),
         info,
         str(folder),
         is_named=base is not None,
@@ -291,16 +262,3 @@ def _recorded_base(
     if base is not None:
         assert checked.found  # somebody named a base: refuse a wrong one now
     return checked
-
-
-def _refuse_other_shape(info: MemoryInfo, folder: Path, shape: _Shape) -> None:
-    for name, given, made in (
-        ("gister", shape.gister, info.gister_name),
-        ("block_tokens", shape.block_tokens, info.block_tokens),
-        ("gist_width", shape.gist_width, info.gist_width),
-    ):
-        if given is not None and given != made:
-            raise BaseMismatchError(
-                f"{folder} was made with {name}={made}, not {given}; leave {name} out, or make a new memory "
-                "with it and ingest the sources again"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -77,10 +78,11 @@ class CheckedBase:
         made_with = self._memory_info
         if source.info.fingerprint != made_with.base_fingerprint:
             way_out = "open it without naming a base" if self._is_named else "bring that base back"
+            command = shlex.join(["megacontext", "regist", self._folder, "--base", source.info.name])
             raise BaseMismatchError(
                 f"{self._folder} was made with the base {made_with.base_name} of fingerprint "
                 f"{made_with.base_fingerprint[:12]}, not with {source.info.name} of {source.info.fingerprint[:12]}; "
-                f"{way_out}, or make a new memory for this one and ingest the sources again"
+                f"{way_out}, or move the memory to this one: `{command}`"
             )
         return source
 

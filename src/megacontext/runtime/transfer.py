@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacontext.catalog.backup import copy_catalog
+from megacontext.catalog.backup import COPIED_FILES, copy_catalog
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import (
     CorruptionError,
@@ -27,9 +27,11 @@ from megacontext.memory.lock import RewriteLock
 from megacontext.memory.passages import indexed_stop
 from megacontext.ports.catalog import CatalogState, MemoryInfo
 from megacontext.runtime.archive import Progress, unpack_archive, write_archive
+from megacontext.runtime.assembly import held_generation
 from megacontext.storage.arrays import TensorStoreArrays
-from megacontext.storage.blobs import FileBlobs
+from megacontext.storage.blobs import BLOBS_FOLDER, FileBlobs
 from megacontext.storage.faults import os_faults
+from megacontext.storage.generations import Generation
 from megacontext.storage.syncing import sync
 from megacontext.storage.zarr_layout import metadata_name
 
@@ -61,15 +63,20 @@ def export_memory(folder: Path, archive: Path, *, progress: Progress | None = No
         os_faults(f"exporting to {archive}"),
         tempfile.TemporaryDirectory(dir=archive.absolute().parent, prefix=".megacontext-") as temporary,
     ):
-        SqliteCatalog.open(folder, read_only=True).close()
+        generation, hold = held_generation(folder)
         snapshot = Path(temporary)
         try:
-            with RewriteLock(folder / REWRITE_LOCK_FILE).shared():
-                copy_catalog(folder, snapshot)
-                state, names = _contents(folder, snapshot)
-                num_files = write_archive(unfinished, folder, snapshot, names, state.num_tokens, progress)
+            SqliteCatalog.open(generation.folder, read_only=True).close()
+            with RewriteLock(generation.memory_folder / REWRITE_LOCK_FILE).shared():
+                copy_catalog(generation.folder, snapshot)
+                state, names = _contents(generation, snapshot)
+                places = {name: snapshot / name for name in COPIED_FILES} | {
+                    name: _place(generation, name) for name in names
+                }
+                num_files = write_archive(unfinished, folder, places, state.num_tokens, progress)
             unfinished.replace(archive)
         finally:
+            hold.release()
             unfinished.unlink(missing_ok=True)
     return TransferReport(
         num_files=num_files,
@@ -114,21 +121,28 @@ def import_memory(archive: Path, folder: Path, *, progress: Progress | None = No
     )
 
 
-def _contents(folder: Path, snapshot: Path) -> tuple[CatalogState, list[str]]:
+def _place(generation: Generation, name: str) -> Path:
+    """Where a file of the archive lies: raw sources are shared by all generations of a memory."""
+    is_blob = name.startswith(f"{BLOBS_FOLDER}/")
+    return (generation.memory_folder if is_blob else generation.folder) / name
+
+
+def _contents(generation: Generation, snapshot: Path) -> tuple[CatalogState, list[str]]:
     """What the copied catalog says, and the files that belong to it."""
     catalog = SqliteCatalog.open(snapshot, read_only=True)
     try:
         state = catalog.state()
-        _refuse_unfinished(folder, catalog.info, state)
-        return state, list(_object_names(folder, catalog))
+        _refuse_unfinished(generation, catalog.info, state)
+        return state, list(_object_names(generation, catalog))
     finally:
         catalog.close()
 
 
-def _refuse_unfinished(folder: Path, info: MemoryInfo, state: CatalogState) -> None:
+def _refuse_unfinished(generation: Generation, info: MemoryInfo, state: CatalogState) -> None:
     """What is quickly seen and can always be made good: half an erasure, and arrays that no reader could open."""
+    folder = generation.memory_folder
     specs = [array.spec for array in sealed_arrays(info, state)]
-    for damage in TensorStoreArrays(folder).damaged_layout(specs):
+    for damage in TensorStoreArrays(generation.folder).damaged_layout(specs):
         raise CorruptionError(
             f"{damage.object_name} {damage.problem}; run `megacontext check {folder} --repair`, then export"
         )
@@ -139,10 +153,10 @@ def _refuse_unfinished(folder: Path, info: MemoryInfo, state: CatalogState) -> N
         )
 
 
-def _object_names(folder: Path, catalog: SqliteCatalog) -> Iterator[str]:
-    """Files that the catalog refers to, relative to the memory."""
+def _object_names(generation: Generation, catalog: SqliteCatalog) -> Iterator[str]:
+    """Files that the catalog refers to, by their names in the archive."""
     info, state = catalog.info, catalog.state()
-    arrays, blobs = TensorStoreArrays(folder), FileBlobs(folder)
+    arrays, blobs = TensorStoreArrays(generation.folder), FileBlobs(generation.memory_folder)
     described = sealed_arrays(info, state)
     if described:
         yield metadata_name("")
