@@ -32,7 +32,7 @@ COMMANDS = {
     "inspect": "--json",
     "port": "--device --dtype --install --json --out --quick",
     "provenance": "--json",
-    "regist": "--base --block-tokens --drop-old --gist-width --gister --json --keep-old --lossy-tokens --restart",
+    "regist": "--base --block-tokens --gist-width --gister --json --keep-old --lossy-tokens --restart",
     "score": "--budget --json --lens --max-tokens --text",
     "search": "--json --limit",
     "sources": "--json",

@@ -214,7 +214,7 @@ def test_a_memory_whose_base_changed(megacontext, base_folder, documents, tmp_pa
     megacontext("ingest", memory, documents / "facts.md")
     write_model_folder(own_base, dtype="float32", seed=1)
     before = megacontext("inspect", memory, "--json").out
-    assert_one_line(megacontext("ask", memory, "why?"), 1, "fingerprint", "ingest the sources again")
+    assert_one_line(megacontext("ask", memory, "why?"), 1, "fingerprint", f"regist {memory} --base {own_base}")
     assert_one_line(megacontext("ingest", memory, documents / "prose.txt"), 1, "fingerprint")
     assert megacontext("inspect", memory, "--json").out == before
     assert megacontext("sources", memory).code == 0
