@@ -36,7 +36,7 @@ Read them so: the tables pool window sizes (`gap`), distances and domains, which
 
 
 POSITIONS = """The bundled core learned windows of {learned:,} positions, so full context of a longer history (4 k) is
-beyond what it learned, and no ceiling; windows of the budget stay within."""
+beyond what it learned, and no ceiling; windows of the budget stay within.{within}"""
 SILENT = """{names} score 0 for every method, perfect focus included, at every length: the core
 answers none of them, and they separate nothing here but in nats, where those are given."""
 
@@ -58,7 +58,12 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     learned = BaseHandle("reference").info.learned_positions
     silent = [f"`{name}`" for run in runs.values() for name in run["tasks"] if separates_nothing(run["tasks"][name])]
     names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
-    remarks = {"positions": POSITIONS.format(learned=learned), "silent": SILENT.format(names=names) if silent else ""}
+    short = [f"`{name}`" for name, run in runs.items() if max(run["settings"]["lengths"]) <= learned]
+    within = f" Histories within that are those of {', '.join(short)}." if short else ""
+    remarks = {
+        "positions": POSITIONS.format(learned=learned, within=within),
+        "silent": SILENT.format(names=names) if silent else "",
+    }
     parts = [HEAD.format(reports=reports, **remarks)]
     for run in runs.values():
         settings, machine = run["settings"], run["machine"]
