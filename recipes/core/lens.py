@@ -23,7 +23,7 @@ from random import Random
 import torch
 from rich.progress import track
 
-from megacontext.bases.core_folder import write_core_folder
+from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
@@ -199,6 +199,21 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
     return lens.state_dict(), curve
 
 
+def write_beside(model: Path, nets: CoreNets, files: list[Path]) -> None:
+    """Write the nets into their folder, which keeps its card, figures and logs."""
+    beside = {file.name: file.read_bytes() for file in model.iterdir() if file.suffix in KEPT_SUFFIXES}
+    write_core_folder(model, nets, files, eos_token_id=END_OF_TEXT_ID)
+    for name, content in beside.items():
+        if not (model / name).exists():
+            (model / name).write_bytes(content)
+
+
+def stability_report(lens: LensNet, text: Sequence[LensSample]) -> dict[str, dict[str, float]]:
+    """Swap rate and residency on all held-out text, of the lens and of the words alone."""
+    texts = moments_by_text(text)
+    return {"lens": stability(partial(lens_utilities, lens), texts), "words": stability(words_lens, texts)}
+
+
 def stability_figures(lens: LensNet, texts: Sequence[Sequence[LensSample]]) -> dict[str, float]:
     """Swap rate and residency on text, for a log."""
     found = stability(partial(lens_utilities, lens), texts)
@@ -268,11 +283,7 @@ def main() -> None:
     lens, (_, curve) = lenses[0], taught[0]
     torch.set_num_threads(args.processes)
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
-    beside = {file.name: file.read_bytes() for file in args.model.iterdir() if file.suffix in KEPT_SUFFIXES}
-    write_core_folder(args.model, nets, files, eos_token_id=END_OF_TEXT_ID)
-    for name, content in beside.items():  # card and figures, which a folder that is written anew has not
-        if not (args.model / name).exists():
-            (args.model / name).write_bytes(content)
+    write_beside(args.model, nets, files)
     lens.float()  # judged as it is written
     by_kind: dict[str, list[LensSample]] = defaultdict(list)
     for name, sample in label_kept(args, test=True):
@@ -286,10 +297,7 @@ def main() -> None:
         "hits": {kind: report(lens, some) for kind, some in sorted(by_kind.items())} | {"all": report(lens, questions)},
         "seeds": [report(other, questions) for other in lenses],
         "calibration": {"questions": calibration(lens, measured), "plain": calibration(lens, text)},
-        "stability": {
-            name: stability(valued, moments_by_text(text))
-            for name, valued in (("lens", partial(lens_utilities, lens)), ("words", words_lens))
-        },
+        "stability": stability_report(lens, text),
         "samples": dict(sorted(samples.items())),
     }
     (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")

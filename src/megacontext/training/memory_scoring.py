@@ -159,10 +159,8 @@ def recall_in_windows(
     to that one.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
-
     together = [rows[first : first + batch_rows] for first in range(0, len(rows), batch_rows)]
     apart = _one_question_each(rows, tail_tokens=tail_blocks * block_tokens, batch_rows=batch_rows)
-
     run = partial(
         _recalled,
         core,
@@ -182,20 +180,10 @@ def recall_in_windows(
         )
     for budget in budgets:
         at_budget = blocks_within(budget, num_blocks=num_blocks, block_tokens=block_tokens, gist_width=gist_width)
-        if not tail_blocks <= at_budget < num_blocks:
-            raise InvalidValueError(
-                f"a budget of {budget} entries opens {at_budget} of {num_blocks} blocks; give one that opens at least "
-                f"the {tail_blocks} of the tail and not all"
-            )
+        _check_room(budget, at_budget, num_blocks, tail_blocks)
         recency, recency_nats = run(together, _open_tail, budget // block_tokens, "none")
         report[f"{budget}/recency"] = recency
-        ways = {
-            "gists": _open_tail,
-            "oracle": _open_evidence(tail_blocks),
-            "words": words_open(tail_blocks=tail_blocks),
-        }
-        if lens_net is not None:
-            ways["lens"] = lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks)
+        ways = _ways(core, gist_net, lens_net, tail_blocks)
         for name in (name for name in ways if name in only):
             for control in controls:
                 asked = together if name == "gists" else apart
@@ -203,6 +191,26 @@ def recall_in_windows(
                 _add_closures(found, recency_nats, ceilings, nats, kinds)
                 report[f"{budget}/{name}/{control}"] = found
     return report
+
+
+def _check_room(budget: int, num_open: int, num_blocks: int, tail_blocks: int) -> None:
+    if not tail_blocks <= num_open < num_blocks:
+        raise InvalidValueError(
+            f"a budget of {budget} entries opens {num_open} of {num_blocks} blocks; give one that opens at least "
+            f"the {tail_blocks} of the tail and not all"
+        )
+
+
+def _ways(core: Core, gist_net: GistNet, lens_net: LensNet | None, tail_blocks: int) -> dict[str, Policy]:
+    """Ways of choosing what is open, by name."""
+    ways: dict[str, Policy] = {
+        "gists": _open_tail,
+        "oracle": _open_evidence(tail_blocks),
+        "words": words_open(tail_blocks=tail_blocks),
+    }
+    if lens_net is not None:
+        ways["lens"] = lens_opens(core, gist_net, lens_net, tail_blocks=tail_blocks)
+    return ways
 
 
 def recall_by_ratio(
