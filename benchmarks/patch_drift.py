@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from attending_window import AttendingWindow
 from histories import real_tokens
 from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.haystack import Haystack, build_haystack
@@ -49,25 +50,32 @@ BAREST = Patching(rerun_last=1, rerun_behind=0, num_probes=0, drift_bound=UNBOUN
 @dataclass(frozen=True)
 class Arm:
     """A way to keep the window, and the one that it is compared with. is_aside: no question of the default, so that
-    fewer histories do."""
+    fewer histories do; by_attention: the rows that run again are those that looked most at what is replaced."""
 
     kv: str | Patching
     sink_tokens: int = 4
     exact: str = "exact"
     is_aside: bool = False
+    by_attention: bool = False
 
 
 ARMS = {
     "exact": Arm("exact"),
     "the last row alone again": Arm(BAREST),
     "as by default": Arm(Patching(drift_bound=UNBOUND)),
+    "probes by attention": Arm(Patching(drift_bound=UNBOUND), by_attention=True),
     "32 probes": Arm(Patching(num_probes=32, drift_bound=UNBOUND), is_aside=True),
     "with the default's bound": Arm(Patching()),
     "exact without sinks": Arm("exact", sink_tokens=0, is_aside=True),
     "without sinks": Arm(Patching(drift_bound=UNBOUND), sink_tokens=0, exact="exact without sinks", is_aside=True),
 }
 DEFAULT = "as by default"
-STALE_ARMS: dict[str, str | Patching] = {"exact": "exact", "the last row alone again": BAREST, "patched": Patching()}
+STALE_ARMS = {
+    "exact": Arm("exact"),
+    "the last row alone again": Arm(BAREST),
+    "patched": Arm(Patching()),
+    "patched, probes by attention": Arm(Patching(), by_attention=True),
+}
 CONTINUATION_TOKENS = 128
 GROWN_TOKENS = 1_536
 FACTS_EACH = 6  # in a window at once
@@ -153,22 +161,25 @@ class Trials:
         for name, arm in ARMS.items():
             if arm.is_aside and self._number >= self._aside_trials:
                 continue
-            engine = self._engine(budget, arm.kv, arm.sink_tokens)
+            engine = self._engine(budget, arm.kv, arm.sink_tokens, by_attention=arm.by_attention)
             for number in self._refocused(engine, runs=arm.kv != "exact"):
                 if number in REFOCUSES:
                     found = self.drifting.setdefault((name, number), Measured())
                     self._look(engine, found, follows, facts[:ASKED_LAST])
         for window_entries, num_trials in self._stale_trials.items():
-            for name, kv in STALE_ARMS.items() if self._number < num_trials else ():
-                engine = self._engine(window_entries, kv)
+            for name, arm in STALE_ARMS.items() if self._number < num_trials else ():
+                engine = self._engine(window_entries, arm.kv, by_attention=arm.by_attention)
                 found = self.long_open.setdefault((window_entries, name), Measured())
                 self._ask_long_open(engine, found, facts)
         self._number += 1
 
-    def _engine(self, budget: int, kv: str | Patching, sink_tokens: int = 4) -> Engine:
+    def _engine(self, budget: int, kv: str | Patching, sink_tokens: int = 4, *, by_attention: bool = False) -> Engine:
         memory = self._haystack.memory
         config = SessionConfig(budget_entries=budget, kv=kv, lens="recency", sink_tokens=sink_tokens)
-        return Engine(memory, memory.base, config)
+        engine = Engine(memory, memory.base, config)
+        if by_attention:
+            engine.window = AttendingWindow.like(engine.new_window())
+        return engine
 
     def _refocused(self, engine: Engine, *, runs: bool, keep: Sequence[int] = ()) -> Iterator[int]:
         """Refocus again and again; their numbers. ``runs``: show every window, not only those that are looked at;

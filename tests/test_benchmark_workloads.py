@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from megacontext.runtime import assembly
+from megacontext.runtime.config import SessionConfig
+from megacontext.runtime.engine import NO_TOKENS, Engine
+from megacontext.runtime.patching import Patching
+from megacontext.runtime.window import WindowRows
 from megacontext.testing.fake_base import tiny_base
+from megacontext.testing.fake_core import tiny_core_base
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -61,3 +66,55 @@ def test_what_a_question_opens_is_counted_by_kind(memory, monkeypatch):
         assert (0, 320, 352) in opened
     (count,) = history.question_counts(memory, 400)
     assert (count.num_run, count.num_tokens_opened, count.num_gists_opened) == (0, 0, 0)  # the same question again
+
+
+def filled(base, num_entries):
+    cache = base.new_cache(num_entries)
+    ids = np.random.default_rng(1).integers(97, 123, num_entries).astype(np.uint32)
+    base.forward(base.embed(ids), np.arange(float(num_entries)), cache)
+    return cache
+
+
+@pytest.mark.parametrize("make_base", [tiny_base, tiny_core_base])
+def test_attention_to_one_entry_is_what_each_entry_gives_to_it_when_it_is_the_last(make_base):
+    base, attending = make_base(), script("attending_window")
+    given = attending.attention_to(base, filled(base, 20), np.array([6]), np.zeros(20))
+    for last in (6, 7, 13, 19):
+        cache = filled(base, 20)
+        cache.truncate(last + 1)
+        assert given[last] == pytest.approx(base.attention_mass(cache, num_queries=1)[6], rel=1e-4)
+    assert (given[:6] == 0).all()  # nobody sees what comes later
+
+
+@pytest.mark.parametrize("make_base", [tiny_base, tiny_core_base])
+def test_entries_that_moved_together_look_at_each_other_as_before(make_base):
+    """Keys turn when a row moves, the queries that are kept do not: who asks from elsewhere is turned, too."""
+    base, attending = make_base(), script("attending_window")
+    cache = filled(base, 20)
+    whole = attending.attention_to(base, cache, np.arange(20), np.zeros(20))
+    assert whole == pytest.approx(np.ones(20), rel=1e-5)
+    before = attending.attention_to(base, cache, np.array([12]), np.zeros(20))
+    base._turning.turn(cache, np.full(20, 7.0))
+    moved = attending.attention_to(base, cache, np.array([12]), np.full(20, 7.0))
+    assert moved == pytest.approx(before, abs=1e-4)
+    assert moved != pytest.approx(attending.attention_to(base, cache, np.array([12]), np.zeros(20)), abs=1e-4)
+
+
+def test_a_window_that_probes_by_attention_runs_as_many_rows_and_chooses_those_that_looked_most(memory, monkeypatch):
+    attending = script("attending_window")
+    engine = Engine(memory, memory.base, SessionConfig(budget_entries=400, lens="recency", kv="patch"))
+    engine.reserve(32, "nothing")
+    window = engine.window = attending.AttendingWindow.like(engine.new_window())
+    engine.show(NO_TOKENS)
+    plans = []
+    plan = attending.plan_patch
+    monkeypatch.setattr(attending, "plan_patch", lambda *args, **named: plans.append(plan(*args, **named)) or plans[-1])
+    engine.working_context.reveal(640, 641)
+    rows = WindowRows.of_cut(engine.working_context.cut, 1)
+    looked, old = window.looked_at_replaced(rows), WindowRows(window.rows.keys.copy())
+    engine.show(NO_TOKENS)
+    (chosen,) = plans
+    by_age = plan(old, rows, Patching(), is_stale_O=np.zeros(len(old), bool), ran_O=np.zeros(len(old), int))
+    assert len(chosen.run_R) == len(by_age.run_R)
+    others = np.setdiff1d(chosen.kept_old_k[chosen.is_stale_W[chosen.kept_new_k]], chosen.probes_old_p)
+    assert looked[chosen.probes_old_p].min() >= looked[others].max()
