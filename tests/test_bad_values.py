@@ -110,6 +110,7 @@ CALLS = {
         "dtype": argument("auto"),
         "device": argument("cpu"),
         "api_key": argument("some-key", WORDS - {"zero byte"} | {"None"}),
+        "base_config": argument(None, {"None"}, word="TOML"),
     },
     "memory.append": {"token_ids": TOKENS, "source": TEXT, "role": ROLE},
     "memory.append_text": {
@@ -142,13 +143,13 @@ CALLS = {
         "allocator": argument("greedy", {"None"}),
     },
     "memory.session": {
-        "budget_entries": whole(256),
+        "budget_entries": whole(256, {"None"}),
         "lens": argument("recency"),
         "allocator": argument("greedy"),
         "kv": argument("exact"),
         "positions": argument("window"),
         "refocus_interval": whole(0),
-        "sink_tokens": whole(4),
+        "sink_tokens": whole(4, {"None"}),
         "recent_tokens": whole(16),
         "gist_value": argument(0.25),
         "seed": whole(3, {"None"}),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+from megacontext.bases.profiles import read_profile
 from megacontext.bases.registry import check_placement
 from megacontext.bases.remote.api_key import ApiKey
 from megacontext.bases.schemes import base_handle
@@ -50,6 +51,8 @@ class Placing:
         """InvalidValueError for what no base could have."""
         check_placement(dtype, device)
         profile = None if base_config is None else Path(valid_path("base_config", base_config))
+        if profile is not None:
+            read_profile(profile)  # a wrong one is refused now, not when the base is first needed
         return cls(dtype=dtype, device=device, profile=profile, key=given_key(api_key))
 
 
