@@ -28,6 +28,9 @@ FAMILIES = {
     *("GPT-NeoX", "GPT-OSS", "Qwen-VL", "LLaVA"),
 }
 
+# What transformers keeps under another name or as another kind.
+READ_OTHERWISE = ("model_type", "dtype", "torch_dtype", "sliding_window_pattern")
+
 
 @pytest.fixture(params=PROFILES.values(), ids=PROFILES)
 def profile(request: pytest.FixtureRequest) -> BaseProfile:
@@ -56,11 +59,7 @@ def test_a_shipped_config_is_what_transformers_reads_in_it(profile: BaseProfile)
     given = profile.config.get("text_config", profile.config)
     text = config_of(profile).get_text_config(decoder=True)
     for key, value in given.items():  # nothing was dropped or renamed on the way
-        if not key.startswith(("rope", "rotary")) and key not in (
-            "model_type",
-            "torch_dtype",
-            "sliding_window_pattern",
-        ):
+        if not key.startswith(("rope", "rotary")) and key not in READ_OTHERWISE:
             read = getattr(text, key, getattr(config_of(profile), key, None))
             if not (key == "sliding_window" and not getattr(text, "use_sliding_window", True)):
                 assert read == value, key
