@@ -93,3 +93,15 @@ def test_the_tool_is_the_verb() -> None:
     )
     assert done.returncode == 2
     assert "unknown base" in done.stderr
+
+
+def test_an_id_without_a_network_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert run(["port", "nobody/no-such-model", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("megacontext: nobody/no-such-model: no such folder, not in the local cache")
+    assert "go online or give a folder" in error
+    assert not (tmp_path / "out").exists()

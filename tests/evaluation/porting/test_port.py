@@ -14,6 +14,7 @@ from megacontext.bases.profiles import read_profile
 from megacontext.bases.registry import BaseHandle
 from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameError
 from megacontext.evaluation.porting import measuring
+from megacontext.evaluation.porting.checks import CheckResult
 from megacontext.evaluation.porting.port import PortConfig, port
 
 
@@ -83,6 +84,19 @@ def test_a_model_that_fails_a_check_gets_a_page_and_no_config(
     assert [file.suffix for file in found.files] == [".md"]
     assert not list(tmp_path.glob("*.toml"))
     assert "**batch failed**" in found.files[0].read_text()
+
+
+def test_a_precision_that_is_too_coarse_is_replaced(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "megacontext.evaluation.porting.port.compare_precision",
+        lambda probe, exact: CheckResult(name="precision", passed=False, error=0.4, limit=0.15, detail="too coarse"),
+    )
+    found = ported(model_folder, tmp_path, dtype="bfloat16")
+    assert not found.failed
+    assert found.choices.defaults.dtype == "float32"
+    assert "bfloat16 is too coarse for this model" in found.files[0].read_text()
 
 
 def test_what_cannot_be_ported_is_said_in_one_line(model_folder: Path, tmp_path: Path) -> None:

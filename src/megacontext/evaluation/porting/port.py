@@ -17,7 +17,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.evaluation.library import shipped_books
 from megacontext.evaluation.porting.checks import LIMITS, CheckResult, Probe, check_base, compare_precision
 from megacontext.evaluation.porting.choosing import Choices, choose
-from megacontext.evaluation.porting.footprint import Cost, measure_cost
+from megacontext.evaluation.porting.footprint import Cost, measure_cost, total_bytes
 from megacontext.evaluation.porting.measuring import Measurement, Norms, Plan, measure_norms, measure_shapes
 from megacontext.evaluation.porting.report import markdown, profile_toml
 from megacontext.evaluation.stamp import stamp
@@ -70,8 +70,13 @@ class Ported:
 
     @property
     def failed(self) -> list[str]:
-        """Names of the checks that failed."""
-        return [check.name for check in self.checks if not check.passed]
+        """Names of the checks that failed and that nothing but another model helps against."""
+        return failed(self.checks)
+
+
+def failed(checks: Sequence[CheckResult]) -> list[str]:
+    """Names of the checks that failed, but for a precision that is too coarse: float32 is chosen then."""
+    return [check.name for check in checks if not check.passed and check.name != "precision"]
 
 
 def port(config: PortConfig, *, on_step: OnStep) -> Ported:
@@ -92,7 +97,7 @@ def port(config: PortConfig, *, on_step: OnStep) -> Ported:
     cost = measure_cost(base)
     norms: Sequence[Norms] = ()
     plan = measured = choices = None
-    if all(check.passed for check in checks):
+    if not failed(checks):
         norms = measure_norms(base, sample)
         plan = Plan.of(base.info, tokens_per_second=cost.prefill, is_quick=config.is_quick)
         what = f"measuring gists (about {_duration(plan.seconds)})"
@@ -128,7 +133,8 @@ def _precision(handle: BaseHandle, base: Base, sample: str, device: str) -> Chec
         needed = stored * DTYPE_BYTES["float32"] // DTYPE_BYTES[dtype]
     why = "runs in float32"
     if dtype != "float32":
-        if needed <= MOST_COMPARED * memory_bytes():
+        rooms = [memory for memory in (memory_bytes(), total_bytes(base.info.device)) if memory]
+        if needed <= MOST_COMPARED * min(rooms, default=0):
             exact = BaseHandle(handle.name, dtype="float32", device=device).load()
             return compare_precision(Probe.of_text(base, sample), exact)
         why = f"float32 weights would take more than {MOST_COMPARED:.0%} of the memory; not compared"

@@ -22,8 +22,11 @@ __all__ = ["markdown", "profile_toml"]
 def markdown(ported: Ported) -> str:
     """One page: what passed, what was chosen and why, what it costs, what gists are worth."""
     info, cost = ported.info, ported.cost
-    failed = [check.name for check in ported.checks if not check.passed]
-    verdict = f"**{', '.join(failed)} failed**: no config was written." if failed else "Every check passed."
+    verdict = "Every check passed."
+    if ported.failed:
+        verdict = f"**{', '.join(ported.failed)} failed**: no config was written."
+    elif not all(check.passed for check in ported.checks):
+        verdict = f"Every check passed but that of precision: {info.dtype} is too coarse for this model."
     lines = [
         f"# {info.name} as a base",
         "",
