@@ -75,8 +75,10 @@ def attention_to(
     queries_1HOE, keys_1GOE = cache.tap(num_entries)
     queries_1HOE, keys_1GOE = queries_1HOE.float(), keys_1GOE.float()[:, :, torch.from_numpy(cache.slots.copy())]
     if cache.tap_layer in turning.layers:
-        phases_OF = torch.from_numpy(moved_O[:, None] * turning.omega_F)
-        queries_1HOE = turning._turned(queries_1HOE, phases_OF.cos().float(), phases_OF.sin().float())
+        turned = turning.layers[cache.tap_layer]
+        omegas_F = base._omegas_F if isinstance(base, NativeBase) else cache.frequencies.omegas_F
+        phases_OF = torch.from_numpy(moved_O[:, None] * omegas_F[turned.kind])
+        queries_1HOE = turned.turned(queries_1HOE, phases_OF.cos().float(), phases_OF.sin().float())
     keys_1HOE = keys_1GOE.repeat_interleave(queries_1HOE.shape[1] // keys_1GOE.shape[1], 1)
     scores_HOO = (queries_1HOE[0] * cache.tap_scaling) @ keys_1HOE[0].transpose(1, 2)
     is_later_OO = torch.ones(num_entries, num_entries, dtype=torch.bool).triu(1)

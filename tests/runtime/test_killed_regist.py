@@ -10,8 +10,9 @@ import subprocess
 import sys
 
 import pytest
+from tests.small_disk import mounted, small_file_system
 
-from megacontext.errors import StorageFullError
+from megacontext.errors import MemoryReadOnlyError, StorageFullError
 from megacontext.runtime import assembly
 from megacontext.runtime.regist import regist
 from megacontext.storage.arrays import TensorStoreArrays
@@ -172,3 +173,22 @@ def test_a_full_disk_is_one_error_and_the_next_run_goes_on(original, undisturbed
     assert seen(folder) == before
     assert regist(folder, base=bases[1]).num_made == 24
     assert seen(folder) == undisturbed[0]
+
+
+def test_a_disk_that_is_really_full_and_one_that_is_read_only(original, undisturbed, bases, tmp_path):
+    """With room again, the same command goes on."""
+    num_bytes = sum(path.stat().st_size for path in original.rglob("*") if path.is_file())
+    with small_file_system(tmp_path / "disk", size=f"{num_bytes + 1_200_000}") as disk:
+        folder = shutil.copytree(original, disk / "m")
+        before = seen(folder)
+        with (disk / "filler").open("wb") as filler:
+            filler.write(bytes(900_000))
+        with pytest.raises(StorageFullError):
+            regist(folder, base=bases[1])
+        assert seen(folder) == before
+        assert mounted("-o", "remount,ro", str(disk))
+        with pytest.raises(MemoryReadOnlyError):
+            regist(folder, base=bases[1])
+        assert mounted("-o", "remount,rw,size=100m", str(disk))
+        regist(folder, base=bases[1])
+        assert seen(folder) == undisturbed[0]
