@@ -129,5 +129,5 @@ def test_models_without_the_traits_are_refused_by_name() -> None:
     gpt2 = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=256, n_embd=32, n_layer=1, n_head=2, n_positions=64, **plain)
     )
-    with pytest.raises(BaseModelError, match="rotary embedding at model level"):
+    with pytest.raises(BaseModelError, match="learned or fixed embeddings of places"):
         HuggingFaceBase(gpt2, tiny_base().codec, info)

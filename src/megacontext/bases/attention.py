@@ -89,15 +89,16 @@ def _tapped_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)[0], None
     bias_TS = None if attention_mask is None else attention_mask[0, 0]
     if query_tap is not None:
-        return _of_cache(kernel, query, key, value, scores, sliding_window, bias_TS, query_tap), None
+        mixed = _of_cache(kernel, query, key, value, scores, sliding_window, bias_TS, query_tap)
+        return mixed.contiguous(), None  # some models take a view of it, as of transformers' own
     num_tokens = query.shape[2]
     if sliding_window is not None and sliding_window < num_tokens:
         band = causal_mask(num_tokens, 0, query.device).triu(1 - sliding_window)
-        return _biased(kernel, query, key, value, scores, kernel_mask(band, query.dtype)), None
+        return _biased(kernel, query, key, value, scores, kernel_mask(band, query.dtype)).contiguous(), None
     if kernel in SCORE_KERNELS or scores.are_special:
-        return _biased(kernel, query, key, value, scores, None), None
+        return _biased(kernel, query, key, value, scores, None).contiguous(), None
     if scoring and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return _blockwise_causal(query, key, value, scores.scaling), None
+        return _blockwise_causal(query, key, value, scores.scaling).contiguous(), None
     output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)[0]
     return output, None
 

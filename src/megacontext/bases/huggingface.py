@@ -61,6 +61,10 @@ class HuggingFaceBase:
     """
 
     def __init__(self, model: PreTrainedModel, codec: TextCodec, info: BaseInfo, *, attention: str = "sdpa") -> None:
+        with _refusing(info.name):
+            self._take(model, codec, info, attention)
+
+    def _take(self, model: PreTrainedModel, codec: TextCodec, info: BaseInfo, attention: str) -> None:
         config = model.config.get_text_config(decoder=True)
         check_config({**model.config.to_dict(), **config.to_dict()}, info.name)
         decoder = model.get_decoder()
@@ -76,8 +80,7 @@ class HuggingFaceBase:
         self._tolerance = LOGITS_TOLERANCE[self._dtype]
         if getattr(model, "is_quantized", False):
             self._tolerance = max(self._tolerance, QUANTIZED_TOLERANCE)
-        with _refusing(info.name):
-            own_logits = None if is_taken_before else self._own_logits(model.eval())
+        own_logits = None if is_taken_before else self._own_logits(model.eval())
         self._model: Any = TextTower(model) if is_multimodal(model) else model
         if not is_taken_before:
             decoder.rotary_emb = ExplicitRotary(
@@ -96,6 +99,7 @@ class HuggingFaceBase:
             self._turning: KeyTurning | None = find_turning(
                 self._rotary.frequencies(1).omegas_F, self._run_one, tolerance=TURNING_TOLERANCE[self._dtype]
             )
+            self._has_batches = self._expand is None and self._batches_as_alone()
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Input embeddings [T, D] in the model's dtype, on its device."""
@@ -161,11 +165,11 @@ class HuggingFaceBase:
     def decode_batch(
         self, inputs_BD: torch.Tensor, positions_B: npt.NDArray[np.float64], caches: Sequence[ModelCache]
     ) -> torch.Tensor:
-        """Append one entry to each of several caches; float32 logits [B, V]. Latent attention expands what a cache
-        keeps before it looks at it, so there the caches go one after another."""
+        """Append one entry to each of several caches; float32 logits [B, V]. Models that do something with what a
+        cache keeps before they look at it, as latent attention does, have the caches go one after another."""
         batch = CacheBatch([_own(cache) for cache in caches])
         frequencies = {id(_frequencies(cache)): _frequencies(cache) for cache in batch.caches}
-        if self._expand is not None or len(frequencies) > 1:
+        if not self._has_batches or len(frequencies) > 1:
             return self._decode_in_turn(inputs_BD, positions_B, batch.caches)
         (rotating,) = frequencies.values()
         batch.begin(positions_B)
@@ -326,6 +330,22 @@ class HuggingFaceBase:
                 f"(logits differ by {float(error):.1%} of their norm); a base needs a model that reads embeddings alone"
             )
 
+    def _batches_as_alone(self) -> bool:
+        """Whether the model can be given the keys of several caches at once, found by trying."""
+        caches = [self._run_one(0, 0.0), self._run_one(0, 0.0)]
+        entries_BD = torch.linspace(1, -1, 2 * self.info.dim).reshape(2, -1)
+        positions_B = np.ones(2)
+        alone = self._decode_in_turn(entries_BD, positions_B, caches)
+        for cache in caches:
+            cache.truncate(1)
+        self._has_batches = True
+        try:
+            together = self.decode_batch(entries_BD, positions_B, caches)
+        except (TypeError, AttributeError, ValueError, RuntimeError):
+            return False
+        errors_B = (together - alone).norm(dim=1) / alone.norm(dim=1)
+        return torch.allclose(errors_B, torch.zeros_like(errors_B), atol=self._tolerance)
+
     def _run_one(self, number: int, position: float) -> KVCache:
         """A cache with one entry of some at a position, the same every time; no token, because a model may embed some
         as 0."""
@@ -340,7 +360,7 @@ def _refusing(name: str) -> Iterator[None]:
     """What a model's own code raises on its first tokens, in one line."""
     try:
         yield
-    except MegaContextError:
+    except (MegaContextError, MemoryError, torch.OutOfMemoryError):  # no room is no trait
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -202,7 +202,7 @@ class BaseHandle:
 
         whole = read_json(self.folder / "config.json")
         read: Callable[..., Base]
-        if _is_core(whole):
+        if _is_core(self.config):  # which refuses what cannot be a base, before anything else is read
             if self._dtype in QUANTIZED_DTYPES:
                 raise BaseModelError(f"{self.name}: is a core, which cannot be made {self._dtype}; use bfloat16")
             read = load_core
@@ -272,12 +272,13 @@ def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     says."""
     if longest_window(config) is not None or "model_type" not in config:
         return config
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         whole = AutoConfig.for_model(**config)
-    except (ValueError, TypeError, KeyError):  # a kind that is not known: named as such when the model is loaded
-        return config
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError):
+        return config  # a kind that is not known, or values that are not its: named when the model is loaded
     return {**whole.get_text_config(decoder=True).to_dict(), **config}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from megacontext.bases.refusals import refusal
 from megacontext.errors import BaseModelError
 
 __all__ = ["CORE_TYPE", "check_config", "check_decoder", "embedding_scale", "longest_window", "text_config"]
@@ -37,6 +38,9 @@ def check_config(config: dict[str, Any], name: str) -> None:
             f"{name}: is an encoder-decoder; a base needs one decoder that reads history and question alike: "
             "use a decoder-only model"
         )
+    found = refusal(config)
+    if found is not None:
+        raise BaseModelError(f"{name}: has {found[0]}; a base needs {found[1]}: use another model")
     others = sorted({str(kind) for kind in config.get("layer_types") or ()} - set(LAYERS))
     if others:
         raise BaseModelError(
