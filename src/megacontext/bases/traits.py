@@ -18,7 +18,9 @@ CORE_TYPE = "megacontext_core"
 LAYERS = ("full_attention", "sliding_attention")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "su", "mrope")
 # Families whose embedding module multiplies what the table holds by the root of its width.
-ROOT_SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3", "gemma3_text")
+ROOT_SCALED_EMBEDDINGS = ("gemma", "gemma2", "gemma3", "gemma3_text", "vaultgemma")
+# How others call what their embedding module multiplies by.
+SCALED_EMBEDDINGS = {"minicpm3": "scale_emb"}
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def embedding_scale(config: dict[str, Any]) -> float:
     """What the model's embedding module multiplies the rows of its table by."""
     if config.get("model_type") in ROOT_SCALED_EMBEDDINGS:
         return math.sqrt(config["hidden_size"])
-    return 1.0
+    return float(config.get(SCALED_EMBEDDINGS.get(str(config.get("model_type")), ""), 1.0))
 
 
 def _ropes(config: dict[str, Any]) -> list[dict[str, Any]]:
