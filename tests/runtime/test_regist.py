@@ -481,3 +481,23 @@ def test_an_empty_memory_moves_too(tmp_path, bases):
     with assembly.open(tmp_path / "m") as memory:
         memory.append_text("something", source="text")
         assert memory.info.base_name == bases[1]
+
+
+def test_a_move_that_was_decided_before_another_ended_is_refused(folder, bases, monkeypatch):
+    """It would take the generation that counts for what an earlier run left."""
+    from megacontext.runtime import regist as module
+
+    look = module.refuse_lost_commits
+
+    def meanwhile(place):
+        monkeypatch.setattr(module, "refuse_lost_commits", look)
+        regist(folder, base=bases[1])
+        return look(place)
+
+    monkeypatch.setattr(module, "refuse_lost_commits", meanwhile)
+    with pytest.raises(MemoryMovedError, match="just now"):
+        regist(folder, base=bases[1], gister="extractive", restart=True)
+    with assembly.open(folder) as memory:
+        assert (memory.info.base_name, memory.info.gister_name) == (bases[1], "mean")
+        assert memory.check().ok
+    regist(folder, base=bases[1], gister="extractive")

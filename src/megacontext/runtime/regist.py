@@ -22,13 +22,12 @@ from megacontext.errors import (
     BaseMismatchError,
     CorruptionError,
     InvalidValueError,
-    MegaContextError,
     MemoryLockedError,
+    MemoryMovedError,
     MemoryNotFoundError,
 )
 from megacontext.memory.layout import LOCK_FILE, REGIST_LOCK_FILE, REWRITE_LOCK_FILE
 from megacontext.memory.lock import RewriteLock, WriterLock
-from megacontext.memory.orphans import named_digests
 from megacontext.memory.parts import LazyGister, Parts
 from megacontext.memory.regist import Regist, require_text
 from megacontext.memory.reports import IngestProgress
@@ -36,10 +35,9 @@ from megacontext.memory.siblings import NoSiblings
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.assembly import held_generation, memory_folder, parts_of, recorded_base
 from megacontext.runtime.base_source import BaseSource
-from megacontext.runtime.relatives import digests_of_others
+from megacontext.runtime.elders import elders, remove_elders
 from megacontext.runtime.shapes import AnyBase, Placing, Shape, base_source
-from megacontext.storage.blobs import FileBlobs
-from megacontext.storage.generations import Generation, all_generations, current_generation
+from megacontext.storage.generations import Generation, current_generation
 from megacontext.values import flag, function
 
 __all__ = ["RegistReport", "drop_old", "regist"]
@@ -125,16 +123,20 @@ def regist(
         if is_done and not generation.owes_removal:
             raise _nothing_to_do(folder, wanted)
         _lock(stack, folder / REGIST_LOCK_FILE, doing="moved to another base")
+        if current_generation(folder) != generation:  # it would be taken for what an earlier run left
+            raise MemoryMovedError(f"{folder} was moved to another base just now; look at it, then try again")
         stack.enter_context(RewriteLock(folder / REWRITE_LOCK_FILE).shared())
         num_made, num_tokens = 0, catalog.state().num_tokens
         if not is_done:  # else an earlier run was stopped behind the switch
             old = _parts(catalog, old_source, generation)
             work = _Work(generation, wanted, source, old, lossy_tokens=lossy_tokens, progress=progress)
-            num_made, num_tokens = work.run(restart=restart, keep_old=keep_old)
+            num_made, num_tokens = work.run(stack, restart=restart, keep_old=keep_old)
+        else:
+            _lock(stack, folder / LOCK_FILE)
         old_num_tokens, num_sources = catalog.state().num_tokens, catalog.state().num_sources
         catalog.close()
         hold.release()
-        freed_bytes, kept = (0, _elders(folder)) if keep_old else _removed(folder)
+        freed_bytes, kept = (0, elders(folder)) if keep_old else remove_elders(folder)
         return RegistReport(
             info=wanted,
             old_info=catalog.info,
@@ -159,7 +161,7 @@ def drop_old(path: str | PathLike[str]) -> tuple[int, tuple[str, ...]]:
     with ExitStack() as stack:
         _lock(stack, folder / REGIST_LOCK_FILE, doing="moved to another base")
         _lock(stack, folder / LOCK_FILE)
-        freed_bytes, kept = _removed(folder)
+        freed_bytes, kept = remove_elders(folder)
     return freed_bytes, tuple(str(one.folder) for one in kept)
 
 
@@ -199,19 +201,19 @@ class _Work:
         self._lossy_tokens = lossy_tokens
         self._progress = progress
 
-    def run(self, *, restart: bool, keep_old: bool) -> tuple[int, int]:
-        """Sources that were made, and tokens that the memory has now."""
+    def run(self, stack: ExitStack, *, restart: bool, keep_old: bool) -> tuple[int, int]:
+        """Sources that were made, and tokens that the memory has now. stack: holds the writer's lock from the last step
+        on."""
         if restart or not self._is_to_go_on():
             self._remove()
         if not self._lossy_tokens and not self._next.has_catalog:
             require_text(self._old, self._source.codec)
-        with ExitStack() as stack:
-            with self._opened() as begun:
-                begun.work.copy()
-                _lock(stack, self._folder / LOCK_FILE)  # held until after the switch
-                begun.work.finish()
-                made = begun.work.num_copied, begun.work.num_tokens
-            self._next.finish(owes_removal=not keep_old)
+        with self._opened() as begun:
+            begun.work.copy()
+            _lock(stack, self._folder / LOCK_FILE)
+            begun.work.finish()
+            made = begun.work.num_copied, begun.work.num_tokens
+        self._next.finish(owes_removal=not keep_old)
         return made
 
     def _is_to_go_on(self) -> bool:
@@ -270,54 +272,6 @@ def _lock(stack: ExitStack, path: Path, *, doing: str = "written") -> None:
     stack.callback(lock.release)
 
 
-# --- what was before --------------------------------------------------------------------------------------------------
-
-
-def _elders(folder: Path) -> list[Generation]:
-    current = current_generation(folder)
-    return [one for one in all_generations(folder) if one.number < current.number]
-
-
-def _removed(folder: Path) -> tuple[int, list[Generation]]:
-    """Remove what does not count any more; bytes that are free now, and what stays because somebody reads it."""
-    freed_bytes = 0
-    for number in range(current_generation(folder).number):
-        elder = Generation(folder, number)  # also what a crash left of one
-        named = _named_digests(elder)
-        num_bytes = elder.num_bytes()
-        if elder.remove():
-            freed_bytes += num_bytes + _forget_blobs(elder, named)
-    elders = _elders(folder)
-    if not elders:
-        current_generation(folder).settle()
-    return freed_bytes, elders
-
-
-def _named_digests(generation: Generation) -> set[str]:
-    """Blobs that a generation names, none if nobody can say: what is left then is removed by ``check --repair``."""
-    try:
-        with closing(SqliteCatalog.open(generation.folder, read_only=True)) as catalog:
-            return named_digests(catalog)
-    except MegaContextError:
-        return set()
-
-
-def _forget_blobs(removed: Generation, named: set[str]) -> int:
-    """Delete those of the blobs that a generation named and no other one does; their bytes."""
-    others = digests_of_others(removed)
-    unnamed = set() if others is None else named - others - {""}
-    if not unnamed:
-        return 0
-    blobs = FileBlobs(removed.memory_folder)
-    before = blobs.num_bytes()
-    for digest in sorted(unnamed):
-        blobs.delete(digest)
-    return before - blobs.num_bytes()
-
-
-# --- words ------------------------------------------------------------------------------------------------------------
-
-
 def _is_same(info: MemoryInfo, other: MemoryInfo) -> bool:
     """Whether two memories would have the same tokens and gists."""
     said = {"base_name": "", "base_revision": "", "created_at": 0.0}
@@ -325,7 +279,7 @@ def _is_same(info: MemoryInfo, other: MemoryInfo) -> bool:
 
 
 def _nothing_to_do(folder: Path, info: MemoryInfo) -> InvalidValueError:
-    left = f"; `megacontext regist {folder} --drop-old` removes what it was before" if _elders(folder) else ""
+    left = f"; `megacontext regist {folder} --drop-old` removes what it was before" if elders(folder) else ""
     return InvalidValueError(
         f"{folder} is of {_named(info)} already, there is nothing to do; give another base, gister or shape{left}"
     )
