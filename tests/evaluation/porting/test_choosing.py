@@ -104,3 +104,16 @@ def test_a_slow_base_is_measured_less_and_a_small_one_fits() -> None:
     small = Plan.of(replace(INFO, max_positions=128), tokens_per_second=1e6, is_quick=True)
     assert small.history_tokens + small.target_tokens <= 128
     assert small.window_entries == 64
+
+
+def test_a_gain_that_is_tiny_or_rests_on_few_trials_does_not_count() -> None:
+    tiny = chosen({shape(): -0.1, shape("mean", 16): 0.005})
+    assert "as for any base" in tiny.reasons["gister"]
+    few = Measurement(recency=(4.0, 4.1), full=(), shapes={shape(): (3.98, 4.05), shape("mean", 16): (3.9, 3.98)})
+    assert "as for any base" in choose(INFO, few, COST, ()).reasons["gister"]
+
+
+def test_learned_gists_are_measured_in_shapes_that_they_were_taught() -> None:
+    info = replace(INFO, gist_net="0" * 64, trained_shapes=((32, 1), (32, 4)))
+    learned = [each for each in Plan.of(info, tokens_per_second=1e5, is_quick=False).shapes if each.gister == "gistnet"]
+    assert [(each.block_tokens, each.gist_width) for each in learned] == [(32, 1), (32, 4)]

@@ -1,7 +1,7 @@
 """Defaults for a base from what was measured, each by a rule that is said with it.
 
-Differences are paired over trials; one counts where its 95 % interval keeps clear of 0. Where nothing counts, a base
-gets what any base gets.
+Differences are paired over trials. One counts where it is worth something (``LEAST_GAIN``) and its 95 % interval,
+by Student's t because there are few trials, keeps clear of 0. Where nothing counts, a base gets what any base gets.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from megacontext.units import format_bytes
 
 __all__ = ["Choices", "choose"]
 
+LEAST_GAIN = 0.01  # nats per token
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom; between them the one before holds.
+STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 7: 2.36, 10: 2.23, 15: 2.13, 23: 2.07}
 USUAL_BLOCK, USUAL_WINDOW = 32, 1024
 # A window's keys and values take at most this share of what the weights leave of the memory.
 KV_SHARE = 1 / 8
@@ -78,7 +81,7 @@ def _gists(measured: Measurement, reasons: dict[str, str]) -> Shape:
         if (shape.positions, shape.sink_tokens) == (first.positions, first.sink_tokens)
     ]
     best = min(shapes, key=lambda shape: float(np.mean(measured.shapes[shape])))
-    helps = [shape for shape in shapes if paired_difference(measured.recency, measured.shapes[shape]).interval[0] > 0]
+    helps = [shape for shape in shapes if _counts(paired_difference(measured.recency, measured.shapes[shape]))]
     if not helps:
         usual = replace(first, block_tokens=USUAL_BLOCK, gist_width=1)
         gain = paired_difference(measured.recency, measured.shapes[best])
@@ -87,9 +90,7 @@ def _gists(measured: Measurement, reasons: dict[str, str]) -> Shape:
             f"last tokens alone by more than chance (the best by {_nats(gain)})."
         )
         return usual if usual in measured.shapes else best
-    tied = [
-        shape for shape in helps if paired_difference(measured.shapes[shape], measured.shapes[best]).interval[0] <= 0
-    ]
+    tied = [shape for shape in helps if not _counts(paired_difference(measured.shapes[shape], measured.shapes[best]))]
     chosen = min(tied or [best], key=lambda shape: (shape.gist_width, abs(shape.block_tokens - USUAL_BLOCK)))
     gain = paired_difference(measured.recency, measured.shapes[chosen])
     reasons["gister"] = (
@@ -106,7 +107,7 @@ def _positions(info: BaseInfo, measured: Measurement, reasons: dict[str, str]) -
     if gain is None:
         reasons["positions"] = f"{usual}, as the base was made for; nothing else was measured."
         return usual
-    if gain.interval[0] > 0:
+    if _counts(gain):
         reasons["positions"] = f"{other} predicts {_nats(gain)} better than {usual}."
         return other
     reasons["positions"] = f"{usual}: {other} is not better by more than chance ({_nats(gain)})."
@@ -122,7 +123,7 @@ def _sinks(measured: Measurement, shape: Shape, reasons: dict[str, str]) -> int:
         ),
         None,
     )
-    if gain is not None and gain.interval[0] > 0:
+    if gain is not None and _counts(gain):
         reasons["sink_tokens"] = f"0: windows without the first tokens predict {_nats(gain)} better."
         return 0
     said = "was not measured" if gain is None else f"is not better by more than chance ({_nats(gain)})"
@@ -157,6 +158,12 @@ def _against(measured: Measurement, *, positions: str, other: str) -> Mean | Non
         if shape.positions == other and usual in measured.shapes:
             return paired_difference(measured.shapes[usual], nats)
     return None
+
+
+def _counts(gain: Mean) -> bool:
+    """Whether a difference is more than chance, and worth something."""
+    freedom = max((known for known in STUDENT_T if known < gain.count), default=1)
+    return gain.value >= LEAST_GAIN and gain.value - STUDENT_T[freedom] * gain.error > 0
 
 
 def _nats(mean: Mean) -> str:

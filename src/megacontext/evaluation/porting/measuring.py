@@ -18,7 +18,7 @@ import numpy.typing as npt
 from megacontext.evaluation.library import shipped_books
 from megacontext.evaluation.methods.focused import recent_room
 from megacontext.evaluation.methods.plain import FullContext, Recency
-from megacontext.gisters.gistnet import LEARNED_GISTER
+from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
 from megacontext.gisters.registry import make_gister
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.runtime import assembly
@@ -104,6 +104,7 @@ class Plan:
             for gister in gisters
             for block in ((32,) if is_quick else BLOCKS)
             for width in (WIDTHS[:2] if is_quick else WIDTHS)
+            if gister != LEARNED_GISTER or not untaught_shape(info, block_tokens=block, gist_width=width)
         )
         num_windows = len(shapes) + len(POSITIONS) + len(SINKS) + 1
         num_scored = (
