@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cost_pictures import DRIFT_PICTURE, HISTORY_PICTURE, draw_drift, draw_history
 from megacontext.evaluation.palette import BACKGROUND, DIM, FAINT, LEVEL_COLORS, TEXT
 from record import RESULTS
 
@@ -23,6 +24,14 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOT_SHOWN = {"summary", "demo"}  # made of the others, or an account of its own
 MOST = 100.0  # beyond which a bar says no more
 INCHES_PER_LETTER, BARS_INCHES, FIGURES_INCHES = 0.065, 5.1, 2.9
+PICTURES = {
+    "history_cost": (
+        HISTORY_PICTURE,
+        "Decoding and refocusing by length of history; where words alone find it, as at 100 M, no window runs",
+        draw_history,
+    ),
+    "patch_drift": (DRIFT_PICTURE, "Nats more than exact by number of refocuses", draw_drift),
+}
 REACHED, MISSED = LEVEL_COLORS[0], LEVEL_COLORS[2]
 
 
@@ -73,6 +82,9 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     for name, content in results.items():
         machine = content["machine"]
         parts.append(f"## {name}\n")
+        if name in PICTURES:
+            picture, told, _ = PICTURES[name]
+            parts.append(f"![{told}](images/{picture})\n")
         parts.append(
             f"{content['date'][:10]}, {machine['num_cores']} cores {machine['processor']}{_units(machine)}, commit "
             f"`{content['commit']}`.\n"
@@ -153,6 +165,9 @@ def main() -> None:
     (given.docs / "images").mkdir(parents=True, exist_ok=True)
     (given.docs / "benchmark-results.md").write_text(page(results), encoding="utf-8")
     draw(promises_of(results), given.docs / "images" / "benchmarks.png")
+    for name, (picture, _, draw_picture) in PICTURES.items():
+        if name in results:
+            draw_picture(results[name]["rows"], given.docs / "images" / picture)
     print(f"written to {given.docs / 'benchmark-results.md'} and {given.docs / 'images' / 'benchmarks.png'}")
 
 

@@ -112,6 +112,37 @@ def test_a_missed_target_is_called_that_and_is_drawn(report, tmp_path):
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_over_a_range_are_drawn_of_what_the_rows_say(report, tmp_path):
+    pictures = script("cost_pictures")
+    rows = [
+        {"what": "refocus on a question: 1 M of history / 10 k", "short_ms": 50.0, "long_ms": 90.0},
+        {"what": "refocus on a question: 100 M of history / 10 k", "short_ms": 50.0, "long_ms": 7.0},
+        {"what": "session start: 1 M of history / 10 k", "short_ms": 5.0, "long_ms": 5.0},
+    ]
+    lines = pictures.history_lines(rows)
+    assert lines == {"refocus on a question": [(1e4, 50.0), (1e6, 90.0), (1e8, 7.0)]}
+    drifted = [
+        {"what": f"core, {arm}, {number} refocuses: nats more than exact", "value": number / 1e5, "standard_error": 0.1}
+        for arm in ("as by default", "32 probes")
+        for number in (64, 1)
+    ]
+    assert pictures.drift_lines(drifted) == {"core": [(1.0, 1e-5, 0.1), (64.0, 64e-5, 0.1)]}
+    for name, found in (("history_cost", rows), ("patch_drift", drifted)):
+        picture, _, draw = report.PICTURES[name]
+        draw(found, tmp_path / picture)
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_committed_results_have_the_rows_that_the_pictures_show(report):
+    pictures, results = script("cost_pictures"), report.read_results(report.RESULTS)
+    lines = pictures.history_lines(results["history_cost"]["rows"])
+    assert {kind: len(points) for kind, points in lines.items()} == {
+        "generate, per token": 4,
+        "refocus on a question": 4,
+    }
+    assert all(len(points) == 4 for points in pictures.drift_lines(results["patch_drift"]["rows"]).values())
+
+
 def test_rows_of_a_base_that_is_not_measured_again_stay_with_their_date_and_commit(report, tmp_path):
     record = script("record")
     rows = {base: record.row(f"{base}: it", 1.0, "x", at_most=2.0, base=base) for base in ("here", "elsewhere")}
