@@ -18,7 +18,7 @@ from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.bases.memory_limits import check_weights_fit, weights_explained
 from megacontext.bases.native import NativeBase
 from megacontext.bases.precision import chosen_dtype
-from megacontext.bases.quantization import QUANTIZED_DTYPES, computing_dtype, quantizing, quiet_quantization
+from megacontext.bases.quantization import QUANTIZED_DTYPES, computing_dtype, quantizing
 from megacontext.errors import BaseModelError, DeviceMemoryError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
@@ -55,7 +55,6 @@ def load_huggingface(
     weights: dict[str, Any] = {"stored": stored, "stored_bytes": _weight_bytes(folder)}
     if not quantizes and quantization is None:  # what is quantised takes less than its files say of another precision
         check_weights_fit(info.name, device, dtype, **weights)
-    quiet_quantization()
     options = {"quantization_config": quantizing(info.dtype, dtype)} if quantizes else {}
     try:
         with _no_progress_bar(), weights_explained(info.name, torch.device("cpu"), dtype, **weights):

@@ -36,6 +36,8 @@ PACKAGES = {
 }
 MADE_BY = {"int8": "torchao", "int4": "bitsandbytes"}
 NOISY = ("torchao", "bitsandbytes")
+# What torch says of torchao while it is imported.
+PYTREE_LOGGER = "torch.utils._pytree"
 
 
 def quantization_method(config: dict[str, Any]) -> str | None:
@@ -85,6 +87,14 @@ def quantizing(asked: str, compute_dtype: Any) -> Any:
 
 
 def quiet_quantization() -> None:
-    """These packages tell at every import, and at every product, what they do not use here."""
+    """These packages tell at every import, and at every product, what they do not use here. transformers imports them
+    where they are installed, quantised model or not: whoever imports it asks for quiet before."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    pytree = logging.getLogger(PYTREE_LOGGER)
+    if _is_no_deprecation not in pytree.filters:
+        pytree.addFilter(_is_no_deprecation)
+
+
+def _is_no_deprecation(record: logging.LogRecord) -> bool:
+    return "register_constant" not in record.getMessage()

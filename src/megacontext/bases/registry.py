@@ -26,7 +26,12 @@ from megacontext.bases.model_files import read_json
 from megacontext.bases.plugins import is_brought, load_brought
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
 from megacontext.bases.prompting import Prompting, read_prompting
-from megacontext.bases.quantization import QUANTIZED_DTYPES, check_quantization, quantization_method
+from megacontext.bases.quantization import (
+    QUANTIZED_DTYPES,
+    check_quantization,
+    quantization_method,
+    quiet_quantization,
+)
 from megacontext.bases.remote.address import scheme_of
 from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
@@ -198,6 +203,7 @@ class BaseHandle:
             return self._loaded
 
     def _read(self) -> Base:
+        quiet_quantization()
         from megacontext.bases.loading import is_known, load_core, load_huggingface
 
         whole = read_json(self.folder / "config.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from megacontext.bases.quantization import quiet_quantization
 from megacontext.cli.screen import error_console
 from megacontext.cli.visible import visible_line
 
@@ -27,6 +28,8 @@ class _Losses(logging.Handler):
 
 
 def show_log(*, debug: bool, verb: str | None) -> None:
-    """Everything to whoever debugs, losses to all others, and nothing beside ``check``, which lists them itself."""
+    """Everything to whoever debugs, losses to all others, and nothing beside ``check``, which lists them itself; what
+    packages say of themselves to nobody."""
+    quiet_quantization()
     quiet = logging.NullHandler() if verb == "check" else _Losses()
     logging.getLogger("megacontext").handlers = [logging.StreamHandler() if debug else quiet]
