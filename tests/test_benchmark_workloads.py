@@ -94,7 +94,8 @@ def test_entries_that_moved_together_look_at_each_other_as_before(make_base):
     whole = attending.attention_to(base, cache, np.arange(20), np.zeros(20))
     assert whole == pytest.approx(np.ones(20), rel=1e-5)
     before = attending.attention_to(base, cache, np.array([12]), np.zeros(20))
-    base._turning.turn(cache, np.full(20, 7.0))
+    omegas_F = base._omegas_F if hasattr(base, "_omegas_F") else cache.frequencies.omegas_F
+    base._turning.turn(cache, omegas_F, np.full(20, 7.0))
     moved = attending.attention_to(base, cache, np.array([12]), np.full(20, 7.0))
     assert moved == pytest.approx(before, abs=1e-4)
     assert moved != pytest.approx(attending.attention_to(base, cache, np.array([12]), np.zeros(20)), abs=1e-4)

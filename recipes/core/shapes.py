@@ -8,7 +8,7 @@ paired history by history, with 95 % intervals (`evaluation/results/estimates.py
         megacontext eval --task levels --block-tokens $1 --gist-width $2 --lengths 2k,4k --samples 8 \\
             --data DATA --out RUNS/$1-$2
     done
-    python recipes/core/shapes.py RUNS/8-1 RUNS/32-4
+    python recipes/core/shapes.py --runs RUNS/8-1 RUNS/32-4
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ COLUMNS = (
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders that megacontext eval wrote")
+    parser.add_argument("--runs", nargs="+", type=Path, required=True, help="folders that megacontext eval wrote")
+    rows = [cells for run in parser.parse_args().runs for cells in rows_of(run)]
     print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
-    for run in parser.parse_args().runs:
-        for cells in rows_of(run):
-            print(f"| {' | '.join(cells)} |")
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |")
 
 
 def rows_of(run: Path) -> list[list[str]]:

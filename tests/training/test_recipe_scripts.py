@@ -31,6 +31,7 @@ NEEDS = {
     "core/positions.py": ("--out", "--model"),
     "core/prepare.py": ("--data", "--out"),
     "core/scaling.py": ("--run", "--out"),
+    "core/shapes.py": ("--runs",),
     "core/train.py": ("--data", "--out"),
     "reference/card.py": ("--model",),
     "reference/evaluate.py": ("--out", "--model"),

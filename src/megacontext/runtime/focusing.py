@@ -163,7 +163,7 @@ class FocusDriver:
             )
         )
         config = AllocatorConfig(
-            budget_entries=self.working_context.config.budget_entries,
+            budget_entries=self.working_context.config.cut_entries,
             gist_value=self._gist_value,
             max_edits=hysteresis.max_edits,
             cooldown=hysteresis.cooldown,
@@ -188,11 +188,13 @@ class FocusDriver:
         return likely_next(wc.tree, wc.cut, utility, limit=limit)
 
     def mass_per_entry(self, mass_W: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Attention of window positions, summed over those of each entry; what stands after the cut is left out."""
+        """Attention of window positions, summed over those of each entry; what stands before and after the cut is left
+        out."""
         wc = self.working_context
         if not wc.num_entries:
             return np.zeros(0, dtype=np.float32)
-        return np.add.reduceat(mass_W[: wc.cost], wc.window_offsets()).astype(np.float32)
+        mass_C = mass_W[wc.config.lead_entries :][: wc.cost]
+        return np.add.reduceat(mass_C, wc.window_offsets()).astype(np.float32)
 
     def allot(self, budget_entries: int, *, reserved_entries: int, purpose: str) -> None:
         """Leave ``reserved_entries`` of the window to ``purpose``; BudgetError names the smallest budget that works."""
