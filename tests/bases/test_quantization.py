@@ -197,7 +197,13 @@ def test_the_method_and_what_it_computes_in() -> None:
     assert computing_dtype("float32", "torchao", "bfloat16") == "float32"
     assert computing_dtype("auto", "bitsandbytes", "bfloat16") == "auto"
     assert computing_dtype("int4", None, "bfloat16") == "auto"
-    check_quantization({"quantization_config": {"quant_method": "not known yet"}}, "auto", "x")
+    check_quantization(
+        {"quantization_config": {"quant_method": "gptq"}}, "auto", "x"
+    )  # transformers says what it lacks
+    with pytest.raises(
+        BaseModelError, match="quantised by 'not known yet', which transformers does not know; known are"
+    ):
+        check_quantization({"quantization_config": {"quant_method": "not known yet"}}, "auto", "x")
 
 
 def suite_of(kind: str) -> type[BaseSuite]:

@@ -46,8 +46,8 @@ class EmbeddingTable:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise BaseModelError(f"{folder}: has no weights (*.safetensors); save the model with save_pretrained")
-        for file in files:
-            header, data_start = read_header(file)
+        headers = [(file, *read_header(file)) for file in files]  # of all, so that none is cut off
+        for file, header, data_start in headers:
             for name, entry in header.items():
                 if name.endswith(EMBEDDING_NAMES) and len(entry["shape"]) == 2:
                     return cls(map_tensor(file, name, entry, data_start), scale=scale)
@@ -89,7 +89,7 @@ def _as_float32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def read_header(file: Path) -> tuple[dict[str, Any], int]:
     """Tensors by name of a safetensors file, and where the data begin: eight bytes of length, then JSON. BaseModelError
-    for a file that is none."""
+    for a file that is none, or is cut off."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -99,17 +99,19 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
     except (OSError, ValueError, struct.error) as error:
         raise BaseModelError(f"{file}: not a readable safetensors file ({error}); save the model again") from error
     header.pop("__metadata__", None)
+    num_bytes = file.stat().st_size
+    for name, entry in header.items():
+        if 8 + length + entry["data_offsets"][1] > num_bytes:
+            raise BaseModelError(f"{file}: is cut off before the end of {name}; copy or save the model again")
     return header, 8 + length
 
 
 def map_tensor(file: Path, name: str, entry: dict[str, Any], data_start: int) -> npt.NDArray[Any]:
-    """The values of a tensor where they lie, bfloat16 as uint16; BaseModelError for other kinds and files cut off."""
+    """The values of a tensor where they lie, bfloat16 as uint16; BaseModelError for other kinds."""
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
         raise BaseModelError(
             f"{file}: {name} is stored as {entry['dtype']}; memory needs one of {', '.join(DTYPES)} (not quantized)"
         )
-    start, stop = entry["data_offsets"]
-    if data_start + stop > file.stat().st_size:
-        raise BaseModelError(f"{file}: is cut off before the end of {name}; copy or save the model again")
-    return np.memmap(file, dtype=dtype, mode="r", offset=data_start + start, shape=tuple(entry["shape"]))
+    offset = data_start + entry["data_offsets"][0]
+    return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=tuple(entry["shape"]))

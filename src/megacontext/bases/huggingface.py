@@ -50,6 +50,7 @@ LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.
 # Layers that quantise what they read scale it by what else is read at once.
 QUANTIZED_TOLERANCE = 0.05
 NUM_COMPARED = 6
+MAX_WORDS = 30  # of what a model raises
 
 
 class HuggingFaceBase:
@@ -363,9 +364,9 @@ def _refusing(name: str) -> Iterator[None]:
     except (MegaContextError, MemoryError, torch.OutOfMemoryError):  # no room is no trait
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()[:MAX_WORDS]])
         raise BaseModelError(
-            f"{name}: fails on a few tokens ({type(error).__name__}: {reason}); a base needs a model that reads "
+            f"{name}: fails on a few tokens ({reason}); a base needs a model that reads "
             "embeddings with transformers' cache alone: use another model, or another dtype"
         ) from error
 

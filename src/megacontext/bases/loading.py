@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,11 @@ from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
 
 __all__ = ["is_known", "load_core", "load_huggingface"]
+
+LAYER_KEY = re.compile(r"\b(?:layers|h)\.(\d+)\.")
+# Saved by older versions of transformers, computed by today's.
+BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attn.bias", "attn.masked_bias")
+MAX_LINE = 200
 
 
 def is_known(model_type: str) -> bool:
@@ -45,7 +52,8 @@ def load_huggingface(
 
     ``info`` may say ``auto`` for dtype and device; the base's own info says what they became.
 
-    Raises BaseModelError when transformers cannot read it, weights are missing, or it lacks a trait.
+    Raises BaseModelError when transformers cannot read it, its files hold another model than its configuration says, or
+    it lacks a trait.
     """
     device = _device(info.device)
     quantizes = info.dtype in QUANTIZED_DTYPES
@@ -57,7 +65,7 @@ def load_huggingface(
         check_weights_fit(info.name, device, dtype, **weights)
     options = {"quantization_config": quantizing(info.dtype, dtype)} if quantizes else {}
     try:
-        with _no_progress_bar(), weights_explained(info.name, torch.device("cpu"), dtype, **weights):
+        with _quiet(), weights_explained(info.name, torch.device("cpu"), dtype, **weights):
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             sees = config.get_text_config(decoder=True) is not config
             model, report = (AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
@@ -66,21 +74,18 @@ def load_huggingface(
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, with their shapes
                 **options,
                 **_placed(quantizes or quantization is not None, device),
             )
     except DeviceMemoryError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
-            f"{info.name}: transformers cannot load it as a causal language model: {reason}"
+            f"{info.name}: transformers cannot load it as a causal language model ({_line(error)}); check that its "
+            "config.json is that of the weights, and copy or save the model again"
         ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise BaseModelError(
-            f"{info.name}: {len(missing)} weights are missing, first {missing[0]}; copy or save the model again"
-        )
+    _check_report(report, model.config.get_text_config(decoder=True).num_hidden_layers, info.name)
     if adapter is not None:
         from megacontext.bases.adapting import adapted
 
@@ -121,13 +126,51 @@ def _weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+def _check_report(report: dict[str, Any], num_layers: int, name: str) -> None:
+    """BaseModelError unless the files hold the model that config.json describes: all of its weights, of its shapes, and
+    none in its layers that it knows nothing of, for then they are of a model that computes something else."""
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise BaseModelError(
+            f"{name}: {len(missing)} weights are missing, first {missing[0]}; copy or save the model again"
+        )
+    if report["mismatched_keys"]:
+        key, stored, wanted = min(report["mismatched_keys"])
+        raise BaseModelError(
+            f"{name}: {key} is stored as {tuple(stored)}, but config.json asks for {tuple(wanted)}; use the "
+            "config.json that belongs to the weights"
+        )
+    unknown = sorted(filter(partial(_is_in_layers, num_layers=num_layers), report["unexpected_keys"]))
+    if unknown:
+        raise BaseModelError(
+            f"{name}: its layers hold {len(unknown)} weights that a model of its config.json does not have, first "
+            f"{unknown[0]}; use the config.json that belongs to the weights"
+        )
+
+
+def _is_in_layers(key: str, num_layers: int) -> bool:
+    """Whether a weight is one of the layers that run: not of those behind them, which predict further tokens, and no
+    buffer that follows from the configuration."""
+    found = LAYER_KEY.search(key)
+    return found is not None and int(found[1]) < num_layers and not key.endswith(BUFFERS)
+
+
+def _line(error: Exception) -> str:
+    """What was raised, in one short line."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return said if len(said) <= MAX_LINE else f"{said[: MAX_LINE - 3]}..."
+
+
 @contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """transformers draws a bar even for the smallest model; standard error belongs to our own."""
-    was_on = logging.is_progress_bar_enabled()
+def _quiet() -> Iterator[None]:
+    """transformers draws a bar even for the smallest model, and prints a table of weights; standard error belongs to
+    our own bar, and what is wrong with weights is said in one line."""
+    was_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_on:
             logging.enable_progress_bar()

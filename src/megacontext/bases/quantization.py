@@ -16,6 +16,7 @@ import logging
 from typing import Any
 
 from megacontext.errors import BaseModelError
+from megacontext.values import shown
 
 __all__ = [
     "QUANTIZED_DTYPES",
@@ -27,7 +28,8 @@ __all__ = [
 ]
 
 QUANTIZED_DTYPES = ("int8", "int4")
-# What is needed for models that were saved quantised. Others are left to transformers, which says what it lacks.
+# What is needed for models that were saved quantised. Other methods that transformers knows are left to it: it says
+# what it lacks.
 PACKAGES = {
     "bitsandbytes": ("accelerate", "bitsandbytes"),
     "torchao": ("torchao",),
@@ -43,7 +45,9 @@ PYTREE_LOGGER = "torch.utils._pytree"
 def quantization_method(config: dict[str, Any]) -> str | None:
     """How a ``config.json`` says that its weights are quantised; None if they are not."""
     told = config.get("quantization_config")
-    return str(told.get("quant_method", "bitsandbytes")) if isinstance(told, dict) else None
+    if told is None:
+        return None
+    return str(told.get("quant_method", "bitsandbytes")) if isinstance(told, dict) else shown(told)
 
 
 def check_quantization(config: dict[str, Any], asked: str, name: str) -> None:
@@ -56,6 +60,11 @@ def check_quantization(config: dict[str, Any], asked: str, name: str) -> None:
         raise BaseModelError(
             f"{name}: is quantised by {method} as it is saved, and cannot be made {asked}; leave dtype at 'auto'"
         )
+    if method is not None and method not in _known_methods():
+        raise BaseModelError(
+            f"{name}: is quantised by {shown(method)}, which transformers does not know; known are "
+            f"{', '.join(sorted(_known_methods()))}: save the model by one of them, or unquantised"
+        )
     if asked in QUANTIZED_DTYPES:
         method = MADE_BY[asked]
     missing = [package for package in PACKAGES.get(method or "", ()) if importlib.util.find_spec(package) is None]
@@ -64,6 +73,12 @@ def check_quantization(config: dict[str, Any], asked: str, name: str) -> None:
             f"{name}: to have it quantised by {method} takes {' and '.join(missing)}; install with "
             "pip install 'megacontext[quantized]'"
         )
+
+
+def _known_methods() -> set[str]:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    return {"bitsandbytes", *AUTO_QUANTIZATION_CONFIG_MAPPING} - {"bitsandbytes_4bit", "bitsandbytes_8bit"}
 
 
 def computing_dtype(asked: str, method: str | None, stored: str) -> str:

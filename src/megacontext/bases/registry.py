@@ -144,9 +144,8 @@ class BaseHandle:
                 f"{self.name}: its tokenizer has {self.codec.vocab_size} ids but the embedding only {num_rows} rows; "
                 "use the tokenizer that belongs to the weights"
             )
-        eos = read_json(self.folder / "generation_config.json").get("eos_token_id", config.get("eos_token_id"))
         prompting = self.prompting
-        stop_token_ids = [*(eos if isinstance(eos, list) else [] if eos is None else [eos]), *prompting.stop_token_ids]
+        stop_token_ids = [*self._eos_ids(num_rows), *prompting.stop_token_ids]
         if _is_core(config):
             if config["vocab_size"] != num_rows:
                 raise BaseModelError(
@@ -171,7 +170,7 @@ class BaseHandle:
             question_before_ids=prompting.question_before_ids,
             question_after_ids=prompting.question_after_ids,
             bos_token_id=prompting.bos_token_id,
-            stop_token_ids=tuple(dict.fromkeys(int(token_id) for token_id in stop_token_ids)),
+            stop_token_ids=tuple(dict.fromkeys(stop_token_ids)),
             positions=defaults.positions or ("timeline" if _is_core(config) else "window"),
             learned_positions=config.get("learned_positions", 0) if _is_core(config) else 0,
             gist_net=config["weights"].get("gist_net", "") if _is_core(config) else "",
@@ -192,6 +191,21 @@ class BaseHandle:
                 "again with `megacontext port`"
             )
         return profile.defaults
+
+    def _eos_ids(self, vocab_size: int) -> list[int]:
+        """What ends an answer, by the model's files. BaseModelError for what is no id of its vocabulary."""
+        name = "generation_config.json"
+        told = read_json(self.folder / name).get("eos_token_id")
+        if told is None:
+            name, told = "config.json", self.config.get("eos_token_id")
+        ids = told if isinstance(told, list) else [] if told is None else [told]
+        for token_id in ids:
+            if type(token_id) is not int or not 0 <= token_id < vocab_size:
+                raise BaseModelError(
+                    f"{self.folder / name}: eos_token_id is {shown(told)}; give an id from 0 to {vocab_size - 1}, or a "
+                    "list of such"
+                )
+        return ids
 
     def load(self) -> Base:
         """The model itself, read on the first call; imports torch and transformers."""
