@@ -20,6 +20,8 @@ AT_LENGTH = re.compile(r"(?P<kind>generate, per token|refocus on a question): (?
 DRIFTED = re.compile(r"(?P<base>.+), as by default, (?P<number>\d+) refocuses: nats more than exact")
 COLORS = (*LEVEL_COLORS[:3], TEXT, DIM)  # those that stand out from the background
 MOST_NATS = 0.01  # more than exact, the target
+# Of what a refocus costs at the shortest history: below it the words alone found the place, and no window ran.
+WITHOUT_WINDOW = 0.5
 
 Points = list[tuple[float, float]]
 
@@ -49,10 +51,20 @@ def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, axes = _axes("What a longer history costs")
     for (kind, points), color in zip(history_lines(rows).items(), COLORS, strict=False):
         above = -16 if kind.startswith("generate") else 8  # points
-        axes.plot(*zip(*points, strict=True), "o-", color=color, label=kind)
+        alone = [point for point in points if point[1] < WITHOUT_WINDOW * points[0][1]]
+        axes.plot(*zip(*(point for point in points if point not in alone), strict=True), "o-", color=color, label=kind)
         for tokens, ms in points:
+            is_alone = (tokens, ms) in alone
+            if is_alone:  # no part of the line: another thing was timed
+                axes.plot(tokens, ms, "o", color=color, fillstyle="none")
+            said = f"{ms:.3g} ms, by words alone" if is_alone else f"{ms:.3g} ms"
             axes.annotate(
-                f"{ms:.3g} ms", (tokens, ms), (0, above), textcoords="offset points", ha="center", fontsize=8.5
+                said,
+                (tokens, ms),
+                (0, above),
+                textcoords="offset points",
+                ha="right" if is_alone else "center",
+                fontsize=8.5,
             )
     axes.set(xscale="log", yscale="log", ylim=(1, 500), xlabel="tokens of history", ylabel="milliseconds")
     _save(figure, axes, path)
