@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from megacontext.testing.model_folder import write_model_folder
+
 LOST = "of its last commits, catalog.journal still has them; run 'megacontext check --repair'"
 
 
@@ -53,3 +55,12 @@ def test_the_log_stays_with_debug(megacontext, behind):
     done = megacontext("--debug", "sources", behind)
     assert LOST in done.err
     assert not done.err.startswith("megacontext:")
+
+
+def test_a_chat_template_that_does_not_serve_is_told_once(megacontext, tmp_path):
+    model = write_model_folder(tmp_path / "model", dtype="float32")
+    (model / "chat_template.jinja").write_text("{% for m in %}")
+    done = megacontext("init", tmp_path / "m.mc", "--base", model, "--gister", "mean")
+    assert (done.code, done.err.count("\n")) == (0, 1)
+    assert "its chat template cannot be read" in done.err
+    assert "it is asked as a plain model, unless megacontext.json says how" in done.err

@@ -105,3 +105,16 @@ def test_an_id_without_a_network_is_one_line(
     assert error.startswith("megacontext: nobody/no-such-model: no such folder, not in the local cache")
     assert "go online or give a folder" in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "below/file", "/proc/none"])
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    model: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megacontext.bases.registry.BaseHandle.load", lambda handle: pytest.fail("it began to work"))
+    (tmp_path / "file").touch()
+    (tmp_path / "below").touch()
+    assert run(["port", str(model), "--quick", "--out", str(tmp_path / place)]) != 0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert any(str(there) in said for there in (tmp_path / "file", tmp_path / "below", "/proc"))

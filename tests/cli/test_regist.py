@@ -80,3 +80,18 @@ def test_an_interruption_says_how_to_go_on(megacontext, memory, other_base, monk
     assert "run the same command again to go on" in stopped.err
     done = megacontext("regist", memory, "--base", other_base, "--gister", "mean", "--json")
     assert done.data["report"]["num_made"] == 0
+
+
+def test_a_memory_whose_base_is_gone_says_so_and_moves(megacontext, tmp_path, other_base):
+    model, moved = write_model_folder(tmp_path / "model", dtype="float32"), tmp_path / "elsewhere"
+    note = tmp_path / "note.txt"
+    note.write_text("The code for Kolibri is 48213. " * 9)
+    assert megacontext("init", tmp_path / "m.mc", "--base", model, "--gister", "mean").code == 0
+    assert megacontext("ingest", tmp_path / "m.mc", note).code == 0
+    model.rename(moved)
+    done = megacontext("ask", tmp_path / "m.mc", "What is the code?")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert f"was made with the base {model}, which cannot be had now" in done.err
+    assert f"`megacontext regist {tmp_path / 'm.mc'} --base NEW`" in done.err
+    assert megacontext("regist", tmp_path / "m.mc", "--base", other_base).code == 0
+    assert "Kolibri is 48213" in megacontext("search", tmp_path / "m.mc", "Kolibri").out

@@ -1,4 +1,4 @@
-"""What the library logs, on standard error: everything with ``--debug``, else losses in data at rest alone."""
+"""What the library logs, on standard error: everything with ``--debug``, else what users cannot see otherwise."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from megacontext.cli.visible import visible_line
 
 __all__ = ["show_log"]
 
-OF_LOSSES = ("megacontext.catalog", "megacontext.storage", "megacontext.memory.erase")
+# Losses in data at rest, and a model's own way to be asked that does not serve.
+UNSEEN = ("megacontext.catalog", "megacontext.storage", "megacontext.memory.erase", "megacontext.bases.prompting")
 
 
-class _Losses(logging.Handler):
-    """One line for each warning about data at rest, once. Of the rest, verbs say themselves what users need."""
+class _Unseen(logging.Handler):
+    """One line for each warning of those, once. Of the rest, verbs say themselves what users need."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -22,14 +23,14 @@ class _Losses(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
-        if record.name.startswith(OF_LOSSES) and line not in self._said:
+        if record.name.startswith(UNSEEN) and line not in self._said:
             self._said.add(line)
             error_console().print(f"megacontext: {visible_line(line)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def show_log(*, debug: bool, verb: str | None) -> None:
-    """Everything to whoever debugs, losses to all others, and nothing beside ``check``, which lists them itself; what
-    packages say of themselves to nobody."""
+    """Everything to whoever debugs, what is unseen to all others, and nothing beside ``check``, which lists losses
+    itself; what packages say of themselves to nobody."""
     quiet_quantization()
-    quiet = logging.NullHandler() if verb == "check" else _Losses()
+    quiet = logging.NullHandler() if verb == "check" else _Unseen()
     logging.getLogger("megacontext").handlers = [logging.StreamHandler() if debug else quiet]

@@ -46,7 +46,7 @@ class WriterLock:
             except filelock.Timeout as error:
                 raise MemoryLockedError(
                     f"{self._path.parent} is being {self._doing} by process {self._owner()}; "
-                    "close it there or wait; meanwhile it can be read (read_only=True)"
+                    "close it there or wait; meanwhile it can be read"
                 ) from error
             except OSError as error:
                 self._lock.release()

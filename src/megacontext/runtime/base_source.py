@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import BaseMismatchError
+from megacontext.errors import BaseMismatchError, BaseModelError, UnknownNameError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.ports.text import EmbeddingRows, Encoded, SupportsTokenBytes, TextCodec
@@ -74,8 +74,17 @@ class CheckedBase:
 
     @functools.cached_property
     def found(self) -> BaseSource:
-        source = self._find()
         made_with = self._memory_info
+        try:
+            source = self._find()
+        except (BaseModelError, UnknownNameError) as error:
+            if self._is_named:
+                raise
+            command = shlex.join(["megacontext", "regist", self._folder, "--base", "NEW"])
+            raise BaseModelError(
+                f"{self._folder} was made with the base {made_with.base_name}, which cannot be had now ({error}); "
+                f"bring it back, or move the memory to another one: `{command}`"
+            ) from error
         if source.info.fingerprint != made_with.base_fingerprint:
             way_out = "open it without naming a base" if self._is_named else "bring that base back"
             command = shlex.join(["megacontext", "regist", self._folder, "--base", source.info.name])

@@ -4,6 +4,7 @@ down with their reasons."""
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,8 @@ def port(config: PortConfig, *, on_step: OnStep) -> Ported:
     handle = BaseHandle(config.base, dtype=config.dtype, device=config.device)
     if config.installs and BUNDLED_FOLDER in handle.folder.parents:
         raise InvalidValueError(f"{config.base} is bundled and brings its own defaults; leave out --install")
+    for folder in (config.out, *([handle.folder] if config.installs else [])):
+        _check_writable(folder)  # before minutes of work, not behind them
     on_step("loading", 0, 1)
     base = handle.load()
     sample = shipped_books()[0].text[SAMPLE_START:][:SAMPLE_CHARS]
@@ -145,6 +148,15 @@ def _traits(handle: BaseHandle, base: Base, cost: Cost) -> Traits:
     if handle.config.get("model_type") == CORE_TYPE:
         return describe_core(handle.config, numbers_per_entry=cost.entry_bytes // DTYPE_BYTES[base.info.dtype])
     return describe(whole_config(handle.published_config, handle.name))
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise now what ``_written`` would behind minutes of work; nothing is made yet."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise InvalidValueError(f"{there} is a file; give a folder with --out")
+    with os_faults(f"writing into {there}"), tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def _written(ported: Ported, config: PortConfig, folder: Path) -> Ported:
