@@ -23,8 +23,8 @@ from megacontext.errors import BudgetError
 from megacontext.evaluation.haystack import Haystack, build_haystack
 from megacontext.evaluation.hidden_facts import answer_value
 from megacontext.evaluation.library import assemble_library
+from megacontext.ports.base import BaseSource
 from megacontext.runtime.assembly import open as open_memory
-from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.events import DoneEvent
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.openai_server import OpenAIServer

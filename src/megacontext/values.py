@@ -28,6 +28,7 @@ __all__ = [
     "number",
     "part",
     "path",
+    "reason_of",
     "seed",
     "shown",
     "span",
@@ -39,6 +40,7 @@ __all__ = [
 
 LARGEST = (1 << 63) - 1  # what the libraries below us can count to
 _SHOWN_CHARS = 60
+_REASON_CHARS = 200
 
 T = TypeVar("T")
 
@@ -51,6 +53,12 @@ def shown(value: object) -> str:
     except ValueError:  # Python refuses to write out an integer of thousands of digits
         line = "an enormous number"
     return line if len(line) <= _SHOWN_CHARS else f"{line[: _SHOWN_CHARS - 3]}..."
+
+
+def reason_of(error: BaseException) -> str:
+    """What somebody else's error says, as part of one line of a message; the kind of error where it says nothing."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= _REASON_CHARS else f"{line[: _REASON_CHARS - 3]}..."
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

@@ -6,16 +6,10 @@ import io
 
 import pytest
 
-from megacontext.bases.registry import load_base
 from megacontext.testing.openai_server import OpenAIServer
 
 FACT = "The code for Kolibri is 48213."
 QUESTION = "What is the code for Kolibri?"
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return load_base("reference")
 
 
 @pytest.fixture

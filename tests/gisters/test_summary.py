@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from megacontext.bases.registry import load_base
 from megacontext.bases.remote.http import Patience
 from megacontext.bases.remote.rendering import history_text
 from megacontext.bases.remote.text_base import OpenAIHandle
@@ -13,21 +12,10 @@ from megacontext.errors import InvalidValueError, ServerError
 from megacontext.gisters.summary import NODES_AT_ONCE, SummaryGister
 from megacontext.ports.gister import CostlyGister, Gister
 from megacontext.runtime import assembly
-from megacontext.testing.openai_server import Failure, OpenAIServer
+from megacontext.testing.openai_server import Failure
 
 TEXT = "Anna met Bob in the garden, and they spoke of the harvest until it was late. "
 REFUSED = Failure(status=400, body={"error": {"message": "no thanks"}})
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return load_base("reference")
-
-
-@pytest.fixture
-def server(reference):
-    with OpenAIServer(reference) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from megacontext import MegaContextError, together
-from megacontext.bases.registry import load_base
 from megacontext.bases.remote.embeds_base import VllmHandle
 from megacontext.bases.remote.http import Patience
 from megacontext.bases.remote.text_base import OpenAIHandle
@@ -30,17 +29,6 @@ PATIENT = Patience(num_retries=0)
 FACT = "The code for Kolibri is 48213."
 QUESTION = "What is the code for Kolibri?"
 FILLER = "It was a quiet day, and nobody came by. The dog slept under the table until noon. "
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return load_base("reference")
-
-
-@pytest.fixture
-def server(reference):
-    with OpenAIServer(reference) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -8,13 +8,7 @@ import urllib.request
 
 import pytest
 
-from megacontext.bases.registry import load_base
 from megacontext.testing.openai_server import Failure, OpenAIServer
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return load_base("reference")
 
 
 def call(url, body=None, *, raw=None, key=""):

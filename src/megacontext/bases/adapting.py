@@ -21,6 +21,7 @@ from megacontext.bases.adapted_table import COPIES
 from megacontext.bases.adapter import Adapter
 from megacontext.bases.embedding_table import EMBEDDING_NAMES, read_header
 from megacontext.errors import BaseModelError
+from megacontext.values import reason_of
 
 __all__ = ["adapted"]
 
@@ -48,7 +49,7 @@ def adapted(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
             known = {*expected, *both.state_dict()}
     except Exception as error:
         raise BaseModelError(
-            f"{adapter.folder}: does not fit its base {adapter.base} ({_first_line(error)}); use the base that it was "
+            f"{adapter.folder}: does not fit its base {adapter.base} ({reason_of(error)}); use the base that it was "
             "trained on"
         ) from error
     placeless = {name for name in given if name not in known and not name.endswith(COPIES)}
@@ -79,14 +80,6 @@ def _grow(model: PreTrainedModel, given: dict[str, Any]) -> None:
     for name, entry in given.items():
         if name.endswith(EMBEDDING_NAMES) and entry["shape"][0] != model.get_input_embeddings().weight.shape[0]:
             model.resize_token_embeddings(entry["shape"][0], mean_resizing=False)
-
-
-def _first_line(error: Exception) -> str:
-    """What a dependency says in one line; torch lists what does not fit below a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (
-        (lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0])[:300] if lines else type(error).__name__
-    )
 
 
 @contextlib.contextmanager

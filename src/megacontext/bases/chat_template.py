@@ -13,6 +13,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megacontext.errors import BaseModelError
+from megacontext.values import reason_of
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -24,7 +25,6 @@ Turn = tuple[str, str]
 
 MAX_STEPS = 20_000  # of all loops together
 MAX_LETTERS = 1 << 18
-MAX_LINE = 120
 # Said where a template refuses to begin with the user.
 SYSTEM: Turn = ("system", "You are a helpful assistant.")
 
@@ -50,7 +50,7 @@ class ChatTemplate:
                 environment, environment.compile(program), environment.make_globals(None), None
             )
         except (TemplateError, RecursionError) as error:
-            raise BaseModelError(f"its chat template cannot be read ({_line(error)})") from error
+            raise BaseModelError(f"its chat template cannot be read ({reason_of(error)})") from error
 
     def render(self, turns: Sequence[Turn], *, asks: bool) -> str:
         """The text of a conversation; with ``asks`` up to where the model begins to answer.
@@ -69,7 +69,7 @@ class ChatTemplate:
                 raise ValueError("it leaves out or repeats what is said")
             except Exception as error:  # noqa: BLE001 - a template may fail in any way, and is data
                 errors.append(error)
-        raise BaseModelError(f"its chat template takes no question ({_line(errors[0])})") from errors[0]
+        raise BaseModelError(f"its chat template takes no question ({reason_of(errors[0])})") from errors[0]
 
     def _run(self, messages: list[dict[str, Any]], *, asks: bool, **more: Any) -> str:
         self._num_steps, letters, num_letters = 0, [], 0
@@ -88,12 +88,6 @@ class ChatTemplate:
         if self._num_steps > MAX_STEPS:
             raise ValueError(f"its loops take more than {MAX_STEPS} steps")
         return found
-
-
-def _line(error: Exception) -> str:
-    """What went wrong, in one short line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= MAX_LINE else f"{said[: MAX_LINE - 3]}..."
 
 
 def _messages(turns: Sequence[Turn], *, in_parts: bool) -> list[dict[str, Any]]:

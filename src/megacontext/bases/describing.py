@@ -14,7 +14,7 @@ from typing import Any
 
 from megacontext.bases.traits import embedding_scale, longest_window, text_config
 from megacontext.errors import BaseModelError
-from megacontext.values import shown
+from megacontext.values import reason_of, shown
 
 __all__ = ["DTYPE_BYTES", "Traits", "describe", "describe_core", "traits_from", "whole_config"]
 
@@ -101,9 +101,9 @@ def whole_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     try:
         whole = AutoConfig.for_model(**copy.deepcopy(dict(config)))  # it writes into what it is given
     except (ValueError, TypeError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BaseModelError(
-            f"{name}: transformers cannot read a configuration of model_type {shown(config['model_type'])}: {reason}"
+            f"{name}: transformers cannot read a configuration of model_type {shown(config['model_type'])}: "
+            f"{reason_of(error)}"
         ) from error
     text = whole.get_text_config(decoder=True)
     dtype = config.get("dtype") or config.get("torch_dtype") or text_config(dict(config)).get("torch_dtype")

@@ -38,7 +38,7 @@ from megacontext.bases.traits import check_config, check_decoder
 from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
-from megacontext.values import choice
+from megacontext.values import choice, reason_of
 
 __all__ = ["HuggingFaceBase"]
 
@@ -50,7 +50,6 @@ LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.
 # Layers that quantise what they read scale it by what else is read at once.
 QUANTIZED_TOLERANCE = 0.05
 NUM_COMPARED = 6
-MAX_WORDS = 30  # of what a model raises
 
 
 class HuggingFaceBase:
@@ -364,10 +363,9 @@ def _refusing(name: str) -> Iterator[None]:
     except (MegaContextError, MemoryError, torch.OutOfMemoryError):  # no room is no trait
         raise
     except Exception as error:
-        reason = " ".join([f"{type(error).__name__}:", *str(error).split()[:MAX_WORDS]])
         raise BaseModelError(
-            f"{name}: fails on a few tokens ({reason}); a base needs a model that reads "
-            "embeddings with transformers' cache alone: use another model, or another dtype"
+            f"{name}: fails on a few tokens ({type(error).__name__}: {reason_of(error)}); a base needs a model that "
+            "reads embeddings with transformers' cache alone: use another model, or another dtype"
         ) from error
 
 

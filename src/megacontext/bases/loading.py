@@ -24,13 +24,13 @@ from megacontext.bases.quantization import QUANTIZED_DTYPES, computing_dtype, qu
 from megacontext.errors import BaseModelError, DeviceMemoryError
 from megacontext.ports.base import BaseInfo
 from megacontext.ports.text import TextCodec
+from megacontext.values import reason_of
 
 __all__ = ["is_known", "load_core", "load_huggingface"]
 
 LAYER_KEY = re.compile(r"\b(?:layers|h)\.(\d+)\.")
 # Saved by older versions of transformers, computed by today's.
 BUFFERS = ("rotary_emb.inv_freq", "attention.bias", "attention.masked_bias", "attn.bias", "attn.masked_bias")
-MAX_LINE = 200
 
 
 def is_known(model_type: str) -> bool:
@@ -82,7 +82,7 @@ def load_huggingface(
         raise
     except Exception as error:
         raise BaseModelError(
-            f"{info.name}: transformers cannot load it as a causal language model ({_line(error)}); check that its "
+            f"{info.name}: transformers cannot load it as a causal language model ({reason_of(error)}); check that its "
             "config.json is that of the weights, and copy or save the model again"
         ) from error
     _check_report(report, model.config.get_text_config(decoder=True).num_hidden_layers, info.name)
@@ -153,12 +153,6 @@ def _is_in_layers(key: str, num_layers: int) -> bool:
     buffer that follows from the configuration."""
     found = LAYER_KEY.search(key)
     return found is not None and int(found[1]) < num_layers and not key.endswith(BUFFERS)
-
-
-def _line(error: Exception) -> str:
-    """What was raised, in one short line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said if len(said) <= MAX_LINE else f"{said[: MAX_LINE - 3]}..."
 
 
 @contextlib.contextmanager

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from megacontext.errors import BaseModelError, MegaContextError
-from megacontext.ports.base import Base, BaseInfo
+from megacontext.ports.base import Base, BaseInfo, BaseSource
 from megacontext.ports.text import TextCodec
-from megacontext.values import shown
+from megacontext.values import reason_of, shown
 
 __all__ = [
     "ENTRY_POINTS",
-    "AddressedBase",
     "SupportsAddresses",
     "SupportsFolders",
     "is_brought",
@@ -48,26 +47,11 @@ class SupportsFolders(Protocol):
         ...
 
 
-class AddressedBase(Protocol):
-    """A base of which only as much is read as somebody asks for; ``BaseHandle`` and ``BaseInMemory`` are such."""
-
-    @property
-    def info(self) -> BaseInfo: ...
-
-    @property
-    def codec(self) -> TextCodec: ...
-
-    @property
-    def embeddings(self) -> Any: ...
-
-    def load(self) -> Base: ...
-
-
 @runtime_checkable
 class SupportsAddresses(Protocol):
     """Opens addresses of a scheme."""
 
-    def open_address(self, rest: str, *, dtype: str, device: str) -> AddressedBase:
+    def open_address(self, rest: str, *, dtype: str, device: str) -> BaseSource:
         """The base at ``NAME:rest``."""
         ...
 
@@ -95,7 +79,7 @@ def load_brought(folder: Path, codec: TextCodec, info: BaseInfo, *, stored: str,
     return base
 
 
-def open_brought(name: str, *, dtype: str, device: str) -> AddressedBase | None:
+def open_brought(name: str, *, dtype: str, device: str) -> BaseSource | None:
     """The base at an address whose scheme an installed package opens; None for any other name."""
     address = ADDRESS.fullmatch(name)
     if address is None or not is_brought(address[1]):
@@ -129,9 +113,8 @@ def _failing(entry: EntryPoint, doing: str) -> Iterator[None]:
     except MegaContextError:
         raise
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
         raise BaseModelError(
-            f"{_named(entry)} {doing} ({type(error).__name__}: {reason}); update or uninstall it"
+            f"{_named(entry)} {doing} ({type(error).__name__}: {reason_of(error)}); update or uninstall it"
         ) from error
 
 

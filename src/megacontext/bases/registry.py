@@ -39,7 +39,7 @@ from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, l
 from megacontext.bases.weight_files import check_weights
 from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError, UnknownNameError
 from megacontext.ports.base import Base, BaseDefaults, BaseInfo
-from megacontext.values import shown
+from megacontext.values import reason_of, shown
 
 __all__ = ["BUNDLED", "BUNDLED_FOLDER", "BaseHandle", "base_info", "check_placement", "load_base", "load_codec"]
 
@@ -358,9 +358,8 @@ def _from_hub(hub_id: str) -> tuple[str, str, Path]:
         try:
             folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise BaseModelError(
                 f"{hub_id}: no such folder, not in the local cache, and not to be had from the Hugging Face hub "
-                f"({reason}); go online or give a folder"
+                f"({reason_of(error)}); go online or give a folder"
             ) from error
     return hub_id, folder.name, folder

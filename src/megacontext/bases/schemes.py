@@ -8,44 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
-from megacontext.bases.plugins import AddressedBase, open_brought
+from megacontext.bases.plugins import open_brought
 from megacontext.bases.registry import BaseHandle
 from megacontext.bases.remote.address import ApiAddress, scheme_of
 from megacontext.bases.remote.api_key import ApiKey
-from megacontext.ports.base import Base, BaseInfo
-from megacontext.ports.text import EmbeddingRows, TextCodec
+from megacontext.ports.base import BaseSource
 
-__all__ = ["FindKey", "Handle", "base_handle", "is_behind_api"]
+__all__ = ["FindKey", "base_handle", "is_behind_api"]
 
 FindKey = Callable[[ApiAddress], ApiKey | None]
 
 
-class Handle(Protocol):
-    """What every kind of handle is: a base of which only as much is read as somebody asks for."""
-
-    name: str
-
-    @property
-    def info(self) -> BaseInfo: ...
-
-    @property
-    def codec(self) -> TextCodec: ...
-
-    @property
-    def embeddings(self) -> EmbeddingRows: ...
-
-    def load(self) -> Base: ...
-
-
-def _openai(address: ApiAddress, key: ApiKey | None, *, dtype: str, device: str) -> Handle:
+def _openai(address: ApiAddress, key: ApiKey | None, *, dtype: str, device: str) -> BaseSource:
     from megacontext.bases.remote.text_base import OpenAIHandle
 
     return OpenAIHandle(address, key=key)
 
 
-def _vllm(address: ApiAddress, key: ApiKey | None, *, dtype: str, device: str) -> Handle:
+def _vllm(address: ApiAddress, key: ApiKey | None, *, dtype: str, device: str) -> BaseSource:
     from megacontext.bases.remote.embeds_base import VllmHandle
 
     return VllmHandle(address, key=key, dtype=dtype, device=device)
@@ -70,7 +51,7 @@ def base_handle(
     device: str = "auto",
     profile: Path | None = None,
     find_key: FindKey = lambda address: None,
-) -> Handle | AddressedBase:
+) -> BaseSource:
     """The handle of a base; nothing is loaded, and no server asked. profile: a config of a base that runs here;
     find_key: gives the key for an API.
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BaseModelError, InvalidValueError
-from megacontext.gisters.source import BaseSource, whole_blocks
-from megacontext.ports.base import SupportsSurprise
+from megacontext.gisters.source import whole_blocks
+from megacontext.ports.base import BaseSource, SupportsSurprise
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["ExtractiveGister"]

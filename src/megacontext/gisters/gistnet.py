@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BaseModelError
-from megacontext.gisters.source import BaseSource, whole_blocks
-from megacontext.ports.base import BaseInfo, SupportsLearnedGists
+from megacontext.gisters.source import whole_blocks
+from megacontext.ports.base import BaseInfo, BaseSource, SupportsLearnedGists
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["LEARNED_GISTER", "GistNetGister", "untaught_shape"]

@@ -13,7 +13,8 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.gisters.source import BaseSource, whole_blocks
+from megacontext.gisters.source import whole_blocks
+from megacontext.ports.base import BaseSource
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["MeanGister"]

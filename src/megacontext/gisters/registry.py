@@ -10,8 +10,9 @@ from megacontext.gisters.extractive import ExtractiveGister
 from megacontext.gisters.gistnet import GistNetGister
 from megacontext.gisters.mean import MeanGister
 from megacontext.gisters.sentences import SentencesGister
-from megacontext.gisters.source import BaseSource, check_width
+from megacontext.gisters.source import check_width
 from megacontext.gisters.summary import SummaryGister
+from megacontext.ports.base import BaseSource
 from megacontext.ports.gister import Gister
 from megacontext.values import text
 

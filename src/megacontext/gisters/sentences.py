@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.gisters.source import BaseSource, whole_blocks
+from megacontext.gisters.source import whole_blocks
+from megacontext.ports.base import BaseSource
 from megacontext.ports.gister import GistBatch
 from megacontext.ports.text import RowMark, TextRows
 

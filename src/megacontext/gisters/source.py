@@ -1,35 +1,14 @@
-"""What a gister may ask of the base model's handle, and the checks that every gister makes of its input."""
+"""The checks that every gister makes of its input."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import InvalidTokensError, InvalidValueError
-from megacontext.ports.base import Base, BaseInfo
-from megacontext.ports.text import EmbeddingRows, TextCodec
 from megacontext.values import whole_number
 
-__all__ = ["BaseSource", "check_width", "whole_blocks"]
-
-
-class BaseSource(Protocol):
-    """A base model of which only as much is read as a gister asks for."""
-
-    @property
-    def info(self) -> BaseInfo: ...
-
-    @property
-    def codec(self) -> TextCodec: ...
-
-    @property
-    def embeddings(self) -> EmbeddingRows: ...
-
-    def load(self) -> Base:
-        """The model itself; the first call may take seconds."""
-        ...
+__all__ = ["check_width", "whole_blocks"]
 
 
 def check_width(gist_width: int, block_tokens: int) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BaseModelError, InvalidValueError
-from megacontext.gisters.source import BaseSource, whole_blocks
+from megacontext.gisters.source import whole_blocks
+from megacontext.ports.base import BaseSource
 from megacontext.ports.completion import SupportsSummaries
 from megacontext.ports.gister import GistBatch
 from megacontext.ports.text import RowMark, TextRows

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.ports.text import TextCodec
+from megacontext.ports.text import EmbeddingRows, TextCodec
 from megacontext.values import choice, text, whole_number
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "Base",
     "BaseDefaults",
     "BaseInfo",
+    "BaseSource",
     "LensQuery",
     "ModelCache",
     "SupportsAttentionMass",
@@ -154,6 +155,25 @@ class Base(Protocol):
         spreads_T: standard deviations of the positions, 0 (or None for all) where an entry stands at one place. A base
         whose positions are certain passes over them.
         """
+        ...
+
+
+@runtime_checkable
+class BaseSource(Protocol):
+    """A base of which only as much is read as somebody asks for: facts, tokenizer and embedding table come from small
+    files."""
+
+    @property
+    def info(self) -> BaseInfo: ...
+
+    @property
+    def codec(self) -> TextCodec: ...
+
+    @property
+    def embeddings(self) -> EmbeddingRows: ...
+
+    def load(self) -> Base:
+        """The model itself; the first call may take seconds."""
         ...
 
 

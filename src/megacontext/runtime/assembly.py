@@ -13,8 +13,9 @@ from megacontext.errors import InvalidValueError, MemoryExistsError, MemoryNotFo
 from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
 from megacontext.gisters.registry import make_gister
 from megacontext.memory.layout import LOCK_FILE
+from megacontext.ports.base import BaseSource
 from megacontext.ports.catalog import MemoryInfo
-from megacontext.runtime.base_source import BaseSource, CheckedBase
+from megacontext.runtime.base_source import CheckedBase
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.relatives import Elder, Relatives
 from megacontext.runtime.shapes import (

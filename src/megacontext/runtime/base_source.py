@@ -5,33 +5,17 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BaseMismatchError, BaseModelError, UnknownNameError
-from megacontext.ports.base import Base, BaseInfo
+from megacontext.ports.base import Base, BaseInfo, BaseSource
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.ports.text import EmbeddingRows, Encoded, SupportsTokenBytes, TextCodec
 
-__all__ = ["BaseSource", "CheckedBase", "LoadedBase"]
-
-
-@runtime_checkable
-class BaseSource(Protocol):
-    """A base model of which only as much is read as somebody asks for. ``bases.BaseHandle`` is one."""
-
-    @property
-    def info(self) -> BaseInfo: ...
-
-    @property
-    def codec(self) -> TextCodec: ...
-
-    @property
-    def embeddings(self) -> EmbeddingRows: ...
-
-    def load(self) -> Base: ...
+__all__ = ["CheckedBase", "LoadedBase"]
 
 
 class LoadedBase:

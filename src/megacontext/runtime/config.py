@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from megacontext.errors import BudgetError
+from megacontext.ports.base import BaseSource
 from megacontext.ports.focus import Allocator, Lens
-from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.focusing import Hysteresis
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import POSITION_MODES, PositionMode

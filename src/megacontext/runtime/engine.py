@@ -26,8 +26,7 @@ from megacontext.focus.pins import Spans
 from megacontext.focus.rows import CutRows
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import Base, SupportsLearnedLens, SupportsPatch, lead_ids
-from megacontext.runtime.base_source import BaseSource
+from megacontext.ports.base import Base, BaseSource, SupportsLearnedLens, SupportsPatch, lead_ids
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.degrading import show_less, unless_damaged

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from megacontext.memory.memory import Memory
+from megacontext.ports.base import BaseSource
 from megacontext.ports.focus import Allocator, Lens
-from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.config import SessionConfig, SessionDefaults
 from megacontext.runtime.patching import Patching
 from megacontext.runtime.placement import PositionMode

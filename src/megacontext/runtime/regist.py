@@ -32,9 +32,9 @@ from megacontext.memory.parts import LazyGister, Parts
 from megacontext.memory.regist import Regist, require_text
 from megacontext.memory.reports import IngestProgress
 from megacontext.memory.siblings import NoSiblings
+from megacontext.ports.base import BaseSource
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.assembly import held_generation, memory_folder, parts_of, recorded_base
-from megacontext.runtime.base_source import BaseSource
 from megacontext.runtime.elders import elders, remove_elders
 from megacontext.runtime.shapes import AnyBase, Placing, Shape, base_source
 from megacontext.storage.generations import Generation, current_generation

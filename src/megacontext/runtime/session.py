@@ -16,8 +16,7 @@ from megacontext.errors import InvalidValueError, MemoryClosedError
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
-from megacontext.ports.base import question_ids
-from megacontext.runtime.base_source import BaseSource
+from megacontext.ports.base import BaseSource, question_ids
 from megacontext.runtime.completing import check_answer_fits, completion_steps
 from megacontext.runtime.config import SessionConfig, window_budget
 from megacontext.runtime.engine import NO_TOKENS, Engine, Query

@@ -15,10 +15,10 @@ from megacontext.bases.schemes import base_handle
 from megacontext.errors import BaseMismatchError, InvalidValueError
 from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.gisters.registry import gister_version, make_gister
-from megacontext.ports.base import Base, BaseInfo
+from megacontext.ports.base import Base, BaseInfo, BaseSource
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.api_keys import find_key, given_key
-from megacontext.runtime.base_source import BaseSource, LoadedBase
+from megacontext.runtime.base_source import LoadedBase
 from megacontext.tree.geometry import MAX_BLOCK_TOKENS, TreeGeometry
 from megacontext.values import path as valid_path
 from megacontext.values import shown, whole_number

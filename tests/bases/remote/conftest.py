@@ -4,22 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from megacontext.bases.registry import load_base
 from megacontext.bases.remote.address import ApiAddress
 from megacontext.bases.remote.api_key import ApiKey
 from megacontext.bases.remote.http import ApiClient, Patience
-from megacontext.testing.openai_server import OpenAIServer
-
-
-@pytest.fixture(scope="session")
-def reference():
-    return load_base("reference")
-
-
-@pytest.fixture
-def server(reference):
-    with OpenAIServer(reference) as opened:
-        yield opened
 
 
 @pytest.fixture

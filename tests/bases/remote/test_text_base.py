@@ -10,9 +10,8 @@ from megacontext.bases.remote.answers import answer_pieces
 from megacontext.bases.remote.http import Patience
 from megacontext.bases.remote.text_base import OpenAIHandle
 from megacontext.errors import BaseModelError, InvalidTokensError, PromptTooLongError, ServerError
-from megacontext.ports.base import Base
+from megacontext.ports.base import Base, BaseSource
 from megacontext.ports.completion import CompletionRequest, SupportsCompletion, SupportsSummaries
-from megacontext.runtime.base_source import BaseSource
 from megacontext.testing.model_folder import write_model_folder
 from megacontext.testing.openai_server import Failure, OpenAIServer
 

@@ -44,6 +44,12 @@ class CheckResult:
     limit: float
     detail: str
 
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """A row of a table: name, result, what was measured, its limit, what was tried."""
+        measured = "-" if self.error is None else f"{self.error:.2g}"
+        return self.name, "passed" if self.passed else "FAILED", measured, f"{self.limit:.2g}", self.detail
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -40,16 +40,7 @@ def markdown(ported: Ported) -> str:
         "",
         *_table(
             ["check", "", "measured", "limit", "what"],
-            [
-                [
-                    check.name,
-                    "passed" if check.passed else "FAILED",
-                    "-" if check.error is None else f"{check.error:.2g}",
-                    f"{check.limit:.2g}",
-                    check.detail,
-                ]
-                for check in ported.checks
-            ],
+            [list(check.cells) for check in ported.checks],
         ),
     ]
     if ported.choices is not None:
