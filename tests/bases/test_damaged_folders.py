@@ -63,11 +63,16 @@ def test_a_configuration_of_another_model_is_refused(
     refused(folder, match, capfd)
 
 
-@pytest.mark.parametrize("eos", ["x", -1, 512, [0, "x"], True, 1.5])
+@pytest.mark.parametrize("eos", ["x", -1, [0, "x"], True, 1.5])
 def test_what_is_no_id_ends_no_answer(folder: Path, eos: object) -> None:
     change(folder / "generation_config.json", eos_token_id=eos)
     with pytest.raises(BaseModelError, match=r"generation_config.json: eos_token_id is .*; give an id from 0 to 511"):
         base_info(str(folder))
+
+
+def test_ids_beyond_the_vocabulary_are_never_drawn_and_end_no_answer(folder: Path) -> None:
+    change(folder / "generation_config.json", eos_token_id=[512, 3, 151329])
+    assert base_info(str(folder)).stop_token_ids == (3,)
 
 
 def test_weights_that_are_cut_off_are_refused_before_a_memory_is_made(folder: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_memory_is_read_without_its_base(tmp_path, base):
     with mc.open(tmp_path / "m", read_only=True) as memory:
         assert memory.sources()[0].uri == "note"
         assert memory.tokens(0, 4).tolist() == list(b"Some")
-        with pytest.raises(UnknownNameError, match="tiny-qwen3"):
+        with pytest.raises(BaseModelError, match=r"made with the base tiny-qwen3.*`megacontext regist .* --base NEW`"):
             memory.text(0, 4)
 
 

@@ -193,19 +193,21 @@ class BaseHandle:
         return profile.defaults
 
     def _eos_ids(self, vocab_size: int) -> list[int]:
-        """What ends an answer, by the model's files. BaseModelError for what is no id of its vocabulary."""
+        """What ends an answer, by the model's files, without ids beyond its vocabulary (small copies of a model keep
+        those of the large one): they are never drawn. BaseModelError for what is no id.
+        """
         name = "generation_config.json"
         told = read_json(self.folder / name).get("eos_token_id")
         if told is None:
             name, told = "config.json", self.config.get("eos_token_id")
         ids = told if isinstance(told, list) else [] if told is None else [told]
         for token_id in ids:
-            if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            if type(token_id) is not int or token_id < 0:
                 raise BaseModelError(
                     f"{self.folder / name}: eos_token_id is {shown(told)}; give an id from 0 to {vocab_size - 1}, or a "
                     "list of such"
                 )
-        return ids
+        return [token_id for token_id in ids if token_id < vocab_size]
 
     def load(self) -> Base:
         """The model itself, read on the first call; imports torch and transformers."""
