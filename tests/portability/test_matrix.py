@@ -87,7 +87,7 @@ def head_of(model: transformers.PreTrainedModel) -> Callable[[torch.Tensor], tor
 
     def logits(hidden: torch.Tensor) -> torch.Tensor:
         raw = output_layer(hidden)
-        if text.model_type == "granite":
+        if text.model_type in ("granite", "granite_swa"):
             raw = raw / text.logits_scaling
         if text.model_type == "cohere":
             raw = raw * text.logit_scale

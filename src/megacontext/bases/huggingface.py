@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from megacontext.bases.attention import register_attention
 from megacontext.bases.attention_kernels import KERNELS
 from megacontext.bases.cache_batch import CacheBatch
+from megacontext.bases.decoder_rotary import DecoderRotary, is_taken_over
 from megacontext.bases.footprint import weight_bytes
 from megacontext.bases.key_turning import KeyTurning, find_turning
 from megacontext.bases.kv_cache import KVCache
@@ -31,7 +32,7 @@ from megacontext.bases.memory_limits import window_explained
 from megacontext.bases.overflow import check_logits, check_nats, is_checked
 from megacontext.bases.plain_forward import plain_logits
 from megacontext.bases.rearranging import rearranged
-from megacontext.bases.rotary import ExplicitRotary, Frequencies
+from megacontext.bases.rotary import Frequencies
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.bases.text_tower import TextTower, is_multimodal
 from megacontext.bases.traits import check_config, check_decoder
@@ -75,18 +76,14 @@ class HuggingFaceBase:
         self._num_layers = int(config.num_hidden_layers)
         parameter = next(decoder.parameters())
         self._dtype, self._device = self._embedding.weight.dtype, parameter.device
-        is_taken_before = isinstance(decoder.rotary_emb, ExplicitRotary)
+        is_taken_before = is_taken_over(decoder)
         self._is_checked = is_checked(self._dtype, self._device)
         self._tolerance = LOGITS_TOLERANCE[self._dtype]
         if getattr(model, "is_quantized", False):
             self._tolerance = max(self._tolerance, QUANTIZED_TOLERANCE)
         own_logits = None if is_taken_before else self._own_logits(model.eval())
         self._model: Any = TextTower(model) if is_multimodal(model) else model
-        if not is_taken_before:
-            decoder.rotary_emb = ExplicitRotary(
-                decoder.rotary_emb, max_positions=info.max_positions, dtype=self._dtype, device=self._device
-            )
-        self._rotary: ExplicitRotary = decoder.rotary_emb
+        self._rotary = DecoderRotary(decoder, max_positions=info.max_positions, dtype=self._dtype, device=self._device)
         self._tap_layer = _tap_layer(config, self._num_layers)
         self._expand = _expansion(decoder, self._tap_layer)
         self.entry_bytes = 0  # what a window keeps of each of its entries; found by looking

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,6 +44,7 @@ class _Wave:
     """How the layers of one kind rotate, for windows of one length."""
 
     original: nn.Module  # the model's own module, with the frequencies of that length
+    layer_type: str  # what the module is asked for; '' if it knows no kinds
     kind: str
     inv_freq_F: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
     scaling: float
@@ -53,6 +54,12 @@ class _Wave:
 class Frequencies:
     """What rotates the entries of a window, the same for all its life. ``omegas_F``: radians a position of each
     rotated pair, by kind of layer ('' where all rotate alike)."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Frequencies]) -> Frequencies:
+        """Of a model whose kinds of layers have a module each."""
+        waves = [wave for part in parts for wave in part._waves]
+        return cls(waves, max_positions=parts[0]._max_positions, example=parts[0]._example)
 
     def __init__(self, waves: list[_Wave], *, max_positions: int, example: torch.Tensor) -> None:
         self._waves = waves
@@ -116,12 +123,17 @@ class ExplicitRotary(nn.Module):
     """Stands in for a model's ``rotary_emb``: within ``serving`` it gives what was prepared, else the original's own.
     No state is kept between calls, so sessions may share a model.
 
-    original: the module at model level; max_positions: what the model was made for.
+    original: the module at model level; max_positions: what the model was made for; name: apart from other modules of
+    the same model.
     """
 
-    def __init__(self, original: nn.Module, *, max_positions: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, original: nn.Module, *, max_positions: int, dtype: torch.dtype, device: torch.device, name: str = ""
+    ) -> None:
         super().__init__()
         self.original = original
+        self.config: Any = getattr(original, "config", None)
+        self._name = name
         self._max_positions = max_positions
         self._example = torch.empty(0, dtype=dtype, device=device)
         self._kinds = tuple(getattr(original, "layer_types", None) or ("",))
@@ -131,7 +143,7 @@ class ExplicitRotary(nn.Module):
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor, layer_type: str | None = None) -> Any:
         prepared = _PREPARED.get()
         if prepared is not None:
-            return prepared[layer_type or ""]
+            return prepared[self._name + (layer_type or "")]
         kind = () if layer_type is None else (layer_type,)
         return self.original(x, position_ids, *kind)
 
@@ -167,14 +179,13 @@ class ExplicitRotary(nn.Module):
 
     def _rope_of(self, kind: str) -> tuple[str, dict[str, Any]]:
         rope_type: Any = getattr(self.original, "rope_type", "default")
-        parameters: Any = getattr(getattr(self.original, "config", None), "rope_parameters", None) or {}
+        parameters: Any = getattr(self.config, "rope_parameters", None) or {}
         return (rope_type[kind], parameters[kind]) if kind else (rope_type, parameters)
 
     def _trained(self, parameters: dict[str, Any]) -> int:
         """Up to which length the frequencies are those of training."""
         trained = parameters.get("original_max_position_embeddings")
-        config: Any = self.original.config
-        return int(trained or config.max_position_embeddings)
+        return int(trained or self.config.max_position_embeddings)
 
     def _wave(self, kind: str, length: int) -> _Wave:
         original = self.original
@@ -192,12 +203,12 @@ class ExplicitRotary(nn.Module):
         omega_F = inv_freq.double().cpu().numpy()
         scaling = float(getattr(original, f"{prefix}attention_scaling", 1.0))
         layout = find_layout(_call(original, kind, self._example, min(8, self._max_positions)), omega_F, scaling)
-        return _Wave(original, kind, omega_F, scaling, layout)
+        return _Wave(original, kind, self._name + kind, omega_F, scaling, layout)
 
 
 def _own_values(wave: _Wave, example: torch.Tensor, num_positions: int) -> tuple[torch.Tensor, ...]:
     """The parts [1, num_positions, E] of what the model computes itself."""
-    return wave.layout.parts(_call(wave.original, wave.kind, example, num_positions))
+    return wave.layout.parts(_call(wave.original, wave.layer_type, example, num_positions))
 
 
 def _call(original: nn.Module, kind: str, example: torch.Tensor, num_positions: int) -> Any:

@@ -61,6 +61,13 @@ _LATENT = {
     "topk_group": 1,
     "first_k_dense_replace": 1,
 }
+_GRANITE = {
+    "tie_word_embeddings": True,
+    "embedding_multiplier": 12.0,
+    "logits_scaling": 8.0,
+    "residual_multiplier": 0.22,
+    "attention_multiplier": 0.3,
+}
 _VISION = {"hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "depth": 1, "out_hidden_size": 32}
 
 # name: (configuration class, what it has beside the common sizes)
@@ -158,15 +165,10 @@ FAMILIES: dict[str, tuple[str, Mapping[str, Any]]] = {
             },
         },
     ),
-    "granite": (
-        "GraniteConfig",
-        {
-            "tie_word_embeddings": True,
-            "embedding_multiplier": 12.0,
-            "logits_scaling": 8.0,
-            "residual_multiplier": 0.22,
-            "attention_multiplier": 0.3,
-        },
+    "granite": ("GraniteConfig", _GRANITE),
+    "granite_swa": (
+        "GraniteSWAConfig",
+        {**_HEADS, **_GRANITE, **_ALTERNATING, "layer_rope_theta": [10000.0, 500000.0, 10000.0, 0.0]},
     ),
     "deepseek_v2": ("DeepseekV2Config", {**_LATENT, "q_lora_rank": None, "topk_method": "greedy"}),
     "deepseek_v3": ("DeepseekV3Config", _LATENT),
