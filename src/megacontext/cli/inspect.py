@@ -45,6 +45,7 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
             f"arrays {format_bytes(stats.array_bytes)}, sources {format_bytes(stats.blob_bytes)}, "
             f"catalog {format_bytes(stats.catalog_bytes)}",
         ),
+        *_others(stats),
         (
             "base",
             f"{info.base_name} ({info.base_revision}), fingerprint {info.base_fingerprint[:12]}, width {info.dim}",
@@ -55,6 +56,13 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
     ):
         grid.add_row(name, Text(visible_line(value)))
     output_console().print(grid, markup=False)
+
+
+def _others(stats: MemoryStats) -> list[tuple[str, str]]:
+    if not stats.other_bytes:
+        return []
+    left = "of a move that `megacontext regist` ends, or kept by it until its --drop-old"
+    return [("", f"and {format_bytes(stats.other_bytes)} for another base: {left}")]
 
 
 def _where(stats: MemoryStats) -> str:

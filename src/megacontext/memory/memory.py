@@ -216,6 +216,7 @@ class Memory:
             array_bytes=self._parts.arrays.num_bytes(),
             blob_bytes=self._parts.blobs.num_bytes(),
             catalog_bytes=self._parts.catalog.num_bytes(),
+            other_bytes=self._parts.siblings.num_bytes(),
         )
 
     def check(self, *, repair: bool = False, recompute_gists: bool = False) -> CheckReport:

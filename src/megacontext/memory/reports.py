@@ -139,7 +139,9 @@ class CheckReport:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryStats:
-    """A memory in numbers. num_nodes[l]: complete nodes of level l, tokens first."""
+    """A memory in numbers. num_nodes[l]: complete nodes of level l, tokens first; other_bytes: of catalogs and arrays
+    for another base, of before the memory was moved to this one or while it is being moved, not in ``num_bytes``.
+    """
 
     info: MemoryInfo
     num_tokens: int
@@ -151,6 +153,7 @@ class MemoryStats:
     array_bytes: int
     blob_bytes: int
     catalog_bytes: int
+    other_bytes: int = 0
 
     @property
     def num_bytes(self) -> int:

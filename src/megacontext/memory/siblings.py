@@ -26,6 +26,10 @@ class Siblings(Protocol):
         """Forget a source in all of them, or remove those where that is not possible. The caller holds both locks."""
         ...
 
+    def num_bytes(self) -> int:
+        """What their catalogs and arrays take."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -40,6 +44,9 @@ class NoSiblings:
 
     def erase(self, uri: str) -> None:
         """There is nothing to be erased."""
+
+    def num_bytes(self) -> int:
+        return 0
 
     def close(self) -> None:
         """There is nothing to be closed."""

@@ -64,6 +64,11 @@ class Relatives:
                     ) from error
                 _log.warning("%s cannot be erased from, and was removed: %s", other.folder, error)
 
+    def num_bytes(self) -> int:
+        return sum(
+            other.num_bytes() for other in all_generations(self._generation.memory_folder) if other != self._generation
+        )
+
     def close(self) -> None:
         self._hold.release()
 
@@ -82,6 +87,10 @@ class Elder:
 
     def erase(self, uri: str) -> None:
         """Whoever opened it does so."""
+
+    def num_bytes(self) -> int:
+        """Those of the others are told by the one that counts."""
+        return 0
 
     def close(self) -> None:
         """Nobody removes it meanwhile."""

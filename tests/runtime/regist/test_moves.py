@@ -15,6 +15,7 @@ from megacontext.errors import (
 from megacontext.runtime import assembly
 from megacontext.runtime.regist import drop_old, regist
 from megacontext.runtime.transfer import export_memory, import_memory
+from megacontext.storage.generations import Generation
 
 
 def test_everything_is_there_again_in_tokens_of_the_other_base(folder, bases):
@@ -159,6 +160,7 @@ def test_the_old_one_is_kept_on_request(folder, bases):
     assert (folder / "catalog.sqlite").exists()
     with assembly.open(folder) as memory:
         assert memory.info.base_name == bases[1]
+        assert memory.inspect().other_bytes == Generation(folder, 0).num_bytes() > 10_000
         report = memory.check(repair=True)
         assert (report.ok, report.removed_bytes) == (True, 0)
     regist(folder, base=bases[0], keep_old=True)
@@ -167,11 +169,13 @@ def test_the_old_one_is_kept_on_request(folder, bases):
         assert memory.info.base_name == bases[1]
     with pytest.raises(MemoryReadOnlyError, match="read_only=True"):
         assembly.open(folder / "generations" / "1")
+    with assembly.open(folder) as memory:
+        assert memory.inspect().other_bytes == sum(Generation(folder, number).num_bytes() for number in (0, 1))
     drop_old(folder)
     assert [path.name for path in (folder / "generations").iterdir()] == ["2"]
     with assembly.open(folder) as memory:
         report = memory.check(recompute_gists=True)
-        assert (report.ok, report.unused_bytes) == (True, 0)
+        assert (report.ok, report.unused_bytes, memory.inspect().other_bytes) == (True, 0, 0)
 
 
 def test_tokens_that_grew_after_the_last_step_failed(folder, bases, monkeypatch):
