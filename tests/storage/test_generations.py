@@ -24,7 +24,7 @@ def test_the_highest_that_is_whole_counts(tmp_path, first):
     assert current_generation(tmp_path / "nowhere") == Generation(tmp_path / "nowhere", 0)
     assert current_generation(tmp_path) == first
     coming = first.next
-    coming.begin()
+    coming.begin(keeps_old=False)
     filled(coming)
     assert (current_generation(tmp_path), all_generations(tmp_path)) == (first, [first, coming])
     coming.finish(owes_removal=True)
@@ -62,7 +62,7 @@ def test_a_removal_that_died_is_finished(tmp_path, first, monkeypatch):
     from pathlib import Path
 
     coming = first.next
-    coming.begin()
+    coming.begin(keeps_old=False)
     filled(coming)
     coming.finish(owes_removal=False)
 

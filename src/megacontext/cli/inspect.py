@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
             f"arrays {format_bytes(stats.array_bytes)}, sources {format_bytes(stats.blob_bytes)}, "
             f"catalog {format_bytes(stats.catalog_bytes)}",
         ),
-        *_others(stats),
+        *_others(memory, stats),
         (
             "base",
             f"{info.base_name} ({info.base_revision}), fingerprint {info.base_fingerprint[:12]}, width {info.dim}",
@@ -58,11 +59,13 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
     output_console().print(grid, markup=False)
 
 
-def _others(stats: MemoryStats) -> list[tuple[str, str]]:
-    if not stats.other_bytes:
-        return []
-    left = "of a move that `megacontext regist` ends, or kept by it until its --drop-old"
-    return [("", f"and {format_bytes(stats.other_bytes)} for another base: {left}")]
+def _others(memory: str, stats: MemoryStats) -> list[tuple[str, str]]:
+    command = shlex.join(["megacontext", "regist", memory])
+    said = (
+        (stats.older_bytes, f"of what it was before it was moved; `{command} --drop-old` removes that"),
+        (stats.coming_bytes, f"of a move that has not ended; `{command}` with the options of then goes on with it"),
+    )
+    return [("", f"and {format_bytes(num_bytes)} {what}") for num_bytes, what in said if num_bytes]
 
 
 def _where(stats: MemoryStats) -> str:

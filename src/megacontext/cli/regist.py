@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -66,7 +67,7 @@ def regist(
 
     if keep_old is False and all(option is None for option in (base, block_tokens, gister, gist_width)):
         freed_bytes, kept = runtime.drop_old(memory)
-        _print_dropped(freed_bytes, kept, json)
+        _print_dropped(memory, freed_bytes, kept, json)
         return
     with _says_what_is_left(), ingest_progress() as progress:
         report = runtime.regist(
@@ -75,7 +76,7 @@ def regist(
             gister=gister,
             block_tokens=block_tokens,
             gist_width=gist_width,
-            keep_old=bool(keep_old),
+            keep_old=keep_old,
             restart=restart,
             lossy_tokens=lossy_tokens,
             progress=progress,
@@ -104,21 +105,26 @@ def _print(memory: str, report: RegistReport) -> None:
         markup=False,
         soft_wrap=True,
     )
-    _print_old(report.freed_bytes, report.kept)
+    _print_old(memory, report.freed_bytes, report.kept)
 
 
-def _print_dropped(freed_bytes: int, kept: tuple[str, ...], json: bool) -> None:
+def _print_dropped(memory: str, freed_bytes: int, kept: tuple[str, ...], json: bool) -> None:
     if json:
         print_json({"freed_bytes": freed_bytes, "kept": kept})
     elif not freed_bytes and not kept:
         output_console().print("there is nothing to be removed")
     else:
-        _print_old(freed_bytes, kept)
+        _print_old(memory, freed_bytes, kept)
 
 
-def _print_old(freed_bytes: int, kept: tuple[str, ...]) -> None:
+def _print_old(memory: str, freed_bytes: int, kept: tuple[str, ...]) -> None:
     out = output_console()
     if freed_bytes:
         out.print(f"removed {format_bytes(freed_bytes)} of what it was before")
-    for folder in kept:
-        out.print(f"kept what it was before: {visible_line(folder)}", markup=False, soft_wrap=True)
+    if kept:
+        command = shlex.join(["megacontext", "regist", memory, "--drop-old"])
+        out.print(
+            f"what it was before is still there; `{visible_line(command)}` removes it when nobody reads it",
+            markup=False,
+            soft_wrap=True,
+        )

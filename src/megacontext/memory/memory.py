@@ -204,6 +204,7 @@ class Memory:
     def inspect(self) -> MemoryStats:
         """The memory in numbers: tokens, nodes per level, bytes, base, gister."""
         reader = self._open_reader()
+        older_bytes, coming_bytes = self._parts.siblings.num_bytes()
         counts = tuple(self.tree.num_nodes(level, self.num_tokens) for level in range(self.num_levels))
         return MemoryStats(
             info=self.info,
@@ -216,7 +217,8 @@ class Memory:
             array_bytes=self._parts.arrays.num_bytes(),
             blob_bytes=self._parts.blobs.num_bytes(),
             catalog_bytes=self._parts.catalog.num_bytes(),
-            other_bytes=self._parts.siblings.num_bytes(),
+            older_bytes=older_bytes,
+            coming_bytes=coming_bytes,
         )
 
     def check(self, *, repair: bool = False, recompute_gists: bool = False) -> CheckReport:

@@ -139,8 +139,8 @@ class CheckReport:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryStats:
-    """A memory in numbers. num_nodes[l]: complete nodes of level l, tokens first; other_bytes: of catalogs and arrays
-    for another base, of before the memory was moved to this one or while it is being moved, not in ``num_bytes``.
+    """A memory in numbers. num_nodes[l]: complete nodes of level l, tokens first; older_bytes, coming_bytes: of
+    catalogs and arrays of before the memory was moved, and of one that a move is making; not in ``num_bytes``.
     """
 
     info: MemoryInfo
@@ -153,7 +153,8 @@ class MemoryStats:
     array_bytes: int
     blob_bytes: int
     catalog_bytes: int
-    other_bytes: int = 0
+    older_bytes: int = 0
+    coming_bytes: int = 0
 
     @property
     def num_bytes(self) -> int:

@@ -26,8 +26,8 @@ class Siblings(Protocol):
         """Forget a source in all of them, or remove those where that is not possible. The caller holds both locks."""
         ...
 
-    def num_bytes(self) -> int:
-        """What their catalogs and arrays take."""
+    def num_bytes(self) -> tuple[int, int]:
+        """What catalogs and arrays take of those before this one, and of one that is being made."""
         ...
 
     def close(self) -> None: ...
@@ -45,8 +45,8 @@ class NoSiblings:
     def erase(self, uri: str) -> None:
         """There is nothing to be erased."""
 
-    def num_bytes(self) -> int:
-        return 0
+    def num_bytes(self) -> tuple[int, int]:
+        return 0, 0
 
     def close(self) -> None:
         """There is nothing to be closed."""

@@ -71,7 +71,7 @@ def regist(
     gister: str | None = None,
     block_tokens: int | None = None,
     gist_width: int | None = None,
-    keep_old: bool = False,
+    keep_old: bool | None = None,
     restart: bool = False,
     lossy_tokens: bool = False,
     old_base: AnyBase | None = None,
@@ -92,22 +92,26 @@ def regist(
         base: as ``open`` takes it; None: the one that the memory has, to change the rest.
         gister: None: the base's own learned gists, or else the memory's.
         block_tokens, gist_width: None: the memory's.
-        keep_old: leave what the memory was, in ``generations/N`` or, the first, in its folder; ``drop_old`` removes it.
+        keep_old: leave all that the memory was before, in ``generations/N`` or, the first, in its folder; ``drop_old``
+            removes it. None: what the run that was stopped was asked, else False.
         restart: give up what an earlier run left.
         lossy_tokens: of tokens that were appended without a text and are others once they were text, take that text.
         old_base: the base that the memory was made with, where its name does not find it; only tokens need it.
         dtype, device, base_config, api_key: as for ``open``.
         progress: told how far it is, as by an ingest; it stops the work if it raises.
 
-    Raises: InvalidValueError (it is made so already), BaseMismatchError (an unfinished move to another base),
-        InvalidTokensError (tokens that no text gives), MemoryLockedError, MemoryReadOnlyError, StorageError,
+    The new base is loaded first: what the memory was is not given up for a model that cannot answer.
+
+    Raises: InvalidValueError (it is made so already), BaseModelError (the new base), BaseMismatchError (an unfinished
+        move to another base), InvalidTokensError (tokens that no text gives), MemoryLockedError, MemoryReadOnlyError, StorageError,
         CorruptionError naming the source; nothing of the memory has changed then.
     """
     began = time.perf_counter()
     folder = memory_folder(path)
     shape = Shape.of(gister, block_tokens, gist_width)
     placing = Placing.of(dtype, device, base_config=base_config, api_key=api_key)
-    keep_old, restart = flag("keep_old", keep_old), flag("restart", restart)
+    keep_old = keep_old if keep_old is None else flag("keep_old", keep_old)
+    restart = flag("restart", restart)
     lossy_tokens = flag("lossy_tokens", lossy_tokens)
     if progress is not None:
         function("progress", progress, of="IngestProgress")
@@ -128,9 +132,10 @@ def regist(
         stack.enter_context(RewriteLock(folder / REWRITE_LOCK_FILE).shared())
         num_made, num_tokens = 0, catalog.state().num_tokens
         if not is_done:  # else an earlier run was stopped behind the switch
+            source.load()
             old = _parts(catalog, old_source, generation)
             work = _Work(generation, wanted, source, old, lossy_tokens=lossy_tokens, progress=progress)
-            num_made, num_tokens = work.run(stack, restart=restart, keep_old=keep_old)
+            keep_old, num_made, num_tokens = work.run(stack, restart=restart, keep_old=keep_old)
         else:
             _lock(stack, folder / LOCK_FILE)
         old_num_tokens, num_sources = catalog.state().num_tokens, catalog.state().num_sources
@@ -201,20 +206,22 @@ class _Work:
         self._lossy_tokens = lossy_tokens
         self._progress = progress
 
-    def run(self, stack: ExitStack, *, restart: bool, keep_old: bool) -> tuple[int, int]:
-        """Sources that were made, and tokens that the memory has now. stack: holds the writer's lock from the last step
-        on."""
+    def run(self, stack: ExitStack, *, restart: bool, keep_old: bool | None) -> tuple[bool, int, int]:
+        """Whether what the memory was is kept, sources that were made, and tokens that the memory has now. stack: holds
+        the writer's lock from the last step on."""
         if restart or not self._is_to_go_on():
             self._remove()
+        keep_old = self._next.keeps_old if keep_old is None else keep_old
         if not self._lossy_tokens and not self._next.has_catalog:
             require_text(self._old, self._source.codec)
+        self._next.begin(keeps_old=keep_old)
         with self._opened() as begun:
             begun.work.copy()
             _lock(stack, self._folder / LOCK_FILE)
             begun.work.finish()
             made = begun.work.num_copied, begun.work.num_tokens
         self._next.finish(owes_removal=not keep_old)
-        return made
+        return keep_old, *made
 
     def _is_to_go_on(self) -> bool:
         """Whether what an earlier run left is the beginning of what is to be made.
@@ -237,7 +244,7 @@ class _Work:
             ) from error
         raise BaseMismatchError(
             f"{self._folder} is being moved to {_named(found)} already, not to {_named(self._wanted)}; finish that "
-            f"with `{_command(self._folder, found)}`, or give it up with --restart (restart=True)"
+            f"with `{_command(self._folder, found, self._next.keeps_old)}`, or give it up with --restart (restart=True)"
         )
 
     def _remove(self) -> None:
@@ -249,7 +256,6 @@ class _Work:
         if self._next.has_catalog:
             catalog = SqliteCatalog.open(self._next.folder)
         else:
-            self._next.begin()
             catalog = SqliteCatalog.create(self._next.folder, self._wanted)
         with closing(catalog):
             new = _parts(catalog, self._source, self._next, siblings=_BeingMade())
@@ -292,6 +298,7 @@ def _named(info: MemoryInfo) -> str:
     )
 
 
-def _command(folder: Path, info: MemoryInfo) -> str:
+def _command(folder: Path, info: MemoryInfo, keeps_old: bool) -> str:
     words = ["megacontext", "regist", str(folder), "--base", info.base_name, "--gister", info.gister_name]
-    return shlex.join([*words, "--block-tokens", str(info.block_tokens), "--gist-width", str(info.gist_width)])
+    words += ["--block-tokens", str(info.block_tokens), "--gist-width", str(info.gist_width)]
+    return shlex.join([*words, "--keep-old"] if keeps_old else words)

@@ -64,10 +64,11 @@ class Relatives:
                     ) from error
                 _log.warning("%s cannot be erased from, and was removed: %s", other.folder, error)
 
-    def num_bytes(self) -> int:
-        return sum(
-            other.num_bytes() for other in all_generations(self._generation.memory_folder) if other != self._generation
-        )
+    def num_bytes(self) -> tuple[int, int]:
+        number = self._generation.number
+        every = all_generations(self._generation.memory_folder)
+        older = sum(other.num_bytes() for other in every if other.number < number)
+        return older, sum(other.num_bytes() for other in every if other.number > number)
 
     def close(self) -> None:
         self._hold.release()
@@ -88,9 +89,9 @@ class Elder:
     def erase(self, uri: str) -> None:
         """Whoever opened it does so."""
 
-    def num_bytes(self) -> int:
+    def num_bytes(self) -> tuple[int, int]:
         """Those of the others are told by the one that counts."""
-        return 0
+        return 0, 0
 
     def close(self) -> None:
         """Nobody removes it meanwhile."""

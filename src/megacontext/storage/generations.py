@@ -25,6 +25,7 @@ from megacontext.storage.zarr_layout import ARRAYS_FOLDER
 __all__ = [
     "DROP_OLD_FILE",
     "GENERATIONS_FOLDER",
+    "KEEP_OLD_FILE",
     "UNFINISHED_FILE",
     "Generation",
     "Hold",
@@ -35,6 +36,7 @@ __all__ = [
 GENERATIONS_FOLDER = "generations"
 UNFINISHED_FILE = "unfinished"
 DROP_OLD_FILE = "drop-old"
+KEEP_OLD_FILE = "keep-old"
 _CATALOG = "catalog."  # what the names of its files begin with
 
 
@@ -76,6 +78,15 @@ class Generation:
         return self._debt.exists()
 
     @property
+    def keeps_old(self) -> bool:
+        """Whether the run that began it was asked to keep those before it."""
+        return self._wish.exists()
+
+    @property
+    def _wish(self) -> Path:
+        return self.folder / KEEP_OLD_FILE
+
+    @property
     def _marker(self) -> Path:
         return self.folder / UNFINISHED_FILE
 
@@ -89,11 +100,15 @@ class Generation:
             catalog = sum(path.stat().st_size for path in self.folder.glob(f"{_CATALOG}*"))
             return catalog + sum(size for _, size in file_sizes(self.folder / ARRAYS_FOLDER))
 
-    def begin(self) -> None:
-        """Make its folder, as one that does not count yet."""
+    def begin(self, *, keeps_old: bool) -> None:
+        """Make its folder, as one that does not count yet, or go on with it. keeps_old: told to a later run."""
         with os_faults(f"creating {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._marker.touch()
+            if keeps_old:
+                self._wish.touch()
+            else:
+                self._wish.unlink(missing_ok=True)
             for folder in (self.folder, self.folder.parent, self.memory_folder):
                 sync(folder)
 
@@ -104,6 +119,7 @@ class Generation:
                 self._debt.touch()
             for path in self.folder.glob(f"{_CATALOG}*"):
                 sync(path)
+            self._wish.unlink(missing_ok=True)
             sync(self.folder)
             self._marker.unlink()
             sync(self.folder)
@@ -131,6 +147,7 @@ class Generation:
                     shutil.rmtree(self.folder / ARRAYS_FOLDER)
                 sync(self.folder)
                 self._debt.unlink(missing_ok=True)
+                self._wish.unlink(missing_ok=True)
                 self._marker.unlink()
                 if self.number:
                     self.folder.rmdir()

@@ -7,6 +7,7 @@ import pytest
 from tests.runtime.regist.memories import UNICODE, contents
 
 from megacontext.errors import (
+    BaseMismatchError,
     InvalidValueError,
     MemoryLockedError,
     MemoryMovedError,
@@ -155,12 +156,28 @@ def test_readers_of_before_go_on_and_cannot_write(folder, bases):
     assert contents(folder)["sources"][-1].uri == "found"
 
 
+@pytest.mark.parametrize("keep_old", [None, False])
+def test_a_run_that_goes_on_keeps_what_the_first_was_asked_to_keep(folder, bases, keep_old):
+    with assembly.open(folder, base=bases[0]) as writer:
+        writer.append_text("one", source="one")
+        with pytest.raises(MemoryLockedError):
+            regist(folder, base=bases[1], keep_old=True)
+    with pytest.raises(BaseMismatchError, match="--gist-width 1 --keep-old`"):
+        regist(folder, base=bases[1], gister="extractive")
+    with assembly.open(folder) as memory:
+        stats = memory.inspect()
+        assert (stats.older_bytes, stats.coming_bytes > 10_000) == (0, True)
+    report = regist(folder, base=bases[1], keep_old=keep_old)
+    assert report.kept == ((str(folder),) if keep_old is None else ())
+    assert not (folder / "generations" / "1" / "keep-old").exists()
+
+
 def test_the_old_one_is_kept_on_request(folder, bases):
     regist(folder, base=bases[1], keep_old=True)
     assert (folder / "catalog.sqlite").exists()
     with assembly.open(folder) as memory:
         assert memory.info.base_name == bases[1]
-        assert memory.inspect().other_bytes == Generation(folder, 0).num_bytes() > 10_000
+        assert memory.inspect().older_bytes == Generation(folder, 0).num_bytes() > 10_000
         report = memory.check(repair=True)
         assert (report.ok, report.removed_bytes) == (True, 0)
     regist(folder, base=bases[0], keep_old=True)
@@ -170,12 +187,12 @@ def test_the_old_one_is_kept_on_request(folder, bases):
     with pytest.raises(MemoryReadOnlyError, match="read_only=True"):
         assembly.open(folder / "generations" / "1")
     with assembly.open(folder) as memory:
-        assert memory.inspect().other_bytes == sum(Generation(folder, number).num_bytes() for number in (0, 1))
+        assert memory.inspect().older_bytes == sum(Generation(folder, number).num_bytes() for number in (0, 1))
     drop_old(folder)
     assert [path.name for path in (folder / "generations").iterdir()] == ["2"]
     with assembly.open(folder) as memory:
         report = memory.check(recompute_gists=True)
-        assert (report.ok, report.unused_bytes, memory.inspect().other_bytes) == (True, 0, 0)
+        assert (report.ok, report.unused_bytes, memory.inspect().older_bytes) == (True, 0, 0)
 
 
 def test_tokens_that_grew_after_the_last_step_failed(folder, bases, monkeypatch):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from tests.runtime.regist.memories import contents
 
 from megacontext.errors import (
@@ -46,6 +49,7 @@ def test_an_unfinished_move_to_another_base_is_named(folder, bases):
     assert "mean gists" in str(caught.value)
     assert "extractive gists" in str(caught.value)
     assert "--restart" in str(caught.value)
+    assert "--keep-old" not in str(caught.value)
     assert regist(folder, base=bases[1], gister="extractive", restart=True).info.gister_name == "extractive"
 
 
@@ -69,6 +73,19 @@ def test_a_lost_text_names_its_source_and_nothing_is_lost(folder, bases):
         assert memory.check(repair=True).ok
     assert contents(folder) == before
     regist(folder, base=bases[1])
+
+
+def test_a_base_that_cannot_be_loaded_is_refused_before_anything_is_written(folder, bases, tmp_path):
+    """Mean gists need its embedding table alone."""
+    before = contents(folder)
+    broken = shutil.copytree(bases[1], tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BaseModelError, match="weights are missing"):
+        regist(folder, base=str(broken), gister="mean")
+    assert not (folder / "generations").exists()
+    assert contents(folder) == before
 
 
 def test_bad_input(folder, bases, tmp_path):
