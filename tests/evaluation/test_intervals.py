@@ -7,7 +7,7 @@ import math
 import pytest
 
 from megacontext.errors import InvalidValueError
-from megacontext.evaluation.intervals import Mean, Share, paired_difference
+from megacontext.evaluation.intervals import Mean, Share, paired_difference, signed_interval
 
 
 def test_wilson_interval_of_a_textbook_case() -> None:
@@ -47,3 +47,8 @@ def test_pairs_see_what_means_do_not() -> None:
 def test_pairs_need_the_same_trials() -> None:
     with pytest.raises(InvalidValueError, match="2 against 1"):
         paired_difference([1.0, 2.0], [1.0])
+
+
+def test_a_signed_interval_has_no_minus_before_zeros() -> None:
+    mean = Mean(value=-0.00001, error=0.01, count=9)
+    assert signed_interval(mean, unit=" nats") == "+0.000 nats [-0.020, +0.020]"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["Z95", "Mean", "Share", "paired_difference"]
+__all__ = ["Z95", "Mean", "Share", "paired_difference", "signed_interval"]
 
 Z95 = 1.959964
 
@@ -85,3 +85,9 @@ def paired_difference(left: Sequence[float], right: Sequence[float]) -> Mean:
             f"{len(left)} against {len(right)} trials; pairs need the same trials in the same order"
         )
     return Mean.of(np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64))
+
+
+def signed_interval(mean: Mean, *, unit: str = "") -> str:
+    """``'+0.012 [-0.003, +0.027]'``, the value and its 95 % interval; never a minus before zeros."""
+    value, low, high = (round(number, 3) + 0.0 for number in (mean.value, *mean.interval))
+    return f"{value:+.3f}{unit} [{low:+.3f}, {high:+.3f}]"

@@ -103,8 +103,8 @@ def regist(
     The new base is loaded first: what the memory was is not given up for a model that cannot answer.
 
     Raises: InvalidValueError (it is made so already), BaseModelError (the new base), BaseMismatchError (an unfinished
-        move to another base), InvalidTokensError (tokens that no text gives), MemoryLockedError, MemoryReadOnlyError, StorageError,
-        CorruptionError naming the source; nothing of the memory has changed then.
+        move to another base), InvalidTokensError (tokens that no text gives), MemoryLockedError, MemoryReadOnlyError,
+        StorageError, CorruptionError naming the source; nothing of the memory has changed then.
     """
     began = time.perf_counter()
     folder = memory_folder(path)

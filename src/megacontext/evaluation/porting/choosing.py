@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from megacontext.evaluation.intervals import Mean, paired_difference
+from megacontext.evaluation.intervals import Mean, paired_difference, signed_interval
 from megacontext.evaluation.porting.checks import CheckResult
 from megacontext.evaluation.porting.footprint import Cost
 from megacontext.evaluation.porting.measuring import Measurement, Shape
@@ -110,7 +110,7 @@ def _positions(info: BaseInfo, measured: Measurement, reasons: dict[str, str]) -
     if _counts(gain):
         reasons["positions"] = f"{other} predicts {_nats(gain)} better than {usual}."
         return other
-    reasons["positions"] = f"{usual}: {other} is not better by more than chance ({_nats(gain)})."
+    reasons["positions"] = f"{usual}: {other} {_not_better(gain)}."
     return usual
 
 
@@ -126,7 +126,7 @@ def _sinks(measured: Measurement, shape: Shape, reasons: dict[str, str]) -> int:
     if gain is not None and _counts(gain):
         reasons["sink_tokens"] = f"0: windows without the first tokens predict {_nats(gain)} better."
         return 0
-    said = "was not measured" if gain is None else f"is not better by more than chance ({_nats(gain)})"
+    said = "was not measured" if gain is None else _not_better(gain)
     reasons["sink_tokens"] = f"{shape.sink_tokens}: a window without them {said}."
     return shape.sink_tokens
 
@@ -166,6 +166,10 @@ def _counts(gain: Mean) -> bool:
     return gain.value >= LEAST_GAIN and gain.value - STUDENT_T[freedom] * gain.error > 0
 
 
+def _not_better(gain: Mean) -> str:
+    said = "is worse" if gain.interval[1] < 0 else "is not better by more than chance"
+    return f"{said} ({_nats(gain)})"
+
+
 def _nats(mean: Mean) -> str:
-    low, high = mean.interval
-    return f"{mean.value:+.3f} nats [{low:+.3f}, {high:+.3f}]"
+    return signed_interval(mean, unit=" nats")

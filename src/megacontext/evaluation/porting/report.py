@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megacontext.evaluation.intervals import Mean, paired_difference
+from megacontext.evaluation.intervals import Mean, paired_difference, signed_interval
 from megacontext.evaluation.porting.measuring import Shape
-from megacontext.units import format_bytes
+from megacontext.units import format_bytes, format_count
 
 if TYPE_CHECKING:
     from megacontext.evaluation.porting.port import Ported
@@ -30,7 +30,7 @@ def markdown(ported: Ported) -> str:
     lines = [
         f"# {info.name} as a base",
         "",
-        f"{ported.traits.summary}. {ported.num_parameters / 1e9:.3g} billion parameters, windows of up to "
+        f"{ported.traits.summary}. {format_count(ported.num_parameters)} parameters, windows of up to "
         f"{info.max_positions:,} entries. Run in {info.dtype} on {info.device}, {ported.stamp['date']}, MegaContext "
         f"{ported.version}.",
         "",
@@ -39,7 +39,7 @@ def markdown(ported: Ported) -> str:
         "## Checks",
         "",
         *_table(
-            ["check", "", "measured", "limit", "what"],
+            ["check", "result", "measured", "limit", "what"],
             [list(check.cells) for check in ported.checks],
         ),
     ]
@@ -105,10 +105,16 @@ def _defaults(ported: Ported) -> list[str]:
     reasons = ported.choices.reasons
     shared = {"block_tokens": "with the gister", "gist_width": "with the gister"}
     rows = [
-        [name, str(value), reasons.get(name) or shared.get(name, "")]
+        [name, str(value), _alone(reasons.get(name) or shared.get(name, ""), value)]
         for name, value in dataclasses.asdict(ported.choices.defaults).items()
     ]
-    return _table(["default", "", "why"], rows)
+    return _table(["default", "value", "why"], rows)
+
+
+def _alone(reason: str, value: object) -> str:
+    """A reason without the value that it begins with, which stands beside it here."""
+    said = f"{value:,}" if isinstance(value, int) else str(value)
+    return reason.removeprefix(f"{said}: ")
 
 
 def _gists(ported: Ported) -> list[str]:
@@ -146,8 +152,7 @@ def _words(shape: Shape) -> list[str]:
 
 def _gain(recency: tuple[float, ...], nats: tuple[float, ...]) -> str:
     gain: Mean = paired_difference(recency, nats)
-    low, high = gain.interval
-    return f"{gain.value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return signed_interval(gain)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
