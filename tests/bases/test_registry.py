@@ -12,6 +12,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megacontext.bases.precision import multiplies_bfloat16
 from megacontext.bases.registry import BaseHandle, base_info, load_base, load_codec
@@ -151,8 +152,9 @@ def test_what_is_missing_from_a_folder_is_named(folder: Path) -> None:
 
 
 def test_weights_that_do_not_fill_the_model_are_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    edit_config(folder, num_hidden_layers=config["num_hidden_layers"] + 1, layer_types=None)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BaseModelError, match="weights are missing"):
         load_base(str(folder), device="cpu")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import megacontext as mc
 from megacontext.bases.registry import BaseHandle
+from megacontext.errors import BaseModelError
 from megacontext.testing.model_folder import tiny_tokenizer
 from megacontext.testing.tiny_families import FAMILIES, family_config, family_model
 
@@ -23,6 +25,20 @@ def saved(family: str, folder: Path) -> Path:
     family_model(config).save_pretrained(folder)
     tiny_tokenizer().save(str(folder / "tokenizer.json"))
     return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_and_widths_that_are_not_stored_are_found_in_every_family(family: str, tmp_path: Path) -> None:
+    path = saved(family, tmp_path) / "config.json"
+    config = json.loads(path.read_text())
+    text = config.get("text_config", config)
+    rows, dim = BaseHandle(str(tmp_path)).embeddings.shape
+    assert (rows, dim) == (512, text["hidden_size"])
+    for key in ("num_hidden_layers", "hidden_size", "vocab_size"):
+        wrong = {**text, key: text[key] + 1}
+        path.write_text(json.dumps({**config, "text_config": wrong} if text is not config else wrong))
+        with pytest.raises(BaseModelError, match=f"config.json: (text_config.)?{key} is {text[key] + 1}, but .*; use"):
+            _ = BaseHandle(str(tmp_path)).info
 
 
 @pytest.mark.parametrize("family", FAMILIES)

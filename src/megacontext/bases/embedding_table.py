@@ -11,7 +11,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,23 @@ __all__ = ["EMBEDDING_NAMES", "EmbeddingTable", "map_tensor", "read_header"]
 
 # How the families that transformers knows call their input embeddings.
 EMBEDDING_NAMES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+# How they call the layers beside them.
+LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 # Tables up to this size are converted to float32 once; larger ones row by row, as they are asked for.
 CONVERTED_BYTES = 64 * MIB
 
 
 class EmbeddingTable:
-    """Rows of an input-embedding matrix on disk. ``shape``: (V, D)."""
+    """Rows of an input-embedding matrix on disk. ``shape``: (V, D); ``name``: of the tensor; ``num_layers``: how many
+    layers lie beside it, 0 where that cannot be told."""
 
-    def __init__(self, raw_VD: npt.NDArray[Any], *, scale: float = 1.0) -> None:
+    def __init__(
+        self, raw_VD: npt.NDArray[Any], *, scale: float = 1.0, name: str = "the embedding", num_layers: int = 0
+    ) -> None:
         """raw_VD: float16 or float32 values, or uint16 that are the bits of bfloat16; scale: what the model multiplies
         them by before it reads them."""
+        self.name, self.num_layers = name, num_layers
         self._raw_VD = raw_VD
         self._scale = np.float32(scale)
         self.shape: tuple[int, int] = (raw_VD.shape[0], raw_VD.shape[1])
@@ -50,7 +58,9 @@ class EmbeddingTable:
         for file, header, data_start in headers:
             for name, entry in header.items():
                 if name.endswith(EMBEDDING_NAMES) and len(entry["shape"]) == 2:
-                    return cls(map_tensor(file, name, entry, data_start), scale=scale)
+                    names = (name for _, header, _ in headers for name in header)
+                    num_layers = _num_layers(names, beside=name)
+                    return cls(map_tensor(file, name, entry, data_start), scale=scale, name=name, num_layers=num_layers)
         raise BaseModelError(
             f"{folder}: no tensor is named like an input embedding ({', '.join(EMBEDDING_NAMES)}); use another base"
         )
@@ -85,6 +95,13 @@ def _as_float32(raw: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if raw.dtype != np.uint16:
         return np.ascontiguousarray(raw, dtype=np.float32)
     return (np.asarray(raw, dtype=np.uint32) << 16).view(np.float32)
+
+
+def _num_layers(names: Iterable[str], *, beside: str) -> int:
+    """How many layers these tensors are of, counted up to the last; those of what looks at images stand elsewhere."""
+    prefix = next(beside.removesuffix(known) for known in EMBEDDING_NAMES if beside.endswith(known))
+    found = (LAYER.match(name, len(prefix)) for name in names if name.startswith(prefix))
+    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def read_header(file: Path) -> tuple[dict[str, Any], int]:

@@ -36,6 +36,7 @@ from megacontext.bases.rotary import Frequencies
 from megacontext.bases.scoring import checked_ids, mass_of_tap, surprise_of_rows
 from megacontext.bases.text_tower import TextTower, is_multimodal
 from megacontext.bases.traits import check_config, check_decoder
+from megacontext.bases.weight_values import check_weights_tell
 from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
@@ -297,6 +298,7 @@ class HuggingFaceBase:
         """What the model makes of a few tokens by itself, float32 [T, V]."""
         with torch.no_grad():
             logits: torch.Tensor = model(input_ids=self._compared_ids(), use_cache=False).logits[0].float()
+        check_weights_tell(model, logits, self.info.name)
         return logits
 
     def _compared_ids(self) -> torch.Tensor:

@@ -32,8 +32,8 @@ def check_logits(logits: torch.Tensor, inputs: torch.Tensor, info: BaseInfo, dty
         return
     if not inputs.to(dtype).isfinite().all():
         raise BaseModelError(
-            f"{info.name}: was given entries that hold NaN or infinity in {_name(dtype)}; make the gists again, or use "
-            "dtype='bfloat16' or 'float32'"
+            f"{info.name}: was given entries that hold NaN or infinity in {_name(dtype)}; make the gists again, or "
+            + ("use dtype='bfloat16' or 'float32'" if dtype == torch.float16 else "copy the model again")
         )
     raise BaseModelError(f"{info.name}: its logits are not finite in {_name(dtype)}{_advice(dtype)}")
 

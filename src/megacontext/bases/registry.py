@@ -22,6 +22,7 @@ from megacontext.bases.adapted_table import AdaptedTable, adapted_table
 from megacontext.bases.adapter import Adapter, find_adapter, tokenizer_folder
 from megacontext.bases.core_config import check_core_config
 from megacontext.bases.embedding_table import EmbeddingTable
+from megacontext.bases.model_config import check_model_config, check_stored_shapes, check_window
 from megacontext.bases.model_files import read_json
 from megacontext.bases.plugins import is_brought, load_brought
 from megacontext.bases.profiles import PROFILE_FILE, BaseProfile, find_profile, read_profile
@@ -81,24 +82,24 @@ class BaseHandle:
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The content of ``config.json``, of a vision model what describes the part that reads text."""
-        config = read_json(self.folder / "config.json")
+        file = self.folder / "config.json"
+        config = read_json(file)
         if not config:
             raise BaseModelError(f"{self.folder}: has no config.json; give a folder that save_pretrained wrote")
         if _is_core(config):
-            check_core_config(config, self.folder / "config.json")
+            check_core_config(config, file)
         else:
-            config = _completed(text_config(config), self.folder)
+            config = _completed(text_config(config))
         try:
             check_config(config, self.name)
         except BaseModelError:
             if not is_brought(self._model_type):
                 raise
             self._is_refused = True
-        if longest_window(config) is None:
-            raise BaseModelError(
-                f"{self.name}: config.json lacks max_position_embeddings, the longest window that the model was made "
-                "for; add it"
-            )
+        if self._is_of_transformers:
+            check_model_config(self.published_config, file)
+        if not _is_core(config):
+            check_window(config, file)
         return config
 
     @property
@@ -123,6 +124,8 @@ class BaseHandle:
         stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         scale = embedding_scale(self.config)
         table = _embedding_table(self.folder, stamps, scale)
+        if self._is_of_transformers:
+            check_stored_shapes(self.published_config, table, self.folder / "config.json")
         if self._adapter is None:
             return table
         return adapted_table(table, self._adapter.weights, self._adapter.config, scale=scale)
@@ -251,6 +254,11 @@ class BaseHandle:
         return str(read_json(self.folder / "config.json").get("model_type"))
 
     @property
+    def _is_of_transformers(self) -> bool:
+        """Whether keys of ``config.json`` mean what they do there: not in a core, nor in what a package brings."""
+        return self._model_type != CORE_TYPE and not is_brought(self._model_type)
+
+    @property
     def _stored_dtype(self) -> str:
         stored = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
         return str(stored).removeprefix("torch.")
@@ -289,10 +297,10 @@ def _embedding_table(folder: Path, stamps: tuple[tuple[str, int, int], ...], sca
     return EmbeddingTable.from_folder(folder, scale=scale)
 
 
-def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration that leaves its longest window to its class, as some published ones do, with what the class
     says."""
-    if longest_window(config) is not None or "model_type" not in config:
+    if config.get("max_position_embeddings") is not None or "model_type" not in config:
         return config
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig

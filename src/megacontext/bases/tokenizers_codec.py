@@ -63,6 +63,8 @@ class TokenizersCodec:
             self._tokenizer = Tokenizer.from_str(json.dumps(plain))
         except Exception as error:
             raise BaseModelError(f"{name} cannot be read: {shown(error)}; save it again with tokenizers") from error
+        if not spec["model"].get("vocab"):  # what was added to it stands for no text
+            raise BaseModelError(f"{name}: its vocabulary has no tokens; copy or save the tokenizer again")
         self._tokenizer.encode_special_tokens = True
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         self.control_ids = {text: vocabulary[name] for text, name in names.items()}

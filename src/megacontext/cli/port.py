@@ -31,7 +31,9 @@ def port(
     install: Annotated[
         bool, typer.Option("--install", help="Also write the config into the model's folder, as megacontext.toml.")
     ] = False,
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto, bfloat16, float16 or float32.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="NAME", help="auto, bfloat16, float16, float32, int8 or int4.")
+    ] = "auto",
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
     json: JsonOption = False,
 ) -> None:
