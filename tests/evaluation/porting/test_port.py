@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from megacontext.errors import BaseModelError, InvalidValueError, UnknownNameErr
 from megacontext.evaluation.porting import measuring
 from megacontext.evaluation.porting.checks import CheckResult
 from megacontext.evaluation.porting.port import PortConfig, port
+from megacontext.evaluation.porting.room import LEAST_WINDOW
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,23 @@ def test_a_model_gets_a_config_that_is_read_back_and_a_page(model_folder: Path, 
     ):
         assert memory.info.gister_name == profile.defaults.gister
         assert session.working_context.config.budget_entries == profile.defaults.budget_entries
+
+
+def test_a_model_of_small_windows_is_ported_with_gists_that_they_hold(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+
+    def with_positions(number: int) -> None:
+        (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": number}))
+
+    with_positions(LEAST_WINDOW)
+    found = ported(folder, tmp_path / "out")
+    assert not found.failed
+    assert found.choices.defaults.block_tokens == 16
+    assert found.choices.defaults.budget_entries == LEAST_WINDOW
+    with_positions(LEAST_WINDOW - 1)
+    with pytest.raises(BaseModelError, match=r"for windows of 127 entries, but .* at least 128: port a model that"):
+        port(PortConfig(base=str(folder), out=tmp_path / "out"), on_step=lambda *told: pytest.fail("was loaded"))
 
 
 def test_a_base_with_learned_gists_is_ported(tmp_path: Path) -> None:

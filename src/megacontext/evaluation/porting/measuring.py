@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from megacontext.evaluation.library import shipped_books
 from megacontext.evaluation.methods.focused import recent_room
 from megacontext.evaluation.methods.plain import FullContext, Recency
+from megacontext.evaluation.porting.room import has_room
 from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
 from megacontext.gisters.registry import make_gister
 from megacontext.ports.base import Base, BaseInfo
@@ -43,6 +45,7 @@ TokenIds = npt.NDArray[np.uint32]
 
 MOST_TARGET = 64  # tokens that are scored, no more than a quarter of the window
 BLOCKS, WIDTHS = (16, 32, 64), (1, 2, 4)
+QUICK_BLOCK = 32
 WINDOW_ENTRIES, QUICK_WINDOW = 512, 256
 HISTORY_WINDOWS = 4  # how many windows long the history is
 MOST_TRIALS, LEAST_TRIALS = 24, 4
@@ -99,11 +102,25 @@ class Plan:
         target = min(MOST_TARGET, window // 4)
         history = min(HISTORY_WINDOWS * window, info.max_positions - target)
         gisters = [*([LEARNED_GISTER] if info.gist_net else []), "extractive", "mean"]
+        fits = partial(
+            has_room,
+            window,
+            reserved_entries=target + (info.bos_token_id is not None),
+            history_tokens=history,
+            sink_tokens=Shape.sink_tokens,
+        )
+        sizes = [
+            (block, width)
+            for block in BLOCKS
+            for width in (WIDTHS[:2] if is_quick else WIDTHS)
+            if fits(block_tokens=block, gist_width=width)
+        ]
+        if is_quick:
+            sizes = [size for size in sizes if size[0] == QUICK_BLOCK] or sizes[:1]
         shapes = tuple(
             Shape(gister=gister, block_tokens=block, gist_width=width, positions=info.positions)
             for gister in gisters
-            for block in ((32,) if is_quick else BLOCKS)
-            for width in (WIDTHS[:2] if is_quick else WIDTHS)
+            for block, width in sizes
             if gister != LEARNED_GISTER or not untaught_shape(info, block_tokens=block, gist_width=width)
         )
         num_windows = len(shapes) + len(POSITIONS) + len(SINKS) + 1
