@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -63,10 +64,10 @@ def test_a_window_that_does_not_fit_names_one_that_does(make: Any, monkeypatch: 
         base.forward(base.embed(ids[60:]), np.arange(60.0, 100.0), cache)
     line = one_line(raised)
     assert base.info.name in line
-    assert "a window of 100 entries" in line
+    assert "a window of 100 entries with room for 128 keeps" in line  # as many as a session was given
     assert "the machine has 100.0 MiB free" in line
     fitting = int(re.search(r"budget_entries=(\d+)", line)[1])  # type: ignore[index]
-    assert 1 <= fitting <= 50
+    assert 1 <= fitting <= 64
     assert cache.num_entries == 60  # as it was
     base.forward(base.embed(ids[:fitting]), np.arange(float(fitting)), base.new_cache(fitting))
 
@@ -91,9 +92,21 @@ def test_a_session_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         memory.append_text("The quick brown fox jumps over the lazy dog. " * 30, source="fox")
         with memory.session(budget_entries=256) as session:
             full_cache(monkeypatch, 64)
-            with pytest.raises(DeviceMemoryError, match="use budget_entries=") as raised:
+            with pytest.raises(DeviceMemoryError, match=r"with room for 256 .* use budget_entries=128 ") as raised:
                 session.nll(memory.tokens(0, 8))
         one_line(raised)
+
+
+def test_room_for_a_budget_that_nothing_can_hold_is_named(tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    base.info = dataclasses.replace(base.info, max_positions=1 << 60)
+    with mc.open(tmp_path / "one.mc", base=base, create=True, gister="mean") as memory:
+        memory.append_text("A fox.", source="fox")
+        with (
+            memory.session(budget_entries=1 << 50) as session,
+            pytest.raises(DeviceMemoryError, match=r"window of 1,125,899,906,842,624 entries .* use budget_entries="),
+        ):
+            session.nll(memory.tokens(0, 2))
 
 
 def test_the_numbers_are_those_of_the_device(small_gpu: None) -> None:

@@ -108,13 +108,14 @@ class HuggingFaceBase:
     def new_cache(self, capacity_entries: int) -> KVCache:
         """An empty cache with room for ``capacity_entries``; it grows if more come, but its entries are rotated as in
         a window of this size."""
-        cache = KVCache(
-            num_layers=self._num_layers,
-            capacity_entries=capacity_entries,
-            tap_layer=self._tap_layer,
-            expand=self._expand,
-            has_positions=self._sees_only_so_far,
-        )
+        with self._memory_of(capacity_entries):
+            cache = KVCache(
+                num_layers=self._num_layers,
+                capacity_entries=capacity_entries,
+                tap_layer=self._tap_layer,
+                expand=self._expand,
+                has_positions=self._sees_only_so_far,
+            )
         cache.frequencies = self._rotary.frequencies(capacity_entries)
         return cache
 
@@ -172,7 +173,11 @@ class HuggingFaceBase:
         (rotating,) = frequencies.values()
         batch.begin(positions_B)
         num_entries = sum(cache.num_entries + 1 for cache in batch.caches)
-        with self._memory_of(num_entries), torch.no_grad(), self._rotary.serving(rotating.at_rows(positions_B)):
+        with (
+            self._memory_of(num_entries, *batch.caches),
+            torch.no_grad(),
+            self._rotary.serving(rotating.at_rows(positions_B)),
+        ):
             output = self._model(
                 inputs_embeds=inputs_BD.to(self._device, self._dtype)[:, None],
                 position_ids=self._position_ids(len(positions_B), 1),
@@ -218,7 +223,7 @@ class HuggingFaceBase:
             raise InvalidValueError(f"num_logits is {num_logits}; it must be between 1 and the {num_new} new entries")
         rotation = _frequencies(cache).at(positions_T)
         cache.begin(positions_T, slots)
-        with self._memory_of(cache.num_entries + num_new), torch.no_grad(), self._rotary.serving(rotation):
+        with self._memory_of(cache.num_entries + num_new, cache), torch.no_grad(), self._rotary.serving(rotation):
             output = self._model(
                 inputs_embeds=inputs_TD.to(self._device, self._dtype)[None],
                 position_ids=self._position_ids(1, num_new),
@@ -280,11 +285,10 @@ class HuggingFaceBase:
         """Bytes of the weights, as they lie on the device."""
         return weight_bytes(self._model)
 
-    def _memory_of(self, num_entries: int) -> AbstractContextManager[None]:
+    def _memory_of(self, num_entries: int, *caches: KVCache) -> AbstractContextManager[None]:
         """Within it memory that runs out is one line with the numbers."""
-        return window_explained(
-            self.info.name, self._device, self._dtype, num_entries=num_entries, entry_bytes=self.entry_bytes
-        )
+        sizes = {"entry_bytes": self.entry_bytes, "room_entries": sum(cache.capacity_entries for cache in caches)}
+        return window_explained(self.info.name, self._device, self._dtype, num_entries=num_entries, **sizes)
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads

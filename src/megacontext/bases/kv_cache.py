@@ -94,6 +94,11 @@ class KVCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self._is_in_order = True
 
     @property
+    def capacity_entries(self) -> int:
+        """How many entries there is room for, or will be with the first of them."""
+        return self._capacity
+
+    @property
     def slots(self) -> npt.NDArray[np.int64]:
         """Where the entry of each place of the window lies, int64 [num_entries]."""
         return self._slots[: self.num_entries]

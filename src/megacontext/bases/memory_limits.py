@@ -55,24 +55,26 @@ def weights_explained(
 
 @contextmanager
 def window_explained(
-    name: str, device: torch.device, dtype: torch.dtype, *, num_entries: int, entry_bytes: int
+    name: str, device: torch.device, dtype: torch.dtype, *, num_entries: int, entry_bytes: int, room_entries: int = 0
 ) -> Iterator[None]:
     """Within the block memory that runs out is a DeviceMemoryError about a window of so many entries, of which each
-    keeps so many bytes."""
+    keeps so many bytes, and that was made with room for ``room_entries``, its budget."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
         free = free_bytes(device)
+        made_for = max(num_entries, room_entries)
         fitting = int(free * KV_SHARE / max(1, entry_bytes))
-        fewer = 1 << int(math.log2(max(1, min(fitting, num_entries // 2))))
+        fewer = 1 << int(math.log2(max(1, min(fitting, made_for // 2))))
+        room = f" with room for {room_entries:,}" if room_entries > num_entries else ""
         ways = [f"use budget_entries={fewer} or less"]
         if dtype == torch.float32:
             ways.append("or dtype='bfloat16'")
         raise DeviceMemoryError(
-            f"{name}: a window of {num_entries:,} entries keeps {format_bytes(num_entries * entry_bytes)} of keys and "
-            f"values and needs more to be computed, but {_where(device)} has {format_bytes(free)} free; "
+            f"{name}: a window of {num_entries:,} entries{room} keeps {format_bytes(made_for * entry_bytes)} of keys "
+            f"and values and needs more to be computed, but {_where(device)} has {format_bytes(free)} free; "
             f"{', '.join(ways)}"
         ) from error
 

@@ -74,7 +74,8 @@ class NativeBase:
 
     def new_cache(self, capacity_entries: int) -> NativeCache:
         """An empty cache with room for ``capacity_entries``; it grows if more come."""
-        return NativeCache(num_layers=self._core.config.num_layers, capacity_entries=capacity_entries)
+        with self._memory_of(capacity_entries):
+            return NativeCache(num_layers=self._core.config.num_layers, capacity_entries=capacity_entries)
 
     def forward(
         self,
@@ -91,7 +92,7 @@ class NativeBase:
         """
         cache = _own(cache)
         told = self._told(inputs_TD, positions_T, spreads_T, num_logits)
-        with self._memory_of(cache.num_entries + len(inputs_TD)), torch.no_grad():
+        with self._memory_of(cache.num_entries + len(inputs_TD), cache), torch.no_grad():
             inputs_TD = inputs_TD.to(self._device, self._dtype)
             before_BTD = cache.entries_before(inputs_TD)[None]
             where = on_device(self._device, *told)
@@ -121,7 +122,7 @@ class NativeBase:
             return neighbour_slots(places_T, slots_S), *told
 
         with (
-            self._memory_of(len(kept_n) + len(inputs_TD)),
+            self._memory_of(len(kept_n) + len(inputs_TD), cache),
             torch.no_grad(),
             rearranged(cache, self._turning, self._omegas_F, kept_n, moved_n, places_T, self._device, beside) as window,
         ):
@@ -138,7 +139,7 @@ class NativeBase:
         """Append one entry to each of several caches; float32 logits [B, V]."""
         owned = [_own(cache) for cache in caches]
         batch = CacheBatch(owned)
-        with self._memory_of(sum(cache.num_entries + 1 for cache in owned)), torch.no_grad():
+        with self._memory_of(sum(cache.num_entries + 1 for cache in owned), *owned), torch.no_grad():
             inputs_BD = inputs_BD.to(self._device, self._dtype)
             before = [cache.entries_before(entry_D[None]) for cache, entry_D in zip(owned, inputs_BD, strict=True)]
             output = self._core(
@@ -234,13 +235,12 @@ class NativeBase:
         with self._memory_of(token_ids_BT.shape[-1]):
             return surprise_of_rows(self._ids(token_ids_BT, ndim=2), logits, vocab_size=self.info.vocab_size)
 
-    def _memory_of(self, num_entries: int) -> AbstractContextManager[None]:
+    def _memory_of(self, num_entries: int, *caches: NativeCache) -> AbstractContextManager[None]:
         """Within it memory that runs out is one line with the numbers."""
         core = self._core.config
         keys_and_values = 2 * core.num_layers * core.num_kv_heads * core.head_dim * self._dtype.itemsize
-        return window_explained(
-            self.info.name, self._device, self._dtype, num_entries=num_entries, entry_bytes=keys_and_values
-        )
+        sizes = {"entry_bytes": keys_and_values, "room_entries": sum(cache.capacity_entries for cache in caches)}
+        return window_explained(self.info.name, self._device, self._dtype, num_entries=num_entries, **sizes)
 
     @property
     def weight_bytes(self) -> int:

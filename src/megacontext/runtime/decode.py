@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvalidValueError, InvariantError
+from megacontext.errors import DeviceMemoryError, InvalidValueError, InvariantError
 from megacontext.ports.base import SupportsAttentionMass, SupportsBatches, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
 from megacontext.runtime.sampling import check_number
@@ -57,10 +57,16 @@ class ModelWindow:
         self.capacity_entries = capacity_entries
         self._patching = patching
         self._cache: ModelCache = base.new_cache(capacity_entries)
-        self._keys = np.zeros((capacity_entries, 3), dtype=np.int64)
-        self._positions = np.zeros(capacity_entries, dtype=np.float64)  # where each row was placed
-        self._is_stale = np.zeros(capacity_entries, dtype=np.bool_)  # ran before an edit that stands before it
-        self._ran = np.zeros(capacity_entries, dtype=np.int64)  # how many patches there were when it ran
+        try:
+            self._keys = np.zeros((capacity_entries, 3), dtype=np.int64)
+            self._positions = np.zeros(capacity_entries, dtype=np.float64)  # where each row was placed
+            self._is_stale = np.zeros(capacity_entries, dtype=np.bool_)  # ran before an edit that stands before it
+            self._ran = np.zeros(capacity_entries, dtype=np.int64)  # how many patches there were when it ran
+        except MemoryError as error:
+            raise DeviceMemoryError(
+                f"{base.info.name}: a window with room for {capacity_entries:,} entries does not fit into the memory; "
+                "use a smaller budget_entries"
+            ) from error
         self._changes: deque[float] = deque(maxlen=DRIFT_PROBES)
         self._num_rows = 0
         self._next_position = 0.0
