@@ -208,7 +208,8 @@ def test_the_method_and_what_it_computes_in() -> None:
 
 def suite_of(kind: str) -> type[BaseSuite]:
     class Suite(BaseSuite):
-        tolerance = 2e-2 if kind == "bitsandbytes int8" else 5e-4
+        # four bits multiply in bfloat16 where the processor has units for it
+        tolerance = {"bitsandbytes int8": 2e-2, "bitsandbytes nf4": 4e-3}.get(kind, 5e-4)
 
         def close(self, ours: torch.Tensor, reference: torch.Tensor) -> None:
             if kind != "bitsandbytes int8":
