@@ -81,7 +81,7 @@ def draw_drift(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.axhline(MOST_NATS, color=TEXT, linestyle="--", linewidth=1)
     axes.annotate("target", (64, MOST_NATS), (0, 4), textcoords="offset points", ha="center", fontsize=8.5)
     axes.axhline(0, color=DIM, linewidth=0.8)
-    axes.set(xscale="log", ylim=(-0.005, 0.016), xlabel="refocuses in a row", ylabel="nats a token more than exact")
+    axes.set(xscale="log", ylim=(-0.012, 0.016), xlabel="refocuses in a row", ylabel="nats a token more than exact")
     axes.set_xticks([1, 4, 16, 64], ["1", "4", "16", "64"])
     axes.minorticks_off()
     _save(figure, axes, path)
