@@ -287,8 +287,8 @@ class HuggingFaceBase:
 
     def _memory_of(self, num_entries: int, *caches: KVCache) -> AbstractContextManager[None]:
         """Within it memory that runs out is one line with the numbers."""
-        sizes = {"entry_bytes": self.entry_bytes, "room_entries": sum(cache.capacity_entries for cache in caches)}
-        return window_explained(self.info.name, self._device, self._dtype, num_entries=num_entries, **sizes)
+        sizes = {"num_entries": num_entries, "entry_bytes": self.entry_bytes}
+        return window_explained(self.info.name, self._device, self._dtype, **sizes, caches=caches)
 
     def attention_mass(self, cache: ModelCache, *, num_queries: int) -> npt.NDArray[np.float32]:
         """Attention [S] that the last ``num_queries`` entries give to each entry at the middle layer, max over heads

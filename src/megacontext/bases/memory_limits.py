@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 
@@ -53,18 +54,30 @@ def weights_explained(
         ) from error
 
 
+class _HasRoom(Protocol):
+    @property
+    def capacity_entries(self) -> int: ...
+
+
 @contextmanager
 def window_explained(
-    name: str, device: torch.device, dtype: torch.dtype, *, num_entries: int, entry_bytes: int, room_entries: int = 0
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    num_entries: int,
+    entry_bytes: int,
+    caches: Iterable[_HasRoom] = (),
 ) -> Iterator[None]:
     """Within the block memory that runs out is a DeviceMemoryError about a window of so many entries, of which each
-    keeps so many bytes, and that was made with room for ``room_entries``, its budget."""
+    keeps so many bytes, and that was made with the room of its caches, its budget."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
         free = free_bytes(device)
+        room_entries = sum(cache.capacity_entries for cache in caches)
         made_for = max(num_entries, room_entries)
         fitting = int(free * KV_SHARE / max(1, entry_bytes))
         fewer = 1 << int(math.log2(max(1, min(fitting, made_for // 2))))

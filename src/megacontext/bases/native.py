@@ -239,8 +239,8 @@ class NativeBase:
         """Within it memory that runs out is one line with the numbers."""
         core = self._core.config
         keys_and_values = 2 * core.num_layers * core.num_kv_heads * core.head_dim * self._dtype.itemsize
-        sizes = {"entry_bytes": keys_and_values, "room_entries": sum(cache.capacity_entries for cache in caches)}
-        return window_explained(self.info.name, self._device, self._dtype, num_entries=num_entries, **sizes)
+        sizes = {"num_entries": num_entries, "entry_bytes": keys_and_values}
+        return window_explained(self.info.name, self._device, self._dtype, **sizes, caches=caches)
 
     @property
     def weight_bytes(self) -> int:
