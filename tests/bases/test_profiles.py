@@ -18,6 +18,7 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.bases.supported import markdown_table, rows
 from megacontext.bases.traits import check_config
 from megacontext.errors import BaseModelError
+from megacontext.testing.tiny_families import family_config
 
 PROFILES = {profile.name: profile for profile in published_profiles()}
 DOCS = Path(__file__).parents[2] / "docs"
@@ -191,3 +192,11 @@ def test_llama3_frequencies_do_not_lengthen_the_window() -> None:
 def test_bytes_of_an_entry_follow_the_precision() -> None:
     profile = PROFILES["Qwen/Qwen3-0.6B"]
     assert profile.traits.kv_bytes_per_entry("float32") == 2 * profile.traits.kv_bytes_per_entry("bfloat16")
+
+
+def test_layers_without_positions_and_sinks_are_described() -> None:
+    config = family_config("granite_swa")
+    traits = describe(whole_config(config.to_dict(), "granite_swa"))
+    assert traits.summary == (
+        "grouped queries 4:2, sliding window 24 in 2 of 4, 1 of 4 layers without positions, sinks, scaled embeddings"
+    )

@@ -18,6 +18,8 @@ from megacontext.values import reason_of, shown
 
 __all__ = ["DTYPE_BYTES", "Traits", "describe", "describe_core", "traits_from", "whole_config"]
 
+# Kinds whose attention rests on a learned score beside those of the entries, in all layers or in some.
+SINKS = ("flint", "gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash")
 NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 # How many bytes a number of each precision takes.
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -128,7 +130,7 @@ def describe(config: Mapping[str, Any]) -> Traits:
     kinds = config.get("layer_types") or [_kind_of_all(config)] * num_layers
     window = config.get("sliding_window") or 0
     num_sliding = kinds.count("sliding_attention") if window < longest else 0
-    rotated = config.get("no_rope_layers") or [1] * num_layers
+    rotated = config.get("no_rope_layers") or config.get("layer_rope_theta") or [1] * num_layers
     kept, asked = 2 * num_kv_heads * head_dim, head_dim
     if is_latent:
         head_dim = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
@@ -148,7 +150,7 @@ def describe(config: Mapping[str, Any]) -> Traits:
         num_sliding_layers=num_sliding,
         num_unrotated_layers=rotated.count(0),
         has_softcap=bool(config.get("attn_logit_softcapping") or config.get("final_logit_softcapping")),
-        has_sinks=config["model_type"] == "gpt_oss",
+        has_sinks=config["model_type"] in SINKS,
         num_experts=experts,
         num_experts_per_token=(config.get("num_experts_per_tok") or 0) if experts else 0,
         rope=_rope(config),
