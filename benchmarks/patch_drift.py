@@ -195,7 +195,7 @@ class Trials:
         num_blocks = (engine.memory.num_tokens - 600) // engine.memory.tree.block_tokens
         for number in range(0 if keep else 1, LAST + 1):
             for block in random.integers(0, num_blocks, self._opened).tolist():
-                with suppress(BudgetError):  # beside six facts few windows have no room for a far block; in no arm then
+                with suppress(BudgetError):  # six facts may leave no room for a far block, and then do so in every arm
                     engine.working_context.reveal(block * 32, block * 32 + 32)
             if runs:
                 engine.show(NO_TOKENS)

@@ -21,7 +21,7 @@ from megacontext.evaluation.porting.choosing import Choices, choose
 from megacontext.evaluation.porting.footprint import Cost, measure_cost, total_bytes
 from megacontext.evaluation.porting.measuring import Measurement, Norms, Plan, measure_norms, measure_shapes
 from megacontext.evaluation.porting.report import markdown, profile_toml
-from megacontext.evaluation.porting.room import check_window
+from megacontext.evaluation.porting.room import check_room
 from megacontext.evaluation.stamp import stamp
 from megacontext.machine import memory_bytes
 from megacontext.ports.base import Base, BaseInfo, SupportsPatch
@@ -92,7 +92,7 @@ def port(config: PortConfig, *, on_step: OnStep) -> Ported:
         raise InvalidValueError(f"{config.base} is bundled and brings its own defaults; leave out --install")
     for folder in (config.out, *([handle.folder] if config.installs else [])):
         _check_writable(folder)  # before minutes of work, not behind them
-    check_window(handle.info)
+    check_room(handle.info)
     on_step("loading", 0, 1)
     base = handle.load()
     sample = shipped_books()[0].text[SAMPLE_START:][:SAMPLE_CHARS]

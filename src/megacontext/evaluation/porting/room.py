@@ -9,13 +9,13 @@ from megacontext.focus.pins import Spans
 from megacontext.ports.base import BaseInfo
 from megacontext.tree.geometry import TreeGeometry
 
-__all__ = ["LEAST_WINDOW", "check_window", "has_room"]
+__all__ = ["LEAST_WINDOW", "check_room", "has_room"]
 
 # The fewest positions with which half of them hold blocks of 16 with one gist, and what is scored (see ``Plan.of``).
 LEAST_WINDOW = 128
 
 
-def check_window(info: BaseInfo) -> None:
+def check_room(info: BaseInfo) -> None:
     """BaseModelError for a base whose windows are too small for gists to be compared in them."""
     if info.max_positions < LEAST_WINDOW:
         raise BaseModelError(
