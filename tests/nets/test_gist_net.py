@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.gist_net import GistNet, GistNetConfig, share_means, slot_centers
+from megacontext.nets.gist_net import GistNet, GistNetConfig, attended, share_means, slot_centers
 
 SMALL = GistNetConfig(width=32, num_layers=2, num_heads=4, mlp_width=48, num_pool_heads=4, pool_head_dim=8)
 
@@ -50,6 +50,26 @@ def test_a_span_is_encoded_by_itself() -> None:
         together = made(inputs, level=1, num_children=32, gist_width=2)
         alone = made(inputs[2:3], level=1, num_children=32, gist_width=2)
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_with_gradients_is_the_fused_kernels(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(6, 4, 32, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+    ours = attended(q, k, v)
+    ours.square().sum().backward()
+    slopes = [part.grad for part in (q, k, v)]
+    expected = torch.nn.functional.scaled_dot_product_attention(*(part.detach().double() for part in (q, k, v)))
+    wide = [part.detach().double().requires_grad_() for part in (q, k, v)]
+    torch.nn.functional.scaled_dot_product_attention(*wide).square().sum().backward()
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    assert (ours.double() - expected).norm() < tolerance * expected.norm()
+    for slope, part in zip(slopes, wide, strict=True):
+        assert slope is not None
+        assert part.grad is not None
+        assert (slope.double() - part.grad).norm() < tolerance * part.grad.norm()
+    with torch.no_grad():
+        assert (attended(q, k, v).double() - expected).norm() < tolerance * expected.norm()
 
 
 def test_the_order_of_tokens_matters() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from megacontext.training import optim
-from megacontext.training.muon import Muon, orthogonal
+from megacontext.training.muon import Muon, orthogonal, shared_out
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -73,3 +73,11 @@ def test_masters_step_in_what_the_device_multiplies_fast(dtype: torch.dtype, mon
     monkeypatch.setattr(optim, "working_dtype", lambda device: dtype)
     optimizer = MasterOptimizer(nn.Linear(4, 4).named_parameters(), OptimConfig())
     assert [one.dtype for one in optimizer.optimizers if isinstance(one, Muon)] == [dtype]
+
+
+def test_a_team_shares_out_matrices_evenly() -> None:
+    assert shared_out([5, 1, 1, 1, 1, 1], 2) == [0, 1, 1, 1, 1, 1]
+    assert shared_out([3, 3, 2, 2, 2], 2) == [0, 1, 0, 1, 0]
+    assert shared_out([4, 4], 1) == [0, 0]
+    assert shared_out([7], 3) == [0]
+    assert shared_out([], 2) == []

@@ -19,7 +19,7 @@ from megacontext.nets.reconstruction import Reconstructor
 from megacontext.training.core_model import compile_core, window_loss
 from megacontext.training.curriculum import Batch
 from megacontext.training.mixed import MixedWindows, closed_gists, entry_indices, mixed_loss
-from megacontext.training.objective import CHUNK_ROWS, cross_entropy
+from megacontext.training.objective import CHUNK_STEP, cross_entropy
 
 __all__ = ["MemoryConfig", "MemoryLearner"]
 
@@ -62,8 +62,10 @@ class MemoryLearner(nn.Module):
         return ((name, weight) for name, weight in self.named_parameters() if weight.requires_grad)
 
     def compile_parts(self) -> None:
-        """Compile what runs often in few shapes."""
+        """Compile what runs often in few shapes, and GistNet's layers once for any number of spans."""
         compile_core(self.core)
+        for layer in self.gist_net.layers:
+            layer.compile(dynamic=True)
 
     def loss(self, batch: Batch, *, compiled: bool = True) -> tuple[Tensor, Tensor]:
         """The loss to differentiate, and that of every position [B, T]."""
@@ -126,7 +128,7 @@ class MemoryLearner(nn.Module):
         rows = torch.arange(wanted) * num_spans // wanted
         hidden_ND = self.reconstructor(gists_NrD[rows], span_tokens=span_tokens).flatten(0, 1)
         targets_N = spans_NK[rows].flatten()
-        spare = -len(targets_N) % CHUNK_ROWS
+        spare = -len(targets_N) % CHUNK_STEP
         weights_N = nn.functional.pad(torch.ones(len(targets_N), device=targets_N.device), (0, spare))
         loss, _ = cross_entropy(
             nn.functional.pad(hidden_ND, (0, 0, 0, spare)),

@@ -21,7 +21,7 @@ from torch import Tensor
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.gist_cuts import UNJOINED, Joined, predicted
-from megacontext.training.objective import CHUNK_ROWS, cross_entropy
+from megacontext.training.objective import CHUNK_STEP, cross_entropy
 from megacontext.tree.timeline import GIST_EXTENT, timeline
 
 __all__ = [
@@ -215,7 +215,7 @@ def mixed_loss(
     )
     hidden_BSD = output.hidden_BTD[:, :num_entries]
     num_predicted = len(windows.positions_P)
-    spare = -num_predicted % CHUNK_ROWS  # the loss is compiled for whole chunks
+    spare = -num_predicted % CHUNK_STEP  # the loss is compiled for few numbers of rows
     hidden_PD = torch.nn.functional.pad(hidden_BSD.flatten(0, 1)[windows.entries_P], (0, 0, 0, spare))
     targets_P, weights_P = (
         torch.nn.functional.pad(part_BT.flatten()[windows.positions_P], (0, spare))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 1024
+CHUNK_STEP = 256  # what is left over is compiled for multiples of this
 
 
 def _chunk(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:

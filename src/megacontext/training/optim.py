@@ -71,6 +71,7 @@ class MasterOptimizer:
                 weight_decay=config.matrix_decay,
                 momentum=config.momentum,
                 dtype=working_dtype(self.device),
+                team=team,
             )
             self.optimizers.append(muon)
         rates = {"embedding": config.embedding_rate, "head": config.head_rate, "scale": config.scale_rate}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,21 @@ class Team:
         for part in parts:
             part.copy_(flat[start : start + part.numel()].view_as(part))
             start += part.numel()
+
+    def hand_round_(self, parts: Sequence[Sequence[Tensor]]) -> None:
+        """Fill the tensors of every process with what that process has in them: ``parts`` has a sequence for each rank,
+        of equal shapes everywhere and of one dtype."""
+        if self.size == 1:
+            return
+        for rank, some in enumerate(parts):
+            if not some:
+                continue
+            flat = torch.cat([part.flatten() for part in some])
+            distributed.broadcast(flat.view(torch.uint8), src=rank)
+            start = 0
+            for part in some:
+                part.copy_(flat[start : start + part.numel()].view_as(part))
+                start += part.numel()
 
     def mean(self, value: float) -> float:
         """The mean of a number over all processes, the same everywhere."""
