@@ -1,6 +1,6 @@
 """Teach LensNet what opening blocks saves, and write it into a model folder.
 
-`python recipes/core/lens.py --out RUN --model FOLDER [--rows N] [--measured N] [--processes N]`
+`python recipes/core/lens.py --out RUN --model FOLDER [--rows N] [--measured N] [--processes N] [--judge]`
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from megacontext.training.card import read_figures
 from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import tokenizer_files
 from megacontext.training.held_out import held_out_source, nets_with_gists
-from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, Moment, label, moments_of
+from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,
@@ -42,7 +42,8 @@ from megacontext.training.lens_model import (
     train_lens,
     words_lens,
 )
-from megacontext.training.lens_stability import moments_by_text, stability
+from megacontext.training.lens_stability import moments_by_text, stability, stability_figures
+from megacontext.training.moments import Moment, moments_of
 from megacontext.training.preparation import load_stores
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
@@ -214,12 +215,6 @@ def stability_report(lens: LensNet, text: Sequence[LensSample]) -> dict[str, dic
     return {"lens": stability(partial(lens_utilities, lens), texts), "words": stability(words_lens, texts)}
 
 
-def stability_figures(lens: LensNet, texts: Sequence[Sequence[LensSample]]) -> dict[str, float]:
-    """Swap rate and residency on text, for a log."""
-    found = stability(partial(lens_utilities, lens), texts)
-    return {f"{name}/plain": value for name, value in found.items()}
-
-
 def judged(kept: Labelled) -> tuple[dict[str, list[LensSample]], list[list[LensSample]]]:
     """To judge by while a lens learns: some held-out samples of questions and of text whose blocks were opened, and all
     moments of some texts, one after the other."""
@@ -261,6 +256,9 @@ def main() -> None:
         help="how many label, and how many seeds are taught, at the same time, one core each",
     )
     parser.add_argument("--seeds", type=int, default=1, help="lenses to teach; the first is written, all are judged")
+    parser.add_argument(
+        "--judge", action="store_true", help="teach none: judge the one that the model has, from a run with [lens]"
+    )
     parser.add_argument("--keep", action="store_true", help="train on the samples that an earlier call left in --out")
     args = parser.parse_args()
     for name in ("processes", "seeds", "measured", "rows"):
@@ -269,9 +267,16 @@ def main() -> None:
     for name, smallest in (("measured", least * MEASURED_SHARE), ("rows", least)):
         whole_number(f"--{name}", getattr(args, name), least=smallest)  # some of each kind to judge by
     began = time.monotonic()
+    shares = read_settings(args.config).shares
+    if args.judge:
+        lens = nets_with_gists(args.model).lens_net
+        if lens is None:
+            raise InvalidValueError(f"{args.model} has no lens to judge; leave out --judge to teach one")
+        label_all(args, shares, test=True)
+        tell(args.model, judgement(lens.float(), label_kept(args, test=True)))
+        return
     nets = nets_with_gists(args.model, with_lens=False)
     files = tokenizer_files(args.model)
-    shares = read_settings(args.config).shares
     label_all(args, shares, test=False)
     label_all(args, shares, test=True)
     width = nets.core.config.width
@@ -285,24 +290,33 @@ def main() -> None:
     nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
     write_beside(args.model, nets, files)
     lens.float()  # judged as it is written
+    kept = label_kept(args, test=True)
+    questions = [sample for name, sample in kept if name != "plain"]
+    samples = Counter(name for name, _ in label_kept(args, test=False))
+    found = {"loss": curve, **judgement(lens, kept), "seeds": [report(other, questions) for other in lenses]}
+    tell(args.model, {**found, "samples": dict(sorted(samples.items()))})
+    print(f"{samples.total()} samples, {time.monotonic() - began:.0f} seconds")
+
+
+def judgement(lens: LensNet, kept: Labelled) -> dict[str, object]:
+    """Hits by kind of question, how what it says compares with what was saved, and how steady it is on text."""
     by_kind: dict[str, list[LensSample]] = defaultdict(list)
-    for name, sample in label_kept(args, test=True):
+    for name, sample in kept:
         by_kind[name].append(sample)
     text = by_kind.pop("plain")
     questions = [sample for some in by_kind.values() for sample in some]
     measured = [sample for sample in questions if not sample.saved_LC[0].isnan().any()]
-    samples = Counter(name for name, _ in label_kept(args, test=False))
-    found = {
-        "loss": curve,
+    return {
         "hits": {kind: report(lens, some) for kind, some in sorted(by_kind.items())} | {"all": report(lens, questions)},
-        "seeds": [report(other, questions) for other in lenses],
         "calibration": {"questions": calibration(lens, measured), "plain": calibration(lens, text)},
         "stability": stability_report(lens, text),
-        "samples": dict(sorted(samples.items())),
     }
-    (args.model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def tell(model: Path, found: dict[str, object]) -> None:
+    """Write what was found beside the model, and print it."""
+    (model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
-    print(f"{samples.total()} samples, {time.monotonic() - began:.0f} seconds")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from megacontext.ports.focus import LearnedEvidence
 from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
-from megacontext.training.lens_labels import label, moments_of
+from megacontext.training.lens_labels import label
 from megacontext.training.lens_model import lens_logits, looked
+from megacontext.training.moments import moments_of
 from megacontext.training.recall import Fact
 from megacontext.training.windows import Strip, Window
 

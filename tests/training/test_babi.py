@@ -15,7 +15,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.babi import WORLDS, StoryBook, has_stories, parse_story, read_stories
 from megacontext.training.babi_rows import babi_row
 from megacontext.training.gist_cuts import GistCut, choose_open
-from megacontext.training.lens_labels import moments_of
+from megacontext.training.moments import moments_of
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.tokens import TokenStore, encode_documents
 from megacontext.training.windows import TextSource

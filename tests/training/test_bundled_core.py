@@ -24,9 +24,10 @@ from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
 from megacontext.runtime import assembly
 from megacontext.training.corpus import read_standard_library
-from megacontext.training.lens_labels import label, moments_of
+from megacontext.training.lens_labels import label
 from megacontext.training.lens_model import hit_report, lens_utilities
 from megacontext.training.memory_scoring import recall_in_windows
+from megacontext.training.moments import moments_of
 from megacontext.training.recall import Asking
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.tokens import encode_documents

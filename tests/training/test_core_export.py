@@ -11,12 +11,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle, load_base
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.ports.base import SupportsLearnedGists
+from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.ports.base import SupportsLearnedGists, SupportsLearnedLens
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.core_export import (
     core_prefix,
@@ -93,6 +95,20 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
         expected = net(vectors, level=1, num_children=32, gist_width=1)
     ours = torch.from_numpy(base.gists_of_tokens(ids, gist_width=1))
     torch.testing.assert_close(ours.float(), expected.float(), atol=0.02, rtol=0.02)
+
+
+def test_a_lens_that_was_learned_beside_is_exported_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    lens = LensNet(LensNetConfig(width=SHAPE.width))
+    learner = MemoryLearner(Core(SHAPE), GistNet(TINY_GIST_NET), MemoryConfig(reconstructor_width=32), lens_net=lens)
+    save_tokenizer(tokenizer, tmp_path / "data" / "tokenizer")
+    torch.save(checkpoint_of(learner), tmp_path / "checkpoint.pt")
+    export_checkpoint(tmp_path, {**SETTINGS, "lens": {}}, tmp_path / "model")
+    assert isinstance(load_base(str(tmp_path / "model")), SupportsLearnedLens)
+    found = read_core_folder(tmp_path / "model", dtype=torch.float32, device=torch.device("cpu")).lens_net
+    assert found is not None
+    for ours, theirs in zip(found.parameters(), lens.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(torch.bfloat16).float())
 
 
 def test_what_runs_told_lies_beside_the_model(learner: MemoryLearner, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, WORD_KINDS, LensNet, LensNetConfig
 from megacontext.training import lens_labels, lens_model
-from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label, moments_of
+from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,
@@ -38,6 +38,7 @@ from megacontext.training.lens_model import (
     train_lens,
     words_lens,
 )
+from megacontext.training.moments import moments_of
 from megacontext.training.rows import plain_row, recall_row
 from megacontext.training.windows import TextSource
 
@@ -229,6 +230,7 @@ def made_up_samples(count: int, seed: int) -> list[LensSample]:
                 features_CF=features,
                 saved_LC=saved,
                 evidence_C=evidence,
+                known_C=torch.ones(12, dtype=torch.bool),
                 told_C=evidence > 0,
                 query_ids_Q=10 * decoy + torch.arange(6),
                 blocks_CK=torch.cat(

@@ -13,9 +13,10 @@ from torch import Tensor
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, LensNetConfig
-from megacontext.training.lens_labels import LensSample, label, moments_of
+from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import lens_utilities
 from megacontext.training.lens_stability import moments_by_text, stability
+from megacontext.training.moments import moments_of
 from megacontext.training.rows import plain_row
 from megacontext.training.windows import TextSource
 
@@ -32,6 +33,7 @@ def sample_of(text: int, values: list[float]) -> LensSample:
         features_CF=torch.zeros(NUM_BLOCKS, len(FEATURES)),
         saved_LC=torch.zeros(STAKE_LEVELS, NUM_BLOCKS),
         evidence_C=torch.zeros(NUM_BLOCKS),
+        known_C=torch.ones(NUM_BLOCKS, dtype=torch.bool),
         told_C=torch.zeros(NUM_BLOCKS, dtype=torch.bool),
         query_ids_Q=torch.zeros(3, dtype=torch.int32),
         blocks_CK=torch.full((NUM_BLOCKS, 8), text, dtype=torch.int32),

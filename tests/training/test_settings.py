@@ -15,7 +15,7 @@ from megacontext.training.base_gate import GateConfig
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig
-from megacontext.training.memory_model import MemoryConfig
+from megacontext.training.memory_model import LensLearning, MemoryConfig
 from megacontext.training.optim import OptimConfig
 from megacontext.training.reference import ReferenceConfig
 from megacontext.training.settings import read_settings
@@ -206,6 +206,7 @@ DOCUMENTED = {
     "[model]": CoreConfig,
     "[gist_net]": GistNetConfig,
     "[memory]": MemoryConfig,
+    "[lens]": LensLearning,
     "[optim]": OptimConfig,
     "[loop]": LoopConfig,
     "[gate]": GateConfig,

@@ -13,6 +13,7 @@ from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.starting import Beginning
@@ -49,6 +50,22 @@ def test_a_core_hands_on_its_gist_net(folder: Path, fresh: MemoryLearner) -> Non
     assert_same(fresh.gist_net, gist_net)
     assert begin.folder == folder
     assert begin.checkpoint is None
+
+
+def test_a_lens_goes_on_where_one_is_learned(tmp_path: Path, fresh: MemoryLearner) -> None:
+    core, gist_net = tiny_nets()
+    lens = LensNet(LensNetConfig(width=TINY_CORE.width))
+    write_core_folder(tmp_path / "model", CoreNets(core=core, gist_net=gist_net, lens_net=lens), [], eos_token_id=1)
+    begin = Beginning.read(tmp_path / "model")
+    begin.fill_memory(fresh)  # that learns none
+    torch.manual_seed(6)
+    config = MemoryConfig(reconstructor_width=32)
+    with_lens = MemoryLearner(
+        Core(TINY_CORE), GistNet(TINY_GIST_NET), config, lens_net=LensNet(LensNetConfig(width=TINY_CORE.width))
+    )
+    begin.fill_memory(with_lens)
+    assert with_lens.lens_net is not None
+    assert_same(with_lens.lens_net, lens)
 
 
 def test_a_checkpoint_hands_on_the_reconstructor_too(tmp_path: Path, fresh: MemoryLearner) -> None:

@@ -14,6 +14,7 @@ from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.export import tokenizer_files
 from megacontext.training.run_logs import copy_run_logs
@@ -49,7 +50,7 @@ def core_prefix(masters: Mapping[str, Tensor]) -> str:
 
 
 def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> CoreNets:
-    """The nets of a checkpoint in bfloat16: the core, and the GistNet if the settings describe one."""
+    """The nets of a checkpoint in bfloat16: the core, the GistNet if the settings describe one, and its lens."""
     masters = checkpoint["optimizer"]["masters"]
     core = Core(CoreConfig(**settings["model"]))
     load_masters(core, masters, prefix=core_prefix(masters))
@@ -58,9 +59,14 @@ def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, A
         return CoreNets(core=core.to(torch.bfloat16).eval(), learned_positions=longest)
     gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
     load_masters(gist_net, masters, prefix="gist_net.")
+    lens_net = None
+    if "lens" in settings:
+        lens_net = LensNet(LensNetConfig(width=core.config.width)).to(torch.bfloat16).eval()
+        load_masters(lens_net, masters, prefix="lens_net.")
     return CoreNets(
         core=core.to(torch.bfloat16).eval(),
         gist_net=gist_net.to(torch.bfloat16).eval(),
+        lens_net=lens_net,
         learned_positions=longest,
         trained_shapes=trained_shapes(settings),
     )

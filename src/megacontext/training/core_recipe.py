@@ -14,16 +14,21 @@ from torch import Tensor, nn
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.core_model import build_core, compile_core, window_loss
 from megacontext.training.curriculum import Batch
 from megacontext.training.gauges import Gauges, core_flops, gate_values, gist_flops, gist_statistics, num_weights
-from megacontext.training.memory_model import MemoryConfig, MemoryLearner
+from megacontext.training.lens_model import calibration_figures
+from megacontext.training.lens_stability import moments_by_text, stability_figures
+from megacontext.training.memory_model import LensLearning, MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner
 from megacontext.training.settings import Settings
 from megacontext.training.starting import Beginning
 from megacontext.values import number, whole_number
 
-__all__ = ["build_learner", "memory_gauges", "read_memory"]
+__all__ = ["build_learner", "memory_gauges", "read_lens", "read_memory"]
+
+LENS = "LensNet"
 
 
 def build_learner(settings: Settings, seed: int, *, start: Path | None = None, compiled: bool = True) -> Learner:
@@ -37,6 +42,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     has_gists = "gist_net" in settings
     gist_config = settings.read("gist_net", GistNetConfig) if has_gists else None
     memory = read_memory(settings) if has_gists else None
+    lens = read_lens(settings)
     core = build_core(config, seed=seed)
     begin = Beginning.read(start)
     with _named(start, settings):
@@ -52,9 +58,11 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             begin.checkpoint,
             Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
             {"core": core},
-            begin.folder,
+            tokenizer=begin.folder,
         )
-    learner = MemoryLearner(core, GistNet(gist_config).to(torch.bfloat16), memory)
+    gist_net = GistNet(gist_config).to(torch.bfloat16)
+    lens_net = None if lens is None else LensNet(LensNetConfig(width=config.width))
+    learner = MemoryLearner(core, gist_net, memory, lens_net=lens_net, lens=lens)
     with _named(start, settings):
         begin.fill_memory(learner)
     if compiled:
@@ -64,6 +72,9 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     parts = {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor}
     if learner.index_head is not None:
         parts["index head"] = learner.index_head
+    if lens_net is not None:
+        parts[LENS] = lens_net
+        trained |= {"lens": True}
     return Learner(
         learner.learned_parameters(),
         lambda batch: learner.loss(batch, compiled=compiled),
@@ -71,6 +82,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         begin.checkpoint,
         memory_gauges(learner),
         parts,
+        frozenset({LENS}),
         begin.folder,
     )
 
@@ -109,10 +121,41 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
 
     def probe() -> dict[str, float]:
         gists = gist_statistics(newest["gists"]) if newest else {}
-        places = {name: float(value) for name, value in learner.index_figures.items()}
+        places = lens_figures(learner) | {name: float(value) for name, value in learner.index_figures.items()}
         return {**gists, **places, **gate_values(learner.core)}
 
     return Gauges(flops=flops, probe=probe)
+
+
+def lens_figures(learner: MemoryLearner) -> dict[str, float]:
+    """Of the newest moments that the lens was asked at: ``correlation/KIND/level_1``, ``agreement/KIND/level_1``,
+    ``swap_rate/plain`` and ``residency/plain``, as ``recipes/core/lens.py`` logs them of held-out rows."""
+    if learner.lens_net is None:
+        return {}
+    lens, kinds = learner.lens_net, ("plain", "questions")
+    of_kind = {kind: [one for one in learner.lens_samples if bool(one.asks) == (kind != "plain")] for kind in kinds}
+    return calibration_figures(lens, of_kind) | stability_figures(lens, moments_by_text(of_kind["plain"]))
+
+
+def read_lens(settings: Settings) -> LensLearning | None:
+    """The `[lens]` table, within limits, if there is one; what it needs has to be there."""
+    if "lens" not in settings:
+        return None
+    lens = settings.read("lens", LensLearning)
+    where = f"{settings.path}: [lens] "
+    number(f"{where}weight", lens.weight, above=0)
+    number(f"{where}measured", lens.measured, least=0)
+    if "gist_net" not in settings:
+        raise InvalidValueError(f"{settings.path}: [lens] chooses among gists, but there is no [gist_net]; add it")
+    max_positions = settings.table("model").get("max_positions")
+    if not any(
+        kind.num_variants > 1 for stage in settings.stages(max_positions=max_positions) for kind in stage.batches
+    ):
+        raise InvalidValueError(
+            f"{settings.path}: [lens] learns from rows that stand in several windows, but no batch has gists with "
+            "variants above 1; give one, or leave [lens] out"
+        )
+    return lens
 
 
 def read_memory(settings: Settings) -> MemoryConfig:

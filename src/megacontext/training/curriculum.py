@@ -16,8 +16,9 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.babi_rows import babi_row
 from megacontext.training.cuts import cut_row
 from megacontext.training.far_words import closed_words
-from megacontext.training.gist_cuts import GistCut, choose_open, predicted
+from megacontext.training.gist_cuts import GistCut, choose_variants, predicted
 from megacontext.training.mixed import MixedWindows, mixed_windows
+from megacontext.training.moments import Moment, moments_of
 from megacontext.training.recall import Asking
 from megacontext.training.rows import (
     SPREAD_BLOCKS,
@@ -81,6 +82,10 @@ class BatchKind:
             number(f"{where}mix {row_kind}", probability, least=0)
         if sum(self.mix.values()) <= 0:
             raise InvalidValueError(f"{where}mix is empty or all zero; give one of {', '.join(ROWS)} a probability")
+        if self.gists is not None and self.rows % self.gists.variants:
+            raise InvalidValueError(
+                f"{where}rows is {self.rows}; {self.gists.variants} variants of each row need a multiple of that"
+            )
         for block_tokens, gist_width in () if self.gists is None else self.gists.shapes:
             whole_number(f"{where}block_tokens of a shape", block_tokens, least=2)
             whole_number(f"{where}gist_width of a shape", gist_width, least=1, most=block_tokens)
@@ -91,6 +96,16 @@ class BatchKind:
                     f"{where}length is {self.length}; choose a multiple of block_tokens ({block_tokens}) of more than "
                     f"{num_shown} blocks (num_tail and num_open), so that one is left for a gist"
                 )
+
+    @property
+    def num_variants(self) -> int:
+        """Windows of each row."""
+        return 1 if self.gists is None else self.gists.variants
+
+    @property
+    def num_drawn(self) -> int:
+        """Rows that are drawn for a batch."""
+        return self.rows // self.num_variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +148,8 @@ class Stage:
 class Batch:
     """Rows of one shape: ids and targets int64 [B, T], weights float32 [B, T], and what each row is.
 
-    `mixed`: the windows that show them, if they show gists; weights are zero where those predict nothing.
+    `mixed`: the windows that show them, if they show gists; weights are zero where those predict nothing. Rows that
+    have variants stand there once for each, one after the other; `moments`: of each such row, when a lens is asked.
     """
 
     kind: BatchKind
@@ -142,6 +158,7 @@ class Batch:
     targets_BT: Tensor  # noqa: N815 - shape suffix
     weights_BT: Tensor  # noqa: N815 - shape suffix
     mixed: MixedWindows | None = None
+    moments: tuple[tuple[Moment, ...], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The same there."""
@@ -166,7 +183,7 @@ def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int, rank: 
     kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
     if rank:
         random = Random(f"{seed}/{step}/{rank}")
-    row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.rows))
+    row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.num_drawn))
     rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
     return batch_of(kind, row_kinds, rows, random, source.pieces_V)
 
@@ -174,16 +191,23 @@ def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int, rank: 
 def batch_of(
     kind: BatchKind, row_kinds: tuple[str, ...], rows: Sequence[Window], random: Random, pieces_V: Sequence[bytes] = ()
 ) -> Batch:
-    """Rows as a batch, some of their blocks as gists if the kind says so. pieces_V: the text of each token, where words
-    weigh more."""
+    """Rows as a batch, some of their blocks as gists if the kind says so, each in as many windows as it says. pieces_V:
+    the text of each token, where words weigh more."""
+    asked: list[tuple[Moment, ...]] = []
+    variants, drawn = kind.num_variants, rows
+    rows = [row for row in drawn for _ in range(variants)]
+    row_kinds = tuple(name for name in row_kinds for _ in range(variants))
     weights_BT = np.stack([row.weights_T for row in rows])
     mixed = None
     if kind.gists is not None:
         block_tokens, gist_width = random.choice(list(kind.gists.shapes))
         joined = random.choice(list(kind.gists.joins))
-        is_open_BN = np.stack(
-            [choose_open(row, kind.gists, block_tokens=block_tokens, random=random, joined=joined) for row in rows]
+        is_open_BN = np.concatenate(
+            [choose_variants(row, kind.gists, block_tokens=block_tokens, random=random, joined=joined) for row in drawn]
         )
+        if variants > 1:
+            tail_tokens = kind.gists.num_tail * block_tokens
+            asked = [tuple(moments_of(row, tail_tokens=tail_tokens, block_tokens=block_tokens)) for row in drawn]
         if not kind.gists.spans_only:
             weights_BT = weights_BT * predicted(is_open_BN, block_tokens=block_tokens)
         if kind.gists.far_weight != 1 and pieces_V:
@@ -198,6 +222,7 @@ def batch_of(
         targets_BT=torch.from_numpy(np.stack([row.targets_T for row in rows])),
         weights_BT=torch.from_numpy(weights_BT),
         mixed=mixed,
+        moments=tuple(asked),
     )
 
 

@@ -111,8 +111,7 @@ def run_cost(
     gc.collect()  # of a configuration before this one
     before = resident_bytes()
     learner = build(settings, config.seed)
-    for part in learner.parts.values():
-        part.to(working_dtype(torch.device("cpu")))
+    learner.place(torch.device("cpu"))
     optimizer = MasterOptimizer(learner.weights, plan.optim)
     kinds: list[BatchKind] = []
     for kind in (_largest(kind) for stage in stages for kind in stage.batches):
@@ -179,9 +178,9 @@ def _made_up(kind: BatchKind, vocab_size: int) -> Batch:
             targets_T=draw.integers(0, vocab_size, kind.length),
             weights_T=np.ones(kind.length, np.float32),
         )
-        for _ in range(kind.rows)
+        for _ in range(kind.num_drawn)
     ]
-    return batch_of(kind, (next(iter(kind.mix)),) * kind.rows, rows, Random(0))
+    return batch_of(kind, (next(iter(kind.mix)),) * kind.num_drawn, rows, Random(0))
 
 
 def _batch_cost(

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.windows import Answer, Window
-from megacontext.values import number
+from megacontext.values import number, whole_number
 
-__all__ = ["UNJOINED", "GistCut", "Joined", "choose_open", "predicted"]
+__all__ = ["UNJOINED", "GistCut", "Joined", "choose_open", "choose_variants", "predicted"]
 
 Joined = tuple[int, int]
 """How many gists of level 2 a window begins with, and of how many blocks each is made."""
@@ -31,6 +31,7 @@ class GistCut:
     shapes: (block_tokens, gist_width) pairs, one drawn per batch; num_tail: blocks open at the end; num_open: blocks
     open elsewhere, among them, with probability ``open_answers`` for each asked fact, the blocks that state it;
     joins: (number of level-2 gists, blocks in each) pairs, one drawn per batch; joined blocks are never open;
+    variants: in how many windows each row is shown, with other blocks open, so that what these save can be compared;
     far_weight: what the tokens of a word weigh that only closed blocks hold, in rows that ask nothing;
     spans_only: there is no window at all, every block is read back from its gist (``num_tail`` is 0 then).
     """
@@ -40,11 +41,19 @@ class GistCut:
     num_open: int = 0
     open_answers: float = 0.0
     joins: Sequence[Joined] = (UNJOINED,)
+    variants: int = 1
     far_weight: float = 1.0
     spans_only: bool = False
 
     def __post_init__(self) -> None:
         number("far_weight", self.far_weight, above=0)
+        whole_number("variants", self.variants, least=1)
+        if self.variants > 1 and (not self.num_open or any(width != 1 for _, width in self.shapes)):
+            raise InvalidValueError(
+                f"variants is {self.variants}, but num_open is {self.num_open} and shapes are {list(self.shapes)}: "
+                "windows of one row differ in open blocks, and a lens compares gists of one vector; give num_open at "
+                "least 1 and shapes of width 1, or variants 1"
+            )
         if self.spans_only and (self.num_tail or self.num_open or self.joins != (UNJOINED,)):
             raise InvalidValueError(
                 f"spans_only shows no window, but num_tail is {self.num_tail}, num_open {self.num_open} and joins "
@@ -92,6 +101,29 @@ def choose_open(
     is_open_N = np.zeros(num_blocks, dtype=np.bool_)
     is_open_N[[*chosen, *range(num_before, num_blocks)]] = True
     return is_open_N
+
+
+def choose_variants(
+    row: Window, cut: GistCut, *, block_tokens: int, random: Random, joined: Joined = UNJOINED
+) -> npt.NDArray[np.bool_]:
+    """Which of the row's N blocks stay open in each of its V windows [V, N]. No block before the tail is open in all of
+    them: each has a gist in one, and is compared with it."""
+    is_open_VN = np.stack(
+        [choose_open(row, cut, block_tokens=block_tokens, random=random, joined=joined) for _ in range(cut.variants)]
+    )
+    if cut.variants == 1:
+        return is_open_VN
+    num_joined, num_before = joined[0] * joined[1], is_open_VN.shape[1] - cut.num_tail
+    before_VC = is_open_VN[:, num_joined:num_before]  # a view
+    if before_VC.shape[1] < 2 * cut.num_open:
+        raise InvalidValueError(
+            f"{cut.variants} variants of a row with {before_VC.shape[1]} blocks that may be opened, {cut.num_open} in "
+            "each, cannot differ enough; use longer rows, or a num_open of half of them at most"
+        )
+    for block in np.flatnonzero(before_VC.all(0)):
+        free = np.flatnonzero(~before_VC[0] & ~before_VC[-1])
+        before_VC[-1, block], before_VC[-1, random.choice(free.tolist())] = False, True
+    return is_open_VN
 
 
 def _stated_in(answer: Answer, block_tokens: int) -> list[int]:

@@ -38,9 +38,10 @@ from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS, STAKE_LEVELS
 from megacontext.training.gist_cuts import UNJOINED
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
-from megacontext.training.windows import Answer, Window
+from megacontext.training.moments import Moment
+from megacontext.training.windows import Window
 
-__all__ = ["QUERY_TOKENS", "LensSample", "Moment", "features_of", "label", "moments_of", "sample_of"]
+__all__ = ["QUERY_TOKENS", "LensSample", "blocks_of_row", "features_of", "label", "sample_of"]
 
 OPENED_ROWS = 14  # windows of one forward, of 350 entries each
 FAR_NATS = 0.5  # what full context must save on a token of text for it to need something far away
@@ -50,27 +51,15 @@ GROUP = 32  # blocks of one gist of level 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
-    """When a row's lens is asked. query: positions [start, stop) of the last tokens; horizon: positions whose next
-    tokens count; evidence: the blocks that state what is asked, none for plain text; told: those in
-    which the value stands where it was stated last (all, where it never was: counts); answer: what is asked."""
-
-    query: tuple[int, int]
-    horizon: tuple[int, int]
-    evidence: tuple[int, ...] = ()
-    told: tuple[int, ...] = ()
-    answer: Answer | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LensSample:
     """What a lens sees and what it should have said.
 
     query_QD: the tapped layer's states of the query tokens; gists_CD: gist vectors as stored; features_CF; saved_LC:
     nats that opening each block saves where its own gist stands for it, and where one of level 2 does, NaN if not
-    measured; evidence_C: how likely each block holds what is needed (what is lacking to 1: nothing is); told_C: bool,
-    where the value that is asked for stands; query_ids_Q, blocks_CK: the tokens themselves, the latter [C, P + K];
-    asks: whether there is a question, bool [].
+    measured; evidence_C: how likely each block holds what is needed (what is lacking to 1: nothing is, or a block that
+    is not in ``known_C``); known_C: bool, of which blocks anybody knows whether they are needed; told_C: bool, where
+    the value that is asked for stands; query_ids_Q, blocks_CK: the tokens themselves, the latter [C, P + K]; asks:
+    whether there is a question, bool [].
     """
 
     query_QD: Tensor  # noqa: N815 - shape suffix
@@ -78,64 +67,14 @@ class LensSample:
     features_CF: Tensor  # noqa: N815 - shape suffix
     saved_LC: Tensor  # noqa: N815 - shape suffix
     evidence_C: Tensor  # noqa: N815 - shape suffix
+    known_C: Tensor  # noqa: N815 - shape suffix
     told_C: Tensor  # noqa: N815 - shape suffix
     query_ids_Q: Tensor  # noqa: N815 - shape suffix
     blocks_CK: Tensor  # noqa: N815 - shape suffix
     asks: Tensor
 
 
-def moments_of(
-    row: Window,
-    *,
-    tail_tokens: int,
-    block_tokens: int,
-    query_tokens: int = QUERY_TOKENS,
-    horizon_tokens: int = 16,
-    step_tokens: int = 16,
-) -> list[Moment]:
-    """Every question of the tail whose evidence lies before it, asked for the first time; in a row that asks nothing,
-    every ``step_tokens``, with the ``horizon_tokens`` after it."""
-    num_tokens = len(row.tokens_T)
-    first = num_tokens - tail_tokens
-    if not row.answers:
-        return [
-            Moment(query=(at - query_tokens, at), horizon=(at - 1, at - 1 + horizon_tokens))
-            for at in range(first + query_tokens, num_tokens - horizon_tokens + 2, step_tokens)
-        ]
-    moments = []
-    for answer in row.answers:
-        is_first_time = not any(other.fact == answer.fact and other.start < answer.start for other in row.answers)
-        query = (answer.asked - query_tokens, answer.asked)
-        if query[0] >= first and is_first_time and all(stop <= first for _, stop in answer.evidence):
-            blocks = _blocks_of(answer.evidence, block_tokens)
-            moments.append(
-                Moment(
-                    query=query,
-                    horizon=(answer.start, answer.stop),
-                    evidence=blocks,
-                    told=_blocks_of(_told(row, answer), block_tokens) or blocks,
-                    answer=answer,
-                )
-            )
-    return moments
-
-
-def _blocks_of(spans: Sequence[tuple[int, int]], block_tokens: int) -> tuple[int, ...]:
-    found = {block for start, stop in spans for block in range(start // block_tokens, (stop - 1) // block_tokens + 1)}
-    return tuple(sorted(found))
-
-
-def _told(row: Window, answer: Answer) -> list[tuple[int, int]]:
-    """Where the value of an answer stands in the last statement that has it, as positions [start, stop)."""
-    value_V = row.targets_T[answer.start : answer.stop]
-    for start, stop in sorted(answer.evidence, reverse=True):
-        for at in range(stop - len(value_V), start - 1, -1):
-            if (row.tokens_T[at : at + len(value_V)] == value_V).all():
-                return [(at, at + len(value_V))]
-    return []
-
-
-def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
+def features_of(moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
     """Features [C, F] of the closed blocks before the tail, in the order of ``FEATURES``. Words in common are left out:
     they depend on which other blocks are looked at."""
     starts_C = np.arange(num_closed) * block_tokens
@@ -149,10 +88,10 @@ def features_of(row: Window, moment: Moment, *, num_closed: int, block_tokens: i
     )
 
 
-def _blocks(row: Window, num_closed: int, block_tokens: int) -> npt.NDArray[np.int64]:
-    """The closed blocks [C, P + K] of a row."""
-    tokens_T = np.concatenate([np.full(TOKENS_BEFORE, UNKNOWN), row.tokens_T[: num_closed * block_tokens]])
-    return blocks_with_before(tokens_T, block_tokens=block_tokens)
+def blocks_of_row(tokens_T: npt.NDArray[np.int64], *, num_closed: int, block_tokens: int) -> Tensor:
+    """The first blocks [C, P + K] of a row, each with the tokens before it, int32."""
+    tokens_T = np.concatenate([np.full(TOKENS_BEFORE, UNKNOWN), tokens_T[: num_closed * block_tokens]])
+    return torch.from_numpy(blocks_with_before(tokens_T, block_tokens=block_tokens).astype(np.int32))
 
 
 def label(
@@ -254,12 +193,13 @@ def sample_of(
     return LensSample(
         query_QD=run.tapped_BSD[index, query].clone(),
         gists_CD=run.gists_BCrD[index, :, 0].clone(),
-        features_CF=features_of(row, moment, num_closed=num_closed, block_tokens=block_tokens),
+        features_CF=features_of(moment, num_closed=num_closed, block_tokens=block_tokens),
         saved_LC=saved_LC,
         evidence_C=evidence_C,
+        known_C=torch.ones(num_closed, dtype=torch.bool),
         told_C=told_C,
         query_ids_Q=torch.from_numpy(row.tokens_T[slice(*moment.query)].astype(np.int32)),
-        blocks_CK=torch.from_numpy(_blocks(row, num_closed, block_tokens).astype(np.int32)),
+        blocks_CK=blocks_of_row(row.tokens_T, num_closed=num_closed, block_tokens=block_tokens),
         asks=torch.tensor(bool(moment.evidence)),
     )
 

@@ -44,8 +44,10 @@ __all__ = [
     "lens_loss",
     "lens_utilities",
     "looked",
+    "on_device",
     "stacked",
     "train_lens",
+    "without_words",
     "words_lens",
 ]
 
@@ -117,6 +119,13 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
     return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words_nQ4), gists_XD=gists_XD)
 
 
+def without_words(seen: Looked) -> Looked:
+    """The same, with nothing known of words in common."""
+    features_NF = seen.features_NF.clone()
+    features_NF[..., COMPARED] = 0
+    return dataclasses.replace(seen, features_NF=features_NF, words_NQ4=torch.zeros_like(seen.words_NQ4))
+
+
 def lens_logits(lens: LensNet, sample: LensSample, *, seen: Looked | None = None) -> tuple[Queries, Tensor]:
     """What is asked, and the evidence [..., N] for a sample's own blocks and then for strangers, by their gists."""
     seen = seen or looked(sample)
@@ -145,12 +154,18 @@ def stacked(parts: Sequence[Part]) -> Part:
     return type(parts[0])(**{name: torch.stack([getattr(part, name) for part in parts]) for name in names})
 
 
-def lens_loss(lens: LensNet, batch: LensSample, seen: Looked, config: LensTraining) -> Tensor:
-    """Loss of stacked samples.
+def on_device(part: Part, device: torch.device) -> Part:
+    """The same there."""
+    names = [field.name for field in dataclasses.fields(part)]
+    return type(part)(**{name: getattr(part, name).to(device) for name in names})
+
+
+def lens_loss(lens: LensNet, batch: LensSample, seen: Looked, *, measured: float) -> Tensor:
+    """Loss of stacked samples. measured: as in ``LensTraining``.
 
     Which block is needed, or none, is learnt by the log-loss of the evidence. What is at stake is the least-squares
     factor between a block's probability and what opening it saved; probabilities do not follow it, because what opening
-    a block saves is mostly luck.
+    a block saves is mostly luck. What no known block brings may be brought by one of the others as well as by none.
     """
     num_own = batch.evidence_C.shape[-1]
     is_measured_BLC = ~batch.saved_LC.isnan()
@@ -158,10 +173,12 @@ def lens_loss(lens: LensNet, batch: LensSample, seen: Looked, config: LensTraini
     queries, logits_BN = lens_logits(lens, batch, seen=seen)
     logs_BN = torch.cat([queries.nothing[:, None], logits_BN], dim=-1).log_softmax(-1)
     logs_BC = logs_BN[:, 1 : num_own + 1]
-    found_B = (batch.evidence_C * logs_BC).sum(-1) + nothing_B * logs_BN[:, 0]
+    unknown_BC = logs_BC.masked_fill(batch.known_C, -torch.inf)
+    nothing_known_B = torch.cat([logs_BN[:, :1], unknown_BC], dim=-1).logsumexp(-1)
+    found_B = (batch.evidence_C * logs_BC).sum(-1) + nothing_B * nothing_known_B
     said_BLC = logs_BC.detach().exp()[:, None] * queries.stakes_L[..., None]
     missed_BLC = (said_BLC - batch.saved_LC.nan_to_num()).square() * is_measured_BLC
-    return config.measured * missed_BLC.sum((-1, -2)).mean() - found_B.mean()
+    return measured * missed_BLC.sum((-1, -2)).mean() - found_B.mean()
 
 
 def train_lens(
@@ -193,7 +210,7 @@ def train_lens(
         is_blank = torch.tensor([random.random() < config.hide_words for _ in chosen])
         seen.features_NF[is_blank.nonzero(), :, COMPARED] = 0  # looking made copies
         seen.words_NQ4[is_blank] = 0
-        loss = lens_loss(lens, stacked(chosen), seen, config)
+        loss = lens_loss(lens, stacked(chosen), seen, measured=config.measured)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(lens.parameters(), 1.0)

@@ -9,14 +9,17 @@ Shape legend: C closed blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from megacontext.nets.lens_net import LensNet
 from megacontext.training.lens_labels import LensSample
+from megacontext.training.lens_model import lens_utilities
 
-__all__ = ["NUM_OPEN", "moments_by_text", "stability"]
+__all__ = ["NUM_OPEN", "moments_by_text", "stability", "stability_figures"]
 
 NUM_OPEN = 6  # blocks that stand open, as where text is judged
 
@@ -59,3 +62,8 @@ def stability(
         "swap_rate": round(sum(swapped) / len(swapped), 4),
         "residency": round(sum(total for total, _ in stays) / sum(begun for _, begun in stays), 4),
     }
+
+
+def stability_figures(lens: LensNet, texts: Iterable[Sequence[LensSample]]) -> dict[str, float]:
+    """``swap_rate/plain`` and ``residency/plain`` of a lens on text, for a log."""
+    return {f"{name}/plain": value for name, value in stability(partial(lens_utilities, lens), texts).items()}

@@ -25,9 +25,10 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
 from megacontext.training.closure import Nats, closure_report
-from megacontext.training.lens_labels import QUERY_TOKENS, Moment, sample_of
+from megacontext.training.lens_labels import QUERY_TOKENS, sample_of
 from megacontext.training.lens_model import lens_utilities
 from megacontext.training.memory_windows import CONTROLS, Control, run_windows, score_windows
+from megacontext.training.moments import Moment
 from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
 

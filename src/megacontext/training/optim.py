@@ -27,12 +27,13 @@ class OptimConfig:
     embedding_rate: float = 5e-3
     head_rate: float = 2e-3
     scale_rate: float = 2e-3
+    lens_rate: float = 2e-3
     matrix_decay: float = 0.01
     momentum: float = 0.95
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("matrix_rate", "embedding_rate", "head_rate", "scale_rate", "matrix_decay"):
+        for name in ("matrix_rate", "embedding_rate", "head_rate", "scale_rate", "lens_rate", "matrix_decay"):
             number(name, getattr(self, name), least=0)
         number("momentum", self.momentum, least=0, below=1)
         number("clip_norm", self.clip_norm, above=0)
@@ -60,7 +61,7 @@ class MasterOptimizer:
         self.team = team
         self.weights = dict(named_weights)
         self.masters = {name: weight.detach().float().clone() for name, weight in self.weights.items()}
-        groups: dict[str, list[Tensor]] = {"matrix": [], "embedding": [], "head": [], "scale": []}
+        groups: dict[str, list[Tensor]] = {"matrix": [], "embedding": [], "head": [], "scale": [], "lens": []}
         for name, master in self.masters.items():
             groups[_group(name, master)].append(master)
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -74,7 +75,12 @@ class MasterOptimizer:
                 team=team,
             )
             self.optimizers.append(muon)
-        rates = {"embedding": config.embedding_rate, "head": config.head_rate, "scale": config.scale_rate}
+        rates = {
+            "embedding": config.embedding_rate,
+            "head": config.head_rate,
+            "scale": config.scale_rate,
+            "lens": config.lens_rate,
+        }
         parts = [{"params": groups[key], "lr": rate} for key, rate in rates.items() if groups[key]]
         if parts:
             self.optimizers.append(torch.optim.AdamW(parts, betas=(0.9, 0.95), weight_decay=0.0))
@@ -139,7 +145,9 @@ class MasterOptimizer:
 
 def _group(name: str, master: Tensor) -> str:
     """Embeddings, head and tables of places are no maps between hidden spaces: Muon's orthogonal steps do not suit
-    them."""
+    them. A lens, which compares, is taught as it is taught alone."""
+    if name.startswith("lens_net."):
+        return "lens"
     if "embed" in name:
         return "embedding"
     if "head" in name:

@@ -50,8 +50,8 @@ class Learner:
     """What a recipe trains.
 
     weights: by name; loss: of a batch; shape: the tables that say which weights there are; start: the checkpoint that
-    it begins with; gauges: what else it can say of itself; parts: the nets, by name; tokenizer: the folder of the one
-    that its first weights know.
+    it begins with; gauges: what else it can say of itself; parts: the nets, by name; exact: which of them stay in
+    float32; tokenizer: the folder of the one that its first weights know.
     """
 
     weights: Iterable[tuple[str, nn.Parameter]]
@@ -60,7 +60,13 @@ class Learner:
     start: Path | None = None
     gauges: Gauges = field(default_factory=Gauges)
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
+    exact: frozenset[str] = frozenset()
     tokenizer: Path | None = None
+
+    def place(self, device: torch.device) -> None:
+        """Move the nets there, in what the device multiplies fast."""
+        for name, part in self.parts.items():
+            part.to(device, torch.float32 if name in self.exact else working_dtype(device))
 
 
 def installed_packages() -> Path:
@@ -138,8 +144,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     plan = Plan.read(settings, max_minutes=args.minutes)
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
-    for part in learner.parts.values():
-        part.to(device, working_dtype(device))
+    learner.place(device)
     team = join_team()
     source, made_of = _texts(args, settings, plan, learner, team)
     gauges = _with_peak(learner.gauges, plan.loop, device)

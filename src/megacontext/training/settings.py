@@ -23,7 +23,7 @@ from megacontext.values import number, shown
 __all__ = ["TABLES", "Settings", "read_settings"]
 
 EXTENDS = "extends"
-TABLES = ("model", "gist_net", "memory", "optim", "loop", "gate", "shares", "stage")
+TABLES = ("model", "gist_net", "memory", "lens", "optim", "loop", "gate", "shares", "stage")
 OPTIONAL = ("optim", "gate")  # every key has a default that is meant for every run
 NUM_SPECIAL_AND_BYTES = 258  # what every tokenizer of ours has before it learns anything
 LARGEST_VOCABULARY = 1 << 16  # token arrays are uint16

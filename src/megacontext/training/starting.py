@@ -1,4 +1,4 @@
-"""What a run begins with: nothing, a checkpoint, a plain model, or a core with or without its GistNet."""
+"""What a run begins with: nothing, a checkpoint, a plain model, or a core with or without its GistNet and lens."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Beginning:
         if read_config(folder).get("model_type") != CORE_TYPE:
             return cls(path=path, folder=folder)
         nets = read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
-        named = {"core": nets.core, "gist_net": nets.gist_net}
+        named = {"core": nets.core, "gist_net": nets.gist_net, "lens_net": nets.lens_net}
         masters = {
             f"{prefix}.{name}": weight.detach()
             for prefix, net in named.items()
@@ -80,7 +80,12 @@ class Beginning:
             load_masters(core, self.masters, prefix=core_prefix(self.masters))
 
     def fill_memory(self, learner: MemoryLearner) -> None:
-        """Give GistNet and reconstructor theirs, where there are any."""
-        for prefix, net in (("gist_net.", learner.gist_net), ("reconstructor.", learner.reconstructor)):
-            if any(name.startswith(prefix) for name in self.masters):
+        """Give GistNet, reconstructor and lens theirs, where there are any."""
+        nets = {
+            "gist_net.": learner.gist_net,
+            "reconstructor.": learner.reconstructor,
+            "lens_net.": learner.lens_net,
+        }
+        for prefix, net in nets.items():
+            if net is not None and any(name.startswith(prefix) for name in self.masters):
                 load_masters(net, self.masters, prefix=prefix)

@@ -24,9 +24,10 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
 from megacontext.training.far_words import word_tokens
-from megacontext.training.lens_labels import QUERY_TOKENS, Moment, sample_of
+from megacontext.training.lens_labels import QUERY_TOKENS, sample_of
 from megacontext.training.lens_model import lens_utilities
 from megacontext.training.memory_windows import Control, run_windows, score_windows, scores_of
+from megacontext.training.moments import Moment
 from megacontext.training.scoring import SCORED, WINDOW, spread_windows
 from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import Window
