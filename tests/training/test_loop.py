@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.curriculum import BatchKind, Stage
+from megacontext.training.curriculum import BatchKind, Stage, draw_batch
 from megacontext.training.loop import LoopConfig, LoopState, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
 from megacontext.training.reference import ReferenceConfig, build_reference, hidden_states, window_loss
@@ -38,7 +39,7 @@ STAGES = (
 )
 
 
-def make_loop(source: TextSource, out: Path, *, num_steps: int = 30) -> TrainingLoop:
+def make_loop(source: TextSource, out: Path, *, num_steps: int = 30, micro_batches: int = 1) -> TrainingLoop:
     """A loop over a tiny model, not compiled."""
     model = build_reference(TINY, seed=0)
     return TrainingLoop(
@@ -46,7 +47,14 @@ def make_loop(source: TextSource, out: Path, *, num_steps: int = 30) -> Training
         optimizer=MasterOptimizer(model.named_parameters(), OptimConfig()),
         source=source,
         stages=STAGES,
-        config=LoopConfig(num_steps=num_steps, seed=5, warmup_steps=4, log_every=5, checkpoint_every=1_000),
+        config=LoopConfig(
+            num_steps=num_steps,
+            seed=5,
+            warmup_steps=4,
+            micro_batches=micro_batches,
+            log_every=5,
+            checkpoint_every=1_000,
+        ),
         out=out,
     )
 
@@ -67,18 +75,49 @@ def test_a_short_run_learns(source: TextSource, tmp_path: Path) -> None:
     assert "mfu" not in records[0]
 
 
-def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Path) -> None:
-    whole = make_loop(source, tmp_path / "whole", num_steps=16)
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Path, micro_batches: int) -> None:
+    whole = make_loop(source, tmp_path / "whole", num_steps=16, micro_batches=micro_batches)
     whole.run()
-    first = make_loop(source, tmp_path / "parts", num_steps=16)
+    first = make_loop(source, tmp_path / "parts", num_steps=16, micro_batches=micro_batches)
     first.run(until_step=9)
-    second = make_loop(source, tmp_path / "parts", num_steps=16)
+    second = make_loop(source, tmp_path / "parts", num_steps=16, micro_batches=micro_batches)
     second.resume()
     second.run()
     assert without_clock(second.state) == without_clock(whole.state)
     for name, master in whole.optimizer.masters.items():
         assert torch.equal(second.optimizer.masters[name], master), name
         assert torch.equal(second.optimizer.weights[name], whole.optimizer.weights[name]), name
+
+
+def test_a_step_moves_by_the_mean_of_its_micro_batches(source: TextSource, tmp_path: Path) -> None:
+    loop, by_hand = (make_loop(source, tmp_path / name, micro_batches=3) for name in ("loop", "by_hand"))
+    loop.step()
+    parts = [draw_batch(source, STAGES[0], seed=5, step=0, part=(index, 3)) for index in range(3)]
+    (sum(by_hand.loss(batch)[0] for batch in parts) / 3).backward()
+    by_hand.optimizer.step(schedule(0.0, 0, warmup_steps=4))
+    for name, master in loop.optimizer.masters.items():
+        torch.testing.assert_close(master, by_hand.optimizer.masters[name], atol=2e-3, rtol=2e-2)  # bfloat16 slopes
+    assert loop.state.tokens == sum(loop.state.tokens_by_row_kind.values()) == sum(b.ids_BT.numel() for b in parts)
+    assert loop.state.step == 1
+    assert not torch.equal(parts[0].ids_BT, parts[1].ids_BT)
+
+
+def test_every_step_has_the_kinds_that_its_shares_are_worth(source: TextSource) -> None:
+    names = ("half", "quarter", "eighth", "rest")
+    shares = (0.5, 0.25, 0.125, 0.125)
+    kinds = tuple(
+        BatchKind(name=name, share=share, rows=1, length=64, mix={"plain": 1.0})
+        for name, share in zip(names, shares, strict=True)
+    )
+    stage, counts = Stage(name="all", batches=kinds), Counter[str]()
+    for step in range(40):
+        drawn = [draw_batch(source, stage, seed=1, step=step, part=(index, 4)).kind.name for index in range(4)]
+        assert 2 == drawn.count("half") == 2 * drawn.count("quarter")
+        assert draw_batch(source, stage, seed=1, step=step, rank=1, part=(3, 4)).kind.name == drawn[3]
+        counts.update(drawn)
+    assert 8 <= counts["eighth"] <= 32
+    assert counts["eighth"] + counts["rest"] == 40
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama", "mixtral"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from random import Random
 
 import numpy as np
@@ -176,16 +178,32 @@ class Batch:
         return self.ids_BT, self.targets_BT, self.weights_BT
 
 
-def draw_batch(source: TextSource, stage: Stage, *, seed: int, step: int, rank: int = 0) -> Batch:
+def draw_batch(
+    source: TextSource, stage: Stage, *, seed: int, step: int, rank: int = 0, part: tuple[int, int] = (0, 1)
+) -> Batch:
     """The batch of a step: a function of the stage, the seed, the step and the process alone, so that a resumed run
-    repeats it. All processes of a team get the same kind at a step, each with rows of its own."""
+    repeats it. All processes of a team get the same kind at a step, each with rows of its own.
+
+    part: which of how many micro-batches of the step. Their kinds lie evenly over the shares, so that each step has as
+    many of a kind as its share is worth, rounded up or down.
+    """
+    index, count = part
     random = Random(f"{seed}/{step}")
-    kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
-    if rank:
-        random = Random(f"{seed}/{step}/{rank}")
+    if count == 1:
+        kind = random.choices(stage.batches, [batch.share for batch in stage.batches])[0]
+    else:
+        kind = _spread_kind(stage, (random.random() + index) / count)
+    if rank or index:
+        random = Random(f"{seed}/{step}/{rank}" + (f"/{index}" if index else ""))
     row_kinds = tuple(random.choices(list(kind.mix), list(kind.mix.values()), k=kind.num_drawn))
     rows = [ROWS[row_kind](source, random, kind.length) for row_kind in row_kinds]
     return batch_of(kind, row_kinds, rows, random, source.pieces_V)
+
+
+def _spread_kind(stage: Stage, place: float) -> BatchKind:
+    """The kind that stands at a place in [0, 1) when the shares of a stage are laid side by side."""
+    sums = list(accumulate(batch.share for batch in stage.batches))
+    return stage.batches[min(bisect_right(sums, place * sums[-1]), len(sums) - 1)]
 
 
 def batch_of(

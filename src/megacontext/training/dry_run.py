@@ -60,7 +60,8 @@ class RunCost:
     """What a configured run takes.
 
     weights: of each part; optimizer_bytes: masters' moments; gradient_bytes: in the weights' precision and, if that is
-    another, the masters'; run_seconds, run_busy_seconds, run_tokens: of ``num_steps`` steps.
+    another, the masters'; run_seconds, run_busy_seconds, run_tokens: of ``num_steps`` steps, where
+    every micro-batch counts as a step of its own.
     """
 
     weights: dict[str, int]
@@ -128,7 +129,7 @@ def run_cost(
             for kind in stage.batches:
                 cost = next(cost for known, cost in zip(kinds, costs, strict=True) if _same(_largest(kind), known))
                 total += count * kind.share / sum(one.share for one in stage.batches) * figure(cost)
-        return total
+        return total * config.micro_batches
 
     masters = optimizer.masters.values()
     narrow = working_dtype(torch.device("cpu")) != torch.float32  # else a master takes the weight's own gradient

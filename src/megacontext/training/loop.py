@@ -36,6 +36,7 @@ LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
 class LoopConfig:
     """How long, how often. With `max_minutes` the rates follow the clock and `num_steps` is only the upper limit.
 
+    micro_batches: batches of a step, of different kinds as far as their shares say so; the gradient is their mean;
     peak_tflops: what utilisation is measured against, in 10^12 operations a second; measured at the start if left out;
     probe_every: steps between two looks at held-out text, where a run has some.
     """
@@ -45,13 +46,14 @@ class LoopConfig:
     max_minutes: float | None = None
     warmup_steps: int = 50
     decay_from: float = 0.5
+    micro_batches: int = 1
     log_every: int = 20
     checkpoint_every: int = 200
     peak_tflops: float | None = None
     probe_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "warmup_steps", "log_every", "checkpoint_every", "probe_every"):
+        for name in ("num_steps", "warmup_steps", "micro_batches", "log_every", "checkpoint_every", "probe_every"):
             whole_number(name, getattr(self, name), least=1)
         whole_number("seed", self.seed)
         number("decay_from", self.decay_from, least=0, below=1)
@@ -138,43 +140,57 @@ class TrainingLoop:
         return self.state
 
     def step(self) -> None:
-        """One batch: draw, differentiate, step, count, and move to the next stage when the gate opens."""
+        """One step: draw, differentiate, step, count, and move to the next stage when the gate opens."""
         began = time.monotonic()
         state, stage = self.state, self.stages[self.state.stage]
-        batch = draw_batch(self.source, stage, seed=self.config.seed, step=state.step, rank=self.team.rank)
-        batch = batch.to(self.optimizer.device)
         factor = schedule(
             self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
         )
-        try:
-            norm, losses_BT = self._learn(batch, stage, factor)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise self._out_of_memory(error, batch, stage) from error
+        batches = []
+        for index in range(self.config.micro_batches):
+            batch = self._draw(stage, index)
+            try:
+                losses_BT = self._differentiate(batch)
+                if index + 1 == self.config.micro_batches:
+                    norm = self._move(batch, losses_BT, factor)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise self._out_of_memory(error, batch, stage) from error
+            self._measure(batch, losses_BT, stage)
+            batches.append(batch)
         self.meter.note(grad_norm=norm, rate=factor)
-        self._measure(batch, losses_BT, stage)
         state.step += 1
         state.stage_step += 1
-        state.tokens += batch.ids_BT.numel() * self.team.size
+        state.tokens += sum(batch.ids_BT.numel() for batch in batches) * self.team.size
         seconds = self.team.mean(time.monotonic() - began)  # rates follow the clock: it must be the same for all
         state.seconds += seconds
-        self.meter.count(batch, seconds, num_processes=self.team.size)
+        self.meter.count(batches, seconds, num_processes=self.team.size)
         if state.stage + 1 < len(self.stages) and stage.is_done(state.stage_step, state.gate_nlls):
             ended = {"stage": float(state.stage), "step": float(state.step), "minutes": state.seconds / 60}
             state.stage_ends.append(ended)
             state.stage, state.stage_step, state.gate_nlls = state.stage + 1, 0, []
 
-    def _learn(self, batch: Batch, stage: Stage, factor: float) -> tuple[float, Tensor]:
-        """Differentiate and move; the gradient's norm, and the loss of every position."""
+    def _draw(self, stage: Stage, index: int) -> Batch:
+        """The micro-batch of that index of this step."""
+        config, part = self.config, (index, self.config.micro_batches)
+        batch = draw_batch(self.source, stage, seed=config.seed, step=self.state.step, rank=self.team.rank, part=part)
+        return batch.to(self.optimizer.device)
+
+    def _differentiate(self, batch: Batch) -> Tensor:
+        """Add the batch's part of the gradient; the loss of every position."""
         loss, losses_BT = self.loss(batch)
         if not torch.isfinite(loss):
             raise not_finite(f"the loss is {loss.item()}", batch, losses_BT, self._where)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss / self.config.micro_batches).backward()  # type: ignore[no-untyped-call]
+        return losses_BT
+
+    def _move(self, batch: Batch, losses_BT: Tensor, factor: float) -> float:
+        """Move by the gradient; its norm. batch: the last one that it is of."""
         norm = self.optimizer.step(factor)
         if not math.isfinite(norm):
             raise not_finite(f"the norm of the gradient is {norm}", batch, losses_BT, self._where)
-        return norm, losses_BT
+        return norm
 
     def _out_of_memory(self, error: BaseException, batch: Batch, stage: Stage) -> TrainingError:
         step, seed = self.state.step, self.config.seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -44,12 +44,12 @@ class Meter:
             if answers_BT[row].any():
                 self.recent[f"answer/{label}"].append(float(losses_BT[row][answers_BT[row]].mean()))
 
-    def count(self, batch: Batch, seconds: float, *, num_processes: int = 1) -> None:
+    def count(self, batches: Sequence[Batch], seconds: float, *, num_processes: int = 1) -> None:
         """Work done in a time; utilisation is that of this process."""
-        self._tokens += batch.ids_BT.numel() * num_processes
+        self._tokens += sum(batch.ids_BT.numel() for batch in batches) * num_processes
         self._seconds += seconds
         if self.gauges.flops is not None:
-            self._flops += self.gauges.flops(batch)
+            self._flops += sum(map(self.gauges.flops, batches))
 
     def means(self) -> Mapping[str, float]:
         """Means since the last call, tokens a second, model FLOPs utilisation if the peak is known, and the probe."""
