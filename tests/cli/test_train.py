@@ -208,6 +208,20 @@ def test_a_run_goes_on_only_when_asked_to(train, place):
     assert [start["step"] for start in starts] == [0, 4]
 
 
+def test_a_seed_of_the_command_line_replaces_that_of_the_file(train, place):
+    masters = []
+    for name, options in (("base", ()), ("same", ("--seed", "0")), ("other", ("--seed", "7"))):
+        if name != "base":
+            shutil.copytree(place / "base" / "data", place / name / "data")
+        assert train("base.toml", name, *options).code == 0
+        masters.append(torch.load(place / name / "checkpoint.pt", weights_only=True)["optimizer"]["masters"])
+    first, same, other = masters
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+    assert json.loads((place / "other" / "starts.jsonl").read_text())["seed"] == 7
+    assert ": --seed is -1; choose" in train("base.toml", "new", "--seed", "-1").err
+
+
 def test_a_finished_run_stays_as_it_is(train, place):
     train("base.toml", "base")
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files(place / "base")}

@@ -31,6 +31,7 @@ NEEDS = {
     "core/positions.py": ("--out", "--model"),
     "core/prepare.py": ("--data", "--out"),
     "core/scaling.py": ("--run", "--out"),
+    "core/seeds.py": ("--models", "--json"),
     "core/shapes.py": ("--runs",),
     "core/train.py": ("--data", "--out"),
     "reference/card.py": ("--model",),
@@ -111,6 +112,33 @@ def test_a_card_is_not_written_from_half_of_the_figures(
     before = card.read_bytes() if card.exists() else None
     assert line in said("core/card.py", "--model", model)
     assert (card.read_bytes() if card.exists() else None) == before
+
+
+def test_seeds_stand_side_by_side(
+    said: Said, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = json.loads((model / "evaluation.json").read_text())
+    told, models = figures["recall"]["codes"]["128/gists/real"], []
+    for seed, closure in enumerate((0.8, 0.9, 0.85)):
+        told["closure"] = closure
+        models.append(tmp_path / f"seed_{seed}")
+        models[-1].mkdir()
+        (models[-1] / "evaluation.json").write_text(json.dumps(figures))
+    arguments = [str(part) for part in ("seeds.py", "--models", *models, "--json", tmp_path / "seeds.json")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(RECIPES / "core" / "seeds.py"), run_name="__main__")
+    rows = {row["measure"]: row for row in json.loads((tmp_path / "seeds.json").read_text())["measures"]}
+    row = rows["codes: closure by gists alone at 1/16"]
+    assert row["values"] == [0.8, 0.9, 0.85]
+    assert row["mean"] == 0.85
+    assert row["deviation"] == 0.05
+    assert row["interval"] == [pytest.approx(0.85 + sign * 4.3027 * 0.05 / 3**0.5, abs=1e-4) for sign in (-1, 1)]
+    assert "seed_2" in capsys.readouterr().out
+    assert "one seed" in said("core/seeds.py", "--models", models[0], "--json", tmp_path / "one.json")
+    lose(models[1] / "evaluation.json", "recall")
+    line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
+    assert "seed_1" in line
+    assert not (tmp_path / "two.json").exists()
 
 
 def test_the_lens_is_placed_between_words_and_oracle() -> None:

@@ -74,6 +74,12 @@ def train(
             "--minutes", metavar="N", help="End after N minutes; rates then follow the clock.", show_default=False
         ),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", help="Of first weights and batches, instead of the file's.", show_default=False
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
     track: Annotated[
         list[str] | None,
@@ -107,6 +113,7 @@ def train(
         packages=tuple(packages or [installed_packages()]),
         minutes=minutes,
         resume=resume,
+        seed=seed,
         track=tuple(track or []),
         device=device,
     )

@@ -40,7 +40,7 @@ from megacontext.training.team import Team, join_team
 from megacontext.training.tokens import TokenStore, read_tokenizer
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
-from megacontext.values import number
+from megacontext.values import number, whole_number
 
 __all__ = ["Learner", "RunArguments", "installed_packages", "recipe_parser", "train"]
 
@@ -80,8 +80,8 @@ class RunArguments:
 
     config: its configuration file; data: folder with books/ and knowledge/; packages: site-packages folders to read
     code from; out: where token arrays, log and checkpoint go; minutes: end after so many, rates following the clock;
-    resume: go on from the checkpoint in ``out``; track: trackers beside the usual ones; device: auto (CUDA if there is
-    one), cpu, cuda, cuda:N.
+    resume: go on from the checkpoint in ``out``; seed: instead of that of the configuration; track: trackers beside the
+    usual ones; device: auto (CUDA if there is one), cpu, cuda, cuda:N.
     """
 
     config: Path
@@ -90,6 +90,7 @@ class RunArguments:
     packages: tuple[Path, ...] = field(default_factory=lambda: (installed_packages(),))
     minutes: float | None = None
     resume: bool = False
+    seed: int | None = None
     track: tuple[str, ...] = ()
     device: str = "auto"
 
@@ -115,6 +116,7 @@ def recipe_parser(description: str | None, *, config: Path) -> argparse.Argument
     parser.add_argument("--config", type=Path, default=config)
     parser.add_argument("--minutes", type=float, help="end after this many minutes; rates then follow the clock")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--seed", type=int, help="of first weights and batches, instead of the configuration's")
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
     parser.add_argument("--track", action="append", default=[], help=f"log to one of {', '.join(TRACKERS)}, too")
     return parser
@@ -142,6 +144,8 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     device = training_device(args.device)
     settings = read_settings(args.config)
     plan = Plan.read(settings, max_minutes=args.minutes)
+    if args.seed is not None:
+        plan = replace(plan, loop=replace(plan.loop, seed=whole_number("--seed", args.seed)))
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
     learner.place(device)
@@ -273,6 +277,7 @@ def _note_start(args: RunArguments, settings: Settings, loop: TrainingLoop) -> N
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "step": loop.state.step,
         "config": str(args.config),
+        "seed": loop.config.seed,
         "settings": settings.tables,
         "weights": sum(weight.numel() for weight in loop.optimizer.weights.values()),
         "peak_tflops": round(gauges.peak_flops / 1e12, 4),
