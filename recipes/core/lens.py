@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument(
         "--judge", action="store_true", help="teach none: judge the one that the model has, from a run with [lens]"
     )
-    parser.add_argument("--keep", action="store_true", help="train on the samples that an earlier call left in --out")
+    parser.add_argument("--keep", action="store_true", help="take the samples that an earlier call left in --out")
     args = parser.parse_args()
     for name in ("processes", "seeds", "measured", "rows"):
         whole_number(f"--{name}", getattr(args, name), least=1)

@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="model folders, one of each seed")
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     args = parser.parse_args()
+    if len({folder.resolve() for folder in args.models}) < len(args.models):
+        raise InvalidValueError(f"--models names a folder twice: {', '.join(map(str, args.models))}; give each once")
     measure = "recipes/core/evaluate.py"
     models = {
         str(folder): read_figures(

@@ -218,7 +218,14 @@ def test_a_seed_of_the_command_line_replaces_that_of_the_file(train, place):
     first, same, other = masters
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
-    assert json.loads((place / "other" / "starts.jsonl").read_text())["seed"] == 7
+    (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 5"))
+    assert train("base.toml", "other", "--resume").out.startswith("step 5, ")  # with the seed that it was begun with
+    assert train("base.toml", "base", "--resume", "--seed", "7").out.startswith("step 5, ")
+    seeds = [
+        [json.loads(line)["seed"] for line in (place / name / "starts.jsonl").read_text().splitlines()]
+        for name in ("other", "base")
+    ]
+    assert seeds == [[7, 7], [0, 7]]
     assert ": --seed is -1; choose" in train("base.toml", "new", "--seed", "-1").err
 
 

@@ -103,7 +103,7 @@ def test_a_lens_that_was_learned_beside_is_exported_too(tokenizer: Tokenizer, tm
     learner = MemoryLearner(Core(SHAPE), GistNet(TINY_GIST_NET), MemoryConfig(reconstructor_width=32), lens_net=lens)
     save_tokenizer(tokenizer, tmp_path / "data" / "tokenizer")
     torch.save(checkpoint_of(learner), tmp_path / "checkpoint.pt")
-    export_checkpoint(tmp_path, {**SETTINGS, "lens": {}}, tmp_path / "model")
+    export_checkpoint(tmp_path, SETTINGS, tmp_path / "model")  # of a file without [lens]
     assert isinstance(load_base(str(tmp_path / "model")), SupportsLearnedLens)
     found = read_core_folder(tmp_path / "model", dtype=torch.float32, device=torch.device("cpu")).lens_net
     assert found is not None

@@ -134,6 +134,8 @@ def test_seeds_stand_side_by_side(
     assert row["deviation"] == 0.05
     assert row["interval"] == [pytest.approx(0.85 + sign * 4.3027 * 0.05 / 3**0.5, abs=1e-4) for sign in (-1, 1)]
     assert "seed_2" in capsys.readouterr().out
+    twice = said("core/seeds.py", "--models", models[0], models[0], "--json", tmp_path / "one.json")
+    assert "--models names a folder twice" in twice
     assert "one seed" in said("core/seeds.py", "--models", models[0], "--json", tmp_path / "one.json")
     lose(models[1] / "evaluation.json", "recall")
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from megacontext.errors import TrainingError
 from megacontext.training.curriculum import Batch, BatchKind, Stage
+from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.reference import ReferenceConfig, build_reference, window_loss
@@ -154,6 +155,34 @@ def test_a_batch_that_does_not_fit_says_what_would(
     assert "checkpoint.pt (step 2) is as it was; --resume then" in said
     assert "\n" not in said
     assert digest(tmp_path) == saved
+
+
+@pytest.mark.parametrize(("most_rows", "advice"), [(4, "rows = 4, or"), (2, "rows = 2 and variants = 2, or")])
+def test_rows_that_stand_in_several_windows_go_together(
+    source: TextSource, tmp_path: Path, most_rows: int, advice: str
+) -> None:
+    def hungry(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
+        if len(batch.ids_BT) > most_rows:
+            torch.empty(NO_MACHINE_HAS, dtype=torch.uint8)
+        return whole, losses_BT
+
+    cut = GistCut(shapes=((32, 1),), num_tail=5, num_open=2, variants=4)
+    kind = BatchKind(name="told", share=1.0, rows=8, length=512, mix={"plain": 1.0}, gists=cut)
+    with pytest.raises(TrainingError, match=rf"of 512 tokens fit \(tried\): give the batch {advice}"):
+        make_loop(source, tmp_path, spoil=hungry, stage=Stage(name="lens", batches=(kind,))).run()
+
+
+def test_a_gradient_of_several_micro_batches_names_all_of_them(source: TextSource, tmp_path: Path) -> None:
+    def steep(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return whole + (whole - whole.detach()).sqrt(), losses_BT
+
+    stage = Stage(name="both", batches=(replace(KIND, share=0.5), replace(KIND, name="other", share=0.5)))
+    loop = make_loop(source, tmp_path, spoil=steep, stage=stage)
+    loop.config = replace(loop.config, micro_batches=2)
+    with pytest.raises(
+        TrainingError, match=r"is nan after 2 micro-batches \(dense, other\), the last on batch 'other'"
+    ):
+        loop.run()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ EXPLAINED = (
     "Weights, masters, gradients and optimiser are counted. What the forward pass keeps, and time per step, are "
     "measured on this machine in {} steps of one thread on made-up tokens; so is peak, the most that the process held "
     "on top of its libraries, scratch included. Drawing rows takes time of its own. A run is num_steps such steps, "
-    "every gate opening at its min_steps."
+    "micro_batches times as many, every gate opening at its min_steps."
 )
 DISTURBED = (
     "Other programs kept the processor busy meanwhile: on an idle machine expect the hours and seconds under busy."
@@ -63,7 +63,7 @@ def train(
         typer.Option(
             "--start",
             metavar="PATH",
-            help="Go on from a checkpoint or a model, a folder or a bundled name: its core, and its GistNet.",
+            help="Go on from a checkpoint or a model, a folder or a bundled name: its core, GistNet and lens.",
             show_default=False,
         ),
     ] = None,

@@ -50,7 +50,8 @@ def core_prefix(masters: Mapping[str, Tensor]) -> str:
 
 
 def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> CoreNets:
-    """The nets of a checkpoint in bfloat16: the core, the GistNet if the settings describe one, and its lens."""
+    """The nets of a checkpoint in bfloat16: the core, the GistNet if the settings describe one, and the lens that was
+    learned beside them, if there was one."""
     masters = checkpoint["optimizer"]["masters"]
     core = Core(CoreConfig(**settings["model"]))
     load_masters(core, masters, prefix=core_prefix(masters))
@@ -60,7 +61,7 @@ def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, A
     gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
     load_masters(gist_net, masters, prefix="gist_net.")
     lens_net = None
-    if "lens" in settings:
+    if any(name.startswith("lens_net.") for name in masters):
         lens_net = LensNet(LensNetConfig(width=core.config.width)).to(torch.bfloat16).eval()
         load_masters(lens_net, masters, prefix="lens_net.")
     return CoreNets(

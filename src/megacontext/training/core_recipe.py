@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import QUERY_TOKENS, LensNet, LensNetConfig
 from megacontext.training.core_model import build_core, compile_core, window_loss
 from megacontext.training.curriculum import Batch
 from megacontext.training.gauges import Gauges, core_flops, gate_values, gist_flops, gist_statistics, num_weights
 from megacontext.training.lens_model import calibration_figures
 from megacontext.training.lens_stability import moments_by_text, stability_figures
 from megacontext.training.memory_model import LensLearning, MemoryConfig, MemoryLearner
+from megacontext.training.moments import HORIZON_TOKENS
 from megacontext.training.recipe import Learner
 from megacontext.training.settings import Settings
 from megacontext.training.starting import Beginning
@@ -35,7 +37,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     """A core that reads raw tokens or, with a `[gist_net]` table, one that learns to read gists, too.
 
     start: what to go on from: a checkpoint, or a model, a folder or the name of a bundled one, either a core or plain.
-    GistNet and reconstructor go on, too, if it has them.
+    GistNet, reconstructor and lens go on, too, where it has them and the run learns them.
     Raises InvalidValueError if it is of another shape, CorruptionError if it is damaged.
     """
     config = settings.read("model", CoreConfig)
@@ -129,17 +131,27 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
 
 def lens_figures(learner: MemoryLearner) -> dict[str, float]:
     """Of the newest moments that the lens was asked at: ``correlation/KIND/level_1``, ``agreement/KIND/level_1``,
-    ``swap_rate/plain`` and ``residency/plain``, as ``recipes/core/lens.py`` logs them of held-out rows."""
+    ``swap_rate/plain`` and ``residency/plain``. ``recipes/core/lens.py`` logs the same of held-out rows, whose blocks
+    were opened one by one."""
     if learner.lens_net is None:
         return {}
-    lens, kinds = learner.lens_net, ("plain", "questions")
+    lens, kinds = copy.deepcopy(learner.lens_net).cpu(), ("plain", "questions")  # samples are on the CPU
     of_kind = {kind: [one for one in learner.lens_samples if bool(one.asks) == (kind != "plain")] for kind in kinds}
     return calibration_figures(lens, of_kind) | stability_figures(lens, moments_by_text(of_kind["plain"]))
 
 
 def read_lens(settings: Settings) -> LensLearning | None:
-    """The `[lens]` table, within limits, if there is one; what it needs has to be there."""
+    """The `[lens]` table, within limits, if there is one; what it needs has to be there, and nothing that it alone
+    looks at where there is none."""
+    max_positions = settings.table("model").get("max_positions")
+    stages = settings.stages(max_positions=max_positions)
+    told = [(stage, kind) for stage in stages for kind in stage.batches if kind.num_variants > 1]
     if "lens" not in settings:
+        for stage, kind in told:
+            raise InvalidValueError(
+                f"{settings.path}: [[stage]] {stage.name!r}, batch {kind.name!r} has {kind.num_variants} variants of "
+                "each row, which only a lens compares; add [lens], or leave variants out"
+            )
         return None
     lens = settings.read("lens", LensLearning)
     where = f"{settings.path}: [lens] "
@@ -147,14 +159,21 @@ def read_lens(settings: Settings) -> LensLearning | None:
     number(f"{where}measured", lens.measured, least=0)
     if "gist_net" not in settings:
         raise InvalidValueError(f"{settings.path}: [lens] chooses among gists, but there is no [gist_net]; add it")
-    max_positions = settings.table("model").get("max_positions")
-    if not any(
-        kind.num_variants > 1 for stage in settings.stages(max_positions=max_positions) for kind in stage.batches
-    ):
+    if not told:
         raise InvalidValueError(
             f"{settings.path}: [lens] learns from rows that stand in several windows, but no batch has gists with "
             "variants above 1; give one, or leave [lens] out"
         )
+    for stage, kind in told:
+        assert kind.gists is not None
+        for block_tokens, _ in kind.gists.shapes:
+            if kind.gists.num_tail * block_tokens < QUERY_TOKENS + HORIZON_TOKENS:
+                raise InvalidValueError(
+                    f"{settings.path}: [[stage]] {stage.name!r}, batch {kind.name!r} has a tail of "
+                    f"{kind.gists.num_tail} blocks of {block_tokens} tokens, which leaves a lens no room for "
+                    f"{QUERY_TOKENS} tokens that ask and {HORIZON_TOKENS} after them; give num_tail at least "
+                    f"{-(-(QUERY_TOKENS + HORIZON_TOKENS) // block_tokens)}"
+                )
     return lens
 
 

@@ -62,7 +62,7 @@ ROWS: dict[str, RowMaker] = {
 class BatchKind:
     """A batch shape and which rows fill it.
 
-    `share` of the stage's steps, `rows` x `length` positions, `mix` row kind -> probability; `gists`: which blocks of
+    `share` of the stage's batches, `rows` x `length` positions, `mix` row kind -> probability; `gists`: which blocks of
     the rows show as gists, none of them if it is left out.
     """
 
@@ -86,7 +86,8 @@ class BatchKind:
             raise InvalidValueError(f"{where}mix is empty or all zero; give one of {', '.join(ROWS)} a probability")
         if self.gists is not None and self.rows % self.gists.variants:
             raise InvalidValueError(
-                f"{where}rows is {self.rows}; {self.gists.variants} variants of each row need a multiple of that"
+                f"{where}rows is {self.rows}; with {self.gists.variants} variants of each row choose a multiple of "
+                f"{self.gists.variants}"
             )
         for block_tokens, gist_width in () if self.gists is None else self.gists.shapes:
             whole_number(f"{where}block_tokens of a shape", block_tokens, least=2)
@@ -97,6 +98,14 @@ class BatchKind:
                 raise InvalidValueError(
                     f"{where}length is {self.length}; choose a multiple of block_tokens ({block_tokens}) of more than "
                     f"{num_shown} blocks (num_tail and num_open), so that one is left for a gist"
+                )
+            num_far = self.length // block_tokens - self.gists.num_tail
+            num_free = min(num_far - number * size for number, size in self.gists.joins)
+            if self.gists.variants > 1 and num_free < 2 * self.gists.num_open:
+                raise InvalidValueError(
+                    f"{where}num_open is {self.gists.num_open}, but of {num_far} blocks of {block_tokens} tokens "
+                    f"before the tail {num_free} may be opened (joins), so variants cannot differ enough; give "
+                    f"num_open at most {num_free // 2}"
                 )
 
     @property
@@ -181,8 +190,8 @@ class Batch:
 def draw_batch(
     source: TextSource, stage: Stage, *, seed: int, step: int, rank: int = 0, part: tuple[int, int] = (0, 1)
 ) -> Batch:
-    """The batch of a step: a function of the stage, the seed, the step and the process alone, so that a resumed run
-    repeats it. All processes of a team get the same kind at a step, each with rows of its own.
+    """The batch of a step: a function of the stage, the seed, the step, the process and the part alone, so that a
+    resumed run repeats it. All processes of a team get the same kind at a step, each with rows of its own.
 
     part: which of how many micro-batches of the step. Their kinds lie evenly over the shares, so that each step has as
     many of a kind as its share is worth, rounded up or down.

@@ -165,7 +165,7 @@ def _largest(kind: BatchKind) -> BatchKind:
 
 def _same(one: BatchKind, other: BatchKind) -> bool:
     def shown(cut: GistCut | None) -> object:
-        return None if cut is None else (tuple(cut.shapes), cut.num_tail, cut.num_open)
+        return None if cut is None else (tuple(cut.shapes), cut.num_tail, cut.num_open, cut.variants)
 
     return (one.rows, one.length, shown(one.gists)) == (other.rows, other.length, shown(other.gists))
 

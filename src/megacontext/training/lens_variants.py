@@ -4,10 +4,11 @@ A batch may show each of its rows in several windows, which differ in the blocks
 What the tail's tokens cost in one and in another tells what opening blocks saves, and no forward is taken for it:
 
 - questions know their evidence;
-- text: where some windows know a token much better than the middle one does, the block that it needs is open in all of
-  those and in none of the others. These candidates share what they save. Of a block that is open in no window nobody
+- text: where some windows know a token much better than the others do, the block that it needs is open in all of the
+  first and in none of the others. These candidates share what they save. Of a block that is open in no window nobody
   knows whether it is needed: the lens may think of it what it likes;
-- what opening a block saves: the mean of the windows where it is closed less that of those where it is open.
+- what opening a block saves: the mean of the windows where it is closed less that of those where it is open. What it
+  saves where a gist of level 2 stands for it is not measured, and taken for the same.
 
 Only legal edits count: blocks of the tail and those joined to a gist of level 2 are never opened, and say nothing.
 Opening blocks one by one (``lens_labels.label``) tells more of a row, and takes a forward for each of its blocks.
@@ -52,15 +53,15 @@ def variant_samples(batch: Batch, losses_BT: Tensor, gists_BCrD: Tensor, tapped_
         closed_in_C = first + is_open_BC[of_row].int().argmin(0)
         gists_CD = gists_BCD[closed_in_C, slots_BC[closed_in_C, torch.arange(num_before)]]
         tokens_T = batch.ids_BT[first].cpu().numpy()
+        asking = first + int(tokens_T.sum()) % cut.variants  # the window whose states ask, at all moments of the row
         blocks_CK = blocks_of_row(tokens_T, num_closed=num_before, block_tokens=windows.block_tokens)
-        for index, moment in enumerate(batch.moments[first // cut.variants]):
+        for moment in batch.moments[first // cut.variants]:
             if any(block < num_joined for block in moment.evidence):
                 continue  # what is asked for cannot be opened here
             nats_VH = losses_BT[of_row, slice(*moment.horizon)].numpy()
             is_open_VC = is_open_BC[of_row, num_joined:].numpy()
-            saved_LC = torch.full((STAKE_LEVELS, num_before - num_joined), torch.nan)
-            saved_LC[0] = torch.from_numpy(differences(nats_VH.sum(1), is_open_VC))
-            saved_LC[0] -= saved_LC[0].nanmedian()
+            saved_C = torch.from_numpy(differences(nats_VH.sum(1), is_open_VC))
+            saved_LC = (saved_C - saved_C.nanmedian()).expand(STAKE_LEVELS, -1).clone()
             evidence_C, known_C = torch.zeros(num_before), torch.ones(num_before, dtype=torch.bool)
             told_C = torch.zeros(num_before, dtype=torch.bool)
             told_C[list(moment.told)] = True
@@ -73,7 +74,7 @@ def variant_samples(batch: Batch, losses_BT: Tensor, gists_BCrD: Tensor, tapped_
             features_CF = features_of(moment, num_closed=num_before, block_tokens=windows.block_tokens)
             samples.append(
                 LensSample(
-                    query_QD=tapped_BSD[first + index % cut.variants, entries],
+                    query_QD=tapped_BSD[asking, entries],
                     gists_CD=gists_CD[num_joined:],
                     features_CF=features_CF[num_joined:],
                     saved_LC=saved_LC,
@@ -103,12 +104,17 @@ def differences(nats_V: npt.NDArray[np.float32], is_open_VC: npt.NDArray[np.bool
 def candidates(nats_VH: npt.NDArray[np.float32], is_open_VC: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     """How likely each block [C] holds what a horizon of text needs.
 
-    A token that the best window knows by ``FAR_NATS`` better than the middle one counts as many nats as that is. They
-    are shared among the blocks that are open in every window on the better half of that way and in no other.
+    The windows fall into those that know a token and those that do not where their nats lie farthest apart. If the
+    means of both differ by ``FAR_NATS``, the token counts as many nats as that is, shared among the blocks that are
+    open in all windows that know it and in none that does not.
     """
-    middle_H, best_H = np.median(nats_VH, axis=0), nats_VH.min(0)
-    gap_H = middle_H - best_H
-    is_found_VH = nats_VH <= middle_H - gap_H / 2
+    sorted_VH = np.sort(nats_VH, axis=0)
+    last_H = np.diff(sorted_VH, axis=0).argmax(0)  # of those that know it
+    is_found_VH = nats_VH <= np.take_along_axis(sorted_VH, last_H[None], axis=0)
+    num_found_H = is_found_VH.sum(0)
+    found_H = (nats_VH * is_found_VH).sum(0) / num_found_H
+    others_H = (nats_VH * ~is_found_VH).sum(0) / np.maximum(len(nats_VH) - num_found_H, 1)
+    gap_H = np.where(num_found_H < len(nats_VH), others_H - found_H, 0.0)
     is_everywhere_CH = ~(~is_open_VC.T[..., None] & is_found_VH[None]).any(1)
     is_nowhere_else_CH = ~(is_open_VC.T[..., None] & ~is_found_VH[None]).any(1)
     held_CH = (is_everywhere_CH & is_nowhere_else_CH & (gap_H >= FAR_NATS)).astype(np.float64)

@@ -91,6 +91,7 @@ class TrainingLoop:
         identity: Identity | None = None,
         gauges: Gauges | None = None,
         judge: Callable[[], Mapping[str, float]] | None = None,
+        given_seed: int | None = None,
     ) -> None:
         self.loss, self.optimizer, self.source = loss, optimizer, source
         self.team = optimizer.team
@@ -100,6 +101,8 @@ class TrainingLoop:
         self.saved_step: int | None = None
         self.meter = Meter(gauges or Gauges())
         self.judge = judge
+        self.given_seed = given_seed
+        """That of the command line, for a run that goes on without being told again."""
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -146,19 +149,18 @@ class TrainingLoop:
         factor = schedule(
             self.progress, state.step, warmup_steps=self.config.warmup_steps, decay_from=self.config.decay_from
         )
-        batches = []
+        batches: list[Batch] = []
         for index in range(self.config.micro_batches):
-            batch = self._draw(stage, index)
+            batches.append(batch := self._draw(stage, index))
             try:
                 losses_BT = self._differentiate(batch)
                 if index + 1 == self.config.micro_batches:
-                    norm = self._move(batch, losses_BT, factor)
+                    norm = self._move(batches, losses_BT, factor)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 raise self._out_of_memory(error, batch, stage) from error
             self._measure(batch, losses_BT, stage)
-            batches.append(batch)
         self.meter.note(grad_norm=norm, rate=factor)
         state.step += 1
         state.stage_step += 1
@@ -185,11 +187,15 @@ class TrainingLoop:
         (loss / self.config.micro_batches).backward()  # type: ignore[no-untyped-call]
         return losses_BT
 
-    def _move(self, batch: Batch, losses_BT: Tensor, factor: float) -> float:
-        """Move by the gradient; its norm. batch: the last one that it is of."""
+    def _move(self, batches: Sequence[Batch], losses_BT: Tensor, factor: float) -> float:
+        """Move by the gradient of these batches; its norm. losses_BT: of the last one."""
         norm = self.optimizer.step(factor)
         if not math.isfinite(norm):
-            raise not_finite(f"the norm of the gradient is {norm}", batch, losses_BT, self._where)
+            what = f"the norm of the gradient is {norm}"
+            if len(batches) > 1:
+                kinds = ", ".join(batch.kind.name for batch in batches)
+                what += f" after {len(batches)} micro-batches ({kinds}), the last"
+            raise not_finite(what, batches[-1], losses_BT, self._where)
         return norm
 
     def _out_of_memory(self, error: BaseException, batch: Batch, stage: Stage) -> TrainingError:
@@ -247,6 +253,7 @@ class TrainingLoop:
             "optimizer": self.optimizer.state_dict(),
             "state": asdict(self.state),
             "recent": dict(self.meter.recent),
+            "given_seed": self.given_seed,
         }
         write_checkpoint(self.out / "checkpoint.pt", {**saved, "identity": dict(self.identity)})
         self.saved_step = self.state.step

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from megacontext.nets.lens_net import QUERY_TOKENS
 from megacontext.training.windows import Answer, Window
 
-__all__ = ["Moment", "moments_of"]
+__all__ = ["HORIZON_TOKENS", "Moment", "moments_of"]
+
+HORIZON_TOKENS = 16  # of text that follow a moment, until the next one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ def moments_of(
     tail_tokens: int,
     block_tokens: int,
     query_tokens: int = QUERY_TOKENS,
-    horizon_tokens: int = 16,
-    step_tokens: int = 16,
+    horizon_tokens: int = HORIZON_TOKENS,
+    step_tokens: int = HORIZON_TOKENS,
 ) -> list[Moment]:
     """Every question of the tail whose evidence lies before it, asked for the first time; in a row that asks nothing,
     every ``step_tokens``, with the ``horizon_tokens`` after it."""

@@ -62,6 +62,10 @@ class Muon(torch.optim.Muon):
         """Move every matrix that has a gradient."""
         for group in self.param_groups:
             moved = [matrix_MN for matrix_MN in group["params"] if matrix_MN.grad is not None]
+            if self.team.size == 1:
+                for matrix_MN in moved:
+                    _move(matrix_MN, self._update(matrix_MN, group, is_own=True), group)
+                continue
             owners = shared_out([_cost(matrix_MN) for matrix_MN in moved], self.team.size)
             updates = [
                 self._update(matrix_MN, group, is_own=owner == self.team.rank)
@@ -74,9 +78,7 @@ class Muon(torch.optim.Muon):
                 ]
             )
             for matrix_MN, update_MN in zip(moved, updates, strict=True):
-                num_rows, num_columns = matrix_MN.shape
-                matrix_MN.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix_MN.add_(update_MN, alpha=-group["lr"] * math.sqrt(max(1, num_rows / num_columns)))
+                _move(matrix_MN, update_MN, group)
 
     def _update(self, matrix_MN: Tensor, group: dict[str, Any], *, is_own: bool) -> Tensor:
         """The orthogonal step, or room for it if another process finds it; the momentum goes on in either case."""
@@ -94,6 +96,12 @@ class Muon(torch.optim.Muon):
             num_steps=group["ns_steps"],
             eps=group["eps"],
         )
+
+
+def _move(matrix_MN: Tensor, update_MN: Tensor, group: dict[str, Any]) -> None:
+    num_rows, num_columns = matrix_MN.shape
+    matrix_MN.mul_(1 - group["lr"] * group["weight_decay"])
+    matrix_MN.add_(update_MN, alpha=-group["lr"] * math.sqrt(max(1, num_rows / num_columns)))
 
 
 def _cost(matrix_MN: Tensor) -> int:

@@ -80,7 +80,8 @@ class RunArguments:
 
     config: its configuration file; data: folder with books/ and knowledge/; packages: site-packages folders to read
     code from; out: where token arrays, log and checkpoint go; minutes: end after so many, rates following the clock;
-    resume: go on from the checkpoint in ``out``; seed: instead of that of the configuration; track: trackers beside the
+    resume: go on from the checkpoint in ``out``; seed: instead of that of the configuration, kept for
+    those that resume the run; track: trackers beside the
     usual ones; device: auto (CUDA if there is one), cpu, cuda, cuda:N.
     """
 
@@ -143,9 +144,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     refuse_missing(args.track)
     device = training_device(args.device)
     settings = read_settings(args.config)
-    plan = Plan.read(settings, max_minutes=args.minutes)
-    if args.seed is not None:
-        plan = replace(plan, loop=replace(plan.loop, seed=whole_number("--seed", args.seed)))
+    plan, given_seed = _plan(args, settings, checkpoint)
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
     learner.place(device)
@@ -163,6 +162,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         identity=made_of,
         gauges=gauges,
         judge=_judge(learner, settings, plan, args.out / "data") if team.is_first else None,
+        given_seed=given_seed,
     )
     gate = _gate(learner, settings, plan, args.out / "data", source) if team.is_first else None
     if args.resume:
@@ -176,6 +176,17 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     if gate is not None and (line := gate.judge(args.out, state.step)):
         Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
     return state
+
+
+def _plan(args: RunArguments, settings: Settings, checkpoint: Path) -> tuple[Plan, int | None]:
+    """What the configuration plans, with the seed of the command line, if there is one: this one's, or that which the
+    run was begun with."""
+    plan, seed = Plan.read(settings, max_minutes=args.minutes), args.seed
+    if args.resume and seed is None:
+        seed = read_checkpoint(checkpoint).get("given_seed")
+    if seed is None:
+        return plan, None
+    return replace(plan, loop=replace(plan.loop, seed=whole_number("--seed", seed))), seed
 
 
 def _texts(

@@ -75,6 +75,7 @@ def out_of_memory(error: BaseException, batch: Batch, where: Where, *, fits: Bat
         rows = "1 row" if fits.rows == 1 else f"{fits.rows} rows"
         advice = f"{rows} of {fits.length:,} tokens fit (tried): give the batch rows = {fits.rows}"
         advice += f" and length = {fits.length}" if fits.length < batch.kind.length else ""
+        advice += f" and variants = {fits.num_variants}" if fits.num_variants < batch.kind.num_variants else ""
         advice += ", or take a smaller [model]"
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     return TrainingError(
@@ -100,10 +101,9 @@ def what_fits(
     kind = batch.kind
     while kind.rows > 1 or kind.length > 1:
         try:
-            rows, length = (kind.rows // 2, kind.length) if kind.rows > 1 else (1, kind.length // 2)
-            kind = dataclasses.replace(kind, rows=rows, length=length)
+            kind = _halved(kind)
             drawn = draw_batch(source, dataclasses.replace(stage, batches=(kind,), gate=None), seed=seed, step=step)
-            loss(drawn)[0].backward()  # type: ignore[no-untyped-call]
+            loss(drawn.to(batch.ids_BT.device))[0].backward()  # type: ignore[no-untyped-call]
         except (MegaContextError, AssertionError, ValueError):  # no such row of that length
             return None
         except (RuntimeError, MemoryError) as again:
@@ -116,6 +116,16 @@ def what_fits(
             for weight in weights:
                 weight.grad = None
     return None
+
+
+def _halved(kind: BatchKind) -> BatchKind:
+    """With half of the rows; of a single row half of its variants, then half of its length."""
+    if kind.num_drawn > 1:
+        return dataclasses.replace(kind, rows=kind.num_drawn // 2 * kind.num_variants)
+    if kind.gists is not None and kind.num_variants > 1:
+        variants = kind.num_variants // 2
+        return dataclasses.replace(kind, rows=variants, gists=dataclasses.replace(kind.gists, variants=variants))
+    return dataclasses.replace(kind, length=kind.length // 2)
 
 
 def _described(kind: BatchKind, stage: Stage) -> str:
