@@ -36,7 +36,7 @@ COMMANDS = {
     "score": "--budget --json --lens --max-tokens --text",
     "search": "--json --limit",
     "sources": "--json",
-    "train": "--data --device --dry-run --eager --json --minutes --out --packages --resume --start --track",
+    "train": "--data --device --dry-run --eager --json --minutes --out --packages --resume --seed --start --track",
 }
 
 
