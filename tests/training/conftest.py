@@ -17,6 +17,17 @@ from megacontext.training.recall import Asking, draw_facts
 from megacontext.training.tokens import TokenStore, encode_documents, train_tokenizer
 from megacontext.training.windows import TextSource
 
+TINY_MODEL = """
+[model]
+vocab_size = 512
+width = 32
+num_layers = 2
+num_heads = 2
+num_kv_heads = 1
+head_dim = 16
+mlp_width = 64
+rotary_dims = 8
+"""
 WORDS = [
     "the",
     "old",

@@ -27,6 +27,7 @@ from megacontext.training.core_export import (
     load_masters,
     trained_shapes,
 )
+from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import save_tokenizer
@@ -100,7 +101,12 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
 def test_a_lens_that_was_learned_beside_is_exported_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=SHAPE.width))
-    learner = MemoryLearner(Core(SHAPE), GistNet(TINY_GIST_NET), MemoryConfig(reconstructor_width=32), lens_net=lens)
+    learner = MemoryLearner(
+        Core(SHAPE),
+        GistNet(TINY_GIST_NET),
+        MemoryConfig(reconstructor_width=32),
+        lens=CotrainedLens(lens, LensLearning()),
+    )
     save_tokenizer(tokenizer, tmp_path / "data" / "tokenizer")
     torch.save(checkpoint_of(learner), tmp_path / "checkpoint.pt")
     export_checkpoint(tmp_path, SETTINGS, tmp_path / "model")  # of a file without [lens]

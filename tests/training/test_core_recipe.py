@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.conftest import TINY_MODEL
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.core_recipe import build_learner, read_lens
+from megacontext.training.core_recipe import build_learner
+from megacontext.training.cotrained_lens import read_lens
 from megacontext.training.curriculum import draw_batch
 from megacontext.training.loop import TrainingLoop
 from megacontext.training.optim import MasterOptimizer
@@ -16,17 +18,9 @@ from megacontext.training.plan import Plan
 from megacontext.training.settings import read_settings
 from megacontext.training.windows import TextSource
 
-CONFIG = """
-[model]
-vocab_size = 512
-width = 32
-num_layers = 2
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-mlp_width = 64
-rotary_dims = 8
-max_positions = 512
+CONFIG = (
+    TINY_MODEL
+    + """max_positions = 512
 [gist_net]
 width = 32
 num_layers = 1
@@ -50,6 +44,7 @@ gists = { shapes = [[32, 1]], num_tail = 5, num_open = 2, variants = 2 } },
     { name = "short", share = 0.3, rows = 2, length = 64, mix = { plain = 1.0 } },
 ]
 """
+)
 
 
 def written(folder: Path, text: str = CONFIG) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.conftest import TINY_MODEL
 
 from megacontext.bases.precision import working_dtype
 from megacontext.errors import TrainingError
@@ -22,17 +23,9 @@ from megacontext.training.settings import Settings, read_settings
 from megacontext.units import MIB
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
-BASE = """
-[model]
-vocab_size = 512
-width = 32
-num_layers = 2
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-mlp_width = 64
-rotary_dims = 8
-max_positions = 256
+BASE = (
+    TINY_MODEL
+    + """max_positions = 256
 [optim]
 [loop]
 num_steps = 100
@@ -49,6 +42,7 @@ batches = [
     { name = "long", share = 1.5, rows = 8, length = 64, mix = { plain = 1.0 } },
 ]
 """
+)
 MEMORY = """
 extends = "base.toml"
 [gist_net]

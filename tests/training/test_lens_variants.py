@@ -14,12 +14,13 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
 from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch
 from megacontext.training.gist_cuts import UNJOINED, GistCut, choose_open, choose_variants
 from megacontext.training.lens_labels import blocks_of_row, features_of
 from megacontext.training.lens_model import lens_logits, lens_loss, looked, stacked
 from megacontext.training.lens_variants import candidates, differences, variant_samples
-from megacontext.training.memory_model import LensLearning, MemoryConfig, MemoryLearner
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.memory_windows import run_windows, scores_of
 from megacontext.training.mixed import mixed_loss
 from megacontext.training.rows import plain_row, recall_row
@@ -206,13 +207,13 @@ def test_joined_blocks_say_nothing(nets: tuple[Core, GistNet], source: TextSourc
     assert torch.equal(of_text.blocks_CK, whole_CK[4:])
 
 
-def learner_with_lens(*, lens: LensLearning | None = None) -> MemoryLearner:
+def learner_with_lens(*, weight: float = 0.1) -> MemoryLearner:
     torch.manual_seed(0)
     core, gist_net = Core(replace(TINY_CORE, vocab_size=512)), GistNet(TINY_GIST_NET)
     torch.manual_seed(1)
     lens_net = LensNet(LensNetConfig(width=TINY_CORE.width, num_heads=2, key_dim=16, mlp_width=16))
     torch.manual_seed(2)
-    return MemoryLearner(core, gist_net, SMALL, lens_net=lens_net, lens=lens)
+    return MemoryLearner(core, gist_net, SMALL, lens=CotrainedLens(lens_net, LensLearning(weight=weight)))
 
 
 def test_a_lens_learns_beside_the_others_and_moves_nothing_but_itself(source: TextSource) -> None:
@@ -220,7 +221,7 @@ def test_a_lens_learns_beside_the_others_and_moves_nothing_but_itself(source: Te
     without = MemoryLearner(with_lens.core, with_lens.gist_net, SMALL)
     without.load_state_dict(with_lens.state_dict(), strict=False)
     batch = batch_of_both(source)
-    heavier = learner_with_lens(lens=LensLearning(weight=0.3))
+    heavier = learner_with_lens(weight=0.3)
     losses, slopes = [], []
     for learner in (with_lens, without, heavier):
         learner.zero_grad()
@@ -233,7 +234,8 @@ def test_a_lens_learns_beside_the_others_and_moves_nothing_but_itself(source: Te
     assert all(torch.equal(ours, theirs) for ours, theirs, _ in zip(*slopes, strict=True))
     assert with_lens.lens_net is not None
     assert all(weight.grad is not None for weight in with_lens.lens_net.parameters())
-    assert with_lens.lens_samples
+    assert with_lens.lens is not None
+    assert with_lens.lens.samples
 
 
 def test_a_batch_without_moments_has_gradients_of_nothing(source: TextSource) -> None:
@@ -249,11 +251,11 @@ def test_a_batch_without_moments_has_gradients_of_nothing(source: TextSource) ->
 
 def test_the_lens_comes_to_say_what_the_windows_show(source: TextSource) -> None:
     learner = learner_with_lens()
-    lens = learner.lens_net
-    assert lens is not None
+    assert learner.lens is not None
+    lens = learner.lens.net
     batch = batch_of_both(source)
     learner.loss(batch, compiled=False)
-    batch_of_samples, seen = stacked(learner.lens_samples), stacked([looked(one) for one in learner.lens_samples])
+    batch_of_samples, seen = stacked(learner.lens.samples), stacked([looked(one) for one in learner.lens.samples])
     optimizer = torch.optim.AdamW(lens.parameters(), lr=5e-3)
     curve = []
     for _ in range(120):
@@ -268,10 +270,10 @@ def test_the_lens_comes_to_say_what_the_windows_show(source: TextSource) -> None
 def test_nobody_says_that_a_block_that_was_never_opened_is_not_needed(source: TextSource) -> None:
     """The log-loss of "nothing" is as low where the lens puts all on an unknown block as where it puts it on none."""
     learner = learner_with_lens()
-    lens = learner.lens_net
-    assert lens is not None
+    assert learner.lens is not None
+    lens = learner.lens.net
     learner.loss(batch_of_both(source), compiled=False)
-    sample = next(one for one in learner.lens_samples if not one.asks)
+    sample = next(one for one in learner.lens.samples if not one.asks)
     unknown_C = torch.arange(11) == 4
     told = replace(sample, known_C=~unknown_C, evidence_C=torch.zeros(11), saved_LC=torch.full((2, 11), torch.nan))
     with torch.no_grad():

@@ -7,32 +7,26 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.training.conftest import TINY_MODEL
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNetConfig
 from megacontext.training.base_gate import GateConfig
+from megacontext.training.cotrained_lens import LensLearning
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig
-from megacontext.training.memory_model import LensLearning, MemoryConfig
+from megacontext.training.memory_model import MemoryConfig
 from megacontext.training.optim import OptimConfig
 from megacontext.training.reference import ReferenceConfig
 from megacontext.training.settings import read_settings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
-GOOD = """
-[model]
-vocab_size = 512
-width = 32
-num_layers = 2
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-mlp_width = 64
-rotary_dims = 8
-max_positions = 256
+GOOD = (
+    TINY_MODEL
+    + """max_positions = 256
 
 [gist_net]
 width = 32
@@ -59,6 +53,7 @@ batches = [
 num_tail = 1 } },
 ]
 """
+)
 
 
 def read_everything(path: Path) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.starting import Beginning
 
@@ -61,7 +62,10 @@ def test_a_lens_goes_on_where_one_is_learned(tmp_path: Path, fresh: MemoryLearne
     torch.manual_seed(6)
     config = MemoryConfig(reconstructor_width=32)
     with_lens = MemoryLearner(
-        Core(TINY_CORE), GistNet(TINY_GIST_NET), config, lens_net=LensNet(LensNetConfig(width=TINY_CORE.width))
+        Core(TINY_CORE),
+        GistNet(TINY_GIST_NET),
+        config,
+        lens=CotrainedLens(LensNet(LensNetConfig(width=TINY_CORE.width)), LensLearning()),
     )
     begin.fill_memory(with_lens)
     assert with_lens.lens_net is not None

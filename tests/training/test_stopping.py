@@ -51,6 +51,22 @@ def digest(out: Path) -> str:
     return hashlib.sha256((out / "checkpoint.pt").read_bytes()).hexdigest()
 
 
+def steep(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss that is finite, but of endless slope."""
+    return whole + (whole - whole.detach()).sqrt(), losses_BT
+
+
+def hungry_above(most_rows: int) -> Spoiler:
+    """Batches of more rows do not fit into memory."""
+
+    def spoil(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
+        if len(batch.ids_BT) > most_rows:
+            torch.empty(NO_MACHINE_HAS, dtype=torch.uint8)
+        return whole, losses_BT
+
+    return spoil
+
+
 def spoil_at(step: int, loop_of: list[TrainingLoop], spoil: Spoiler) -> Spoiler:
     return lambda batch, whole, losses_BT: (
         spoil(batch, whole, losses_BT) if loop_of[0].state.step == step else (whole, losses_BT)
@@ -96,9 +112,6 @@ def test_another_seed_goes_on_past_the_batch_that_failed(source: TextSource, tmp
 
 
 def test_a_gradient_that_is_no_number_stops_the_run(source: TextSource, tmp_path: Path) -> None:
-    def steep(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
-        return whole + (whole - whole.detach()).sqrt(), losses_BT  # finite, but of endless slope
-
     loop = make_loop(source, tmp_path, spoil=steep)
     before = {name: master.clone() for name, master in loop.optimizer.masters.items()}
     with pytest.raises(
@@ -130,18 +143,13 @@ def test_weights_that_are_no_numbers_never_replace_a_checkpoint(source: TextSour
 def test_a_batch_that_does_not_fit_says_what_would(
     source: TextSource, tmp_path: Path, most_rows: int, advice: str
 ) -> None:
-    def hungry(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
-        if len(batch.ids_BT) > most_rows:
-            torch.empty(NO_MACHINE_HAS, dtype=torch.uint8)
-        return whole, losses_BT
-
     loops: list[TrainingLoop] = []
     loops.append(
         make_loop(
             source,
             tmp_path,
             spoil=lambda batch, whole, losses_BT: (
-                hungry(batch, whole, losses_BT) if loops[0].state.step >= 2 else (whole, losses_BT)
+                hungry_above(most_rows)(batch, whole, losses_BT) if loops[0].state.step >= 2 else (whole, losses_BT)
             ),
         )
     )
@@ -161,21 +169,13 @@ def test_a_batch_that_does_not_fit_says_what_would(
 def test_rows_that_stand_in_several_windows_go_together(
     source: TextSource, tmp_path: Path, most_rows: int, advice: str
 ) -> None:
-    def hungry(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
-        if len(batch.ids_BT) > most_rows:
-            torch.empty(NO_MACHINE_HAS, dtype=torch.uint8)
-        return whole, losses_BT
-
     cut = GistCut(shapes=((32, 1),), num_tail=5, num_open=2, variants=4)
     kind = BatchKind(name="told", share=1.0, rows=8, length=512, mix={"plain": 1.0}, gists=cut)
     with pytest.raises(TrainingError, match=rf"of 512 tokens fit \(tried\): give the batch {advice}"):
-        make_loop(source, tmp_path, spoil=hungry, stage=Stage(name="lens", batches=(kind,))).run()
+        make_loop(source, tmp_path, spoil=hungry_above(most_rows), stage=Stage(name="lens", batches=(kind,))).run()
 
 
 def test_a_gradient_of_several_micro_batches_names_all_of_them(source: TextSource, tmp_path: Path) -> None:
-    def steep(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
-        return whole + (whole - whole.detach()).sqrt(), losses_BT
-
     stage = Stage(name="both", batches=(replace(KIND, share=0.5), replace(KIND, name="other", share=0.5)))
     loop = make_loop(source, tmp_path, spoil=steep, stage=stage)
     loop.config = replace(loop.config, micro_batches=2)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.training.test_lens_variants import KIND as TOLD
+from tests.training.test_lens_variants import learner_with_lens
+from torch import nn
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.testing.fake_core import TINY_CORE
 from megacontext.training.core_model import window_loss
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
-from megacontext.training.loop import LoopConfig
+from megacontext.training.loop import LoopConfig, LossFunction
 from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
 from megacontext.training.team import ALONE, join_team
 from megacontext.training.windows import TextSource
@@ -29,6 +34,10 @@ STAGE = Stage(
         BatchKind(name="text", share=0.5, rows=2, length=32, mix={"plain": 1.0}),
     ),
 )
+LENS_STAGE = Stage(
+    name="lens",
+    batches=(replace(TOLD, share=0.5), BatchKind(name="text", share=0.5, rows=2, length=32, mix={"plain": 1.0})),
+)
 CONFIG = LoopConfig(num_steps=NUM_STEPS, seed=5, log_every=1, checkpoint_every=100)
 
 MEMBER = """
@@ -36,7 +45,7 @@ import sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
-from tests.training.test_team import CONFIG, STAGE, fresh_core, loss_of
+from tests.training.test_team import ARMS
 from megacontext.training.loop import TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.team import join_team
@@ -44,33 +53,42 @@ torch.set_num_threads(1)
 team = join_team()
 assert team.size == 2
 source = torch.load(sys.argv[2], weights_only=False)
-core = fresh_core()
-optimizer = MasterOptimizer(core.named_parameters(), OptimConfig(), team=team)
 out = Path(sys.argv[3])
-loop = TrainingLoop(
-    loss=lambda batch: loss_of(core, batch), optimizer=optimizer, source=source, stages=[STAGE], config=CONFIG, out=out
-)
+weights, loss, stage, config = ARMS[sys.argv[4]]()
+optimizer = MasterOptimizer(weights, OptimConfig(), team=team)
+loop = TrainingLoop(loss=loss, optimizer=optimizer, source=source, stages=[stage], config=config, out=out)
 loop.run()
 torch.save({"masters": optimizer.masters, "state": vars(loop.state)}, out / f"rank_{team.rank}.pt")
 """
+Arm = tuple[Iterable[tuple[str, nn.Parameter]], LossFunction, Stage, LoopConfig]
 
 
-def fresh_core() -> Core:
+def core_arm() -> Arm:
+    """A core alone, a batch a step."""
     torch.manual_seed(0)
-    return Core(TINY_CORE.__class__(**{**vars(TINY_CORE), "vocab_size": 512}))
+    core = Core(replace(TINY_CORE, vocab_size=512))
+    return core.named_parameters(), lambda batch: window_loss(core, *batch.tensors, compiled=False), STAGE, CONFIG
 
 
-def loss_of(core, batch):
-    return window_loss(core, *batch.tensors, compiled=False)
+def lens_arm() -> Arm:
+    """Core, GistNet and lens, two batches a step, of which one has moments that a lens is asked at, or none."""
+    learner = learner_with_lens()
+    weights, config = learner.learned_parameters(), replace(CONFIG, micro_batches=2)
+    return weights, lambda batch: learner.loss(batch, compiled=False), LENS_STAGE, config
 
 
-def test_two_processes_step_as_one_that_sees_both_batches(source: TextSource, tmp_path: Path) -> None:
+ARMS = {"core": core_arm, "lens": lens_arm}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_two_processes_step_as_one_that_sees_both_batches(source: TextSource, tmp_path: Path, arm: str) -> None:
     torch.save(source, tmp_path / "source.pt")
     (tmp_path / "member.py").write_text(MEMBER)
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = (tmp_path / "member.py", root, tmp_path / "source.pt", tmp_path / "run", arm)
     done = subprocess.run(
-        [*command, str(tmp_path / "member.py"), str(root), str(tmp_path / "source.pt"), str(tmp_path / "run")],
+        [*command, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -84,16 +102,22 @@ def test_two_processes_step_as_one_that_sees_both_batches(source: TextSource, tm
         assert first["state"][name] == second["state"][name]
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == NUM_STEPS, "one writes the log"
 
-    core = fresh_core()
-    optimizer = MasterOptimizer(core.named_parameters(), OptimConfig())
+    weights, loss, stage, config = ARMS[arm]()
+    optimizer, count = MasterOptimizer(weights, OptimConfig()), config.micro_batches
+    before = {name: master.clone() for name, master in optimizer.masters.items()}
     for step in range(NUM_STEPS):
-        losses = []
-        for rank in (0, 1):
-            losses.append(loss_of(core, draw_batch(source, STAGE, seed=CONFIG.seed, step=step, rank=rank))[0])
-        (sum(losses) / 2).backward()
-        optimizer.step(schedule(step / NUM_STEPS, step, warmup_steps=CONFIG.warmup_steps, decay_from=CONFIG.decay_from))
+        losses = [
+            loss(draw_batch(source, stage, seed=config.seed, step=step, rank=rank, part=(part, count)))[0]
+            for rank in (0, 1)
+            for part in range(count)
+        ]
+        (sum(losses) / len(losses)).backward()
+        optimizer.step(schedule(step / NUM_STEPS, step, warmup_steps=config.warmup_steps, decay_from=config.decay_from))
     for name, master in optimizer.masters.items():
-        torch.testing.assert_close(first["masters"][name], master, atol=1e-5, rtol=1e-4)
+        missed = (first["masters"][name] - master).norm()
+        assert missed <= 0.1 * (master - before[name]).norm(), name
+        if arm == "core":  # of a lens single weights whose slopes are all but zero may go either way
+            torch.testing.assert_close(first["masters"][name], master, atol=1e-5, rtol=1e-4)
 
 
 def test_processes_get_the_same_kind_and_other_rows(source: TextSource) -> None:

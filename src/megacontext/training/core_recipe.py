@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,20 +14,18 @@ from torch import Tensor, nn
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import QUERY_TOKENS, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.core_model import build_core, compile_core, window_loss
+from megacontext.training.cotrained_lens import CotrainedLens, read_lens
 from megacontext.training.curriculum import Batch
 from megacontext.training.gauges import Gauges, core_flops, gate_values, gist_flops, gist_statistics, num_weights
-from megacontext.training.lens_model import calibration_figures
-from megacontext.training.lens_stability import moments_by_text, stability_figures
-from megacontext.training.memory_model import LensLearning, MemoryConfig, MemoryLearner
-from megacontext.training.moments import HORIZON_TOKENS
+from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner
 from megacontext.training.settings import Settings
 from megacontext.training.starting import Beginning
 from megacontext.values import number, whole_number
 
-__all__ = ["build_learner", "memory_gauges", "read_lens", "read_memory"]
+__all__ = ["build_learner", "memory_gauges", "read_memory"]
 
 LENS = "LensNet"
 
@@ -44,7 +41,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     has_gists = "gist_net" in settings
     gist_config = settings.read("gist_net", GistNetConfig) if has_gists else None
     memory = read_memory(settings) if has_gists else None
-    lens = read_lens(settings)
+    lens_learning = read_lens(settings)
     core = build_core(config, seed=seed)
     begin = Beginning.read(start)
     with _named(start, settings):
@@ -63,8 +60,10 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             tokenizer=begin.folder,
         )
     gist_net = GistNet(gist_config).to(torch.bfloat16)
-    lens_net = None if lens is None else LensNet(LensNetConfig(width=config.width))
-    learner = MemoryLearner(core, gist_net, memory, lens_net=lens_net, lens=lens)
+    lens = None
+    if lens_learning is not None:
+        lens = CotrainedLens(LensNet(LensNetConfig(width=config.width)), lens_learning)
+    learner = MemoryLearner(core, gist_net, memory, lens=lens)
     with _named(start, settings):
         begin.fill_memory(learner)
     if compiled:
@@ -74,8 +73,8 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     parts = {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor}
     if learner.index_head is not None:
         parts["index head"] = learner.index_head
-    if lens_net is not None:
-        parts[LENS] = lens_net
+    if lens is not None:
+        parts[LENS] = lens.net
         trained |= {"lens": True}
     return Learner(
         learner.learned_parameters(),
@@ -84,8 +83,8 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         begin.checkpoint,
         memory_gauges(learner),
         parts,
-        frozenset({LENS}),
-        begin.folder,
+        exact=frozenset({LENS}),
+        tokenizer=begin.folder,
     )
 
 
@@ -123,58 +122,11 @@ def memory_gauges(learner: MemoryLearner) -> Gauges:
 
     def probe() -> dict[str, float]:
         gists = gist_statistics(newest["gists"]) if newest else {}
-        places = lens_figures(learner) | {name: float(value) for name, value in learner.index_figures.items()}
-        return {**gists, **places, **gate_values(learner.core)}
+        places = {name: float(value) for name, value in learner.index_figures.items()}
+        lens = {} if learner.lens is None else learner.lens.figures()
+        return {**gists, **places, **lens, **gate_values(learner.core)}
 
     return Gauges(flops=flops, probe=probe)
-
-
-def lens_figures(learner: MemoryLearner) -> dict[str, float]:
-    """Of the newest moments that the lens was asked at: ``correlation/KIND/level_1``, ``agreement/KIND/level_1``,
-    ``swap_rate/plain`` and ``residency/plain``. ``recipes/core/lens.py`` logs the same of held-out rows, whose blocks
-    were opened one by one."""
-    if learner.lens_net is None:
-        return {}
-    lens, kinds = copy.deepcopy(learner.lens_net).cpu(), ("plain", "questions")  # samples are on the CPU
-    of_kind = {kind: [one for one in learner.lens_samples if bool(one.asks) == (kind != "plain")] for kind in kinds}
-    return calibration_figures(lens, of_kind) | stability_figures(lens, moments_by_text(of_kind["plain"]))
-
-
-def read_lens(settings: Settings) -> LensLearning | None:
-    """The `[lens]` table, within limits, if there is one; what it needs has to be there, and nothing that it alone
-    looks at where there is none."""
-    max_positions = settings.table("model").get("max_positions")
-    stages = settings.stages(max_positions=max_positions)
-    told = [(stage, kind) for stage in stages for kind in stage.batches if kind.num_variants > 1]
-    if "lens" not in settings:
-        for stage, kind in told:
-            raise InvalidValueError(
-                f"{settings.path}: [[stage]] {stage.name!r}, batch {kind.name!r} has {kind.num_variants} variants of "
-                "each row, which only a lens compares; add [lens], or leave variants out"
-            )
-        return None
-    lens = settings.read("lens", LensLearning)
-    where = f"{settings.path}: [lens] "
-    number(f"{where}weight", lens.weight, above=0)
-    number(f"{where}measured", lens.measured, least=0)
-    if "gist_net" not in settings:
-        raise InvalidValueError(f"{settings.path}: [lens] chooses among gists, but there is no [gist_net]; add it")
-    if not told:
-        raise InvalidValueError(
-            f"{settings.path}: [lens] learns from rows that stand in several windows, but no batch has gists with "
-            "variants above 1; give one, or leave [lens] out"
-        )
-    for stage, kind in told:
-        assert kind.gists is not None
-        for block_tokens, _ in kind.gists.shapes:
-            if kind.gists.num_tail * block_tokens < QUERY_TOKENS + HORIZON_TOKENS:
-                raise InvalidValueError(
-                    f"{settings.path}: [[stage]] {stage.name!r}, batch {kind.name!r} has a tail of "
-                    f"{kind.gists.num_tail} blocks of {block_tokens} tokens, which leaves a lens no room for "
-                    f"{QUERY_TOKENS} tokens that ask and {HORIZON_TOKENS} after them; give num_tail at least "
-                    f"{-(-(QUERY_TOKENS + HORIZON_TOKENS) // block_tokens)}"
-                )
-    return lens
 
 
 def read_memory(settings: Settings) -> MemoryConfig:

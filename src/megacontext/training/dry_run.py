@@ -60,8 +60,8 @@ class RunCost:
     """What a configured run takes.
 
     weights: of each part; optimizer_bytes: masters' moments; gradient_bytes: in the weights' precision and, if that is
-    another, the masters'; run_seconds, run_busy_seconds, run_tokens: of ``num_steps`` steps, where
-    every micro-batch counts as a step of its own.
+    another, the masters'; run_seconds, run_busy_seconds, run_tokens: of ``num_steps`` steps, where every micro-batch
+    counts as a step of its own.
     """
 
     weights: dict[str, int]

@@ -39,6 +39,7 @@ __all__ = [
     "Looked",
     "calibration",
     "calibration_figures",
+    "hide_words_",
     "hit_report",
     "lens_logits",
     "lens_loss",
@@ -47,7 +48,6 @@ __all__ = [
     "on_device",
     "stacked",
     "train_lens",
-    "without_words",
     "words_lens",
 ]
 
@@ -119,11 +119,10 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
     return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words_nQ4), gists_XD=gists_XD)
 
 
-def without_words(seen: Looked) -> Looked:
-    """The same, with nothing known of words in common."""
-    features_NF = seen.features_NF.clone()
-    features_NF[..., COMPARED] = 0
-    return dataclasses.replace(seen, features_NF=features_NF, words_NQ4=torch.zeros_like(seen.words_NQ4))
+def hide_words_(seen: Looked, is_hidden_B: Tensor) -> None:
+    """Leave nothing of words in common in some of stacked ones."""
+    seen.features_NF[is_hidden_B.nonzero(), :, COMPARED] = 0
+    seen.words_NQ4[is_hidden_B] = 0
 
 
 def lens_logits(lens: LensNet, sample: LensSample, *, seen: Looked | None = None) -> tuple[Queries, Tensor]:
@@ -207,9 +206,7 @@ def train_lens(
             pool = _drawn(samples, max(config.num_scanned, config.num_strangers), random)
             strangers = _lookalikes(lens, chosen, pool, config.num_strangers, random)
         seen = stacked([looked(sample, some, random) for sample, some in zip(chosen, strangers, strict=True)])
-        is_blank = torch.tensor([random.random() < config.hide_words for _ in chosen])
-        seen.features_NF[is_blank.nonzero(), :, COMPARED] = 0  # looking made copies
-        seen.words_NQ4[is_blank] = 0
+        hide_words_(seen, torch.tensor([random.random() < config.hide_words for _ in chosen]))
         loss = lens_loss(lens, stacked(chosen), seen, measured=config.measured)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -41,48 +41,48 @@ def variant_samples(batch: Batch, losses_BT: Tensor, gists_BCrD: Tensor, tapped_
     assert cut is not None
     num_windows, num_tokens = batch.ids_BT.shape
     num_before = num_tokens // windows.block_tokens - cut.num_tail
-    num_joined = windows.joined[0] * windows.joined[1]
     is_open_BC = torch.ones(num_windows, num_before, dtype=torch.bool)
     is_open_BC.scatter_(1, windows.closed_BC.cpu(), torch.zeros_like(windows.closed_BC, device="cpu", dtype=torch.bool))
     losses_BT, tapped_BSD = losses_BT.detach().cpu(), tapped_BSD.detach().cpu()
     gists_BCD = gists_BCrD.detach()[:, :, 0].cpu()
     slots_BC = (~is_open_BC).cumsum(1) - 1  # of each closed block among the closed ones
+    first_legal = windows.joined[0] * windows.joined[1]
     samples = []
-    for first in range(0, num_windows, cut.variants):
+    for row, moments in enumerate(batch.moments):
+        first = row * cut.variants
         of_row = slice(first, first + cut.variants)
-        closed_in_C = first + is_open_BC[of_row].int().argmin(0)
-        gists_CD = gists_BCD[closed_in_C, slots_BC[closed_in_C, torch.arange(num_before)]]
+        is_open_VC = is_open_BC[of_row].numpy()
+        closed_in_C = torch.from_numpy(first + is_open_VC.argmin(0))
         tokens_T = batch.ids_BT[first].cpu().numpy()
         asking = first + int(tokens_T.sum()) % cut.variants  # the window whose states ask, at all moments of the row
+        gists_CD = gists_BCD[closed_in_C, slots_BC[closed_in_C, torch.arange(num_before)]]
         blocks_CK = blocks_of_row(tokens_T, num_closed=num_before, block_tokens=windows.block_tokens)
-        for moment in batch.moments[first // cut.variants]:
-            if any(block < num_joined for block in moment.evidence):
+        for moment in moments:
+            if any(block < first_legal for block in moment.evidence):
                 continue  # what is asked for cannot be opened here
             nats_VH = losses_BT[of_row, slice(*moment.horizon)].numpy()
-            is_open_VC = is_open_BC[of_row, num_joined:].numpy()
             saved_C = torch.from_numpy(differences(nats_VH.sum(1), is_open_VC))
-            saved_LC = (saved_C - saved_C.nanmedian()).expand(STAKE_LEVELS, -1).clone()
-            evidence_C, known_C = torch.zeros(num_before), torch.ones(num_before, dtype=torch.bool)
             told_C = torch.zeros(num_before, dtype=torch.bool)
             told_C[list(moment.told)] = True
             if moment.evidence:
+                evidence_C, known_C = torch.zeros(num_before), torch.ones(num_before, dtype=torch.bool)
                 evidence_C[list(moment.evidence)] = 1 / len(moment.evidence)
             else:
-                evidence_C[num_joined:] = torch.from_numpy(candidates(nats_VH, is_open_VC)).float()
-                known_C[num_joined:] = torch.from_numpy(is_open_VC.any(0))
+                evidence_C = torch.from_numpy(candidates(nats_VH, is_open_VC)).float()
+                known_C = torch.from_numpy(is_open_VC.any(0))
             entries = slice(*(tapped_BSD.shape[1] - num_tokens + place for place in moment.query))
             features_CF = features_of(moment, num_closed=num_before, block_tokens=windows.block_tokens)
             samples.append(
                 LensSample(
                     query_QD=tapped_BSD[asking, entries],
-                    gists_CD=gists_CD[num_joined:],
-                    features_CF=features_CF[num_joined:],
-                    saved_LC=saved_LC,
-                    evidence_C=evidence_C[num_joined:],
-                    known_C=known_C[num_joined:],
-                    told_C=told_C[num_joined:],
+                    gists_CD=gists_CD[first_legal:],
+                    features_CF=features_CF[first_legal:],
+                    saved_LC=(saved_C - saved_C.nanmedian())[first_legal:].expand(STAKE_LEVELS, -1).clone(),
+                    evidence_C=evidence_C[first_legal:],
+                    known_C=known_C[first_legal:],
+                    told_C=told_C[first_legal:],
                     query_ids_Q=torch.from_numpy(tokens_T[slice(*moment.query)].astype(np.int32)),
-                    blocks_CK=blocks_CK[num_joined:],
+                    blocks_CK=blocks_CK[first_legal:],
                     asks=torch.tensor(bool(moment.evidence)),
                 )
             )

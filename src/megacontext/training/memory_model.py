@@ -15,19 +15,14 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.index_head import IndexHead
-from megacontext.nets.lens_net import LensNet
 from megacontext.nets.reconstruction import Reconstructor
 from megacontext.training.core_model import compile_core, window_loss
+from megacontext.training.cotrained_lens import CotrainedLens
 from megacontext.training.curriculum import Batch
-from megacontext.training.lens_labels import LensSample
-from megacontext.training.lens_model import lens_loss, looked, on_device, stacked, without_words
-from megacontext.training.lens_variants import variant_samples
 from megacontext.training.mixed import MixedWindows, closed_gists, entry_indices, mixed_loss
 from megacontext.training.objective import CHUNK_STEP, cross_entropy
 
-__all__ = ["LensLearning", "MemoryConfig", "MemoryLearner"]
-
-BLANK_EVERY = 4  # of the samples of a lens, so many are shown without words in common, so that it learns to read
+__all__ = ["MemoryConfig", "MemoryLearner"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,27 +38,12 @@ class MemoryConfig:
     index: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class LensLearning:
-    """How a lens is learned beside core and GistNet. weight: of its loss, whose gradient counts for the clipped norm;
-    measured: of a squared nat of what is at stake against a nat of finding the evidence."""
-
-    weight: float = 0.1
-    measured: float = 0.02
-
-
 class MemoryLearner(nn.Module):
     """Core, GistNet and the reconstructor that keeps gists honest, as one trainable whole; with a lens, if there is one
-    to learn. The lens moves nothing but itself."""
+    to learn."""
 
     def __init__(
-        self,
-        core: Core,
-        gist_net: GistNet,
-        config: MemoryConfig,
-        *,
-        lens_net: LensNet | None = None,
-        lens: LensLearning | None = None,
+        self, core: Core, gist_net: GistNet, config: MemoryConfig, *, lens: CotrainedLens | None = None
     ) -> None:
         super().__init__()
         if gist_net.config.width != core.config.width:
@@ -78,10 +58,8 @@ class MemoryLearner(nn.Module):
         )
         self.index_head = IndexHead(core.config.width).to(core.embed_tokens.weight.dtype) if config.index else None
         self.index_figures: dict[str, Tensor] = {}
-        self.lens_net = lens_net
-        self.lens = lens or LensLearning()
-        self.lens_samples: list[LensSample] = []
-        """Those of the newest batch that had some."""
+        self.lens = lens
+        self.lens_net = None if lens is None else lens.net
         if config.frozen_core:
             core.requires_grad_(False)
 
@@ -111,8 +89,8 @@ class MemoryLearner(nn.Module):
         )
         if tapped_BSD is not None and self.index_head is not None:
             loss = loss + self.config.index * self._index(tapped_BSD, batch.mixed, num_tokens=batch.ids_BT.shape[1])
-        if tapped_BSD is not None and self.lens_net is not None and batch.moments:
-            loss = loss + self.lens.weight * self._lens(self.lens_net, batch, losses_BT, gists_BCrD, tapped_BSD)
+        if tapped_BSD is not None and self.lens is not None and batch.moments:
+            loss = loss + self.lens.loss(batch, losses_BT, gists_BCrD, tapped_BSD)
         if self.config.reconstruction:
             block_tokens = batch.mixed.block_tokens
             blocks_BNK = batch.ids_BT.view(len(batch.ids_BT), -1, block_tokens)
@@ -124,20 +102,7 @@ class MemoryLearner(nn.Module):
         return loss, losses_BT
 
     def _taps(self, batch: Batch) -> bool:
-        return self.index_head is not None or (self.lens_net is not None and bool(batch.moments))
-
-    def _lens(self, lens: LensNet, batch: Batch, losses_BT: Tensor, gists_BCrD: Tensor, tapped_BSD: Tensor) -> Tensor:
-        """The loss of what the lens says at the moments of a batch with variants, by what their losses show."""
-        samples = variant_samples(batch, losses_BT, gists_BCrD, tapped_BSD)
-        if not samples:  # its gradients are there all the same: a team takes the mean of everybody's
-            return torch.stack([weight.sum() for weight in lens.parameters()]).sum() * 0.0
-        self.lens_samples = samples
-        seen = [looked(sample) for sample in samples]
-        seen = [without_words(one) if index % BLANK_EVERY == 0 else one for index, one in enumerate(seen)]
-        device = losses_BT.device
-        return lens_loss(
-            lens, on_device(stacked(samples), device), on_device(stacked(seen), device), measured=self.lens.measured
-        )
+        return self.index_head is not None or (self.lens is not None and bool(batch.moments))
 
     def _index(self, tapped_BSD: Tensor, windows: MixedWindows, *, num_tokens: int) -> Tensor:
         """Nats of the places of all entries; keeps the errors made, and those expected, of gists and of tokens."""

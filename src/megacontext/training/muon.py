@@ -62,7 +62,7 @@ class Muon(torch.optim.Muon):
         """Move every matrix that has a gradient."""
         for group in self.param_groups:
             moved = [matrix_MN for matrix_MN in group["params"] if matrix_MN.grad is not None]
-            if self.team.size == 1:
+            if self.team.size == 1:  # one step at a time is held
                 for matrix_MN in moved:
                     _move(matrix_MN, self._update(matrix_MN, group, is_own=True), group)
                 continue
@@ -105,9 +105,9 @@ def _move(matrix_MN: Tensor, update_MN: Tensor, group: dict[str, Any]) -> None:
 
 
 def _cost(matrix_MN: Tensor) -> int:
-    """Multiplications of one iteration, up to a factor."""
+    """Multiplications of one iteration."""
     few, many = sorted(matrix_MN.shape)
-    return few * few * (2 * many + few) // 2
+    return few * few * (2 * many + few)
 
 
 def shared_out(costs: Sequence[int], num_parts: int) -> list[int]:

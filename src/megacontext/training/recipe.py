@@ -80,9 +80,8 @@ class RunArguments:
 
     config: its configuration file; data: folder with books/ and knowledge/; packages: site-packages folders to read
     code from; out: where token arrays, log and checkpoint go; minutes: end after so many, rates following the clock;
-    resume: go on from the checkpoint in ``out``; seed: instead of that of the configuration, kept for
-    those that resume the run; track: trackers beside the
-    usual ones; device: auto (CUDA if there is one), cpu, cuda, cuda:N.
+    resume: go on from the checkpoint in ``out``; seed: instead of that of the configuration, kept for those that resume
+    the run; track: trackers beside the usual ones; device: auto (CUDA if there is one), cpu, cuda, cuda:N.
     """
 
     config: Path

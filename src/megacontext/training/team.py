@@ -42,10 +42,7 @@ class Team:
         flat = torch.cat([part.flatten() for part in parts])
         distributed.all_reduce(flat)
         flat /= self.size
-        start = 0
-        for part in parts:
-            part.copy_(flat[start : start + part.numel()].view_as(part))
-            start += part.numel()
+        _fill_(parts, flat)
 
     def hand_round_(self, parts: Sequence[Sequence[Tensor]]) -> None:
         """Fill the tensors of every process with what that process has in them: ``parts`` has a sequence for each rank,
@@ -57,10 +54,7 @@ class Team:
                 continue
             flat = torch.cat([part.flatten() for part in some])
             distributed.broadcast(flat.view(torch.uint8), src=rank)
-            start = 0
-            for part in some:
-                part.copy_(flat[start : start + part.numel()].view_as(part))
-                start += part.numel()
+            _fill_(some, flat)
 
     def mean(self, value: float) -> float:
         """The mean of a number over all processes, the same everywhere."""
@@ -74,6 +68,14 @@ class Team:
         """Until everybody is here."""
         if self.size > 1:
             distributed.barrier()
+
+
+def _fill_(parts: Iterable[Tensor], flat: Tensor) -> None:
+    """Give tensors back what lies in one, one after the other."""
+    start = 0
+    for part in parts:
+        part.copy_(flat[start : start + part.numel()].view_as(part))
+        start += part.numel()
 
 
 ALONE = Team()
