@@ -106,9 +106,9 @@ def test_a_cut_that_cannot_be_compared_is_refused(change: dict[str, object], mes
 def test_a_batch_that_cannot_be_compared_is_refused() -> None:
     with pytest.raises(InvalidValueError, match=r"rows is 4; with 3 variants of each row choose a multiple of 3"):
         replace(KIND, rows=4)
-    with pytest.raises(InvalidValueError, match=r"num_open is 6, but of 11 blocks .* 11 may be opened .* at most 5"):
+    with pytest.raises(InvalidValueError, match=r"num_open is 6, but .* half of the 11 blocks .* at most 5"):
         replace(KIND, gists=replace(CUT, num_open=6))
-    with pytest.raises(InvalidValueError, match=r"num_open is 4, but of 11 blocks .* 7 may be opened .* at most 3"):
+    with pytest.raises(InvalidValueError, match=r"num_open is 4, but .* half of the 7 blocks .* at most 3"):
         replace(KIND, gists=replace(CUT, num_open=4, joins=((0, 1), (2, 2))))
 
 

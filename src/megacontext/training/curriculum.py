@@ -103,9 +103,9 @@ class BatchKind:
             num_free = min(num_far - number * size for number, size in self.gists.joins)
             if self.gists.variants > 1 and num_free < 2 * self.gists.num_open:
                 raise InvalidValueError(
-                    f"{where}num_open is {self.gists.num_open}, but of {num_far} blocks of {block_tokens} tokens "
-                    f"before the tail {num_free} may be opened (joins), so variants cannot differ enough; give "
-                    f"num_open at most {num_free // 2}"
+                    f"{where}num_open is {self.gists.num_open}, but variants open at most half of the {num_free} blocks "
+                    f"of {block_tokens} tokens that are neither in the tail nor joined; give num_open at most "
+                    f"{num_free // 2}"
                 )
 
     @property
