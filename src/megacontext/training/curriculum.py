@@ -103,8 +103,8 @@ class BatchKind:
             num_free = min(num_far - number * size for number, size in self.gists.joins)
             if self.gists.variants > 1 and num_free < 2 * self.gists.num_open:
                 raise InvalidValueError(
-                    f"{where}num_open is {self.gists.num_open}, but variants open at most half of the {num_free} blocks "
-                    f"of {block_tokens} tokens that are neither in the tail nor joined; give num_open at most "
+                    f"{where}num_open is {self.gists.num_open}, but variants open at most half of the {num_free} "
+                    f"blocks of {block_tokens} tokens that are neither in the tail nor joined; give num_open at most "
                     f"{num_free // 2}"
                 )
 
