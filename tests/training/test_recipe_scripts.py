@@ -25,6 +25,7 @@ NEEDS = {
     "core/auxiliary.py": ("--run", "--out"),
     "core/card.py": ("--model",),
     "core/cleaning.py": ("--cleaned", "--uncleaned"),
+    "core/curves.py": ("--runs", "--out"),
     "core/evaluate.py": ("--out", "--model"),
     "core/export.py": ("--out", "--model"),
     "core/lens.py": ("--out", "--model"),
@@ -112,6 +113,24 @@ def test_a_card_is_not_written_from_half_of_the_figures(
     before = card.read_bytes() if card.exists() else None
     assert line in said("core/card.py", "--model", model)
     assert (card.read_bytes() if card.exists() else None) == before
+
+
+def test_logs_of_several_seeds_become_one_picture(
+    said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / name for name in ("first", "second")]
+    for run in runs:
+        run.mkdir()
+        lines = [{"step": step, "tokens": 100 * step, "text/plain_2048": 4 / step} for step in (1, 2)]
+        (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    picture = tmp_path / "curves.png"
+    monkeypatch.setattr(sys, "argv", ["curves.py", *(f"--runs={run}" for run in runs), f"--out={picture}"])
+    runpy.run_path(str(RECIPES / "core" / "curves.py"), run_name="__main__")
+    assert capsys.readouterr().out == f"{picture}\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "--runs is given 4 times" in said("core/curves.py", *(f"--runs={runs[0]}",) * 4, f"--out={picture}")
+    (runs[1] / "log.jsonl").write_text("{}\n")
+    assert f"{runs[1] / 'log.jsonl'} line 1 is no figures" in said("core/curves.py", "--runs", *runs, "--out", picture)
 
 
 def test_seeds_stand_side_by_side(
