@@ -21,5 +21,14 @@ def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
         rewrite_figures(card, "", writer="b.py")
 
 
+def test_a_card_that_is_not_there_is_begun(tmp_path: Path) -> None:
+    card = tmp_path / "my-core" / "README.md"
+    card.parent.mkdir()
+    rewrite_figures(card, "figures", writer="a.py")
+    assert card.read_text().startswith("# my-core\n\nTo be said here: what it is for")
+    rewrite_figures(card, "others", writer="a.py")
+    assert card.read_text().endswith(f"\n\n{begin('a.py')}\n\nothers\n\n{END}\n")
+
+
 def test_a_share_says_how_sure_it_is() -> None:
     assert percent({"accuracy": 0.875, "standard_error": 0.0123, "n": 720}) == "87.5 ± 1.2 % (n = 720)"

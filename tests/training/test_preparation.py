@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import lzma
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.training.test_babi import EXCERPT, write_stories
 from tests.training.test_cleaning import TABLE, code
 from tokenizers import Tokenizer
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import InvalidValueError, UsageError
 from megacontext.training import preparation
 from megacontext.training.preparation import MOST_COUNTED_CHARS, add_stories, load_stores, num_tokens, prepare
 
@@ -90,6 +91,17 @@ def test_a_tokenizer_can_be_given_and_another_one_is_refused(data: Path, package
         prepare(data, [packages], other, vocab_size=300, tokenizer=first / "tokenizer")
     with pytest.raises(InvalidValueError, match=r"holds no tokenizer\.json"):
         prepare(data, [packages], tmp_path / "new", vocab_size=300, tokenizer=data)
+
+
+def test_a_package_that_is_not_there_is_named_before_text_is_read(
+    data: Path, packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "datasketch" else found(name))
+    with pytest.raises(UsageError, match=r"needs the package datasketch, .*megacontext\[training\]"):
+        prepare(data, [packages], tmp_path / "out", vocab_size=300)
+    assert not (tmp_path / "out").exists()
+    prepare(data, [packages], tmp_path / "out", vocab_size=300, cleaned=False)  # which compares nothing
 
 
 def test_an_uncleaned_folder_holds_all_that_can_be_read(data: Path, packages: Path, tmp_path: Path) -> None:

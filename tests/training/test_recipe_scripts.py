@@ -101,7 +101,6 @@ def model(tmp_path: Path) -> Path:
         ),
         (lambda m: lose(m / "lens.json", "calibration", whole=True), "lens.json is not laid out as the card needs it"),
         (lambda m: (m / "positions.json").write_text("no"), "positions.json is no JSON ("),
-        (lambda m: (m / "README.md").unlink(), "README.md does not exist; write a card with"),
         (lambda m: (m / "README.md").write_text("# A model\n"), "README.md: the markers are missing"),
     ],
 )
@@ -113,6 +112,19 @@ def test_a_card_is_not_written_from_half_of_the_figures(
     before = card.read_bytes() if card.exists() else None
     assert line in said("core/card.py", "--model", model)
     assert (card.read_bytes() if card.exists() else None) == before
+
+
+def test_a_card_is_begun_where_there_is_none(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = model / "README.md"
+    shipped = card.read_text()
+    card.unlink()
+    monkeypatch.syspath_prepend(RECIPES / "core")
+    monkeypatch.setattr(sys, "argv", ["card.py", "--model", str(model)])
+    runpy.run_path(str(RECIPES / "core" / "card.py"), run_name="__main__")
+    begun = card.read_text()
+    assert begun.startswith("# model\n\nTo be said here: ")
+    figures = begun[begun.index("<!-- figures: begin") :].removesuffix("\n")
+    assert figures in shipped
 
 
 def test_logs_of_several_seeds_become_one_picture(

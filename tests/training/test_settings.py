@@ -67,7 +67,7 @@ def read_everything(path: Path) -> tuple[object, ...]:
         settings.read("memory", MemoryConfig),
         settings.read("optim", OptimConfig),
         settings.read("loop", LoopConfig),
-        settings.stages(max_positions=256),
+        settings.stages(),
     )
 
 
@@ -128,6 +128,7 @@ BAD = {
         "of more than 2 blocks .* so that one is left for a gist",
     ),
     "long windows": ("length = 64", "length = 512", r"length 512, but \[model\] max_positions is 256"),
+    "no longest window": ("max_positions = 256", 'max_positions = "all"', r"\[model\] max_positions is 'all'; write"),
     "no pair": ("[[32, 1]]", "[[32]]", r"shapes number 1 is \[32\]; write 2 values"),
 }
 
@@ -143,6 +144,27 @@ def test_what_cannot_be_is_one_line(case: str, tmp_path: Path) -> None:
         read_everything(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_model_leaves_out_is_its_default(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    less = GOOD.replace("vocab_size = 512\n", "").replace("max_positions = 256\n", "")
+    path.write_text(less)
+    settings = read_settings(path)
+    assert (settings.vocab_size, settings.max_positions) == (CoreConfig().vocab_size, CoreConfig().max_positions)
+    assert (settings.vocab_size, settings.max_positions) == (ReferenceConfig().vocab_size, 4096)
+    path.write_text(GOOD.replace("max_positions = 256", 'max_positions = "all"'))
+    with pytest.raises(InvalidValueError, match=r"\[model\] max_positions is 'all'; choose a whole number"):
+        read_settings(path).stages()
+    path.write_text(less.replace("length = 64", "length = 8192"))
+    with pytest.raises(InvalidValueError, match=r"length 8192, but \[model\] max_positions is 4096"):
+        read_settings(path).stages()
+
+
+def test_memory_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(GOOD.replace("[memory]\nreconstruction = 0.5", ""))
+    assert read_settings(path).read("memory", MemoryConfig) == MemoryConfig()
 
 
 def test_rates_may_be_left_out(tmp_path: Path) -> None:
@@ -188,7 +210,7 @@ def test_the_shipped_recipes_name_only_what_exists(path: Path) -> None:
     if "gist_net" in settings:
         assert settings.read("gist_net", GistNetConfig).width == config.width
         settings.read("memory", MemoryConfig)
-    stages = settings.stages(max_positions=config.max_positions)
+    stages = settings.stages()
     for stage in stages:
         assert sum(batch.share for batch in stage.batches) == pytest.approx(1)
         for batch in stage.batches:

@@ -87,6 +87,43 @@ def test_a_checkpoint_hands_on_the_reconstructor_too(tmp_path: Path, fresh: Memo
     assert begin.folder is None
 
 
+def test_a_checkpoint_knows_the_tokenizer_of_its_run(tmp_path: Path, fresh: MemoryLearner, folder: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    masters = {name: weight.detach() for name, weight in fresh.learned_parameters()}
+    torch.save({"optimizer": {"masters": masters}, "state": {}}, run / "checkpoint.pt")
+    assert Beginning.read(run / "checkpoint.pt").tokenizer is None
+    (run / "data" / "tokenizer").mkdir(parents=True)
+    (run / "data" / "tokenizer" / "tokenizer.json").touch()
+    assert Beginning.read(run / "checkpoint.pt").tokenizer == run / "data" / "tokenizer"
+    assert Beginning.read(folder).tokenizer == folder
+    assert Beginning.read(None).tokenizer is None
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "folder"])
+def test_sigma_may_be_learned_from_now_on_but_not_forgotten(kind: str, tmp_path: Path, folder: Path) -> None:
+    core, _ = tiny_nets()
+    path = folder
+    if kind == "checkpoint":
+        path = tmp_path / "checkpoint.pt"
+        masters = {f"core.{name}": weight.detach() for name, weight in core.named_parameters() if weight.requires_grad}
+        assert "core.log_sigma_scale" not in masters
+        torch.save({"optimizer": {"masters": masters}, "state": {}}, path)
+    learning = Core(replace(TINY_CORE, learns_sigma=True))
+    Beginning.read(path).fill(learning)
+    assert learning.log_sigma_scale.item() == 0
+    assert_same(learning.layers, core.layers)
+    with torch.no_grad():
+        learning.log_sigma_scale.fill_(0.5)
+    masters = {name: weight.detach() for name, weight in learning.named_parameters()}
+    torch.save({"optimizer": {"masters": masters}, "state": {}}, tmp_path / "learned.pt")
+    again = Core(replace(TINY_CORE, learns_sigma=True))
+    Beginning.read(tmp_path / "learned.pt").fill(again)
+    assert again.log_sigma_scale.item() == 0.5
+    with pytest.raises(InvalidValueError, match=r"learns_sigma is false, but .*learned\.pt has learned a factor"):
+        Beginning.read(tmp_path / "learned.pt").fill(Core(TINY_CORE))
+
+
 def test_nothing_changes_nothing(fresh: MemoryLearner) -> None:
     before = {name: weight.clone() for name, weight in fresh.named_parameters()}
     begin = Beginning.read(None)

@@ -13,6 +13,7 @@ from megacontext.errors import CorruptionError, InvalidValueError
 __all__ = ["END", "begin", "percent", "read_figures", "rewrite_figures", "table", "tables_of"]
 
 END = "<!-- figures: end -->"
+TO_SAY = "To be said here: what it is for, what it was trained on, under which licence it may be used, where it fails."
 
 
 def begin(writer: str) -> str:
@@ -60,11 +61,10 @@ def tables_of(path: Path, lay_out: Callable[[dict[str, Any]], list[str]], figure
 
 
 def rewrite_figures(card: Path, figures: str, *, writer: str) -> None:
-    """Put Markdown between the markers of a card; raises InvalidValueError if there is none, or it has none."""
-    if not card.is_file():
-        raise InvalidValueError(f"{card} does not exist; write a card with {begin(writer)!r} and {END!r} in it")
-    text = card.read_text()
+    """Put Markdown between the markers of a card, which is begun if there is none; InvalidValueError if it has none."""
     first = begin(writer)
+    begun = f"# {card.absolute().parent.name}\n\n{TO_SAY}\n\n{first}\n{END}\n"
+    text = card.read_text() if card.exists() else begun
     if first not in text or END not in text:
         raise InvalidValueError(f"{card}: the markers are missing; put {first!r} and {END!r} where the tables belong")
     block = f"{first}\n\n{figures}\n\n{END}"

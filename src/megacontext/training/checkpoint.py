@@ -133,7 +133,8 @@ def same_shape(path: Path, before: Identity, now: Identity) -> None:
     found += [line for line in differences(before, now) if line.startswith("the tokenizer")]
     if found:
         raise InvalidValueError(
-            f"{path} cannot be started from: {'; '.join(found)}; start from a run of the same shape and tokenizer"
+            f"{path} cannot be started from: {'; '.join(found)}; start from a run of the same shape and tokenizer (a "
+            "new --out takes the checkpoint's: keep data/tokenizer of its run beside it)"
         )
 
 

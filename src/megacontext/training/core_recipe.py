@@ -57,7 +57,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             begin.checkpoint,
             Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
             {"core": core},
-            tokenizer=begin.folder,
+            tokenizer=begin.tokenizer,
         )
     gist_net = GistNet(gist_config).to(torch.bfloat16)
     lens = None
@@ -84,7 +84,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         memory_gauges(learner),
         parts,
         exact=frozenset({LENS}),
-        tokenizer=begin.folder,
+        tokenizer=begin.tokenizer,
     )
 
 

@@ -71,7 +71,7 @@ class CotrainedLens:
 def read_lens(settings: Settings) -> LensLearning | None:
     """The `[lens]` table, within limits, if there is one; what it needs has to be there, and nothing that it alone
     looks at where there is none."""
-    stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
+    stages = settings.stages()
     told = {
         f"{settings.path}: [[stage]] {stage.name!r}, batch {kind.name!r}": kind.gists
         for stage in stages

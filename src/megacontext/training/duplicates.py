@@ -8,6 +8,7 @@ a chance collision removes nothing.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from megacontext.errors import UsageError
 from megacontext.training.corpus import Document
 
-__all__ = ["Twin", "WordRuns", "digest", "share_within", "twins"]
+__all__ = ["Twin", "WordRuns", "digest", "refuse_without_packages", "share_within", "twins"]
 
 LEAST_JACCARD = 0.8
 RUN_WORDS = 5
@@ -71,6 +73,14 @@ class WordRuns:
     def of(self, text: str, *, run_words: int = RUN_WORDS) -> npt.NDArray[np.uint64]:
         """The different runs of a text, sorted."""
         return np.unique(self.every(text, run_words=run_words))
+
+
+def refuse_without_packages() -> None:
+    """Raise UsageError where what `twins` is made with is not installed: before text is read, not after."""
+    if importlib.util.find_spec("datasketch") is None:
+        raise UsageError(
+            "cleaning text needs the package datasketch, which is not installed: `pip install 'megacontext[training]'`"
+        )
 
 
 def twins(documents: Sequence[Document], runs: WordRuns) -> list[Twin]:

@@ -33,7 +33,7 @@ class Plan:
     @classmethod
     def read(cls, settings: Settings, *, max_minutes: float | None = None) -> Plan:
         """From the tables; raises InvalidValueError for what they cannot say. max_minutes: of the command line."""
-        stages = settings.stages(max_positions=settings.table("model").get("max_positions"))
+        stages = settings.stages()
         return cls(
             loop=settings.read("loop", LoopConfig, max_minutes=max_minutes),
             optim=settings.read("optim", OptimConfig),

@@ -27,7 +27,7 @@ from megacontext.training.corpus import (
     readable,
     standard_library_files,
 )
-from megacontext.training.duplicates import WordRuns
+from megacontext.training.duplicates import WordRuns, refuse_without_packages
 from megacontext.training.enough_text import check_records, origins, refuse_short
 from megacontext.training.new_files import in_one_move
 from megacontext.training.recall import TRAINING, draw_facts
@@ -106,6 +106,8 @@ def prepare(
         tokenizer: folder of the one to use instead of learning one. Raises InvalidValueError if it holds none, or if
             ``out`` has another one already.
         least_tokens: how many each domain has to have to train on; raises InvalidValueError where it has fewer.
+
+    Raises UsageError if text is to be cleaned and a package for it is not installed.
     """
     used = _tokenizer_of(out, tokenizer)
     stores = [out / f"{domain}_{side}.npz" for domain in DOMAINS for side in SIDES]
@@ -118,6 +120,8 @@ def prepare(
                 "give a new --out"
             )
         cleaned = cleaned and (out / REPORT).exists()  # or the others of this folder were not cleaned
+    if cleaned:
+        refuse_without_packages()
     for folder in packages:
         if not folder.is_dir():
             raise InvalidValueError(f"{folder} is no folder; give one with packages to read code from")

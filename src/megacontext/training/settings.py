@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from megacontext.errors import InvalidValueError
+from megacontext.nets.core import CoreConfig
 from megacontext.training.curriculum import Stage
 from megacontext.training.preparation import DOMAINS
-from megacontext.values import number, shown
+from megacontext.values import number, shown, whole_number
 
 __all__ = ["TABLES", "Settings", "read_settings"]
 
 EXTENDS = "extends"
 TABLES = ("model", "gist_net", "memory", "lens", "optim", "loop", "gate", "shares", "stage")
-OPTIONAL = ("optim", "gate")  # every key has a default that is meant for every run
+OPTIONAL = ("memory", "optim", "gate")  # every key has a default that is meant for every run
 NUM_SPECIAL_AND_BYTES = 258  # what every tokenizer of ours has before it learns anything
 LARGEST_VOCABULARY = 1 << 16  # token arrays are uint16
 
@@ -60,13 +61,22 @@ class Settings:
     @property
     def vocab_size(self) -> int:
         """Of the model, which the tokenizer is made for."""
-        size = self.table("model").get("vocab_size")
+        size = self.table("model").get("vocab_size", CoreConfig.vocab_size)
         if type(size) is not int or not NUM_SPECIAL_AND_BYTES <= size <= LARGEST_VOCABULARY:
             raise InvalidValueError(
                 f"{self.path}: [model] vocab_size is {shown(size)}; choose a whole number from "
                 f"{NUM_SPECIAL_AND_BYTES} (bytes and special tokens) to {LARGEST_VOCABULARY}"
             )
         return size
+
+    @property
+    def max_positions(self) -> int:
+        """Of the model: no row may be longer."""
+        return whole_number(
+            f"{self.path}: [model] max_positions",
+            self.table("model").get("max_positions", CoreConfig.max_positions),
+            least=1,
+        )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -79,8 +89,8 @@ class Settings:
             raise InvalidValueError(f"{where} are all zero; give one of {', '.join(DOMAINS)} a share above 0")
         return shares
 
-    def stages(self, *, max_positions: int | None = None) -> tuple[Stage, ...]:
-        """The curriculum. max_positions: the longest window that the model is made for."""
+    def stages(self) -> tuple[Stage, ...]:
+        """The curriculum, no row of it longer than the windows that the model is made for."""
         tables = self.tables.get("stage")
         if not isinstance(tables, list) or not tables:
             raise InvalidValueError(f"{self.path} has no [[stage]]; add at least one")
@@ -88,9 +98,10 @@ class Settings:
             _dataclass(Stage, table, f"{self.path}: [[stage]] {_name_of(table, index)}")
             for index, table in enumerate(tables)
         )
+        max_positions = self.max_positions
         for stage in stages:
             for batch in stage.batches:
-                if max_positions is not None and batch.length > max_positions:
+                if batch.length > max_positions:
                     raise InvalidValueError(
                         f"{self.path}: [[stage]] {stage.name!r}, batch {batch.name!r} has length {batch.length}, but "
                         f"[model] max_positions is {max_positions}; shorten the one or raise the other"

@@ -19,6 +19,7 @@ from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.core_export import core_prefix, load_masters
 from megacontext.training.core_import import load_model, read_config
 from megacontext.training.memory_model import MemoryLearner
+from megacontext.training.tokens import TOKENIZER
 
 __all__ = ["Beginning"]
 
@@ -27,8 +28,8 @@ __all__ = ["Beginning"]
 class Beginning:
     """Weights to begin with.
 
-    path: as it was given; checkpoint: a file of a run; folder: a model, whose tokenizer is the run's, too; masters: the
-    weights of a core and what was taught with it by name, empty for a plain model.
+    path: as it was given; checkpoint: a file of a run; folder: a model; masters: the weights of a core and what was
+    taught with it by name, empty for a plain model.
     """
 
     path: Path | None = None
@@ -65,6 +66,17 @@ class Beginning:
         }
         return cls(path=path, folder=folder, masters=masters, config=nets.core.config)
 
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder of the tokenizer that the weights know: the model's, or that of the run beside its checkpoint.
+
+        None if nothing is begun with, or a checkpoint was taken away from its run.
+        """
+        if self.checkpoint is None:
+            return self.folder
+        beside = self.checkpoint.parent / "data" / "tokenizer"
+        return beside if (beside / TOKENIZER).exists() else None
+
     def fill(self, core: Core) -> None:
         """Give a core its first weights; InvalidValueError if it is of another shape."""
         if self.folder is not None and not self.masters:
@@ -73,11 +85,20 @@ class Beginning:
         if self.config is not None:
             for name, needed in asdict(self.config).items():
                 given = getattr(core.config, name)
-                if name == "max_positions" or given == needed or (isinstance(given, float) and isclose(given, needed)):
+                if name in ("max_positions", "learns_sigma") or given == needed:
+                    continue
+                if isinstance(given, float) and isclose(given, needed):
                     continue
                 raise InvalidValueError(f"{name} is {given}, but that of {self.path} is {needed}; change [model]")
         if self.masters:
-            load_masters(core, self.masters, prefix=core_prefix(self.masters))
+            prefix = core_prefix(self.masters)
+            scale = self.masters.get(f"{prefix}log_sigma_scale")
+            if not core.config.learns_sigma and scale is not None and float(scale):
+                raise InvalidValueError(
+                    f"learns_sigma is false, but {self.path} has learned a factor on sigma; set it to true in [model]"
+                )
+            fresh = {f"{prefix}log_sigma_scale": core.log_sigma_scale.detach().clone()}  # of one that learned none
+            load_masters(core, fresh | dict(self.masters), prefix=prefix)
 
     def fill_memory(self, learner: MemoryLearner) -> None:
         """Give GistNet, reconstructor and lens theirs, where there are any."""

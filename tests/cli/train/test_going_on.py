@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from tests.cli.train.conftest import CONFIG, digests
 
+from megacontext.errors import InvalidValueError
+from megacontext.training import recipe
+
 
 def test_a_run_goes_on_only_when_asked_to(train, place):
     assert "no checkpoint.pt to resume" in train("base.toml", "base", "--resume").err
@@ -82,6 +85,46 @@ def test_a_run_of_something_else_does_not_go_on(train, place):
     assert result.code == 2
     assert "memory.toml: " in result.err
     assert "has shape (32, 32), but the configuration says (48, 32)" in result.err
+    assert not (place / "memory" / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_brings_the_tokenizer_of_its_run(train, place, monkeypatch):
+    """A fresh folder is prepared with it: one that is learnt anew from other text would be refused."""
+    train("base.toml", "base")
+    given = []
+
+    def prepare(*args, tokenizer, **options):
+        given.append(tokenizer)
+        raise InvalidValueError("enough is known")
+
+    monkeypatch.setattr(recipe, "prepare", prepare)
+    alone = place / "checkpoint.pt"
+    alone.write_bytes((place / "base" / "checkpoint.pt").read_bytes())
+    for start in (place / "base" / "checkpoint.pt", alone):
+        assert "enough is known" in train("memory.toml", "fresh", "--start", start).err
+    assert given == [place / "base" / "data" / "tokenizer", None]
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(train, place, prepared):
+    train("base.toml", "base")
+    other = place / "memory" / "data"
+    other.unlink()
+    shutil.copytree(prepared, other)
+    path = other / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    ids = content["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    path.write_text(json.dumps(content))
+    checkpoint = place / "base" / "checkpoint.pt"
+    refused = train("memory.toml", "memory", "--start", checkpoint)
+    assert refused.code == 2
+    assert "holds another tokenizer than" in refused.err
+    alone = place / "checkpoint.pt"
+    alone.write_bytes(checkpoint.read_bytes())
+    refused = train("memory.toml", "memory", "--start", alone)
+    assert refused.code == 2
+    assert "the tokenizer is another one" in refused.err
+    assert "keep data/tokenizer of its run beside it" in refused.err
     assert not (place / "memory" / "checkpoint.pt").exists()
 
 
