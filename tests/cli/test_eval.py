@@ -62,7 +62,13 @@ def test_the_list_shows_tasks_data_and_what_a_base_lacks(megacontext, base_folde
         assert word in listed.out
     data = megacontext("eval", "--list", "--json", "--base", base_folder).data
     assert {"gap", "needle", "babi"} <= {task["name"] for task in data["tasks"]}
-    assert {"full", "oracle"} <= {row["name"] for row in data["methods"]}
+    tasks = {row["name"]: row["tasks"] for row in data["methods"]}
+    assert tasks["full"] == [task["name"] for task in data["tasks"]]
+    assert tasks["level-2-shuffled"] == ["levels"]
+    assert tasks["mean-closed"] == ["boundary", "surprise", "way"]
+    assert "gap" in tasks["mean-shuffled"]
+    assert "levels" not in tasks["mean-shuffled"]
+    assert (data["tasks"][0]["name"], data["tasks"][0]["reads"]) == ("gap", ["books/books_test.jsonl.xz"])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,19 +106,33 @@ def evaluate(
 
 def _list(base: str, *, json: bool) -> None:
     from megacontext.bases.registry import BaseHandle
-    from megacontext.evaluation.methods.contenders import contenders
+    from megacontext.evaluation.methods.contenders import every_row
     from megacontext.evaluation.tasks.registry import TASKS
 
-    rows = contenders(BaseHandle(base).info)
+    rows = every_row(BaseHandle(base).info).values()
+    in_tasks = {row.name: [task.name for task in TASKS.values() if task.methods in kinds] for row, kinds in rows}
     if json:
         print_json(
             {
                 "tasks": [
-                    {"name": task.name, "summary": task.summary, "source": task.source, "needs": task.needs}
+                    {
+                        "name": task.name,
+                        "summary": task.summary,
+                        "source": task.source,
+                        "needs": task.needs,
+                        "reads": task.reads,
+                    }
                     for task in TASKS.values()
                 ],
                 "methods": [
-                    {"name": row.name, "label": row.label, "kind": row.kind, "missing": row.missing} for row in rows
+                    {
+                        "name": row.name,
+                        "label": row.label,
+                        "kind": row.kind,
+                        "missing": row.missing,
+                        "tasks": in_tasks[row.name],
+                    }
+                    for row, _ in rows
                 ],
             }
         )
@@ -129,9 +144,24 @@ def _list(base: str, *, json: bool) -> None:
     out.print()
     print_table(
         out,
-        ["method", "kind", "what"],
-        [(r.name, r.kind, r.label + (f" ({base} {r.missing})" if r.missing else "")) for r in rows],
+        ["method", "kind", "tasks", "what"],
+        [
+            (
+                row.name,
+                row.kind,
+                _named(in_tasks[row.name], len(TASKS)),
+                row.label + (f" ({base} {row.missing})" if row.missing else ""),
+            )
+            for row, _ in rows
+        ],
     )
+
+
+def _named(tasks: Sequence[str], num_tasks: int) -> str:
+    """The tasks that have a row, in few words."""
+    if len(tasks) == num_tasks:
+        return "all"
+    return ", ".join(tasks) if len(tasks) <= num_tasks // 2 else f"{len(tasks)} of {num_tasks}"
 
 
 def _run(config: EvalConfig, *, json: bool) -> None:

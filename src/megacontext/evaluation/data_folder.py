@@ -15,14 +15,16 @@ from typing import Any
 from megacontext.errors import InvalidValueError, UnreadableSourceError
 from megacontext.evaluation.library import HELD_OUT_PACKAGES, installed_code, shipped_books
 
-__all__ = ["FILES", "DataFolder"]
+__all__ = ["ADJECTIVE_LIST", "FILES", "NOUN_LIST", "NOVELS", "PAGES", "VERB_LIST", "DataFolder"]
 
+NOVELS, PAGES = "books/books_test.jsonl.xz", "knowledge/docs.jsonl.xz"
+NOUN_LIST, ADJECTIVE_LIST, VERB_LIST = "ruler/nounlist.txt", "ruler/adjectivelist.txt", "ruler/verblist.txt"
 FILES = {
-    "books/books_test.jsonl.xz": 'novels of the test side, one {"title", "author", "text"} a line',
-    "knowledge/docs.jsonl.xz": 'documentation pages, one {"id", "text"} a line',
-    "ruler/nounlist.txt": "nouns, one a line (wonderwords)",
-    "ruler/adjectivelist.txt": "adjectives, one a line (wonderwords)",
-    "ruler/verblist.txt": "verbs, one a line (wonderwords)",
+    NOVELS: 'novels of the test side, one {"title", "author", "text"} a line',
+    PAGES: 'documentation pages, one {"id", "text"} a line',
+    NOUN_LIST: "nouns, one a line (wonderwords)",
+    ADJECTIVE_LIST: "adjectives, one a line (wonderwords)",
+    VERB_LIST: "verbs, one a line (wonderwords)",
     "babi/babi_en_1k.jsonl.xz": 'bAbI stories, one {"task_no", "split", "facts", "questions"} a line',
     "longeval/lines.jsonl.xz": 'LongEval cases, one {"prompt", "random_idx", "expected_number", "correct_line"} a line',
 }
@@ -42,7 +44,7 @@ VERBS = """arrive bake bend borrow build carry catch chase climb count cross dan
 follow gather guess hide hunt jump kneel lean listen march mend open paint plant pour pull push reach rest roll run sail
 search shout sing skate sleep sort spin stand swim teach throw trade travel turn visit wait walk wander wash watch write
 """.split()
-BUILT_IN = {"ruler/nounlist.txt": NOUNS, "ruler/adjectivelist.txt": ADJECTIVES, "ruler/verblist.txt": VERBS}
+BUILT_IN = {NOUN_LIST: NOUNS, ADJECTIVE_LIST: ADJECTIVES, VERB_LIST: VERBS}
 
 
 class DataFolder:
@@ -60,13 +62,15 @@ class DataFolder:
             return {}
         return {name: (self.folder / name).stat().st_size for name in FILES if (self.folder / name).is_file()}
 
-    def require(self, task: str, needs: tuple[str, ...]) -> None:
-        """Refuse a task whose files are not there, before anything runs."""
+    def require(self, task: str, needs: tuple[str, ...], reads: tuple[str, ...] = ()) -> None:
+        """Refuse a task whose files are not there, before anything runs. reads: what the package has its own of, which
+        counts where there is no folder."""
         for name in needs:
             if self.folder is None:
                 raise InvalidValueError(
                     f"task {task} reads {name} ({FILES[name]}); give the folder that holds it with --data"
                 )
+        for name in (*needs, *reads) if self.folder is not None else ():
             self.path(name)
 
     def path(self, name: str) -> Path:
@@ -108,7 +112,7 @@ class DataFolder:
         """Novels of the test side: the folder's, or the same ones as shipped."""
         if self.folder is None:
             return [book.text for book in shipped_books()]
-        return [str(book["text"]) for book in self.records("books/books_test.jsonl.xz")]
+        return [str(book["text"]) for book in self.records(NOVELS)]
 
     @functools.cached_property
     def code(self) -> list[str]:
@@ -124,7 +128,7 @@ class DataFolder:
     @functools.cached_property
     def knowledge(self) -> list[str]:
         """Held-out documentation pages."""
-        pages = self.records("knowledge/docs.jsonl.xz")
+        pages = self.records(PAGES)
         return [str(page["text"]) for page in pages if _stable_share(str(page["id"])) < HELD_OUT_PAGE_SHARE]
 
     def texts(self, domain: str) -> list[str]:

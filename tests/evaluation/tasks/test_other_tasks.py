@@ -257,6 +257,29 @@ def test_levels_and_text_share_their_histories(data: DataFolder) -> None:
     assert one.documents[0].token_ids.tolist() == other.documents[0].token_ids.tolist()
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_says_what_it_reads(name: str, data: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is then said before a run begins, not when the first history is made."""
+    task, folder, read = TASKS[name], DataFolder(data.folder), set()
+    path = DataFolder.path
+
+    def noted(self: DataFolder, file: str) -> Path:
+        read.add(file)
+        return path(self, file)
+
+    monkeypatch.setattr(DataFolder, "path", noted)
+    cases_of(name, folder)
+    assert read == {*task.needs, *task.reads}
+    assert not {*task.needs} & {*task.reads}
+
+
+def test_a_folder_without_what_a_task_reads_is_refused(tmp_path: Path) -> None:
+    (task,) = tasks_of(["gap"])
+    DataFolder().require(task.name, task.needs, task.reads)  # which has its own
+    with pytest.raises(InvalidValueError, match=r"books/books_test\.jsonl\.xz is not there; .*novels of the test side"):
+        DataFolder(tmp_path).require(task.name, task.needs, task.reads)
+
+
 def test_missing_data_is_named_with_what_it_should_be(tmp_path: Path) -> None:
     (task,) = tasks_of(["babi"])
     with pytest.raises(InvalidValueError, match=r"task babi reads babi/babi_en_1k\.jsonl\.xz .*--data"):

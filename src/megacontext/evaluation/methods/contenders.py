@@ -21,7 +21,7 @@ from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.focus import Lens
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["Contender", "Histories", "contenders", "default_gister", "pick", "rows_for"]
+__all__ = ["Contender", "Histories", "contenders", "default_gister", "every_row", "pick", "rows_for"]
 
 GIST_LABELS = {"mean": "mean gists", "extractive": "extractive gists", LEARNED_GISTER: "learned gists"}
 LEARNED_LENS = "lensnet"
@@ -127,9 +127,21 @@ def closed_contenders(info: BaseInfo) -> list[Contender]:
     return rows
 
 
+ROWS = {"all": contenders, "levels": level_contenders, "closed": closed_contenders}
+
+
 def rows_for(methods: str, info: BaseInfo) -> list[Contender]:
     """The rows of a kind of task (``Task.methods``)."""
-    return {"all": contenders, "levels": level_contenders, "closed": closed_contenders}[methods](info)
+    return ROWS[methods](info)
+
+
+def every_row(info: BaseInfo) -> dict[str, tuple[Contender, list[str]]]:
+    """By name, in order: all rows of all kinds of tasks, and which kinds have them."""
+    found: dict[str, tuple[Contender, list[str]]] = {}
+    for methods in ROWS:
+        for row in rows_for(methods, info):
+            found.setdefault(row.name, (row, []))[1].append(methods)
+    return found
 
 
 def pick(rows: Sequence[Contender], names: Sequence[str]) -> list[Contender]:

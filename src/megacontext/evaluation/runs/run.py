@@ -94,7 +94,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
         rows = {name: [row for row in some if row.name in config.methods] for name, some in rows.items()}
     data = DataFolder(config.data)
     for task in tasks:
-        data.require(task.name, task.needs)
+        data.require(task.name, task.needs, task.reads)
     setup = Setup(
         codec=handle.codec,
         data=data,

@@ -10,7 +10,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from megacontext.evaluation.data_folder import DataFolder
+from megacontext.evaluation.data_folder import NOVELS, DataFolder
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
 from megacontext.evaluation.tasks.task import (
     ANSWER_NATS,
@@ -42,6 +42,7 @@ class BabiTask(Task):
     metrics = (RIGHT, SCORE, ANSWER_NATS)
     columns = ("length", "kind")
     needs = (FILE,)
+    reads = (NOVELS,)
 
     def plans(self, setup: Setup) -> list[Plan]:
         stories = _stories(setup.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+from megacontext.evaluation.data_folder import NOVELS
 from megacontext.evaluation.hidden_facts import SENTENCES, Fact, draw_facts
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
 from megacontext.evaluation.tasks.task import (
@@ -37,6 +38,7 @@ class DistanceTask(Task):
     source = "held-out names and codes in novels of the test side, as in `megacontext demo`"
     metrics = (SCORE, ANSWER_NATS)
     columns = ("distance",)
+    reads = (NOVELS,)
 
     def plans(self, setup: Setup) -> list[Plan]:
         return plans_by_length(self.name, setup, distance_case, usual=((131072,), 8), quick=((4096,), 2))

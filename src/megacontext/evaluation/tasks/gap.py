@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from megacontext.evaluation.data_folder import NOVELS
 from megacontext.evaluation.hidden_facts import SENTENCES, draw_facts
 from megacontext.evaluation.tasks.distance import fact_question
 from megacontext.evaluation.tasks.far_copy import FAR_METRICS, going_on
@@ -38,6 +39,7 @@ class GapTask(Task):
     source = "closure: (recency - method) / (recency - full), none where full context gains less than 0.1"
     metrics = (ANSWER_NATS, SCORE, *FAR_METRICS[:2])
     columns = ("length", "window")
+    reads = (NOVELS,)
 
     def plans(self, setup: Setup) -> list[Plan]:
         return [

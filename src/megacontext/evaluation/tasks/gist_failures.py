@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from megacontext.evaluation.data_folder import NOVELS
 from megacontext.evaluation.hidden_facts import draw_facts
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, sentences_of, stretch, stretch_texts
 from megacontext.evaluation.tasks.task import Case, Continuation, Document, Metric, Plan, Setup, Task, plans_by_length
@@ -52,6 +53,7 @@ def digit_label(index: int) -> str:
 class _ClosedTask(Task):
     source = SOURCE
     methods = "closed"
+    reads = (NOVELS,)
     prefix = ""
 
     def plans(self, setup: Setup) -> list[Plan]:

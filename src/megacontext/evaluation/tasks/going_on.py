@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from megacontext.evaluation.data_folder import NOVELS, PAGES
 from megacontext.evaluation.tasks.far_copy import FAR_METRICS, going_on
 from megacontext.evaluation.tasks.haystacks import stretch_texts
 from megacontext.evaluation.tasks.task import Case, Document, Plan, Setup, Task, length_name
@@ -27,6 +28,7 @@ class GoingOnTask(Task):
     source = "far copies: words said before, but not within the last 512 tokens"
     metrics = FAR_METRICS
     columns = ("length", "domain")
+    reads = (NOVELS, PAGES)
 
     def plans(self, setup: Setup) -> list[Plan]:
         return _plans(setup, self.name, usual=(2048, 4096, 16384), quick=(2048,))
@@ -40,6 +42,7 @@ class LevelsTask(Task):
     source = "the same histories as task text; the difference to full context is delta-NLL@64"
     metrics = FAR_METRICS
     columns = ("length", "domain")
+    reads = (NOVELS, PAGES)
     methods = "levels"
 
     def plans(self, setup: Setup) -> list[Plan]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from megacontext.evaluation.data_folder import ADJECTIVE_LIST, NOUN_LIST, NOVELS
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
 from megacontext.evaluation.tasks.task import (
     ANSWER_NATS,
@@ -68,6 +69,7 @@ class NeedleTask(Task):
     source = "Hsieh et al. (2024), RULER: What's the real context size of your long-context language models?"
     metrics = (SCORE, ANSWER_NATS)
     columns = ("length", "kind")
+    reads = (NOVELS, NOUN_LIST, ADJECTIVE_LIST)
 
     def plans(self, setup: Setup) -> list[Plan]:
         return [
@@ -114,7 +116,7 @@ def needle_case(setup: Setup, key: str, kind: NeedleKind, length: int) -> Case:
 
 def magic_words(setup: Setup) -> tuple[list[str], list[str]]:
     """Adjectives and nouns that keys are made of."""
-    return setup.data.words("ruler/adjectivelist.txt"), setup.data.words("ruler/nounlist.txt")
+    return setup.data.words(ADJECTIVE_LIST), setup.data.words(NOUN_LIST)
 
 
 def _question(kind: NeedleKind, asked: list[str], num_expected: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from random import Random
 
+from megacontext.evaluation.data_folder import NOVELS
 from megacontext.evaluation.held_out import is_held_out
 from megacontext.evaluation.hidden_facts import LAST_NAMES, Fact, draw_value
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
@@ -53,6 +54,7 @@ class NicknamesTask(Task):
     source = "after Modarressi et al. (2025), NoLiMa: Long-Context Evaluation Beyond Literal Matching; our own needles"
     metrics = (SCORE, ANSWER_NATS)
     columns = ("length", "wording")
+    reads = (NOVELS,)
 
     def plans(self, setup: Setup) -> list[Plan]:
         return plans_by_length(self.name, setup, nicknames_case, usual=((4096, 32768, 131072), 4), quick=((2048,), 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from itertools import combinations
 
+from megacontext.evaluation.data_folder import NOVELS
 from megacontext.evaluation.hidden_facts import draw_facts
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
 from megacontext.evaluation.tasks.task import (
@@ -28,6 +29,7 @@ QUARTERS = ("first", "second", "third", "last")
 
 class _EventsTask(Task):
     source = "events at known depths of a novel; chance is one over the number of options"
+    reads = (NOVELS,)
 
     def plans(self, setup: Setup) -> list[Plan]:
         return plans_by_length(self.name, setup, self.case, usual=((4096, 32768), 20), quick=((2048,), 2))

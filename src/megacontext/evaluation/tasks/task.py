@@ -167,8 +167,9 @@ RIGHT = Metric(name="right", title="right choices", is_loss=False)
 
 class Task(ABC):
     """One kind of measurement. metrics: the first is what the task is about; columns: facets that make the columns of
-    its table; source: the paper, or where the definition comes from; needs: files of the data folder; methods: ``all``,
-    ``levels`` (all but the end at one level) or ``closed`` (everything as gists)."""
+    its table; source: the paper, or where the definition comes from; needs: files of the data folder that it
+    cannot do without; reads: those that it reads where a folder is given, and has others for where none is; methods:
+    ``all``, ``levels`` (all but the end at one level) or ``closed`` (everything as gists)."""
 
     name: str
     summary: str
@@ -176,6 +177,7 @@ class Task(ABC):
     metrics: tuple[Metric, ...]
     columns: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     methods: str = "all"
 
     @abstractmethod

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from itertools import pairwise
 
 from megacontext.errors import InvalidValueError
+from megacontext.evaluation.data_folder import ADJECTIVE_LIST, NOUN_LIST, VERB_LIST
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS
 from megacontext.evaluation.tasks.needle import NOISE
 from megacontext.evaluation.tasks.task import (
@@ -33,7 +34,7 @@ __all__ = ["CommonWordsTask", "VariablesTask"]
 NUM_CHAINS, NUM_HOPS = 1, 4
 NAME_LETTERS = 5
 NUM_COMMON, COMMON_TIMES, OTHER_TIMES = 10, 30, 3
-WORD_LISTS = ("ruler/nounlist.txt", "ruler/adjectivelist.txt", "ruler/verblist.txt")
+WORD_LISTS = (NOUN_LIST, ADJECTIVE_LIST, VERB_LIST)
 RULER = "Hsieh et al. (2024), RULER: What's the real context size of your long-context language models?"
 
 
@@ -85,6 +86,7 @@ class CommonWordsTask(Task):
     source = RULER
     metrics = (SCORE, ANSWER_NATS)
     columns = ("length",)
+    reads = WORD_LISTS
 
     def plans(self, setup: Setup) -> list[Plan]:
         return plans_by_length(
