@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -30,6 +31,46 @@ def blocks(page, language):
 def sections(page):
     pieces = HEADING.split((DOCS / page).read_text())
     return dict(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+ROOT = DOCS.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.md")])
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)\s]*)\)")
+
+
+def anchors(page):
+    """The names that headings of a page get."""
+    headings = re.findall(r"^#+ (.+?)\s*$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """To a file, to a heading in it; from a page of the site never out of its folder, where its build stops."""
+    for target in LINK.findall(re.sub(r"`[^`\n]*`", "", page.read_text())):
+        name, _, anchor = target.partition("#")
+        linked = (page.parent / name).resolve() if name else page
+        assert linked.exists(), target
+        if page.is_relative_to(DOCS):
+            assert linked.is_relative_to(DOCS), target
+        if anchor and linked.suffix == ".md":
+            assert anchor in anchors(linked), target
+
+
+def test_classes_with_many_methods_are_accounted_for():
+    """The list of docs/architecture.md is that of the code: each class of more than 15 methods, with their number."""
+    page = (DOCS / "architecture.md").read_text().partition("## Where the size rules are broken")[2]
+    listed = {}
+    for names, number in re.findall(r"((?:`\w+`(?: and |, )?)+) \((\d+)", page):
+        listed |= dict.fromkeys(re.findall(r"`(\w+)`", names), int(number))
+    found = {}
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                methods = [part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+                if len(methods) > 15:
+                    found[node.name] = len(methods)
+    assert listed == found
 
 
 @pytest.mark.slow

@@ -270,7 +270,8 @@ class SupportsSurprise(Protocol):
     """Batched negative log-likelihood of raw tokens: what training-free gists choose by."""
 
     def surprise(self, token_ids_BT: npt.NDArray[np.uint32]) -> npt.NDArray[np.float32]:
-        """Nats [B, T] of each token given those before it in its row; the first of a row is log(V)."""
+        """Nats [B, T] of each token given those before it in its row; the first of a row is log(V), or what it costs
+        behind the token that begins every text, where the base has one."""
         ...
 
 

@@ -86,8 +86,9 @@ def open(
         read_only: refuse changes. Reading never locks, so that several processes may read while one writes.
         cache_bytes: limit of what is kept of the sealed arrays.
         read_timeout_s: how long a read of them may take; a session then shows less detail and says so (WarningEvent).
-        dtype, device: of the base model: ``auto`` (what the device is fast at), ``float32``, ``bfloat16``; ``auto``
-            (CUDA if there is one), ``cpu``, ``cuda``.
+        dtype, device: of the base model: ``auto`` (what the device is fast at), ``float32``, ``bfloat16``, ``float16``,
+            or linear layers quantised while they are read, ``int8``, ``int4``; ``auto`` (CUDA if there is one),
+            ``cpu``, ``cuda``, ``cuda:N``.
         base_config: file that ``megacontext port`` wrote, with the defaults that suit the base; by default the
             ``megacontext.toml`` in the model's folder, or what is shipped for the model's name.
         api_key: of a base behind an API; None: that of the environment (see ``runtime.api_keys``). It is never stored.

@@ -58,7 +58,8 @@ class WarningEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class DoneEvent:
-    """The generation ended. reason: ``stop`` (a stop token) or ``length`` (max_new_tokens)."""
+    """The generation ended. reason: ``stop`` (a stop token or text, or the end of the answer's line) or
+    ``length`` (max_new_tokens)."""
 
     text: str
     token_ids: Sequence[int]
