@@ -178,6 +178,29 @@ def test_score_includes_full_context_where_it_fits(megacontext, tmp_path, base_f
     assert scores["full"] == pytest.approx(scores["recency"], abs=1e-4)
 
 
+def test_nothing_goes_on_from_an_empty_memory(megacontext, tmp_path, base_folder, documents):
+    megacontext("init", tmp_path / "empty", "--base", base_folder)
+    done = megacontext("score", tmp_path / "empty", "--text", documents / "facts.md")
+    assert done.code != 0
+    assert "has no tokens, so nothing can go on from it; ingest something first" in done.err
+
+
+def test_an_archive_is_not_unpacked_to_a_url(megacontext, memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert megacontext("export", memory, tmp_path / "m.tar").code == 0
+    done = megacontext("import", tmp_path / "m.tar", "s3://bucket/m")
+    assert done.code == 2
+    assert "is not a local folder" in done.err
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_removing_what_a_memory_was_takes_no_options_of_a_move(megacontext, memory):
+    for option in ("--restart", "--lossy-tokens"):
+        done = megacontext("regist", memory, "--drop-old", option)
+        assert done.code == 2
+        assert f"{option} is of a move" in done.err
+
+
 def test_focus_draws_the_cut_and_opens_what_a_question_needs(megacontext, memory):
     fact = megacontext("search", memory, "Kolibri", "--json").data[0]
     closed = megacontext("focus", memory, "--budget", 300, "--json").data

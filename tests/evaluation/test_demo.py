@@ -12,7 +12,7 @@ from rich.console import Console
 
 from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import InvalidValueError, MemoryExistsError
+from megacontext.errors import BudgetError, InvalidValueError, MemoryExistsError
 from megacontext.evaluation.demo import MARKER, DemoConfig, affordable_gister, prepare_folder, run_demo
 from megacontext.evaluation.demo_screen import DemoScreen, around
 from megacontext.evaluation.pace import Pace
@@ -91,6 +91,22 @@ def test_an_earlier_demo_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "demo" / "library").mkdir()
     prepare_folder(tmp_path / "demo")
     assert [path.name for path in (tmp_path / "demo").iterdir()] == [MARKER]
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (10, "budget is 10, but a history of 1,100,000 tokens with a question needs [0-9]+ entries: use a budget of"),
+        (100_000, "budget is 100000, but reference-core was made for windows of at most 4096"),
+        (0, "budget_entries is 0"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused_before_an_earlier_demo_goes(budget: int, said: str, tmp_path: Path) -> None:
+    prepare_folder(tmp_path / "demo")
+    (tmp_path / "demo" / "library").mkdir()
+    with pytest.raises(BudgetError, match=said):
+        run_demo(DemoConfig(out=tmp_path / "demo", budget_entries=budget))
+    assert (tmp_path / "demo" / "library").is_dir()
 
 
 @pytest.mark.parametrize(("name", "value"), [("num_tokens", 10), ("num_facts", 0), ("num_short", 0)])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from megacontext.errors import UsageError
 from megacontext.focus.allocators.registry import known_allocators, make_allocator
 from megacontext.focus.lenses.registry import known_lenses, make_lens
+from megacontext.gisters.registry import gister_version
 
 MODULE = """
 class Part:
@@ -22,7 +24,9 @@ def other_package(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-package\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[megacontext.lenses]\nfar = other_package:Part\nrecency = other_package:Part\n"
-        "[megacontext.allocators]\nlucky = other_package:Part\n"
+        "broken = broken_package:Part\n"
+        "[megacontext.allocators]\nlucky = other_package:Part\nbroken = other_package:Nothing\n"
+        "[megacontext.gisters]\nbroken = broken_package:Part\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -39,3 +43,19 @@ def test_parts_of_other_packages_are_known_and_made_with_their_options():
 def test_our_own_names_cannot_be_taken():
     assert make_lens("recency").name == "recency"
     assert known_lenses().count("recency") == 1
+
+
+@pytest.mark.usefixtures("other_package")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (make_lens, "the lens 'broken', cannot be imported (ModuleNotFoundError: No module named 'broken_package')"),
+        (make_allocator, "the allocator 'broken', cannot be imported (AttributeError: "),
+        (gister_version, "the gister 'broken', cannot be imported (ModuleNotFoundError: "),
+    ],
+)
+def test_a_package_that_cannot_be_imported_is_named(make, said):
+    with pytest.raises(UsageError) as caught:
+        make("broken")
+    assert str(caught.value).startswith("other-package, which brings " + said)
+    assert str(caught.value).endswith("update or uninstall it")

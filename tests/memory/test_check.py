@@ -276,3 +276,19 @@ def test_a_repair_counts_what_the_last_look_saw(kit, folder):
         report = memory.check(repair=True)
         assert report.ok
         assert report.num_objects == memory.check().num_objects > 10
+
+
+def test_gists_that_wait_in_the_catalog_are_compared_with_fresh_ones(kit, folder):
+    """Of a short history they are all that there is."""
+    with kit.open_folder(folder) as memory:
+        start, stop = memory.reader.state.sealed_nodes.get(1, 0), memory.num_tokens // 8
+        (node, gists), *_ = memory._parts.catalog.gists(1, start, stop)
+        with memory._parts.catalog.write() as writer:
+            writer.put_gists(1, node, dataclasses.replace(gists[:1], vectors=gists.vectors[:1] + 1))
+        assert memory.check().ok
+        damage, *of_its_parents = memory.check(recompute_gists=True).damages
+        assert all(other.token_stop - other.token_start > 8 for other in of_its_parents)
+        assert (damage.object_name, damage.token_start, damage.token_stop) == ("catalog: gists", 8 * node, 8 * node + 8)
+        assert damage.problem == "1 gists are not what their tokens give"
+        assert memory.check(repair=True, recompute_gists=True).ok
+        assert memory.check(recompute_gists=True).damages == ()

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import zstandard
 
-from megacontext.errors import InvalidValueError
+from megacontext.catalog.journal import Journal
+from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.errors import InvalidValueError, StorageFullError
 from megacontext.memory.erase import Eraser
 from megacontext.runtime import assembly
+from megacontext.runtime.transfer import export_memory, import_memory
 from megacontext.testing.fake_base import tiny_base
 
 SECRET = "xylophone-quartz"
@@ -58,9 +61,7 @@ def test_nothing_of_it_is_left_and_everything_else_is(memory, tmp_path):
     assert [source.uri for source in memory.sources()] == ["tokens", "erased/2", "bread", "erased/4", "end"]
     assert SECRET not in memory.text(0, num_tokens)
     memory.close()
-    words = [SECRET.encode(), np.frombuffer(SECRET.encode(), np.uint8).astype("<u4").tobytes()]
-    for path, data in everything_in(tmp_path / "memory"):
-        assert not any(word in data for word in words), path
+    assert words_left(tmp_path / "memory") == set()
 
 
 def test_the_memory_checks_well_with_gists_as_if_it_had_never_been(memory, tmp_path, base):
@@ -97,6 +98,43 @@ def test_a_crash_on_the_way_is_finished_by_erasing_again(memory, tmp_path, base,
         assert again.erase("secret").num_sources == 2
         assert again.check(recompute_gists=True).damages == ()
         assert again.search("xylophone") == []
+
+
+def words_left(folder):
+    words = [SECRET.encode(), np.frombuffer(SECRET.encode(), np.uint8).astype("<u4").tobytes()]
+    return {path.name for path, data in everything_in(folder) if any(word in data for word in words)}
+
+
+def test_traces_that_a_crash_left_in_the_catalog_go_with_the_next_change(memory, tmp_path, base, monkeypatch):
+    """The name is gone by then, so nobody could erase it again."""
+    with monkeypatch.context() as crash:
+        crash.setattr(SqliteCatalog, "compact", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            memory.erase("secret")
+    memory.close()
+    folder = tmp_path / "memory"
+    assert words_left(folder)
+    export_memory(folder, tmp_path / "copy.tar")  # which takes no traces along
+    import_memory(tmp_path / "copy.tar", tmp_path / "copy")
+    assert words_left(tmp_path / "copy") == set()
+    with assembly.open(folder, base=base) as again:
+        again.append_text("Life goes on.", source="end")
+        assert again.check().ok
+    assert words_left(folder) == set()
+
+
+def test_a_disk_that_fills_at_the_last_step_is_told_as_it_is(memory, tmp_path, base, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "rewrite", lambda *arguments: (_ for _ in ()).throw(StorageFullError.of(28, "writing")))
+        with pytest.raises(
+            StorageFullError,
+            match=r"secret is erased, but the catalog may still hold traces .* next change of the memory",
+        ):
+            memory.erase("secret")
+    assert words_left(tmp_path / "memory")
+    memory.append_text("Life goes on.", source="end")
+    memory.close()
+    assert words_left(tmp_path / "memory") == set()
 
 
 def test_a_twin_keeps_the_bytes_and_is_named(memory):

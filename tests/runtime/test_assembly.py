@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -108,6 +111,40 @@ def test_a_disk_that_fills_while_a_memory_is_made_leaves_nothing_behind(tmp_path
     with pytest.raises(mc.MegaContextError, match="no space"):
         mc.open(tmp_path / "m", base=base, create=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_memory_that_several_make_at_once_is_one(tmp_path, base):
+    """Whoever comes second gets the memory of the first, and nothing that was acknowledged is lost."""
+    place, together = tmp_path / "m", threading.Barrier(4)
+
+    def write(name):
+        together.wait()
+        with mc.open(place, base=base, create=True, gister="mean") as memory:
+            for _ in range(200):
+                try:
+                    memory.append_text("A line.\n", source=name)
+                    break
+                except MemoryLockedError:
+                    time.sleep(0.02)
+            return memory.info.created_at
+
+    with ThreadPoolExecutor(4) as pool:
+        made = set(pool.map(write, "abcd"))
+    assert len(made) == 1
+    with mc.open(place, base=base, read_only=True) as memory:
+        assert {source.uri for source in memory.sources()} == set("abcd")
+        assert memory.check().ok
+
+
+def test_who_makes_a_memory_that_is_made_meanwhile_is_told(tmp_path, base, monkeypatch):
+    def elsewhere(path, doing, made=assembly.WriterLock):
+        monkeypatch.setattr(assembly, "WriterLock", made)
+        mc.open(tmp_path / "m", base=base, create=True).close()
+        return made(path, doing=doing)
+
+    monkeypatch.setattr(assembly, "WriterLock", elsewhere)
+    with pytest.raises(MemoryExistsError, match="there is a memory at"):
+        assembly.create(tmp_path / "m", base=base)
 
 
 def test_places_that_hold_no_memory(tmp_path, base):

@@ -133,6 +133,26 @@ def test_half_an_erasure_is_not_exported(folder, tmp_path, base, monkeypatch):
     export_memory(folder, tmp_path / "memory.tar")
 
 
+def test_what_lies_beside_an_archive_stays(folder, tmp_path):
+    """A file of a name that an export might have chosen for itself; and no trace of the export's own."""
+    beside = tmp_path / "out" / "memory.tar.unfinished"
+    beside.parent.mkdir()
+    beside.write_text("mine")
+    export_memory(folder, beside.parent / "memory.tar")
+    assert sorted(path.name for path in beside.parent.iterdir()) == ["memory.tar", "memory.tar.unfinished"]
+    assert beside.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/m", "gs://bucket/m"])
+def test_places_that_are_no_folder_are_refused(folder, archive, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for refused in (lambda: import_memory(archive, place), lambda: export_memory(place, tmp_path / "new.tar")):
+        with pytest.raises(InvalidValueError, match=r"is not a local folder; memories live in local folders"):
+            refused()
+    assert not (tmp_path / "s3:").exists()
+    assert not (tmp_path / "gs:").exists()
+
+
 def test_nothing_is_overwritten(folder, archive, tmp_path):
     with pytest.raises(InvalidValueError, match="exists"):
         export_memory(folder, archive)

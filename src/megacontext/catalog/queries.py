@@ -66,6 +66,14 @@ def _sources_of_uri() -> str:
 
 
 @cache
+def _newest_source_of_uri() -> str:
+    table = schema.sources
+    is_of_uri = table.c.uri == bindparam("uri")
+    newest = select(func.max(table.c.version)).where(is_of_uri).scalar_subquery()
+    return compiled(select(table).where(is_of_uri, table.c.version == newest))
+
+
+@cache
 def _source_by_id_sql() -> str:
     return compiled(select(schema.sources).where(schema.sources.c.source_id == bindparam("source_id")))
 
@@ -164,6 +172,11 @@ def read_sources(connection: sqlite3.Connection, *, uri: str | None = None) -> l
         )
     rows = connection.execute(_sources_of_uri(), {"uri": uri}).fetchall()
     return [_labelled(connection, row) for row in rows]
+
+
+def newest_source_of(connection: sqlite3.Connection, uri: str) -> Source | None:
+    row = connection.execute(_newest_source_of_uri(), {"uri": uri}).fetchone()
+    return _labelled(connection, row) if row is not None else None
 
 
 def count_erased(connection: sqlite3.Connection) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.catalog import queries
-from megacontext.catalog.backup import compact_database
+from megacontext.catalog.backup import compact_database, has_traces, note_no_traces, note_traces
 from megacontext.catalog.checking import broken_file, check_catalog
 from megacontext.catalog.checksums import row_crc
 from megacontext.catalog.connections import BrokenConnections, CatalogConnections
@@ -23,7 +23,7 @@ from megacontext.catalog.rebuilding import everything, rebuild_database
 from megacontext.catalog.rows import CATALOG_FILE
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
-from megacontext.errors import CorruptionError, MegaContextError
+from megacontext.errors import CorruptionError, MegaContextError, StorageError
 from megacontext.ports.catalog import CatalogState, Damage, Extent, MemoryInfo, SearchHit, Segment, Source
 from megacontext.ports.gister import GistBatch
 
@@ -87,12 +87,17 @@ class SqliteCatalog:
 
     @contextmanager
     def write(self) -> Iterator[SqliteWriter]:
+        if has_traces(self._path):
+            with suppress(StorageError):  # else with the next change
+                self.compact()
         with self._connections.writing() as connection:
             last, self._newest = self._newest, None
             writer = SqliteWriter(connection, self.info, last)
             if self._journal.last_commit() > writer.num_commits:
                 raise lost_commits(self._path, self._journal.last_commit() - writer.num_commits)
             yield writer
+            if writer.has_erased:
+                note_traces(self._path)
             changes = writer.finish()
             connection.execute("COMMIT")
             self._newest = writer.newest
@@ -110,6 +115,10 @@ class SqliteCatalog:
     def sources(self, *, uri: str | None = None) -> list[Source]:
         with self._connections.reading() as connection:
             return queries.read_sources(connection, uri=uri)
+
+    def newest_source(self, uri: str) -> Source | None:
+        with self._connections.reading() as connection:
+            return queries.newest_source_of(connection, uri)
 
     def extents(self, token_start: int, token_stop: int) -> list[tuple[Source, Extent]]:
         with self._connections.reading() as connection:
@@ -159,6 +168,7 @@ class SqliteCatalog:
         self._connections.close()
         try:
             compact_database(self._path)
+            note_no_traces(self._path)
         finally:
             self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
 

@@ -55,6 +55,7 @@ class SqliteWriter:
         self.newest = NewestRows.following(connection, last)
         self._progress = self.newest.progress
         self.num_commits = self._progress.num_commits
+        self.has_erased = False
         self._rows = NotedRows(connection)
         self._tail = TailRows(self.newest, self._rows)
 
@@ -146,6 +147,7 @@ class SqliteWriter:
         source = source_by_id(self._connection, source_id)
         if source is None:
             raise InvariantError(f"there is no source {source_id}")
+        self.has_erased = True
         self.newest.forget_source()
         self._rows.update(schema.sources, source_row(source.erased()), *schema.sources.c.keys()[1:-1])
         self._rows.drop(schema.labels, source_id, source_id + 1)

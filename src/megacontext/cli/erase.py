@@ -30,8 +30,10 @@ def erase(
     with open_memory(memory) as reader:
         uri = find_uri(reader, source)
         is_there = any(listed.uri == uri for listed in reader.sources())
-    if not yes and is_there:
-        typer.confirm(f"Forget {shorten_uri(uri)} in {visible_line(memory)} for ever?", abort=True, err=True)
+    question = f"Forget {shorten_uri(uri)} in {visible_line(memory)} for ever?"
+    if not yes and is_there and not typer.confirm(question, err=True):
+        error_console().print("nothing was erased")
+        raise typer.Exit(1)
     with open_memory(memory, read_only=False) as opened, error_console().status("[dim]erasing[/dim]"):
         report = opened.erase(uri)
     if json:

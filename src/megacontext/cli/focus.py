@@ -17,7 +17,8 @@ from megacontext.cli.options import (
     SuitedBudgetOption,
     parse_span,
 )
-from megacontext.cli.screen import output_console, print_json
+from megacontext.cli.screen import error_console, output_console, print_json
+from megacontext.cli.visible import visible_line
 
 if TYPE_CHECKING:
     from megacontext.focus.working_context import WorkingContext
@@ -81,6 +82,8 @@ def focus(
             f"expanded {report.num_expanded:,}, collapsed {report.num_collapsed:,} in {report.latency_ms:.0f} ms",
             style="dim",
         )
+        for warning in report.warnings:
+            error_console().print(f"megacontext: {visible_line(warning)}", style="yellow", markup=False, soft_wrap=True)
     print_picture(out, wc, budget_entries=budget, list_entries=show)
 
 

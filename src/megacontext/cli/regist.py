@@ -66,10 +66,15 @@ def regist(
     from megacontext.runtime import regist as runtime
 
     if keep_old is False and all(option is None for option in (base, block_tokens, gister, gist_width)):
+        if restart or lossy_tokens:
+            raise typer.BadParameter(
+                f"{'--restart' if restart else '--lossy-tokens'} is of a move, and --drop-old alone only removes what "
+                "the memory was before; leave one of them out, or name the base to move to"
+            )
         freed_bytes, kept = runtime.drop_old(memory)
         _print_dropped(memory, freed_bytes, kept, json)
         return
-    with _says_what_is_left(), ingest_progress() as progress:
+    with _says_what_is_left(memory), ingest_progress() as progress:
         report = runtime.regist(
             memory,
             base=base,
@@ -88,11 +93,22 @@ def regist(
 
 
 @contextmanager
-def _says_what_is_left() -> Iterator[None]:
+def _says_what_is_left(memory: str) -> Iterator[None]:
+    from megacontext.runtime.assembly import memory_folder
+    from megacontext.storage.generations import current_generation
+
+    before = current_generation(memory_folder(memory))
     try:
         yield
     except KeyboardInterrupt:
-        error_console().print("interrupted: the memory is as it was; run the same command again to go on")
+        if current_generation(memory_folder(memory)) == before:
+            error_console().print("interrupted: the memory is as it was; run the same command again to go on")
+        else:
+            error_console().print(
+                "interrupted: the memory is moved, but not all of what it was before is removed; "
+                f"`megacontext regist {shlex.quote(memory)} --drop-old` does that",
+                soft_wrap=True,
+            )
         raise
 
 

@@ -40,6 +40,8 @@ def score(
     """
     continuation = _read(text)
     with open_for_questions(memory) as opened, error_console().status("[dim]scoring[/dim]"):
+        if not opened.num_tokens:
+            raise EmptySourceError(f"{memory} has no tokens, so nothing can go on from it; ingest something first")
         token_ids = opened.codec.encode(continuation).token_ids[:max_tokens]
         num_bytes = len(opened.codec.decode(token_ids).encode())
         results = [

@@ -28,7 +28,7 @@ def export_memory(memory: MemoryArgument, archive: ArchiveArgument, json: JsonOp
     from megacontext.runtime import transfer
 
     with _progress("exporting") as progress:
-        report = transfer.export_memory(Path(memory), archive, progress=progress)
+        report = transfer.export_memory(memory, archive, progress=progress)
     _print(report, f"exported {memory} to {archive}", json)
 
 
@@ -37,7 +37,7 @@ def import_memory(archive: ArchiveArgument, memory: MemoryArgument, json: JsonOp
     from megacontext.runtime import transfer
 
     with _progress("importing") as progress:
-        report = transfer.import_memory(archive, Path(memory), progress=progress)
+        report = transfer.import_memory(archive, memory, progress=progress)
     _print(report, f"imported {archive} to {memory}", json)
 
 

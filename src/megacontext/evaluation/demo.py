@@ -20,14 +20,14 @@ from typing import Any
 from rich.console import Console
 
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import MemoryExistsError
+from megacontext.errors import BudgetError, MemoryExistsError
 from megacontext.evaluation.continuations import draw_continuations
 from megacontext.evaluation.cost import DecodeCost, decode_cost, disk_cost
 from megacontext.evaluation.demo_screen import DemoScreen
 from megacontext.evaluation.focus_trace import FocusStep, FocusTrace
 from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystack, history_memory, sources_of, text_name
 from megacontext.evaluation.library import Library, assemble_library
-from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
+from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus, recent_room
 from megacontext.evaluation.methods.learned import with_learned
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import Recency
@@ -35,11 +35,17 @@ from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.outputs import write_outputs
 from megacontext.evaluation.pace import Pace, best_pace
 from megacontext.evaluation.report import Costs
+from megacontext.evaluation.runs.budget import smallest_window
 from megacontext.evaluation.scores import Comparison, MethodScore
 from megacontext.evaluation.short_histories import ShortConfig, compare_short_histories
 from megacontext.evaluation.stamp import stamp
+from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS
 from megacontext.evaluation.trials import Answered, Question, Tally, ask_all, read_on
 from megacontext.gisters.gistnet import LEARNED_GISTER
+from megacontext.ports.base import BaseInfo
+from megacontext.runtime.assembly import DEFAULT_BLOCK_TOKENS
+from megacontext.runtime.config import window_budget
+from megacontext.tree.geometry import TreeGeometry
 from megacontext.values import whole_number
 
 __all__ = ["DemoConfig", "DemoResult", "run_demo"]
@@ -92,6 +98,7 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     """Run everything and write ``config.out``; tables go to ``console``, progress bars to ``progress``."""
     screen = DemoScreen(console or Console(), progress or Console(stderr=True))
     handle = BaseHandle(config.base)
+    check_window(config, handle.info)
     handle.load()  # before an earlier demo makes room
     prepare_folder(config.out)
     screen.begin(config.num_tokens, config.budget_entries, config.num_facts)
@@ -100,6 +107,27 @@ def run_demo(config: DemoConfig, *, console: Console | None = None, progress: Co
     with best_pace(handle.load()) as pace:
         gister = affordable_gister(config, pace, screen) if config.gister == "auto" else config.gister
         return measure(replace(config, gister=gister), handle, screen)
+
+
+def check_window(config: DemoConfig, info: BaseInfo) -> None:
+    """Raise BudgetError for a window that the base was not made for, or that is too small for the history."""
+    budget = window_budget(config.budget_entries)
+    if budget > info.max_positions:
+        raise BudgetError(
+            f"budget is {budget}, but {info.name} was made for windows of at most {info.max_positions}: use a budget "
+            f"of {info.max_positions} or less"
+        )
+    needed = smallest_window(
+        TreeGeometry(DEFAULT_BLOCK_TOKENS),
+        gist_width=1,
+        num_tokens=config.num_tokens,
+        recent_tokens=recent_room(budget),
+    )
+    if budget < needed + ROOM_TOKENS:
+        raise BudgetError(
+            f"budget is {budget}, but a history of {config.num_tokens:,} tokens with a question needs "
+            f"{needed + ROOM_TOKENS} entries: use a budget of at least {needed + ROOM_TOKENS}"
+        )
 
 
 def measure(config: DemoConfig, handle: BaseHandle, screen: DemoScreen) -> DemoResult:

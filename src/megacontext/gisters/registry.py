@@ -13,6 +13,7 @@ from megacontext.gisters.sentences import SentencesGister
 from megacontext.gisters.source import check_width
 from megacontext.gisters.summary import SummaryGister
 from megacontext.ports.base import BaseSource
+from megacontext.ports.brought import brought
 from megacontext.ports.gister import Gister
 from megacontext.values import text
 
@@ -69,7 +70,7 @@ def _factory(name: str) -> GisterFactory:
     name = text("gister", name)
     if name in GISTERS:
         return GISTERS[name]
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
-        factory: GisterFactory = entry.load()
+    factory: GisterFactory | None = brought(ENTRY_POINTS, name, kind="gister")
+    if factory is not None:
         return factory
     raise UnknownNameError.of("gister", name, known_gisters())

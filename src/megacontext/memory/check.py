@@ -201,6 +201,8 @@ class Checker:
                 vectors, meta = (rows, meta) if spec.name.startswith("lod") else (vectors, rows)
             if self._recompute_gists and vectors is not None and meta is not None:
                 yield from self._recomputed(level, shard, vectors, meta)
+        if self._recompute_gists:
+            yield from self._recomputed_rows(level)
 
     def _recomputed(
         self, level: int, shard: int, vectors: npt.NDArray[np.generic], meta: npt.NDArray[np.generic]
@@ -213,12 +215,26 @@ class Checker:
             (gist_spec(self._parts.info, level), vectors, fresh.vectors),
             (meta_spec(self._parts.info, level), meta, meta_rows(fresh)),
         ):
-            limit = _GIST_TOLERANCE * max(1e-6, float(np.abs(wanted).max()))
-            apart = np.abs(rows.astype(np.float32) - wanted.astype(np.float32)).reshape(size, -1).max(axis=1) > limit
-            if apart.any():
+            if (apart := _apart(rows, wanted)).any():
                 first, last = np.flatnonzero(apart)[[0, -1]].tolist()
-                problem = f"{int(apart.sum())} gists are not what their tokens give"
-                yield self._gist_finding(spec, level, shard, shard * size + first, shard * size + last + 1, problem)
+                yield self._gist_finding(
+                    spec, level, shard, shard * size + first, shard * size + last + 1, _other_gists(apart)
+                )
+
+    def _recomputed_rows(self, level: int) -> Iterator[Finding]:
+        """Of gists that wait in the catalog for a whole shard."""
+        if isinstance(self._reader.gister, CostlyGister):
+            return
+        size, width = shard_nodes(self._parts.info), self._tree.width(level)
+        first = self._reader.state.sealed_nodes.get(level, 0)
+        last = self._tree.num_nodes(level, self._reader.num_tokens)
+        for begin in range(first, last, size):
+            for start, gists in self._parts.catalog.gists(level, begin, min(begin + size, last)):
+                fresh = self._reader.compute(level, start, start + len(gists))
+                apart = _apart(gists.vectors, fresh.vectors) | _apart(meta_rows(gists), meta_rows(fresh))
+                if apart.any():
+                    one, other = (start + np.flatnonzero(apart)[[0, -1]]).tolist()
+                    yield _catalog_finding("gists", one * width, (other + 1) * width, _other_gists(apart), "tokens")
 
     def _gist_finding(self, spec: ArraySpec, level: int, shard: int, start: int, stop: int, problem: str) -> Finding:
         width = self._tree.width(level)
@@ -235,6 +251,19 @@ class Checker:
             repairable="raw sources" if part == "tokens" else "tokens",
         )
         return Finding(damage=damage, part=part, level=level, shard=shard)
+
+
+def _apart(rows_N: npt.NDArray[np.generic], wanted_N: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Which gists, or what is told of them, are not the wanted ones."""
+    limit = _GIST_TOLERANCE * max(1e-6, float(np.abs(wanted_N).max()))
+    apart: npt.NDArray[np.bool_] = (
+        np.abs(rows_N.astype(np.float32) - wanted_N.astype(np.float32)).reshape(len(rows_N), -1).max(axis=1) > limit
+    )
+    return apart
+
+
+def _other_gists(apart_N: npt.NDArray[np.bool_]) -> str:
+    return f"{int(apart_N.sum())} gists are not what their tokens give"
 
 
 def _digests(source: Source) -> list[str]:

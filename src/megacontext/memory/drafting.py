@@ -63,7 +63,7 @@ class Drafter:
     def newest(self, uri: str) -> Source | None:
         """The newest version of a source."""
         known = self._on_the_way.get(uri) or self._committing.get(uri)
-        return known or max(self._parts.catalog.sources(uri=uri), key=lambda source: source.version, default=None)
+        return known or self._parts.catalog.newest_source(uri)
 
     def document(self, document: Document, request: IngestRequest) -> Draft:
         """A document as tokens, provenance and the bytes to keep.

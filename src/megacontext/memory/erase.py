@@ -2,7 +2,8 @@
 
 Positions stay, or every span that anybody wrote down would move: the tokens become line ends. Order matters, because a
 crash may come at any moment: the source keeps its name until everything else of it is gone, so that erasing it again
-finishes the work. Every step leaves a memory that reads well; one that fails before the tokens are gone is undone.
+finishes the work; traces in the catalog's own files, which come last, go with the next change. Every step leaves a
+memory that reads well; one that fails before the tokens are gone is undone.
 """
 
 from __future__ import annotations
@@ -82,12 +83,23 @@ class Eraser:
         doomed = {digest for source in sources for digest in (source.raw_digest, source.text_digest)}
         doomed |= self._rewrite_tokens(sources)
         try:
-            return self._forget_what_came_of_it(doomed, sources)
+            shared_with = self._forget_what_came_of_it(doomed, sources)
         except StorageError as error:
-            reason = str(error).partition(";")[0]
-            raise type(error)(f"{name_of(name)} is erased only in part ({reason}); erase it again to finish") from error
+            raise type(error)(
+                f"{name_of(name)} is erased only in part ({_reason(error)}); erase it again to finish"
+            ) from error
         finally:
             self._writer.invalidate()
+        try:
+            self._parts.catalog.compact()
+        except StorageError as error:
+            raise type(error)(
+                f"{name_of(name)} is erased, but the catalog may still hold traces of it ({_reason(error)}); "
+                "the next change of the memory removes that"
+            ) from error
+        finally:
+            self._reader.refresh()
+        return shared_with
 
     def _forget_what_came_of_it(self, doomed: set[str], sources: Sequence[Source]) -> tuple[str, ...]:
         for source in sources:
@@ -97,8 +109,6 @@ class Eraser:
         with self._parts.catalog.write() as writer:
             for source in sources:
                 writer.erase_source(source.source_id)
-        self._parts.catalog.compact()
-        self._reader.refresh()
         return shared_with
 
     def _find(self, name: str) -> list[Source]:
@@ -210,3 +220,7 @@ class Eraser:
             self._parts.blobs.delete(digest)
         shared = doomed & kept - {""}
         return tuple(sorted({s.uri for s in others if shared & {s.raw_digest, s.text_digest}}))
+
+
+def _reason(error: StorageError) -> str:
+    return str(error).partition(";")[0]

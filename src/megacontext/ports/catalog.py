@@ -254,6 +254,10 @@ class Catalog(Protocol):
         """All sources in order of token_start, or the versions of one uri."""
         ...
 
+    def newest_source(self, uri: str) -> Source | None:
+        """The last version of a uri, at a cost that does not grow with their number; None if there is none."""
+        ...
+
     def extents(self, token_start: int, token_stop: int) -> list[tuple[Source, Extent]]:
         """The extents that overlap a token range, in order."""
         ...

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from megacontext.catalog.sqlite import SqliteCatalog
-from megacontext.errors import InvalidValueError, MemoryExistsError, MemoryNotFoundError, MemoryReadOnlyError
+from megacontext.errors import (
+    InvalidValueError,
+    MemoryExistsError,
+    MemoryLockedError,
+    MemoryNotFoundError,
+    MemoryReadOnlyError,
+)
 from megacontext.gisters.gistnet import LEARNED_GISTER, untaught_shape
 from megacontext.gisters.registry import make_gister
 from megacontext.memory.layout import LOCK_FILE
+from megacontext.memory.lock import WriterLock
 from megacontext.ports.base import BaseSource
 from megacontext.ports.catalog import MemoryInfo
 from megacontext.runtime.base_source import CheckedBase
@@ -48,6 +57,8 @@ __all__ = [
     "parts_of",
     "recorded_base",
 ]
+
+CREATION_TIMEOUT_S = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -105,16 +116,15 @@ def open(
     read_timeout_s = number("read_timeout_s", read_timeout_s, above=0)
     shape = Shape.of(gister, block_tokens, gist_width)
     placing = Placing.of(dtype, device, base_config=base_config, api_key=api_key)
+    made = None
     if flag("create", create) and not read_only and not _has_catalog(folder):
-        catalog, source = _create(folder, base, shape, placing)
-        generation, hold = held_generation(folder)
-    else:
-        generation, hold = held_generation(folder, read_only=read_only)
-        try:
-            catalog, source = _opened(generation, base, shape, read_only, placing)
-        except BaseException:
-            hold.release()
-            raise
+        made = _create(folder, base, shape, placing)
+    generation, hold = held_generation(folder, read_only=read_only)
+    try:
+        catalog, source = made or _opened(generation, base, shape, read_only, placing)
+    except BaseException:
+        hold.release()
+        raise
     return OpenedMemory(
         **parts_of(catalog, source, generation, cache_bytes, read_timeout_s),
         base=source,
@@ -135,17 +145,12 @@ def create(
 ) -> OpenedMemory:
     """Make a new memory; MemoryExistsError if there is one."""
     folder = memory_folder(path)
-    if _has_catalog(folder):
+    shape, placing = Shape.of(gister, block_tokens, gist_width), Placing.of("auto", "auto", base_config=base_config)
+    made = None if _has_catalog(folder) else _create(folder, base, shape, placing)
+    if made is None:
         raise MemoryExistsError(f"there is a memory at {folder} already; use it, or choose another place")
-    return open(
-        folder,
-        base=base,
-        create=True,
-        gister=gister,
-        block_tokens=block_tokens,
-        gist_width=gist_width,
-        base_config=base_config,
-    )
+    made[0].close()
+    return open(folder, base=base, base_config=base_config)
 
 
 def memory_folder(path: str | PathLike[str]) -> Path:
@@ -230,27 +235,60 @@ def _opened(
     return catalog, source
 
 
-def _create(folder: Path, base: AnyBase | None, shape: Shape, placing: Placing) -> tuple[SqliteCatalog, BaseSource]:
-    """Everything is checked before anything is written."""
+def _create(
+    folder: Path, base: AnyBase | None, shape: Shape, placing: Placing
+) -> tuple[SqliteCatalog, BaseSource] | None:
+    """Everything is checked before anything is written. None if another process has made a memory there meanwhile."""
     source = base_source(base if base is not None else DEFAULT_BASE, placing)
     info = shape.info(source)
     with os_faults(f"creating {folder}"):
-        if folder.exists() and (not folder.is_dir() or any(entry.suffix != ".new" for entry in folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and all(map(_is_leftover, folder.iterdir()))):
+            if _has_catalog(folder):
+                return None
             raise MemoryExistsError(f"{folder} exists and is no memory; choose a new or an empty folder")
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(folder / LOCK_FILE, doing="made")
+    if not _acquired(lock, folder):
+        return None
     try:
+        if _has_catalog(folder):
+            return None
         catalog = SqliteCatalog.create(folder, info)
     except BaseException:
-        if is_new:
-            for leftover in folder.iterdir():
+        lock.release()
+        with suppress(OSError):  # another process may have begun there
+            for leftover in filter(_is_leftover, folder.iterdir() if is_new else ()):
                 leftover.unlink()
-            folder.rmdir()
+            if is_new:
+                folder.rmdir()
         raise
+    finally:
+        lock.release()
     new = untaught_shape(source.info, block_tokens=info.block_tokens, gist_width=info.gist_width)
     if info.gister_name == LEARNED_GISTER and new:
         _log.warning(new)
     return catalog, source
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a file may be of a memory whose making was interrupted, or is under way."""
+    return path.suffix == ".new" or path.name in (LOCK_FILE, Path(LOCK_FILE).with_suffix(".pid").name)
+
+
+def _acquired(lock: WriterLock, folder: Path) -> bool:
+    """Wait for whoever makes the same memory just now; False if it is there then."""
+    latest = time.monotonic() + CREATION_TIMEOUT_S
+    while True:
+        try:
+            lock.acquire()
+            return True
+        except MemoryLockedError:
+            if _has_catalog(folder):
+                return False
+            if time.monotonic() > latest:
+                raise
+            time.sleep(0.02)
 
 
 def recorded_base(base: AnyBase | None, info: MemoryInfo, folder: Path, placing: Placing) -> CheckedBase:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from megacontext.catalog.backup import COPIED_FILES, copy_catalog
@@ -27,13 +28,15 @@ from megacontext.memory.lock import RewriteLock
 from megacontext.memory.passages import indexed_stop
 from megacontext.ports.catalog import CatalogState, MemoryInfo
 from megacontext.runtime.archive import Progress, unpack_archive, write_archive
-from megacontext.runtime.assembly import held_generation
+from megacontext.runtime.assembly import held_generation, memory_folder
 from megacontext.storage.arrays import TensorStoreArrays
 from megacontext.storage.blobs import BLOBS_FOLDER, FileBlobs
 from megacontext.storage.faults import os_faults
 from megacontext.storage.generations import Generation
 from megacontext.storage.syncing import sync
 from megacontext.storage.zarr_layout import metadata_name
+
+UNFINISHED = "archive.unfinished"
 
 __all__ = ["TransferReport", "export_memory", "import_memory"]
 
@@ -48,23 +51,23 @@ class TransferReport:
     num_sources: int
 
 
-def export_memory(folder: Path, archive: Path, *, progress: Progress | None = None) -> TransferReport:
-    """Write the memory in ``folder`` to the new tar file ``archive``. ``progress(num_bytes, name)`` after each file.
+def export_memory(path: str | PathLike[str], archive: Path, *, progress: Progress | None = None) -> TransferReport:
+    """Write the memory at ``path`` to the new tar file ``archive``. ``progress(num_bytes, name)`` after each file.
 
     Raises: MemoryNotFoundError, InvalidValueError (the archive exists), MemoryLockedError (a source is being erased, or
     the memory repaired), CorruptionError (a file is missing, or the copy would lack what a repair can make again).
     """
+    folder = memory_folder(path)
     if archive.exists():
         raise InvalidValueError(f"{archive} exists already; choose another name, or remove it first")
     if not archive.absolute().parent.is_dir():
         raise InvalidValueError(f"the folder of {archive} does not exist; create it first")
-    unfinished = archive.with_name(f"{archive.name}.unfinished")
     with (
         os_faults(f"exporting to {archive}"),
         tempfile.TemporaryDirectory(dir=archive.absolute().parent, prefix=".megacontext-") as temporary,
     ):
         generation, hold = held_generation(folder)
-        snapshot = Path(temporary)
+        snapshot, unfinished = Path(temporary), Path(temporary) / UNFINISHED
         try:
             SqliteCatalog.open(generation.folder, read_only=True).close()
             with RewriteLock(generation.memory_folder / REWRITE_LOCK_FILE).shared():
@@ -77,7 +80,6 @@ def export_memory(folder: Path, archive: Path, *, progress: Progress | None = No
             unfinished.replace(archive)
         finally:
             hold.release()
-            unfinished.unlink(missing_ok=True)
     return TransferReport(
         num_files=num_files,
         num_bytes=archive.stat().st_size,
@@ -86,11 +88,12 @@ def export_memory(folder: Path, archive: Path, *, progress: Progress | None = No
     )
 
 
-def import_memory(archive: Path, folder: Path, *, progress: Progress | None = None) -> TransferReport:
-    """Make a new memory in ``folder`` from an archive; nothing is left there if it is not whole.
+def import_memory(archive: Path, path: str | PathLike[str], *, progress: Progress | None = None) -> TransferReport:
+    """Make a new memory at ``path`` from an archive; nothing is left there if it is not whole.
 
     Raises: MemoryExistsError, InvalidValueError (no archive of ours), CorruptionError naming the file that differs.
     """
+    folder = memory_folder(path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MemoryExistsError(f"{folder} exists and is not empty; choose a new folder")
     if not archive.is_file():

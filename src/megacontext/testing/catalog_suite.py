@@ -105,6 +105,8 @@ class CatalogSuite:
             assert add_example_source(writer, 50, 60, uri="file:///b") == 3
         assert [source.source_id for source in catalog.sources()] == [1, 2, 3]
         assert [source.version for source in catalog.sources(uri="file:///a")] == [1, 2]
+        assert catalog.newest_source("file:///a") == catalog.sources()[1]
+        assert catalog.newest_source("file:///none") is None
         first = catalog.sources()[0]
         assert (first.author, first.created_at, first.token_stop) == ("Ada", 12.25, 40)
         assert dict(first.labels) == {"team": "infra", "größe": "1"}

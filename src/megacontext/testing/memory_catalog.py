@@ -220,6 +220,9 @@ class MemoryCatalog:
     def sources(self, *, uri: str | None = None) -> list[Source]:
         return [source for source in self._open_contents().sources if uri is None or source.uri == uri]
 
+    def newest_source(self, uri: str) -> Source | None:
+        return max(self.sources(uri=uri), key=lambda source: source.version, default=None)
+
     def extents(self, token_start: int, token_stop: int) -> list[tuple[Source, Extent]]:
         contents = self._open_contents()
         return [

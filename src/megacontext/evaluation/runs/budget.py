@@ -10,7 +10,7 @@ from megacontext.ports.base import BaseInfo, lead_ids, question_ids
 from megacontext.ports.text import TextCodec
 from megacontext.tree.geometry import TreeGeometry
 
-__all__ = ["check_budget"]
+__all__ = ["check_budget", "smallest_window"]
 
 
 def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
@@ -25,7 +25,13 @@ def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
         return
     case = plan.make()
     recent = recent_room(budget)
-    history = _smallest(setup, _num_tokens(case, codec), recent) + len(lead_ids(info))
+    shown = smallest_window(
+        TreeGeometry(setup.block_tokens),
+        gist_width=setup.gist_width,
+        num_tokens=_num_tokens(case, codec),
+        recent_tokens=recent,
+    )
+    history = shown + len(lead_ids(info))
     needed = history + max(_room(item, info, codec) for item in case.items)
     if budget < needed:
         raise BudgetError(
@@ -34,10 +40,11 @@ def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
         )
 
 
-def _smallest(setup: Setup, num_tokens: int, recent_tokens: int) -> int:
+def smallest_window(tree: TreeGeometry, *, gist_width: int, num_tokens: int, recent_tokens: int) -> int:
+    """Entries of the coarsest view of a history whose last tokens stay raw."""
     context = WorkingContext(
-        TreeGeometry(setup.block_tokens),
-        gist_width=setup.gist_width,
+        tree,
+        gist_width=gist_width,
         num_tokens=num_tokens,
         config=WorkingContextConfig(budget_entries=num_tokens, recent_tokens=recent_tokens),
     )

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from megacontext.errors import UnknownNameError
 from megacontext.focus.allocators.greedy import GreedyAllocator
 from megacontext.focus.allocators.optimal import OptimalAllocator
+from megacontext.ports.brought import brought
 from megacontext.ports.focus import Allocator
 from megacontext.values import part
 
@@ -37,7 +38,7 @@ def make_allocator(name: str, **options: object) -> Allocator:
     """A fresh allocator; ``options`` go to its constructor. UnknownNameError lists the known names."""
     if name in ALLOCATORS:
         return ALLOCATORS[name](**options)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        factory: Callable[..., Allocator] = entry_point.load()
+    factory: Callable[..., Allocator] | None = brought(ENTRY_POINT_GROUP, name, kind="allocator")
+    if factory is not None:
         return factory(**options)
     raise UnknownNameError.of("allocator", name, known_allocators())

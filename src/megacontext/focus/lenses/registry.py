@@ -12,6 +12,7 @@ from megacontext.focus.lenses.lensnet import LensNetLens
 from megacontext.focus.lenses.lexical import LexicalLens
 from megacontext.focus.lenses.oracle import OracleLens
 from megacontext.focus.lenses.recency import RecencyLens
+from megacontext.ports.brought import brought
 from megacontext.ports.focus import Lens
 from megacontext.values import part
 
@@ -60,7 +61,7 @@ def make_lens(name: str, **options: object) -> Lens:
     """A fresh lens; ``options`` go to its constructor. UnknownNameError lists the known names."""
     if name in LENSES:
         return LENSES[name](**options)
-    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        factory: Callable[..., Lens] = entry_point.load()
+    factory: Callable[..., Lens] | None = brought(ENTRY_POINT_GROUP, name, kind="lens")
+    if factory is not None:
         return factory(**options)
     raise UnknownNameError.of("lens", name, known_lenses())
