@@ -54,6 +54,11 @@ def test_what_the_gate_says_belongs_to_the_last_step(tmp_path: Path) -> None:
     assert read_run_curves([run]).lines == ({"step": 10, "tokens": 80, "nll": 4.0, "gate/books": 0.5},)
 
 
+def test_the_gate_of_a_run_that_the_clock_ended_stands_between_two_lines_of_the_log(tmp_path: Path) -> None:
+    run = write_log(tmp_path, {"step": 10, "tokens": 80, "nll": 4.0}, {"step": 14, "gate/books": 0.5})
+    assert read_run_curves([run]).lines == ({"step": 10, "tokens": 80, "nll": 4.0, "gate/books": 0.5},)
+
+
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     run = write_log(tmp_path, {"step": 10, "tokens": 80}, end='{"step": 20, "tok')
     assert [line["step"] for line in read_run_curves([run]).lines] == [10]

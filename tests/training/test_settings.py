@@ -49,7 +49,7 @@ books = 1.0
 name = "dense"
 gate = "short"
 batches = [
-    { name = "short", share = 1.0, rows = 2, length = 64, mix = { plain = 1.0 }, gists = { shapes = [[32, 1]], \
+    { name = "short", share = 1.0, rows = 2, length = 64, mix = { dense = 1.0 }, gists = { shapes = [[32, 1]], \
 num_tail = 1 } },
 ]
 """
@@ -79,7 +79,7 @@ def test_tables_become_what_they_configure(tmp_path: Path) -> None:
     assert (model.width, gist_net.num_layers, memory.reconstruction) == (32, 1, 0.5)
     assert (optim.matrix_rate, optim.momentum, loop.num_steps) == (1.0, OptimConfig().momentum, 10)
     short = BatchKind(
-        name="short", share=1.0, rows=2, length=64, mix={"plain": 1.0}, gists=GistCut(shapes=((32, 1),), num_tail=1)
+        name="short", share=1.0, rows=2, length=64, mix={"dense": 1.0}, gists=GistCut(shapes=((32, 1),), num_tail=1)
     )
     assert stages == (Stage(name="dense", gate="short", batches=(short,)),)
 
@@ -100,7 +100,7 @@ BAD = {
         r"batches 'short' gists has an unknown key 'tail'; did you mean 'num_t",
     ),
     "unknown domain": ("books =", "book =", r"\[shares\] has an unknown key 'book'; did you mean 'books'"),
-    "unknown row kind": ("mix = { plain", "mix = { prose", r"unknown row kind 'prose' in mix; known: plain, "),
+    "unknown row kind": ("mix = { dense", "mix = { prose", r"unknown row kind 'prose' in mix; known: plain, "),
     "missing key": ("num_steps = 10", "", r"\[loop\] lacks num_steps; add it"),
     "missing table": ("[loop]\nnum_steps = 10\nseed = 1", "", r"has no table \[loop\]; add it"),
     "text for a number": ("num_steps = 10", 'num_steps = "10"', r"\[loop\] num_steps is '10'; write a whole number"),

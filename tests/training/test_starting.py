@@ -163,5 +163,5 @@ def test_a_config_that_is_no_table_is_named(folder: Path) -> None:
 
 def test_another_gist_net_is_refused(folder: Path) -> None:
     learner = learner_of(Core(TINY_CORE), GistNet(replace(TINY_GIST_NET, mlp_width=16)))
-    with pytest.raises(InvalidValueError, match=r"has shape .*, but the configuration says"):
+    with pytest.raises(InvalidValueError, match=r"mlp_width is 16, but that of .* is 32; change \[gist_net\]"):
         Beginning.read(folder).fill_memory(learner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = ["CONTEXTS", "BaseGate", "GateConfig", "GateReport", "measure_gate"]
 
 WhenMissed = Literal["warn", "stop"]
 CONTEXTS = (128, 256, 512, 1024, WINDOW)
+MISSED = "gate/missed"
 SCORED = 64  # last tokens of a window, whatever stands before them
 
 
@@ -129,19 +131,34 @@ class BaseGate:
         return cls(config=config, logits=logits, stores=stores, pieces_V=pieces_V)
 
     def judge(self, out: Path, step: int) -> str | None:
-        """Measure, add a line to the log of a run that is over, and say what is missed.
+        """Measure, add a line to the log of a run that is over, and say what is missed. A run that was judged at this
+        step is not measured again.
 
         Raises TrainingError with that line where the configuration says to stop; checkpoint and log stay.
         """
-        with torch.compiler.set_stance("force_eager"):  # its few shapes are not worth compiling
-            report = measure_gate(self.logits, self.stores, self.pieces_V, self.config)
-        with (out / "log.jsonl").open("a") as log:
-            log.write(json.dumps({"step": step, **report.figures, "gate/missed": list(report.missed)}) + "\n")
-        if not report.missed:
+        missed = _judged(out / "log.jsonl", step)
+        if missed is None:
+            with torch.compiler.set_stance("force_eager"):  # its few shapes are not worth compiling
+                report = measure_gate(self.logits, self.stores, self.pieces_V, self.config)
+            missed = list(report.missed)
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step, **report.figures, MISSED: missed}) + "\n")
+        if not missed:
             return None
-        line = f"this base does not use far context as [gate] asks: {'; '.join(report.missed)}"
+        line = f"this base does not use far context as [gate] asks: {'; '.join(missed)}"
         if self.config.when_missed == "stop":
             raise TrainingError(
                 f"{line}. {out / 'checkpoint.pt'} is there to look at: train longer, or set when_missed = 'warn'"
             )
         return f"{line}. Gists of it will stand in for little"
+
+
+def _judged(log: Path, step: int) -> list[str] | None:
+    """What a log says that a run missed at this step; None if it was not judged then."""
+    lines = log.read_bytes().splitlines() if log.is_file() else []
+    for line in reversed(lines):
+        with suppress(ValueError):
+            said = json.loads(line)
+            if said.get("step") == step and MISSED in said:
+                return [str(one) for one in said[MISSED]]
+    return None

@@ -26,7 +26,7 @@ from megacontext.training.babi import BABI
 from megacontext.training.tokens import TokenStore, first_line
 from megacontext.values import shown
 
-__all__ = ["differences", "identity", "read_checkpoint", "same_shape", "write_checkpoint"]
+__all__ = ["all_masters", "differences", "identity", "read_checkpoint", "same_nets", "same_shape", "write_checkpoint"]
 
 NOT_IN_WEIGHTS = frozenset({"max_positions", "rotary_base", "num_slow_bands", "learns_sigma"})
 """Keys of [model] that a run may change when it only starts from the weights of another."""
@@ -92,6 +92,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return parts
 
 
+def all_masters(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Every weight of a run by name, those that it did not move included."""
+    optimizer = checkpoint["optimizer"]
+    return {**optimizer.get("frozen", {}), **optimizer["masters"]}
+
+
 def identity(
     shape: Mapping[str, Mapping[str, Any]], tokenizer: Tokenizer, stores: Mapping[str, TokenStore]
 ) -> Identity:
@@ -129,13 +135,22 @@ def differences(before: Identity, now: Identity) -> list[str]:
 
 def same_shape(path: Path, before: Identity, now: Identity) -> None:
     """Refuse to start from the core of another shape or vocabulary; raises InvalidValueError naming both."""
-    found = _shape_differences(before, now, tables=("model",), ignored=NOT_IN_WEIGHTS)
+    both = [name for name in ("model", "gist_net") if name in before.get("shape", {}) and name in now.get("shape", {})]
+    found = _shape_differences(before, now, tables=tuple(both), ignored=NOT_IN_WEIGHTS)
     found += [line for line in differences(before, now) if line.startswith("the tokenizer")]
     if found:
         raise InvalidValueError(
             f"{path} cannot be started from: {'; '.join(found)}; start from a run of the same shape and tokenizer (a "
             "new --out takes the checkpoint's: keep data/tokenizer of its run beside it)"
         )
+
+
+def same_nets(path: Path, before: Identity, shape: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to read the weights of a run as nets of another shape; raises InvalidValueError naming both."""
+    both = tuple(name for name in shape if name in before.get("shape", {}))
+    found = _shape_differences(before, {"shape": shape}, tables=both) if both else []
+    if found:
+        raise InvalidValueError(f"{path} is of other nets: {'; '.join(found)}; give --config of the run itself")
 
 
 def _shape_differences(

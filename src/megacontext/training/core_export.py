@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import LensNet, LensNetConfig
-from megacontext.training.checkpoint import read_checkpoint
+from megacontext.training.checkpoint import all_masters, read_checkpoint, same_nets
 from megacontext.training.export import tokenizer_files
 from megacontext.training.run_logs import copy_run_logs
 
@@ -52,7 +53,7 @@ def core_prefix(masters: Mapping[str, Tensor]) -> str:
 def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> CoreNets:
     """The nets of a checkpoint in bfloat16: the core, the GistNet if the settings describe one, and the lens that was
     learned beside them, if there was one."""
-    masters = checkpoint["optimizer"]["masters"]
+    masters = all_masters(checkpoint)
     core = Core(CoreConfig(**settings["model"]))
     load_masters(core, masters, prefix=core_prefix(masters))
     longest = max((batch["length"] for stage in settings.get("stage", ()) for batch in stage["batches"]), default=0)
@@ -86,6 +87,10 @@ def export_checkpoint(
     """Write the model folder of a run's checkpoint, with its logs and those of the runs that it went on from; what the
     run was at by then."""
     checkpoint = read_checkpoint(run / "checkpoint.pt")
+    shape: dict[str, Mapping[str, Any]] = {"model": asdict(CoreConfig(**settings["model"]))}
+    if "gist_net" in settings:
+        shape["gist_net"] = asdict(GistNetConfig(**settings["gist_net"]))
+    same_nets(run / "checkpoint.pt", checkpoint.get("identity", {}), shape)
     nets = load_checkpoint_nets(checkpoint, settings)
     files = tokenizer_files(run / "data" / "tokenizer")
     with tempfile.TemporaryDirectory() as kept:

@@ -42,6 +42,8 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     gist_config = settings.read("gist_net", GistNetConfig) if has_gists else None
     memory = read_memory(settings) if has_gists else None
     lens_learning = read_lens(settings)
+    if memory is not None and memory.frozen_core:
+        refuse_raw(settings)
     core = build_core(config, seed=seed)
     begin = Beginning.read(start)
     with _named(start, settings):
@@ -58,6 +60,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             Gauges(flops=lambda batch: core_flops(core, batch), probe=lambda: gate_values(core)),
             {"core": core},
             tokenizer=begin.tokenizer,
+            first=begin.first_masters((name for name, _ in core.named_parameters()), core=""),
         )
     gist_net = GistNet(gist_config).to(torch.bfloat16)
     lens = None
@@ -85,7 +88,24 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         parts,
         exact=frozenset({LENS}),
         tokenizer=begin.tokenizer,
+        first=begin.first_masters((name for name, _ in learner.learned_parameters()), core="core."),
+        frozen={
+            name: weight
+            for name, weight in learner.named_parameters()
+            if memory.frozen_core and name.startswith("core.")
+        },
     )
+
+
+def refuse_raw(settings: Settings) -> None:
+    """A core that stays as it is learns nothing from rows without gists."""
+    for stage in settings.stages():
+        for batch in stage.batches:
+            if batch.gists is None:
+                raise InvalidValueError(
+                    f"{settings.path}: [[stage]] {stage.name!r}, batch {batch.name!r} shows no gists, and [memory] "
+                    "frozen_core teaches nothing else; give it gists, or leave it out"
+                )
 
 
 @contextmanager

@@ -56,6 +56,7 @@ ROWS: dict[str, RowMaker] = {
     "cut_recall": cut_row,
     "cut_plain": lambda source, random, length: cut_row(source, random, length, recall=False),
 }
+ASK_NOTHING = ("plain", "quotes", "cut_plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +102,23 @@ class BatchKind:
                 )
             num_far = self.length // block_tokens - self.gists.num_tail
             num_free = min(num_far - number * size for number, size in self.gists.joins)
+            if num_free < self.gists.num_open:
+                raise InvalidValueError(
+                    f"{where}num_open is {self.gists.num_open}, but joins {list(self.gists.joins)} leave {num_free} of "
+                    f"the {num_far} blocks of {block_tokens} tokens before the tail; join fewer, or choose longer rows"
+                )
             if self.gists.variants > 1 and num_free < 2 * self.gists.num_open:
                 raise InvalidValueError(
                     f"{where}num_open is {self.gists.num_open}, but variants open at most half of the {num_free} "
                     f"blocks of {block_tokens} tokens that are neither in the tail nor joined; give num_open at most "
                     f"{num_free // 2}"
                 )
+
+    @property
+    def asks(self) -> bool:
+        """Whether any of its rows has answers, which a gate can look at."""
+        is_read = self.gists is None or not self.gists.spans_only
+        return is_read and any(probability and name not in ASK_NOTHING for name, probability in self.mix.items())
 
     @property
     def num_variants(self) -> int:
@@ -139,8 +151,18 @@ class Stage:
         names = [batch.name for batch in self.batches]
         if not names:
             raise InvalidValueError(f"{where}batches is empty; give at least one")
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidValueError(
+                    f"{where}{names.count(name)} batches are called {name!r}; give each its own name"
+                )
         if self.gate is not None and self.gate not in names:
             raise InvalidValueError(f"{where}gate is {self.gate!r}; choose one of its batches: {', '.join(names)}")
+        if self.gate is not None and not self.batches[names.index(self.gate)].asks:
+            raise InvalidValueError(
+                f"{where}gate is {self.gate!r}, whose rows ask nothing, so the stage would never end; choose a batch "
+                "with answers, or leave the gate out"
+            )
         whole_number(f"{where}min_steps", self.min_steps)
         whole_number(f"{where}gate_batches", self.gate_batches, least=1)
         number(f"{where}max_answer_nll", self.max_answer_nll, above=0)
@@ -160,7 +182,8 @@ class Batch:
     """Rows of one shape: ids and targets int64 [B, T], weights float32 [B, T], and what each row is.
 
     `mixed`: the windows that show them, if they show gists; weights are zero where those predict nothing. Rows that
-    have variants stand there once for each, one after the other; `moments`: of each such row, when a lens is asked.
+    have variants stand there once for each, one after the other; `moments`: of each such row, when a lens is asked;
+    `is_answer_BT`: which positions predict answers, where their weights do not say so (above 1).
     """
 
     kind: BatchKind
@@ -170,6 +193,13 @@ class Batch:
     weights_BT: Tensor  # noqa: N815 - shape suffix
     mixed: MixedWindows | None = None
     moments: tuple[tuple[Moment, ...], ...] = ()
+    is_answer_BT: Tensor | None = None  # noqa: N815 - shape suffix
+
+    @property
+    def answers_BT(self) -> Tensor:  # noqa: N802 - shape suffix
+        """Positions bool [B, T] that predict answers; what else has a weight is text."""
+        is_answer_BT = self.weights_BT > 1 if self.is_answer_BT is None else self.is_answer_BT
+        return is_answer_BT & (self.weights_BT > 0)
 
     def to(self, device: torch.device) -> Batch:
         """The same there."""
@@ -178,6 +208,7 @@ class Batch:
             ids_BT=self.ids_BT.to(device),
             targets_BT=self.targets_BT.to(device),
             weights_BT=self.weights_BT.to(device),
+            is_answer_BT=None if self.is_answer_BT is None else self.is_answer_BT.to(device),
             mixed=self.mixed and self.mixed.to(device),
         )
 
@@ -225,6 +256,7 @@ def batch_of(
     rows = [row for row in drawn for _ in range(variants)]
     row_kinds = tuple(name for name in row_kinds for _ in range(variants))
     weights_BT = np.stack([row.weights_T for row in rows])
+    is_answer_BT = weights_BT > 1  # before words weigh more
     mixed = None
     if kind.gists is not None:
         block_tokens, gist_width = random.choice(list(kind.gists.shapes))
@@ -248,6 +280,7 @@ def batch_of(
         ids_BT=torch.from_numpy(np.stack([row.tokens_T for row in rows])),
         targets_BT=torch.from_numpy(np.stack([row.targets_T for row in rows])),
         weights_BT=torch.from_numpy(weights_BT),
+        is_answer_BT=torch.from_numpy(is_answer_BT),
         mixed=mixed,
         moments=tuple(asked),
     )

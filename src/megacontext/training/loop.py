@@ -23,7 +23,8 @@ from megacontext.training.curriculum import Batch, Stage, draw_batch
 from megacontext.training.gauges import Gauges
 from megacontext.training.meter import Meter, label_of
 from megacontext.training.optim import MasterOptimizer, schedule
-from megacontext.training.stopping import Where, is_out_of_memory, not_finite, out_of_memory, what_fits
+from megacontext.training.run_logs import drop_torn_line
+from megacontext.training.stopping import Where, checkpoint_line, is_out_of_memory, not_finite, out_of_memory, what_fits
 from megacontext.training.trackers import Tracker
 from megacontext.training.windows import TextSource
 from megacontext.values import number, whole_number
@@ -92,6 +93,7 @@ class TrainingLoop:
         gauges: Gauges | None = None,
         judge: Callable[[], Mapping[str, float]] | None = None,
         given_seed: int | None = None,
+        given_minutes: float | None = None,
     ) -> None:
         self.loss, self.optimizer, self.source = loss, optimizer, source
         self.team = optimizer.team
@@ -102,7 +104,8 @@ class TrainingLoop:
         self.meter = Meter(gauges or Gauges())
         self.judge = judge
         self.given_seed = given_seed
-        """That of the command line, for a run that goes on without being told again."""
+        """That of the command line, for a run that goes on without being told again; so with ``given_minutes``."""
+        self.given_minutes = given_minutes
         out.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -116,6 +119,8 @@ class TrainingLoop:
     def run(self, *, until_step: int | None = None, trackers: Sequence[Tracker] = ()) -> LoopState:
         """Train until the run is over (or `until_step`), leaving a checkpoint; trackers are closed at the end."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        if self.team.is_first:
+            drop_torn_line(self.out / "log.jsonl")
         with (
             Progress(*columns, console=Console(stderr=True), disable=not self.team.is_first) as bar,
             (self.out / "log.jsonl" if self.team.is_first else Path(os.devnull)).open("a") as log,
@@ -176,7 +181,16 @@ class TrainingLoop:
     def _draw(self, stage: Stage, index: int) -> Batch:
         """The micro-batch of that index of this step."""
         config, part = self.config, (index, self.config.micro_batches)
-        batch = draw_batch(self.source, stage, seed=config.seed, step=self.state.step, rank=self.team.rank, part=part)
+        try:
+            batch = draw_batch(
+                self.source, stage, seed=config.seed, step=self.state.step, rank=self.team.rank, part=part
+            )
+        except (AssertionError, ValueError, LookupError) as error:
+            raise TrainingError(
+                f"step {self.state.step}: a row of stage {stage.name!r} could not be made "
+                f"({type(error).__name__}: {error}). {checkpoint_line(self._where)} with longer rows or another mix "
+                "there, or with another --seed"
+            ) from error
         return batch.to(self.optimizer.device)
 
     def _differentiate(self, batch: Batch) -> Tensor:
@@ -206,7 +220,9 @@ class TrainingLoop:
 
     @property
     def _where(self) -> Where:
-        return Where(self.stages[self.state.stage], self.state.step, self.out, self.saved_step)
+        return Where(
+            self.stages[self.state.stage], self.state.step, self.out, self.saved_step, self.team.rank, self.given_seed
+        )
 
     def _measure(self, batch: Batch, losses_BT: Tensor, stage: Stage) -> None:
         """Note losses, count tokens by row kind, and feed the stage's gate."""
@@ -217,7 +233,7 @@ class TrainingLoop:
             by_kind[label] = by_kind.get(label, 0) + batch.kind.length * self.team.size
         if batch.kind.name != stage.gate:
             return
-        answers_BT = batch.weights_BT > 1
+        answers_BT = batch.answers_BT
         nats = self.team.mean(float(losses_BT[answers_BT].sum()))
         count = self.team.mean(int(answers_BT.sum()))
         if count:
@@ -254,6 +270,7 @@ class TrainingLoop:
             "state": asdict(self.state),
             "recent": dict(self.meter.recent),
             "given_seed": self.given_seed,
+            "given_minutes": self.given_minutes,
         }
         write_checkpoint(self.out / "checkpoint.pt", {**saved, "identity": dict(self.identity)})
         self.saved_step = self.state.step

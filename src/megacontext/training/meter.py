@@ -34,7 +34,8 @@ class Meter:
 
     def measure(self, batch: Batch, losses_BT: Tensor) -> None:
         """Text and answer losses of a batch, together and by row kind."""
-        answers_BT, text_BT = batch.weights_BT > 1, batch.weights_BT == 1
+        answers_BT = batch.answers_BT
+        text_BT = (batch.weights_BT > 0) & ~answers_BT
         if text_BT.any():
             self.recent["nll"].append(float(losses_BT[text_BT].mean()))
         for row, row_kind in enumerate(batch.row_kinds):

@@ -5,7 +5,7 @@ A step of 2e-3 on a bfloat16 weight is mostly rounded away; the master keeps it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,15 +52,29 @@ class MasterOptimizer:
     back.
 
     Why masters: the working weights are bfloat16 where that is what the processor multiplies fast.
+
+    first: what masters begin with where that is more exact than the weights; frozen: weights that are kept with the
+    masters, since nothing works without them, and never moved.
     """
 
     def __init__(
-        self, named_weights: Iterable[tuple[str, nn.Parameter]], config: OptimConfig, *, team: Team = ALONE
+        self,
+        named_weights: Iterable[tuple[str, nn.Parameter]],
+        config: OptimConfig,
+        *,
+        team: Team = ALONE,
+        first: Mapping[str, Tensor] | None = None,
+        frozen: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self.config = config
         self.team = team
         self.weights = dict(named_weights)
-        self.masters = {name: weight.detach().float().clone() for name, weight in self.weights.items()}
+        exact = first or {}
+        self.masters = {
+            name: exact.get(name, weight).detach().to(weight.device).float().clone()
+            for name, weight in self.weights.items()
+        }
+        self.frozen = dict(frozen or {})
         groups: dict[str, list[Tensor]] = {"matrix": [], "embedding": [], "head": [], "scale": [], "lens": []}
         for name, master in self.masters.items():
             groups[_group(name, master)].append(master)
@@ -114,10 +128,12 @@ class MasterOptimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Masters and optimiser states: enough to go on to the bit."""
-        return {"masters": self.masters, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        state = {"masters": self.masters, "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        frozen = {name: weight.detach() for name, weight in self.frozen.items()}
+        return state | ({"frozen": frozen} if frozen else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave, and the working weights with it.
+        """Restore what `state_dict` gave, and the working weights with it. Rates, decay and momentum are as configured.
 
         Raises InvalidValueError, changing nothing, if it holds other tensors than these.
         """
@@ -135,12 +151,22 @@ class MasterOptimizer:
                 f"the checkpoint holds {spare[0]}, which the configuration does not train; resume with the "
                 "configuration that the run was started with"
             )
+        kept = state.get("frozen", {})
+        for name, weight in self.frozen.items():
+            if name not in kept or kept[name].shape != weight.shape:
+                raise InvalidValueError(
+                    f"the checkpoint lacks {name}, which is frozen; --start a new run from what that one began with"
+                )
         with torch.no_grad():
+            for name, weight in self.frozen.items():
+                weight.copy_(kept[name])
             for name, master in self.masters.items():
                 master.copy_(state["masters"][name])
                 self.weights[name].copy_(master)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for group in optimizer.param_groups if isinstance(optimizer, Muon) else ():
+                group["weight_decay"], group["momentum"] = self.config.matrix_decay, self.config.momentum
 
 
 def _group(name: str, master: Tensor) -> str:

@@ -34,6 +34,7 @@ class Plan:
     def read(cls, settings: Settings, *, max_minutes: float | None = None) -> Plan:
         """From the tables; raises InvalidValueError for what they cannot say. max_minutes: of the command line."""
         stages = settings.stages()
+        _refuse_without_gists(settings, stages)
         return cls(
             loop=settings.read("loop", LoopConfig, max_minutes=max_minutes),
             optim=settings.read("optim", OptimConfig),
@@ -47,6 +48,26 @@ class Plan:
         """How many tokens the longest row needs of each domain that is drawn."""
         longest = _longest(self.stages)
         return {domain: longest + 2 for domain, share in self.shares.items() if share}
+
+
+def _refuse_without_gists(settings: Settings, stages: Sequence[Stage]) -> None:
+    """What shows gists needs a net that makes them, and the other way round."""
+    showing = [(stage, batch) for stage in stages for batch in stage.batches if batch.gists is not None]
+    if "gist_net" not in settings:
+        for stage, batch in showing:
+            raise InvalidValueError(
+                f"{settings.path}: [[stage]] {stage.name!r}, batch {batch.name!r} shows gists, but there is no "
+                "[gist_net] that makes them; add it, or leave gists out"
+            )
+        if "memory" in settings:
+            raise InvalidValueError(
+                f"{settings.path}: [memory] is how a [gist_net] is taught; add that, or leave it out"
+            )
+    elif not showing:
+        raise InvalidValueError(
+            f"{settings.path}: there is a [gist_net], but no batch shows gists, so it would never be taught; give one "
+            "gists = { ... }, or leave [gist_net] out"
+        )
 
 
 def _longest(stages: Sequence[Stage]) -> int:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from megacontext.bases.precision import working_dtype
+from megacontext.bases.precision import cast_weights, working_dtype
 from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
@@ -51,7 +51,8 @@ class Learner:
 
     weights: by name; loss: of a batch; shape: the tables that say which weights there are; start: the checkpoint that
     it begins with; gauges: what else it can say of itself; parts: the nets, by name; exact: which of them stay in
-    float32; tokenizer: the folder of the one that its first weights know.
+    float32; tokenizer: the folder of the one that its first weights know; first: what its masters begin with, by name,
+    where that is more exact than the weights; frozen: weights that it needs and does not move, by name.
     """
 
     weights: Iterable[tuple[str, nn.Parameter]]
@@ -62,11 +63,13 @@ class Learner:
     parts: Mapping[str, nn.Module] = field(default_factory=dict)
     exact: frozenset[str] = frozenset()
     tokenizer: Path | None = None
+    first: Mapping[str, Tensor] = field(default_factory=dict)
+    frozen: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     def place(self, device: torch.device) -> None:
         """Move the nets there, in what the device multiplies fast."""
         for name, part in self.parts.items():
-            part.to(device, torch.float32 if name in self.exact else working_dtype(device))
+            cast_weights(part.to(device), torch.float32 if name in self.exact else working_dtype(device))
 
 
 def installed_packages() -> Path:
@@ -143,7 +146,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     refuse_missing(args.track)
     device = training_device(args.device)
     settings = read_settings(args.config)
-    plan, given_seed = _plan(args, settings, checkpoint)
+    plan, given = _plan(args, settings, checkpoint)
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
     learner.place(device)
@@ -153,7 +156,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     rehearse(source, plan.stages, where=f"{settings.path}: ")
     loop = TrainingLoop(
         loss=learner.loss,
-        optimizer=MasterOptimizer(learner.weights, plan.optim, team=team),
+        optimizer=MasterOptimizer(learner.weights, plan.optim, team=team, first=learner.first, frozen=learner.frozen),
         source=source,
         stages=plan.stages,
         config=plan.loop,
@@ -161,31 +164,42 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         identity=made_of,
         gauges=gauges,
         judge=_judge(learner, settings, plan, args.out / "data") if team.is_first else None,
-        given_seed=given_seed,
+        given_seed=given.get("seed"),
+        given_minutes=given.get("minutes"),
     )
     gate = _gate(learner, settings, plan, args.out / "data", source) if team.is_first else None
     if args.resume:
         loop.resume()
         if loop.progress >= 1:
-            return _finished(loop)
+            _finished(loop)
+            if gate is not None:
+                _say(gate.judge(args.out, loop.state.step))
+            return loop.state
     if not team.is_first:
         return loop.run()
     _note_start(args, settings, loop)
     state = loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
-    if gate is not None and (line := gate.judge(args.out, state.step)):
-        Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+    if gate is not None:
+        _say(gate.judge(args.out, state.step))
     return state
 
 
-def _plan(args: RunArguments, settings: Settings, checkpoint: Path) -> tuple[Plan, int | None]:
-    """What the configuration plans, with the seed of the command line, if there is one: this one's, or that which the
-    run was begun with."""
-    plan, seed = Plan.read(settings, max_minutes=args.minutes), args.seed
-    if args.resume and seed is None:
-        seed = read_checkpoint(checkpoint).get("given_seed")
-    if seed is None:
-        return plan, None
-    return replace(plan, loop=replace(plan.loop, seed=whole_number("--seed", seed))), seed
+def _plan(args: RunArguments, settings: Settings, checkpoint: Path) -> tuple[Plan, dict[str, Any]]:
+    """What the configuration plans, with seed and minutes of the command line, if there are any: this one's, or those
+    which the run was begun with."""
+    given = {"seed": args.seed, "minutes": args.minutes}
+    if args.resume:
+        begun = read_checkpoint(checkpoint)
+        given = {name: begun.get(f"given_{name}") if value is None else value for name, value in given.items()}
+    plan = Plan.read(settings, max_minutes=given["minutes"])
+    if given["seed"] is not None:
+        plan = replace(plan, loop=replace(plan.loop, seed=whole_number("--seed", given["seed"])))
+    return plan, given
+
+
+def _say(line: str | None) -> None:
+    if line:
+        Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _texts(
@@ -246,7 +260,7 @@ def _gate(learner: Learner, settings: Settings, plan: Plan, folder: Path, source
     return BaseGate.of(plan.gate, core_logits(core), folder, source.pieces_V, is_asked_for=is_asked_for)
 
 
-def _finished(loop: TrainingLoop) -> LoopState:
+def _finished(loop: TrainingLoop) -> None:
     """Say that there is nothing to go on with; the run's files stay as they are."""
     state, config = loop.state, loop.config
     if loop.team.is_first:
@@ -255,8 +269,7 @@ def _finished(loop: TrainingLoop) -> LoopState:
             how_far += f", minute {state.seconds / 60:.1f} of {config.max_minutes:g}"
         line = f"{loop.out} is finished ({how_far}); nothing was changed: for more give [loop] a greater num_steps"
         line += ", or a longer --minutes" if config.max_minutes is not None else ""
-        Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
-    return state
+        _say(line)
 
 
 def training_device(name: str) -> torch.device:

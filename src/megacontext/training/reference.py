@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from megacontext.bases.precision import cast_weights
 from megacontext.training.objective import cross_entropy
 from megacontext.values import choice
 
@@ -91,7 +92,8 @@ def build_reference(config: ReferenceConfig, *, seed: int) -> Decoder:
         if config.family == "qwen3":
             nn.init.constant_(layer.self_attn.q_norm.weight, config.qk_gain)
             nn.init.constant_(layer.self_attn.k_norm.weight, config.qk_gain)
-    return model.to(torch.bfloat16)
+    cast_weights(model, torch.bfloat16)
+    return model
 
 
 def compile_layers(model: Decoder) -> None:
@@ -108,7 +110,7 @@ def hidden_states(model: Decoder, ids_BT: Tensor) -> Tensor:
     """
     inner = model.model
     x_BTD = inner.embed_tokens(ids_BT)
-    rotary = inner.rotary_emb(x_BTD, torch.arange(ids_BT.shape[1])[None])
+    rotary = inner.rotary_emb(x_BTD, torch.arange(ids_BT.shape[1], device=ids_BT.device)[None])
     for layer in inner.layers:
         x_BTD = layer(x_BTD, attention_mask=None, position_embeddings=rotary, past_key_values=None)
     normed_BTD: Tensor = inner.norm(x_BTD)

@@ -20,6 +20,7 @@ ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
 SPREAD_BLOCKS = 16
 QUOTED = 24  # tokens of the longest quoted piece
+DRAWS = 20  # until facts fit into a row
 
 
 def plain_row(source: TextSource, random: Random, length: int) -> Window:
@@ -138,18 +139,22 @@ def _short_statements(
 def recall_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
     """Real text of one domain with facts slipped in anywhere, asked for later: some midway, the rest at the end."""
     domain = source.domain(random)
-    facts = draw_facts(random, random.randint(2, max(3, length // 80)), asking)
-    asked_last = random.sample(facts, min(len(facts), random.randint(2, 8)))
-    text = source.stretch(random, domain, length + 1)
-    openings = source.openings(text, domain)
+    for _ in range(DRAWS):
+        facts = draw_facts(random, random.randint(2, max(3, length // 80)), asking)
+        asked_last = random.sample(facts, min(len(facts), random.randint(2, 8)))
+        text = source.stretch(random, domain, length + 1)
+        openings = source.openings(text, domain)
+        closing = [source.question(random, fact, asking) for fact in asked_last]
+        filler = length + 1 - sum(len(ask) + len(answer) for ask, answer, _ in closing) - 24 * len(facts)
+        if filler > 0:
+            break
+    else:
+        raise InvalidValueError(f"{DRAWS} times facts did not fit into a row of {length}; use longer rows")
     strip = Strip()
-    closing = [source.question(random, fact, asking) for fact in asked_last]
-    filler = length + 1 - sum(len(ask) + len(answer) for ask, answer, _ in closing) - 24 * len(facts)
     events: list[tuple[int, int, Fact, bool]] = []
     for order, fact in enumerate(facts):
-        place = (
-            random.randrange(max(1, filler)) if random.random() < 0.8 else filler - random.randrange(min(filler, 128))
-        )
+        is_anywhere = random.random() < 0.8
+        place = random.randrange(filler) if is_anywhere else filler - random.randrange(min(filler, 128))
         events.append((place, order, fact, False))
         if random.random() < 0.4:
             events.append((random.randint(place, max(place, filler)), order + len(facts), fact, True))
@@ -205,20 +210,24 @@ def puzzle_row(
     """Real text of one domain with the statements of puzzles slipped in anywhere, in order; asked for at the end.
     in_unseen: whether in words that no row of training has."""
     domain = source.domain(random)
-    puzzles = draw_puzzles(random, random.randint(2, max(3, length // 200)), test=test)
-    if in_unseen:
-        puzzles = [in_unseen_words(puzzle, Random(puzzle.ask)) for puzzle in puzzles]
-    asked = random.sample(puzzles, min(len(puzzles), 6))
-    closing = [(source.question(random, puzzle, TRAINING), puzzle) for puzzle in asked]
-    statements = [
-        (source.encode((" " if domain != "code" else "\n# ") + text), puzzle)
-        for puzzle in puzzles
-        for text in puzzle.statements
-    ]
-    spent = sum(len(ids) for ids, _ in statements) + sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
-    room = length + 1 - spent
-    if room < 0:
-        raise InvalidValueError(f"puzzles of {spent} tokens do not fit into a row of {length}; use longer rows")
+    for _ in range(DRAWS):
+        puzzles = draw_puzzles(random, random.randint(2, max(3, length // 200)), test=test)
+        if in_unseen:
+            puzzles = [in_unseen_words(puzzle, Random(puzzle.ask)) for puzzle in puzzles]
+        asked = random.sample(puzzles, min(len(puzzles), 6))
+        closing = [(source.question(random, puzzle, TRAINING), puzzle) for puzzle in asked]
+        statements = [
+            (source.encode((" " if domain != "code" else "\n# ") + text), puzzle)
+            for puzzle in puzzles
+            for text in puzzle.statements
+        ]
+        spent = sum(len(ids) for ids, _ in statements) + sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
+        if (room := length + 1 - spent) >= 0:
+            break
+    else:
+        raise InvalidValueError(
+            f"{DRAWS} times puzzles of about {spent} tokens did not fit into a row of {length}; use longer rows"
+        )
     text = source.stretch(random, domain, room)
     openings = source.openings(text, domain)
     places = {puzzle: sorted(random.randint(0, room) for _ in puzzle.statements) for puzzle in puzzles}

@@ -60,8 +60,8 @@ def read_run_curves(folders: Sequence[Path]) -> RunCurves:
             try:
                 found = json.loads(line)
                 step = int(found["step"])
-                if own and own[-1]["step"] == step and "tokens" not in found:
-                    own[-1] |= found  # what the gate said when the run was over
+                if own and "tokens" not in found and any(name.startswith("gate/") for name in found):
+                    own[-1] |= found | {"step": own[-1]["step"]}
                     continue
                 tokens = int(found["tokens"])
             except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["LARGE_BYTES", "copy_run_logs"]
+__all__ = ["LARGE_BYTES", "copy_run_logs", "drop_torn_line"]
 
 LOGS = ("log.jsonl", "starts.jsonl")
 LARGE_BYTES = 256 * 1024  # of a log, from which on it is kept compressed
@@ -37,3 +37,13 @@ def copy_run_logs(runs: Sequence[Path], folder: Path) -> list[Path]:
             copy.write_bytes(content)
             written.append(copy)
     return written
+
+
+def drop_torn_line(log: Path) -> None:
+    """Cut off the last line of a log if it is not whole, as a full disk or a lost machine leaves it: what is written
+    after it would be one line with it. Raises OSError."""
+    if not log.is_file():
+        return
+    with log.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isclose
 from pathlib import Path
@@ -15,13 +15,17 @@ from megacontext.bases.registry import BUNDLED, BUNDLED_FOLDER
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
-from megacontext.training.checkpoint import read_checkpoint
+from megacontext.nets.gist_net import GistNetConfig
+from megacontext.training.checkpoint import all_masters, read_checkpoint
 from megacontext.training.core_export import core_prefix, load_masters
 from megacontext.training.core_import import load_model, read_config
 from megacontext.training.memory_model import MemoryLearner
 from megacontext.training.tokens import TOKENIZER
 
 __all__ = ["Beginning"]
+
+FREE = ("max_positions", "learns_sigma")  # that a run may say otherwise than the model that it begins with
+BESIDE = ("gist_net.", "reconstructor.", "index_head.", "lens_net.")  # names that are not the core's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class Beginning:
     folder: Path | None = None
     masters: Mapping[str, Tensor] = field(default_factory=dict)
     config: CoreConfig | None = None
+    gist_config: GistNetConfig | None = None
 
     @classmethod
     def read(cls, path: Path | None) -> Beginning:
@@ -52,7 +57,7 @@ class Beginning:
                 f"model, or the name of a bundled one: {', '.join(BUNDLED)}"
             )
         if not path.is_dir() and str(path) not in BUNDLED:
-            return cls(path=path, checkpoint=path, masters=read_checkpoint(path)["optimizer"]["masters"])
+            return cls(path=path, checkpoint=path, masters=all_masters(read_checkpoint(path)))
         folder = path if path.is_dir() else BUNDLED_FOLDER / BUNDLED[str(path)]
         if read_config(folder).get("model_type") != CORE_TYPE:
             return cls(path=path, folder=folder)
@@ -64,7 +69,8 @@ class Beginning:
             if net is not None
             for name, weight in net.named_parameters()
         }
-        return cls(path=path, folder=folder, masters=masters, config=nets.core.config)
+        gist_config = None if nets.gist_net is None else nets.gist_net.config
+        return cls(path=path, folder=folder, masters=masters, config=nets.core.config, gist_config=gist_config)
 
     @property
     def tokenizer(self) -> Path | None:
@@ -83,13 +89,7 @@ class Beginning:
             load_model(core, self.folder)
             return
         if self.config is not None:
-            for name, needed in asdict(self.config).items():
-                given = getattr(core.config, name)
-                if name in ("max_positions", "learns_sigma") or given == needed:
-                    continue
-                if isinstance(given, float) and isclose(given, needed):
-                    continue
-                raise InvalidValueError(f"{name} is {given}, but that of {self.path} is {needed}; change [model]")
+            _refuse_other("model", self.config, core.config, self.path)
         if self.masters:
             prefix = core_prefix(self.masters)
             scale = self.masters.get(f"{prefix}log_sigma_scale")
@@ -101,7 +101,10 @@ class Beginning:
             load_masters(core, fresh | dict(self.masters), prefix=prefix)
 
     def fill_memory(self, learner: MemoryLearner) -> None:
-        """Give GistNet, reconstructor and lens theirs, where there are any."""
+        """Give GistNet, reconstructor and lens theirs, where there are any; InvalidValueError if they are of another
+        shape, also where weights would fit."""
+        if self.gist_config is not None:
+            _refuse_other("gist_net", self.gist_config, learner.gist_net.config, self.path)
         nets = {
             "gist_net.": learner.gist_net,
             "reconstructor.": learner.reconstructor,
@@ -110,3 +113,25 @@ class Beginning:
         for prefix, net in nets.items():
             if net is not None and any(name.startswith(prefix) for name in self.masters):
                 load_masters(net, self.masters, prefix=prefix)
+
+    def first_masters(self, names: Iterable[str], *, core: str) -> dict[str, Tensor]:
+        """What the masters of a run begin with, by the run's names: the float32 of a checkpoint, which weights in
+        bfloat16 round. core: what stands before the core's names in the run."""
+        theirs = core_prefix(self.masters)
+        found = {}
+        for name in names:
+            is_core = name.startswith(core) and not name.startswith(BESIDE)
+            known = f"{theirs}{name.removeprefix(core)}" if is_core else name
+            if known in self.masters:
+                found[name] = self.masters[known]
+        return found
+
+
+def _refuse_other(
+    table: str, wanted: CoreConfig | GistNetConfig, given: CoreConfig | GistNetConfig, path: Path | None
+) -> None:
+    for name, needed in asdict(wanted).items():
+        value = getattr(given, name)
+        if name in FREE or value == needed or (isinstance(value, float) and isclose(value, needed)):
+            continue
+        raise InvalidValueError(f"{name} is {value}, but that of {path} is {needed}; change [{table}]")

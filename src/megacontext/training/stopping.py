@@ -18,7 +18,7 @@ from megacontext.errors import MegaContextError, TrainingError
 from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch
 from megacontext.training.windows import TextSource
 
-__all__ = ["Where", "is_out_of_memory", "not_finite", "out_of_memory", "what_fits"]
+__all__ = ["Where", "checkpoint_line", "is_out_of_memory", "not_finite", "out_of_memory", "what_fits"]
 
 FAILED_BATCH = "failed_batch.pt"
 CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "out of memory")  # what it says in a RuntimeError
@@ -33,12 +33,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Where:
-    """Where a run was when it stopped. saved_step: that of its last checkpoint, None if there is none."""
+    """Where a run was when it stopped. saved_step: that of its last checkpoint, None if there is none; rank: of the
+    process in its team; given_seed: that of the command line, if there was one."""
 
     stage: Stage
     step: int
     out: Path
     saved_step: int | None
+    rank: int = 0
+    given_seed: int | None = None
 
 
 def not_finite(what: str, batch: Batch, losses_BT: Tensor, where: Where) -> TrainingError:
@@ -58,12 +61,15 @@ def not_finite(what: str, batch: Batch, losses_BT: Tensor, where: Where) -> Trai
         "weights_BT": batch.weights_BT,
         "losses_BT": losses_BT.detach().clone(),
     }
-    kept_at = where.out / FAILED_BATCH
-    torch.save(kept, kept_at)
+    kept_at = where.out / (f"failed_batch_{where.rank}.pt" if where.rank else FAILED_BATCH)
+    partial = kept_at.with_suffix(".partial")
+    torch.save(kept, partial)
+    partial.replace(kept_at)
+    seed = "another seed in [loop]" if where.given_seed is None else f"another --seed than {where.given_seed}"
     return TrainingError(
         f"step {where.step}: {what} on {_described(batch.kind, where.stage)}, rows of {_kinds(batch)}{place}; nothing "
-        f"was moved. The batch is in {kept_at} (torch.load). {_checkpoint(where)} with another seed in [loop] (other "
-        "batches) or lower rates in [optim]"
+        f"was moved. The batch is in {kept_at} (torch.load). {checkpoint_line(where)} with {seed} (other batches) "
+        "or lower rates in [optim]"
     )
 
 
@@ -80,7 +86,7 @@ def out_of_memory(error: BaseException, batch: Batch, where: Where, *, fits: Bat
     said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
     return TrainingError(
         f"step {where.step}: out of memory on {_described(batch.kind, where.stage)} ({said}); {advice}. "
-        f"{_checkpoint(where)} then"
+        f"{checkpoint_line(where)} then"
     )
 
 
@@ -137,7 +143,8 @@ def _kinds(batch: Batch) -> str:
     return ", ".join(sorted(set(batch.row_kinds)))
 
 
-def _checkpoint(where: Where) -> str:
+def checkpoint_line(where: Where) -> str:
+    """What there is to go on from, as the beginning of a sentence that says how."""
     if where.saved_step is None:
         return "There is no checkpoint yet; start again"
     return f"{where.out / 'checkpoint.pt'} (step {where.saved_step}) is as it was; --resume"

@@ -53,6 +53,18 @@ def test_a_seed_of_the_command_line_replaces_that_of_the_file(train, place):
     assert ": --seed is -1; choose" in train("base.toml", "new", "--seed", "-1").err
 
 
+def test_a_limit_of_minutes_is_kept_for_whoever_goes_on(train, place):
+    """Rates follow the clock of such a run; without it they would rise again."""
+    (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 100000"))
+    assert train("base.toml", "base", "--minutes", "0.01").code == 0
+    checkpoint = torch.load(place / "base" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["given_minutes"] == 0.01
+    assert checkpoint["state"]["step"] < 100_000
+    again = train("base.toml", "base", "--resume")
+    assert again.code == 0
+    assert "of 0.01); nothing was changed" in again.err
+
+
 def test_a_finished_run_stays_as_it_is(train, place):
     train("base.toml", "base")
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files(place / "base")}
