@@ -54,6 +54,17 @@ def test_a_folder(kit, folder):
     assert memory.check(recompute_gists=True).ok
 
 
+def test_what_is_said_of_a_source_that_is_there_is_taken_over(kit):
+    memory = kit.make_memory()
+    memory.ingest(text="A text.", source="note", author="Ada", licence="MIT")
+    assert memory.ingest(text="A text.", source="note", role="user", licence="CC0").num_unchanged == 1
+    (source,) = memory.sources()
+    assert (source.version, source.role, source.author, source.licence) == (1, "user", "Ada", "CC0")
+    assert memory.provenance(0, 1)[0].role == "user"
+    memory.append_text(" More.", source="other")
+    assert memory.check().ok
+
+
 def test_unchanged_is_skipped_and_changed_becomes_a_version(kit, folder):
     memory = kit.make_memory()
     memory.ingest(folder)

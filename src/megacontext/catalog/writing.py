@@ -143,6 +143,14 @@ class SqliteWriter:
             raise InvariantError(f"segment {segment.segment} is not sealed")
         self._rows.update(schema.segments, segment_row(segment), "digest", "raw_digest")
 
+    def describe_source(self, source_id: int, *, role: str, author: str, licence: str) -> None:
+        source = source_by_id(self._connection, source_id)
+        if source is None:
+            raise InvariantError(f"there is no source {source_id}")
+        self.newest.forget_source()
+        described = source.described(role=role, author=author, licence=licence)
+        self._rows.update(schema.sources, source_row(described), "role", "author", "licence")
+
     def erase_source(self, source_id: int) -> None:
         source = source_by_id(self._connection, source_id)
         if source is None:

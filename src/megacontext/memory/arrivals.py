@@ -150,7 +150,7 @@ class Arrivals:
         return is_unchanged
 
     def _is_unchanged(self, uri: str, raw_digest: str) -> bool:
-        """Whether the newest version of a source is just these bytes; new labels are noted for it."""
+        """Whether the newest version of a source is just these bytes; what is said anew of it is noted."""
         known = self._drafter.newest(uri)
         if known is None or known.raw_digest != raw_digest:
             return False
@@ -158,4 +158,6 @@ class Arrivals:
         for key, value in self._request.labels.items():
             if known.source_id and known.labels.get(key) != value:
                 self._tally.relabelled.append((known.source_id, key, value))
+        if known.source_id and known != known.described(**self._request.origin):
+            self._tally.described.append((known.source_id, self._request.origin))
         return True

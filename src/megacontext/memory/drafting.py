@@ -43,6 +43,11 @@ class IngestRequest:
         if self.progress is not None:
             function("progress", self.progress, of="IngestProgress")
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Role, author and licence, as far as they are said."""
+        return {"role": self.role, "author": self.author, "licence": self.licence}
+
 
 class Drafter:
     """Makes drafts, and knows the newest version of a source, committed or still on its way."""

@@ -134,10 +134,12 @@ class Ingestor:
                     elif group:
                         self._commit(group, tally, ahead)
                     self._count_gists(ahead, start, tally)
-                if tally.relabelled:
+                if tally.relabelled or tally.described:
                     with self._parts.catalog.write() as writer:
                         for source_id, key, value in tally.relabelled:
                             writer.set_label(source_id, key, value)
+                        for source_id, said in tally.described:
+                            writer.describe_source(source_id, **said)
             finally:
                 self._drafter.forget()
             while not ahead.wait(_SHOW_SECONDS):

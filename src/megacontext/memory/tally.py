@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from threading import Event, Thread
 from types import TracebackType
@@ -39,6 +39,7 @@ class IngestTally:
         self.num_bytes = 0
         self.failures: list[IngestFailure] = []
         self.relabelled: list[tuple[int, str, str]] = []
+        self.described: list[tuple[int, Mapping[str, str]]] = []  # role, author, licence of sources that were there
         self.uri = ""  # of the newest source
         self.watch_error: BaseException | None = None  # that the watcher raised: nothing is to be done about it
         self._watch = watch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -84,6 +84,11 @@ class Source:
     licence: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     created_at: float = 0.0
+
+    def described(self, *, role: str, author: str, licence: str) -> Source:
+        """The same, with what is not empty said anew."""
+        given = {"role": role, "author": author, "licence": licence}
+        return replace(self, **{name: value for name, value in given.items() if value})
 
     def erased(self) -> Source:
         """What remains when it is forgotten: its place in the history."""
@@ -215,6 +220,10 @@ class CatalogWriter(Protocol):
         ...
 
     def set_label(self, source_id: int, key: str, value: str) -> None: ...
+
+    def describe_source(self, source_id: int, *, role: str, author: str, licence: str) -> None:
+        """Say anew who speaks in a source, who wrote it and under which licence; what is empty stays as it is."""
+        ...
 
     def reseal(self, segment: Segment) -> None:
         """Replace what is known of a sealed segment whose tokens were rewritten."""

@@ -126,6 +126,15 @@ class CatalogSuite:
         assert extent.anchors.dtype == np.int64
         np.testing.assert_array_equal(extent.anchors, [0])
 
+    def test_a_source_can_be_described_later(self, catalog: Catalog) -> None:
+        with catalog.write() as writer:
+            source_id = add_example_source(writer, 0, 4)
+        before = catalog.sources()[0]
+        with catalog.write() as writer:
+            writer.describe_source(source_id, role="user", author="", licence="MIT")
+        assert catalog.sources()[0] == replace(before, role="user", licence="MIT")
+        assert list(catalog.check()) == []
+
     def test_labels_can_be_set_later(self, catalog: Catalog) -> None:
         with catalog.write() as writer:
             source_id = add_example_source(writer, 0, 4)

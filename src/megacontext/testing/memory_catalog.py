@@ -141,6 +141,12 @@ class MemoryCatalogWriter:
         source = self._contents.sources[source_id - 1]
         self._contents.sources[source_id - 1] = replace(source, labels={**source.labels, key: value})
 
+    def describe_source(self, source_id: int, *, role: str, author: str, licence: str) -> None:
+        if not 1 <= source_id <= len(self._contents.sources):
+            raise InvariantError(f"there is no source {source_id}")
+        source = self._contents.sources[source_id - 1]
+        self._contents.sources[source_id - 1] = source.described(role=role, author=author, licence=licence)
+
     def reseal(self, segment: Segment) -> None:
         if segment.segment >= len(self._contents.segments):
             raise InvariantError(f"segment {segment.segment} is not sealed")
