@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -55,6 +57,19 @@ def test_links_lead_somewhere(page):
             assert linked.is_relative_to(DOCS), target
         if anchor and linked.suffix == ".md":
             assert anchor in anchors(linked), target
+
+
+SOURCE = ROOT / "src"
+WITH_EXAMPLES = sorted(path for path in SOURCE.rglob("*.py") if re.search(r"^ +>>> ", path.read_text(), re.M))
+
+
+@pytest.mark.parametrize("path", WITH_EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_of_docstrings_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    done = doctest.testmod(importlib.import_module(name))
+    assert done.attempted
+    assert not done.failed
 
 
 def test_classes_with_many_methods_are_accounted_for():

@@ -108,7 +108,9 @@ def open(
         UnknownNameError, InvalidValueError.
 
     >>> import megacontext as mc
-    >>> memory = mc.open("notes.mc", create=True)  # doctest: +SKIP
+    >>> with mc.open("notes.mc", create=True) as memory:
+    ...     memory.append_text("Lunch is at noon.\\n", source="chat")
+    (0, 8)
     """
     folder = memory_folder(path)
     read_only = flag("read_only", read_only)

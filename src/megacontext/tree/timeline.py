@@ -23,8 +23,8 @@ def window_gist_extent(capacity_entries: int, learned_positions: int) -> float:
     """The extent of gists in windows of this size: less than ``GIST_EXTENT`` where those would end behind what the
     model learned. One for a whole session, whatever the cut, so that a refocus moves only what stands behind it.
 
-    >>> window_gist_extent(1024, 2048), window_gist_extent(1536, 2048), window_gist_extent(2048, 2048)
-    (4.0, 2.0, 1.0)
+    >>> [round(window_gist_extent(entries, 2048), 6) for entries in (1024, 1536, 2048)]
+    [4.0, 2.0, 1.0]
     """
     room = (
         (learned_positions / capacity_entries - 1) / GIST_SHARE
