@@ -17,6 +17,7 @@ from megacontext.bases.profiles import PUBLISHED_FOLDER, BaseProfile, find_profi
 from megacontext.bases.registry import BaseHandle
 from megacontext.bases.supported import markdown_table, rows
 from megacontext.bases.traits import check_config
+from megacontext.cli.score import _methods as score_methods
 from megacontext.errors import BaseModelError
 from megacontext.testing.tiny_families import family_config
 
@@ -163,6 +164,13 @@ def test_defaults_of_a_folder_reach_memories_and_sessions(model_folder: Path, tm
         assert (made.block_tokens, made.gister_name, made.gist_width) == (16, "mean", 2)
         with memory.session() as session:
             assert session.working_context.config.budget_entries == 300
+            shown = session._engine.config
+        memory.append_text("Lunch is at noon. " * 40)
+        scored, *others = score_methods(memory, None, "auto", num_tokens=4)
+        assert scored.session._engine.config == shown, "what is scored is what would be shown"
+        assert {method.budget_entries for method in others} == {300}
+        for method in (scored, *others):
+            method.close()
             assert session.working_context.config.sink_tokens == 7
         with memory.session(budget_entries=400, sink_tokens=0) as session:
             assert session.working_context.config.budget_entries == 400

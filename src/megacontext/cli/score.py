@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megacontext.cli.opening import open_for_questions
-from megacontext.cli.options import BudgetOption, JsonOption, LensOption, MemoryArgument
+from megacontext.cli.options import JsonOption, LensOption, MemoryArgument, SuitedBudgetOption
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
@@ -27,7 +27,7 @@ def score(
     text: Annotated[
         str, typer.Option("--text", metavar="FILE", help="The continuation; - is standard input.", show_default=False)
     ],
-    budget: BudgetOption = 1024,
+    budget: SuitedBudgetOption = None,
     lens: LensOption = "auto",
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", metavar="N", min=1, help="Score its first N tokens.")
@@ -84,17 +84,21 @@ def _read(text: str) -> str:
     return content
 
 
-def _methods(opened: OpenedMemory, budget: int, lens: str, *, num_tokens: int) -> list[Method]:
+def _methods(opened: OpenedMemory, budget: int | None, lens: str, *, num_tokens: int) -> list[Method]:
+    """The window that ``ask`` would show, and what it is compared with."""
     from megacontext.evaluation.methods.focused import FocusedMemory, WindowShape
     from megacontext.evaluation.methods.plain import FullContext, Recency
+    from megacontext.runtime.config import SessionConfig, SessionDefaults
 
+    suited = SessionDefaults.of(opened.base, budget_entries=budget, sink_tokens=None)
+    shape = WindowShape(lens=lens, recent_tokens=SessionConfig.recent_tokens, sink_tokens=suited.sink_tokens)
     base = opened.base.load()
     methods: list[Method] = [
-        FocusedMemory(opened, base, budget_entries=budget, shape=WindowShape(lens=lens)),
-        Recency(opened, base, budget_entries=budget),
+        FocusedMemory(opened, base, budget_entries=suited.budget_entries, shape=shape),
+        Recency(opened, base, budget_entries=suited.budget_entries),
     ]
     if opened.num_tokens + num_tokens <= base.info.max_positions:
-        methods.append(FullContext(opened, base, budget_entries=budget))
+        methods.append(FullContext(opened, base, budget_entries=suited.budget_entries))
     return methods
 
 

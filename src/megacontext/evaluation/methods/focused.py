@@ -25,16 +25,22 @@ RECENT_SHARE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class WindowShape:
-    """What moves the cut, and how many of the last tokens stay raw; None: as many as the budget lets."""
+    """What moves the cut, and how many of the last and first tokens stay raw. recent_tokens: None for as many as the
+    budget lets."""
 
     lens: str | Lens = "auto"
     allocator: str | Allocator = "greedy"
     recent_tokens: int | None = None
+    sink_tokens: int = SessionConfig.sink_tokens
 
     def config(self, budget_entries: int) -> SessionConfig:
         recent = recent_room(budget_entries) if self.recent_tokens is None else self.recent_tokens
         return SessionConfig(
-            budget_entries=budget_entries, lens=self.lens, allocator=self.allocator, recent_tokens=recent
+            budget_entries=budget_entries,
+            lens=self.lens,
+            allocator=self.allocator,
+            recent_tokens=recent,
+            sink_tokens=self.sink_tokens,
         )
 
 
