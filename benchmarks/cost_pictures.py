@@ -16,7 +16,11 @@ __all__ = ["DRIFT_PICTURE", "HISTORY_PICTURE", "draw_drift", "draw_history", "dr
 
 HISTORY_PICTURE, DRIFT_PICTURE = "cost-by-history.png", "drift-by-refocuses.png"
 SCALES = {"k": 1e3, "M": 1e6, "G": 1e9}
-AT_LENGTH = re.compile(r"(?P<kind>generate, per token|refocus on a question): (?P<long>.+) of history / (?P<short>.+)")
+AT_LENGTH = re.compile(
+    r"(?P<kind>decode step between refocuses|generate, per token|refocus on a question): "
+    r"(?P<long>.+) of history / (?P<short>.+)"
+)
+RENAMED = {"generate, per token": "decode step between refocuses"}  # as earlier results call it
 DRIFTED = re.compile(r"(?P<base>.+), as by default, (?P<number>\d+) refocuses: nats more than exact")
 COLORS = (*LEVEL_COLORS[:3], TEXT, DIM)  # those that stand out from the background
 MOST_NATS = 0.01  # more than exact, the target
@@ -31,7 +35,8 @@ def history_lines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     lines: dict[str, Points] = {}
     for row in rows:
         if (named := AT_LENGTH.fullmatch(row["what"])) is not None:
-            points = lines.setdefault(named["kind"], [(_tokens(named["short"]), row["short_ms"])])
+            kind = RENAMED.get(named["kind"], named["kind"])
+            points = lines.setdefault(kind, [(_tokens(named["short"]), row["short_ms"])])
             points.append((_tokens(named["long"]), row["long_ms"]))
     return {kind: sorted(points) for kind, points in lines.items()}
 
@@ -50,7 +55,7 @@ def draw_history(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Both costs over the length of the history, on logarithmic axes."""
     figure, axes = _axes("What a longer history costs")
     for (kind, points), color in zip(history_lines(rows).items(), COLORS, strict=False):
-        above = -16 if kind.startswith("generate") else 8  # points
+        above = -16 if kind in RENAMED.values() else 8  # points
         alone = [point for point in points if point[1] < WITHOUT_WINDOW * points[0][1]]
         axes.plot(*zip(*(point for point in points if point not in alone), strict=True), "o-", color=color, label=kind)
         for tokens, ms in points:

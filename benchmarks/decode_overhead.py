@@ -25,7 +25,7 @@ from transformers.generation import BaseStreamer
 from histories import make_history
 from megacontext.bases.registry import BaseHandle
 from megacontext.ports.base import Base
-from megacontext.runtime.events import TokenEvent
+from megacontext.runtime.events import DoneEvent, TokenEvent
 from megacontext.runtime.opened import OpenedMemory
 from record import parser, record, row
 
@@ -135,12 +135,17 @@ def session_rows(
     sessions = [memory.session(budget_entries=room, refocus_interval=interval) for interval in INTERVALS]
 
     def session_ms(number: int) -> float:
-        moments = [
-            time.perf_counter()
-            for event in sessions[number].complete(PROMPT, max_new_tokens=num_tokens)
-            if isinstance(event, TokenEvent)
-        ]
-        return per_token_ms(moments)
+        moments, num_generated = [], 0
+        for event in sessions[number].complete(PROMPT, max_new_tokens=num_tokens):
+            if isinstance(event, TokenEvent):
+                moments.append(time.perf_counter())
+            elif isinstance(event, DoneEvent):
+                num_generated = len(event.token_ids)
+        assert num_generated == num_tokens, (
+            f"the session stopped after {num_generated} of {num_tokens} tokens, and generate does not: take another "
+            "--history, or a base that goes on"
+        )
+        return per_token_ms(moments[:num_tokens])  # what an answer ends with may come as an event of its own
 
     sides: dict[str, Callable[[], float]] = {
         "dynamic": lambda: generate_ms(model, window, num_tokens, static=False),

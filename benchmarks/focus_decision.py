@@ -2,9 +2,9 @@
 
 Facts are hidden in real text and asked for one after another. A decision begins when the question has run in the
 window (lenses that go by words alone need none) and ends when the new cut is committed; running the model is no part
-of it. Every lens decides on each question in turn; the first questions warm up. Beside the whole stand its parts:
-search (full-text), score (the lens, with its search), scan (of the learned lens, with its search), allocate, apply;
-and the first decision of a session, in which keys of all gists are made.
+of it. Every lens decides on each question, in an order drawn anew; the first questions warm up. Beside the whole
+stand its parts: search (full-text), score (the lens, with its search), scan (of the learned lens, with its search),
+allocate, apply; and the first decision of a session, in which keys of all gists are made.
 
 The reference core is told that it may have windows of 16,384 positions, four times what it was trained for: what its
 answers would be worth does not matter here. python benchmarks/focus_decision.py --out benchmarks/results
@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -161,9 +162,10 @@ def measure(memory: OpenedMemory, base: Base, questions: list[str], num_entries:
     """A row for each lens; the learned one only over gists that the base made."""
     lenses = ["recency", "lexical", "auto", *(["lensnet"] if memory.info.gister_name == "gistnet" else [])]
     deciders = {lens: Decider(memory, base, lens, num_entries) for lens in lenses}
+    random = Random(SEED)
     for question in questions:
-        for decider in deciders.values():
-            decider.decide(question)
+        for lens in random.sample(lenses, len(lenses)):  # whoever comes later finds warm what the first had to read
+            deciders[lens].decide(question)
     for lens, decider in deciders.items():
         parts = decider.watch.medians()
         first_ms = decider.watch.decisions[0]["all"]

@@ -33,6 +33,7 @@ from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.session import Session
 from record import parser, record, row
 
+WAYS = ("together", "one after another")
 TOKENS_EACH = 8  # of every round of steps
 ANSWER_TOKENS = 64
 INTERVALS = (0, 32)
@@ -77,9 +78,9 @@ def measure(memory: OpenedMemory, base: str, budget: int, num_sessions: int, num
         engine.reserve(room + 7 * number, "what is decoded")  # windows of different lengths
         windows.append(engine.show(NO_TOKENS))
     random = np.random.default_rng(0)
-    seconds: dict[str, list[float]] = {"together": [], "one after another": []}
-    for _ in range(num_rounds + 1):
-        for way, took in seconds.items():
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(num_rounds + 1):
+        for way in in_turn(number):
             token_ids = random.integers(0, 256, (TOKENS_EACH, num_sessions)).astype(np.uint32)
             began = time.perf_counter()
             for step in token_ids:
@@ -88,8 +89,8 @@ def measure(memory: OpenedMemory, base: str, budget: int, num_sessions: int, num
                 else:
                     for window, token_id in zip(windows, step, strict=True):
                         window.append(np.array([token_id], dtype=np.uint32))
-            took.append(time.perf_counter() - began)
-    together, alone = (statistics.median(took[1:]) for took in seconds.values())
+            seconds[way].append(time.perf_counter() - began)
+    together, alone = (statistics.median(seconds[way][1:]) for way in WAYS)
     num_tokens = TOKENS_EACH * num_sessions
     return row(
         f"{base}: {num_sessions} sessions together / one after another, windows of {budget:,}",
@@ -102,6 +103,11 @@ def measure(memory: OpenedMemory, base: str, budget: int, num_sessions: int, num
         threads=torch.get_num_threads(),
         rounds=num_rounds,
     )
+
+
+def in_turn(number: int) -> tuple[str, ...]:
+    """Both ways, the other one first in every second round."""
+    return WAYS[::-1] if number % 2 else WAYS
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,11 @@ def measure_answers(
     memory: OpenedMemory, base: str, budget: int, num_sessions: int, interval: int, num_rounds: int
 ) -> list[dict[str, object]]:
     """Whole answers: medians of both ways, alternately; the first round warms up."""
-    ways = {way: _sessions(memory, budget, num_sessions, interval) for way in ("together", "one after another")}
-    took: dict[str, list[Took]] = {way: [] for way in ways}
+    ways = {way: _sessions(memory, budget, num_sessions, interval) for way in WAYS}
+    took: dict[str, list[Took]] = {way: [] for way in WAYS}
     for number in range(num_rounds + 1):
-        for way, sessions in ways.items():
+        for way in in_turn(number):
+            sessions = ways[way]
             streams = [
                 session.generate(
                     QUESTIONS[(number + place) % len(QUESTIONS)],

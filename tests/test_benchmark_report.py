@@ -115,12 +115,18 @@ def test_a_missed_target_is_called_that_and_is_drawn(report, tmp_path):
 def test_pictures_over_a_range_are_drawn_of_what_the_rows_say(report, tmp_path):
     pictures = script("cost_pictures")
     rows = [
+        {"what": "generate, per token: 1 M of history / 10 k", "short_ms": 5.0, "long_ms": 6.0},  # its earlier name
+        {"what": "decode step between refocuses: 10 M of history / 10 k", "short_ms": 5.0, "long_ms": 7.0},
+        {"what": "generate, refocuses included: 1 M of history / 10 k", "short_ms": 8.0, "long_ms": 9.0},
         {"what": "refocus on a question: 1 M of history / 10 k", "short_ms": 50.0, "long_ms": 90.0},
         {"what": "refocus on a question: 100 M of history / 10 k", "short_ms": 50.0, "long_ms": 7.0},
         {"what": "session start: 1 M of history / 10 k", "short_ms": 5.0, "long_ms": 5.0},
     ]
     lines = pictures.history_lines(rows)
-    assert lines == {"refocus on a question": [(1e4, 50.0), (1e6, 90.0), (1e8, 7.0)]}
+    assert lines == {
+        "decode step between refocuses": [(1e4, 5.0), (1e6, 6.0), (1e7, 7.0)],
+        "refocus on a question": [(1e4, 50.0), (1e6, 90.0), (1e8, 7.0)],
+    }
     drifted = [
         {"what": f"core, {arm}, {number} refocuses: nats more than exact", "value": number / 1e5, "standard_error": 0.1}
         for arm in ("as by default", "32 probes")
@@ -137,7 +143,7 @@ def test_the_committed_results_have_the_rows_that_the_pictures_show(report):
     pictures, results = script("cost_pictures"), report.read_results(report.RESULTS)
     lines = pictures.history_lines(results["history_cost"]["rows"])
     assert {kind: len(points) for kind, points in lines.items()} == {
-        "generate, per token": 4,
+        "decode step between refocuses": 4,
         "refocus on a question": 4,
     }
     assert all(len(points) == 4 for points in pictures.drift_lines(results["patch_drift"]["rows"]).values())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megacontext.evaluation.cost import DecodeCost
 from megacontext.runtime import assembly
 from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.engine import NO_TOKENS, Engine
@@ -54,6 +55,24 @@ def test_a_cold_session_runs_one_window_and_a_question_no_more(memory, monkeypat
     assert window["reached"]
     assert question["questions"] == 2
     assert 0 <= question["value"] <= question["most"] <= 400
+
+
+def test_a_step_between_refocuses_and_one_with_its_share_of_them_are_told_apart(memory, monkeypatch):
+    history = script("history_cost")
+    asked = []
+
+    def cost(session, *, num_tokens, prompt, num_generated):
+        asked.append((num_generated, session._engine.config.refocus_interval))
+        return DecodeCost(num_tokens=1, first_ms=90, per_token_ms=5, with_refocus_ms=8, num_generated=num_generated)
+
+    monkeypatch.setattr(history, "decode_cost", cost)
+    rows = history.measure([memory, memory], budget_entries=400, num_rounds=1)
+    assert set(asked) == {(32, 32)}
+    long_ms = {row["what"].partition(":")[0]: row["long_ms"] for row in rows}
+    assert long_ms.pop("decode step between refocuses") == 5
+    assert long_ms.pop("generate, refocuses included") == 8
+    assert set(long_ms) == {"refocus on a question", "session start", "first window of a cold session"}
+    assert [row["what"].partition(":")[0] for row in rows if "target" in row] == ["decode step between refocuses"]
 
 
 def test_what_a_question_opens_is_counted_by_kind(memory, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
 from megacontext.evaluation.methods.method import ANSWER_TOKENS, Lead, Method
 from megacontext.evaluation.methods.plain import FullContext, Recency, Sinks
 from megacontext.evaluation.methods.retrieval import Retrieval, best_spans
+from megacontext.ports.base import question_ids
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import tiny_base
@@ -34,13 +36,29 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenedMemory]:
 
 
 @pytest.mark.parametrize("kind", [Recency, Sinks, Retrieval, FocusedMemory, OracleFocus])
-def test_answers_and_scores_come_within_budget(kind: type[Method], memory: OpenedMemory) -> None:
+def test_answers_and_scores_come_within_budget(
+    kind: type[Method], memory: OpenedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows: list[int] = []
+    for name in ("forward", "patch"):
+        run = getattr(BASE, name)
+
+        def noting(*args: Any, run: Any = run, **named: Any) -> Any:
+            done = run(*args, **named)
+            windows.append(next(each for each in args if hasattr(each, "num_entries")).num_entries)
+            return done
+
+        monkeypatch.setattr(BASE, name, noting)
     method = kind(memory, BASE, budget_entries=BUDGET)
     answer = method.answer(QUESTION, evidence=[(2000, 2035)])
     assert isinstance(answer, str)
+    if isinstance(method, FocusedMemory):
+        asked = len(question_ids(BASE.info, BASE.codec, QUESTION))
+        assert BUDGET // 2 < method.session.working_context.cost + asked + ANSWER_TOKENS <= BUDGET
     nats = method.nll(np.frombuffer(b"Line 150 says", np.uint8).astype(np.uint32))
     assert nats.shape == (13,)
     assert (nats > 0).all()
+    assert BUDGET // 2 < max(windows) < BUDGET  # the last token of all is never run
     method.close()
 
 

@@ -170,30 +170,38 @@ def test_a_cache_gives_what_a_fresh_forward_gives() -> None:
 
 
 def test_the_tap_is_the_stream_after_its_layer() -> None:
-    made = core()
+    made, first = core(), core(replace(SMALL, num_layers=1))
+    first.load_state_dict({name: each for name, each in made.state_dict().items() if not name.startswith("layers.1.")})
     entries, mu, sigma = window(5)
     with torch.no_grad():
-        out = made(entries, mu, sigma, tap_layer=1)
+        out, last = (made(entries, mu, sigma, tap_layer=layer) for layer in (0, 1))
+        alone = first(entries, mu, sigma).hidden_BTD
     assert out.tapped_BTD is not None
-    torch.testing.assert_close(made.norm(out.tapped_BTD), out.hidden_BTD)
+    assert last.tapped_BTD is not None
+    torch.testing.assert_close(made.norm(out.tapped_BTD), alone)
+    torch.testing.assert_close(made.norm(last.tapped_BTD), last.hidden_BTD)
+    assert not torch.allclose(alone, last.hidden_BTD, atol=1e-2)
+    torch.testing.assert_close(out.hidden_BTD, last.hidden_BTD)
     assert made(entries, mu, sigma).tapped_BTD is None
 
 
 def test_a_fresh_core_predicts_nothing_yet_and_learns_through_every_weight() -> None:
     torch.manual_seed(0)
     made = Core(replace(SMALL, learns_sigma=True))
-    entries = made.embed(torch.arange(12)[None])
-    sigma = torch.zeros(1, 12)
+    ids, mu, sigma = torch.arange(12), torch.arange(12).double()[None], torch.zeros(1, 12)
     sigma[0, 3] = 4.0
-    mu = torch.arange(12).double()[None]
+
+    def loss() -> Tensor:
+        hidden = made(made.embed(ids[None]), mu, sigma).hidden_BTD
+        return torch.nn.functional.cross_entropy(made.logits(hidden)[0], ids)
+
+    assert float(loss().detach()) == pytest.approx(math.log(SMALL.vocab_size), abs=0.05)
     for _ in range(3):  # what starts at zero opens the way for the rest
-        loss = torch.nn.functional.cross_entropy(made.logits(made(entries, mu, sigma).hidden_BTD)[0], torch.arange(12))
         made.zero_grad()
-        loss.backward(retain_graph=True)
+        loss().backward()
         with torch.no_grad():
             for weight in made.parameters():
                 weight -= 0.5 * weight.grad
-        entries = made.embed(torch.arange(12)[None])
     silent = [name for name, weight in made.named_parameters() if not weight.grad.abs().sum() > 0]
     assert silent == []
 

@@ -77,6 +77,9 @@ def test_it_reads_its_own_gists_and_nobody_elses(nets: tuple[Core, GistNet, Lens
     assert nats["256/oracle/real"] < 0.6
     assert nats["256/gists/real"] < 0.4 * nats["256/recency"]
     assert nats["256/gists/shuffled"] > 0.9 * nats["256/recency"]
+    most = nats["256/recency"] - nats["full"]
+    for way in ("256/gists/real", "256/gists/shuffled", "256/oracle/real"):
+        assert report[way]["closure"] == pytest.approx((nats["256/recency"] - nats[way]) / most, abs=1e-3), way
 
 
 def test_its_lens_finds_most_answers_within_four(nets: tuple[Core, GistNet, LensNet], unseen: TextSource) -> None:

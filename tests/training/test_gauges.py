@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training import gauges
 from megacontext.training.core_model import window_loss
 from megacontext.training.core_recipe import memory_gauges
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
@@ -101,3 +104,13 @@ def test_nobody_knows_a_peak_without_measuring_or_being_told() -> None:
     assert peak > 1e6
     assert source == "measured: torch.float32 products of 1024 x 1024 at the start"
     assert Gauges().peak_flops == 0
+
+
+def test_a_peak_is_the_products_of_the_time_that_they_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [0.125 * number for number in range(100)]
+    monkeypatch.setattr(gauges, "time", SimpleNamespace(perf_counter=partial(moments.pop, 0)))
+    with FlopCounterMode(display=False) as counter:
+        peak, _ = measured_peak(torch.float32)
+    elapsed = 0.125 * (100 - len(moments) - 1)
+    assert elapsed >= gauges.PEAK_SECONDS
+    assert peak == pytest.approx((counter.get_total_flops() - 2 * 1024**3) / elapsed)  # the first only warms up

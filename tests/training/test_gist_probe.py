@@ -29,16 +29,18 @@ STAGE = Stage(
 FAR = 16
 
 
-def nats_after(core: Core, gist_net: GistNet, row: Window, level: int) -> float:
+def nats_after(core: Core, gist_net: GistNet, row: Window, level: int, *, gists_of: Window | None = None) -> float:
     """Of the last 64 tokens, entry by entry; level 0 is the text itself, and -1 shows nothing of the first blocks."""
     ids = torch.from_numpy(row.tokens_T)
-    far_KD = core.embed(ids[: FAR * 32].view(FAR, 32))
+    far_KD = core.embed(torch.from_numpy((gists_of or row).tokens_T)[: FAR * 32].view(FAR, 32))
     gists_1D = gist_net(far_KD, level=1, num_children=32, gist_width=1)[:, 0]
     if level == 1:
         shown, middles, width = gists_1D, 4.0 * torch.arange(FAR) + 1.5, 4 * FAR
     elif level == 2:
         shown = gist_net(gists_1D[None, :, None].flatten(1, 2), level=2, num_children=FAR, gist_width=1)[0]
         middles, width = torch.tensor([1.5]), 4
+    elif level == -1:
+        shown, middles, width = far_KD.flatten(0, 1)[:0], torch.zeros(0), 4 * FAR
     else:
         shown, middles, width = far_KD.flatten(0, 1), torch.arange(FAR * 32.0), FAR * 32
     tail = ids[FAR * 32 :]
@@ -55,14 +57,17 @@ def test_it_is_what_the_next_tokens_cost_after_gists(nets: tuple[Core, GistNet],
     assert len(rows) == 8
     assert {len(row.tokens_T) for row in rows} == {ROW_TOKENS}
     figures = probe_gists(*nets, rows)
-    raw = sum(nats_after(*nets, row, 0) for row in rows) / len(rows)
+    raw, none = (sum(nats_after(*nets, row, level) for row in rows) / len(rows) for level in (0, -1))
     for level in (1, 2):
         real = sum(nats_after(*nets, row, level) for row in rows) / len(rows)
+        shuffled = sum(nats_after(*nets, row, level, gists_of=rows[at - 1]) for at, row in enumerate(rows)) / len(rows)
         assert figures[f"delta_nll_64/level_{level}"] == pytest.approx(real - raw, abs=1e-4)
-        assert abs(figures[f"gists_save_64/level_{level}/of_none"]) > 1e-4
+        for control, nats in (("none", none), ("shuffled", shuffled)):
+            saved = figures[f"gists_save_64/level_{level}/of_{control}"]
+            assert saved == pytest.approx(nats - real, abs=1e-5)
+            assert abs(saved) > 1e-4, "the sign would not show"
     same = probe_gists(*nets, [rows[0]] * 2)
     assert same["gists_save_64/level_1/of_shuffled"] == same["gists_save_64/level_2/of_shuffled"] == 0
-    assert figures["gists_save_64/level_1/of_shuffled"] != 0
 
 
 def test_little_text_is_not_looked_at(stores: dict[str, TokenStore]) -> None:

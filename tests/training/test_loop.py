@@ -6,15 +6,18 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
 from megacontext.training.loop import LoopConfig, LoopState, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig, schedule
 from megacontext.training.reference import ReferenceConfig, build_reference, hidden_states, window_loss
+from megacontext.training.tokens import TokenStore
 from megacontext.training.trackers import open_trackers
 from megacontext.training.windows import TextSource
 
@@ -88,6 +91,20 @@ def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Pat
     for name, master in whole.optimizer.masters.items():
         assert torch.equal(second.optimizer.masters[name], master), name
         assert torch.equal(second.optimizer.weights[name], whole.optimizer.weights[name]), name
+
+
+def test_kinds_rows_and_domains_are_drawn_by_their_shares(tokenizer: Tokenizer, stores: dict[str, TokenStore]) -> None:
+    source = TextSource(tokenizer, stores, {"code": 0.1, "books": 0.9})
+    often = BatchKind(name="often", share=0.9, rows=1, length=64, mix={"dense": 0.1, "plain": 0.9})
+    stage = Stage(name="one", batches=(replace(often, name="seldom", share=0.1), often))
+    batches = [draw_batch(source, stage, seed=1, step=step) for step in range(300)]
+    drawn = {
+        "often": [batch.kind.name for batch in batches],
+        "plain": [batch.row_kinds[0] for batch in batches],
+        "books": [source.domain(Random(seed)) for seed in range(300)],
+    }
+    for name, names in drawn.items():
+        assert 0.84 < names.count(name) / 300 < 0.96, name
 
 
 def test_a_step_moves_by_the_mean_of_its_micro_batches(

@@ -66,15 +66,22 @@ def test_a_mixed_batch_adds_what_gists_forget_of_their_spans(source: TextSource)
 
 def test_places_can_be_asked_for(source: TextSource) -> None:
     learner, plain = make_learner(replace(SMALL, index=0.5)), make_learner()
-    plain.load_state_dict(learner.state_dict(), strict=False)
     assert learner.index_head is not None
+    with torch.no_grad():
+        learner.core.layers[0].attention.o_proj.weight.normal_(std=0.1)  # or queries would learn nothing yet
+    plain.load_state_dict(learner.state_dict(), strict=False)
+    twice = make_learner(replace(SMALL, index=1.0))
+    twice.load_state_dict(learner.state_dict())
     batch = draw_batch(source, replace(STAGE, batches=STAGE.batches[:1]), seed=0, step=0)
     loss, losses_BT = learner.loss(batch, compiled=False)
     first = {name: float(value) for name, value in learner.index_figures.items()}
     with torch.no_grad():
         unasked, unasked_BT = plain.loss(batch, compiled=False)
+        asked_twice, _ = twice.loss(batch, compiled=False)
     torch.testing.assert_close(losses_BT.detach(), unasked_BT)
-    assert float(loss.detach() - unasked) != 0
+    asked = float(loss.detach() - unasked)
+    assert abs(asked) > 0.01
+    assert float(asked_twice - unasked) == pytest.approx(2 * asked, rel=1e-3)
     optimizer = torch.optim.Adam(learner.index_head.parameters(), lr=0.03)
     for _ in range(200):
         optimizer.zero_grad()
@@ -83,7 +90,12 @@ def test_places_can_be_asked_for(source: TextSource) -> None:
     for kind in ("gists", "tokens"):
         assert float(learner.index_figures[f"index/{kind}_missed"]) < 0.6 * first[f"index/{kind}_missed"]
         assert float(learner.index_figures[f"index/{kind}_expected"]) > 0
-    assert learner.core.layers[0].attention.q_proj.weight.grad is not None
+    slopes = []
+    for each in (learner, plain):
+        each.zero_grad()
+        each.loss(batch, compiled=False)[0].backward()  # type: ignore[no-untyped-call]
+        slopes.append(each.core.layers[0].attention.q_proj.weight.grad)
+    assert (slopes[0] - slopes[1]).norm() > 0.01 * slopes[1].norm() > 0
 
 
 def test_spans_alone_teach_gist_net_and_leave_the_core(source: TextSource) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,14 @@ def test_kinds_are_told_apart_and_add_up(nets: tuple[Core, GistNet], source: Tex
     assert "by_kind" not in expected, "there is one kind"
     assert {name: expected[name] for name in found} == found
     assert "closure" in found
+
+
+def test_closures_go_from_recency_to_the_ceiling() -> None:
+    recency, full, nats = {(0, 1): 3.0, (1, 1): 5.0}, {(0, 1): 1.0, (1, 1): 1.0}, {(0, 1): 2.5, (1, 1): 3.0}
+    found: dict[str, Any] = {"by_kind": {"code": {}, "room": {}}}
+    memory_scoring._add_closures(found, recency, {"closure": full}, nats, {(0, 1): "code", (1, 1): "room"})
+    assert found["closure"] == pytest.approx((0.5 + 2) / (2 + 4), abs=1e-4)
+    assert [found["by_kind"][kind]["closure"] for kind in ("code", "room")] == [0.25, 0.5]
 
 
 def test_ratios_are_those_of_windows_with_wider_gists(nets: tuple[Core, GistNet], source: TextSource) -> None:

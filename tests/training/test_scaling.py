@@ -29,8 +29,11 @@ def test_a_known_curve_is_found_and_foretells_larger_runs() -> None:
 
 
 def test_what_is_left_out_is_foretold_as_well_as_the_noise_lets() -> None:
-    errors = left_out_errors(points(noise=0.003))
+    runs = points(noise=0.003)
+    errors = left_out_errors(runs)
     assert len(errors) == len(GRID)
+    without = fit_curve([*runs[:3], *runs[4:]], near=fit_curve(runs))
+    assert errors[3] == pytest.approx(without.at(runs[3].weights, runs[3].tokens) - runs[3].nats)
     assert 0 < max(map(abs, errors)) < 0.25
     assert np.median(np.abs(errors)) < 0.03
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import pairwise
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +14,22 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from megacontext.training import scoring
+from megacontext.training.names import is_test
 from megacontext.training.recall import Asking
 from megacontext.training.rows import recall_row
-from megacontext.training.scoring import bits_per_byte, far_copy, right_answers, share, token_nlls
+from megacontext.training.scoring import (
+    DISTANCES,
+    bits_per_byte,
+    cut_report,
+    far_copy,
+    recall_report,
+    right_answers,
+    share,
+    token_nlls,
+)
 from megacontext.training.tokens import TokenStore, token_bytes
-from megacontext.training.windows import TextSource
+from megacontext.training.windows import Answer, TextSource, Window
 
 VOCABULARY = 512
 
@@ -60,6 +74,68 @@ def test_a_prophet_answers_everything_once_and_a_blank_model_nothing(source: Tex
         assert all(exact for _, _, exact in results)
         assert len(results) == len({answer.fact for answer in row.answers})
     assert not any(exact for _, _, exact in right_answers(uniform, rows))
+
+
+class Knowing:
+    """Makes rows, keeps them and how they ask, and has their targets before it when it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        make = getattr(scoring, name)
+        self.made: list[tuple[Window, Asking, dict[str, Any]]] = []
+
+        def noting(source: TextSource, random: Random, length: int, asking: Asking, **how: Any) -> Window:
+            row: Window = make(source, random, length, asking, **how)
+            self.made.append((row, asking, how))
+            return row
+
+        monkeypatch.setattr(scoring, name, noting)
+
+    def __call__(self, ids_BT: Tensor) -> Tensor:
+        (targets_T,) = (row.targets_T for row, _, _ in self.made if np.array_equal(row.tokens_T, ids_BT[0].numpy()))
+        return Prophet(targets_T)(ids_BT)
+
+
+def first_answers(rows: Iterable[Window]) -> list[Answer]:
+    """One to each fact that a row asks for."""
+    latest_first = (sorted(row.answers, key=lambda answer: -answer.start) for row in rows)
+    return [answer for answers in latest_first for answer in {answer.fact: answer for answer in answers}.values()]
+
+
+def test_recall_is_asked_of_names_that_training_never_saw(source: TextSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    knowing = Knowing(monkeypatch, "recall_row")
+    report: Any = recall_report(knowing, source, count=5)
+    assert [asking for _, asking, _ in knowing.made] == [
+        Asking(test=True, key=key, product=True) for key in ("code", None) for _ in range(5)
+    ]
+    codes, kinds = (first_answers(row for row, _, _ in knowing.made[part]) for part in (slice(5), slice(5, None)))
+    assert all(is_test(answer.fact.name) for answer in [*codes, *kinds])
+    assert report["codes"] == share([True] * len(codes))
+    assert {name: one["n"] for name, one in report["codes_by_distance"].items()} == {
+        f"{low}-{high}": count
+        for low, high in pairwise(DISTANCES)
+        if (count := sum(low <= answer.distance < high for answer in codes))
+    }
+    assert report["by_kind"] == {
+        key: share([True] * sum(answer.fact.key == key for answer in kinds))
+        for key in sorted({answer.fact.key for answer in kinds})
+    }
+    assert len(report["by_kind"]) > 2
+    assert recall_report(uniform, source, count=2)["codes"]["accuracy"] == 0  # type: ignore[index]
+
+
+def test_recall_in_cuts_is_told_by_the_number_of_lone_tokens(
+    source: TextSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knowing = Knowing(monkeypatch, "cut_row")
+    report = cut_report(knowing, source, count=4, lone=(40, 400))
+    assert {asking for _, asking, _ in knowing.made} == {Asking(test=True, key="code", product=True)}
+    assert [how for _, _, how in knowing.made] == [{"num_lone": 40}] * 4 + [{"num_lone": 400}] * 4
+    for name, part in (("40", slice(4)), ("400", slice(4, None))):
+        answers = first_answers(row for row, _, _ in knowing.made[part])
+        assert all(is_test(answer.fact.name) for answer in answers)
+        assert report[name] == share([True] * len(answers))
+    assert set(report) == {"40", "400"}
+    assert cut_report(uniform, source, count=2, lone=(40,))["40"]["accuracy"] == 0
 
 
 def test_a_share_comes_with_its_error() -> None:

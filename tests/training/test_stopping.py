@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from megacontext.errors import TrainingError
-from megacontext.training.curriculum import Batch, BatchKind, Stage
+from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch
 from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
@@ -103,12 +103,20 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_moves(source: TextSour
 
 
 def test_another_seed_goes_on_past_the_batch_that_failed(source: TextSource, tmp_path: Path) -> None:
-    first = make_loop(source, tmp_path)
-    first.run(until_step=4)
-    again = make_loop(source, tmp_path)
-    again.config = replace(again.config, seed=6)
-    again.resume()
-    assert again.run().step == 9
+    failing = draw_batch(source, STAGE, seed=5, step=4).ids_BT
+
+    def poison(batch: Batch, whole: Tensor, losses_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return (whole * float("nan") if torch.equal(batch.ids_BT, failing) else whole), losses_BT
+
+    make_loop(source, tmp_path, spoil=poison).run(until_step=4)
+    same = make_loop(source, tmp_path, spoil=poison)
+    same.resume()
+    with pytest.raises(TrainingError, match="step 4: the loss is nan"):
+        same.run()
+    other = make_loop(source, tmp_path, spoil=poison)
+    other.config = replace(other.config, seed=6)
+    other.resume()
+    assert other.run().step == 9
 
 
 def test_a_gradient_that_is_no_number_stops_the_run(source: TextSource, tmp_path: Path) -> None:

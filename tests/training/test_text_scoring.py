@@ -13,6 +13,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training import text_scoring
+from megacontext.training.memory_windows import score_windows
 from megacontext.training.text_scoring import FIRST, TextNets, pair_report, score_ways, share_report
 from megacontext.training.windows import Window
 
@@ -66,10 +67,27 @@ def plain_nats(core: Core, row: Window, first: int, at: torch.Tensor) -> np.ndar
 def test_full_and_recent_windows_are_plain_ones(nets, rows, ways):
     for number, row in enumerate(rows):
         np.testing.assert_allclose(ways["full"][number], plain_nats(nets.core, row, 0, torch.arange(2048)), atol=1e-3)
-        behind_gists = 48 * 4 + torch.arange(2048 - 48 * 32)  # what is left out keeps its place on the timeline
-        np.testing.assert_allclose(
-            ways["recent 256"][number], plain_nats(nets.core, row, 48 * 32, behind_gists), atol=1e-3
+        for num_recent in (256, 448, 512):
+            num_out = (FIRST - num_recent) // 32
+            behind_gists = 4 * num_out + torch.arange(2048 - 32 * num_out)  # what is left out keeps its place
+            np.testing.assert_allclose(
+                ways[f"recent {num_recent}"][number],
+                plain_nats(nets.core, row, 32 * num_out, behind_gists),
+                atol=1e-3,
+                err_msg=f"recent {num_recent}",
+            )
+
+
+@pytest.mark.parametrize("block_tokens", [32, 8])
+def test_gists_are_those_of_the_far_blocks_and_shuffled_ones_anothers(nets, rows, ways, block_tokens):
+    is_open_BN = np.zeros((4, 2048 // block_tokens), np.bool_)
+    is_open_BN[:, (FIRST - 256) // block_tokens :] = True
+    for control, name in (("real", ""), ("shuffled", ", shuffled")):
+        scores = score_windows(
+            nets.core, nets.gist_net, rows, is_open_BN, block_tokens=block_tokens, gist_width=1, control=control
         )
+        expected = scores.nats_BT[:, FIRST - 1 : 2047]
+        np.testing.assert_allclose(ways[f"gists {block_tokens}:1{name}"], expected, atol=1e-4, err_msg=name)
 
 
 def test_the_lens_chooses_what_its_net_says(ways):

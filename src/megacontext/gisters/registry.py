@@ -46,7 +46,8 @@ def known_gisters() -> list[str]:
 
 
 def gister_version(name: str) -> str:
-    """The version that gists of this gister would carry; UnknownNameError lists the known names."""
+    """The version of this gister; where a base's own net makes gists, these carry its digest behind that.
+    UnknownNameError lists the known names."""
     return _factory(name).version
 
 

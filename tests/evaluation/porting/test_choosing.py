@@ -89,6 +89,7 @@ def test_a_precision_that_differs_is_not_chosen() -> None:
 
 def test_every_default_has_its_reason_in_one_sentence() -> None:
     found = chosen({shape(): 0.1, shape(positions="timeline"): 0.1})
+    assert set(found.reasons) == {"dtype", "gister", "budget_entries", "positions", "sink_tokens"}
     for name, reason in found.reasons.items():
         assert getattr(found.defaults, name) is not None
         assert reason.endswith(".")

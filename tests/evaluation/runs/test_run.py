@@ -21,7 +21,7 @@ from megacontext.errors import (
 from megacontext.evaluation.methods.method import NOTHING, Lead, Method
 from megacontext.evaluation.results.writing import write_report
 from megacontext.evaluation.runs.histories import EvidenceFinder, Shelf
-from megacontext.evaluation.runs.run import EvalConfig, evaluate
+from megacontext.evaluation.runs.run import EvalConfig, _donor, evaluate
 from megacontext.evaluation.runs.trials import run_item
 from megacontext.evaluation.tasks.task import Choice, Continuation, Plan, Question
 from megacontext.runtime.opened import OpenedMemory
@@ -60,6 +60,14 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def without_time(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+
+
+def test_another_history_is_of_the_same_length_if_there_is_one() -> None:
+    plans = [
+        Plan(key=str(at), facets={"length": name}, make=NotImplemented) for at, name in enumerate(("1k", "1k", "2k"))
+    ]
+    assert [_donor(plans, at) for at in range(3)] == [plans[1], plans[0], plans[0]]
+    assert _donor(plans[:1], 0) is None
 
 
 def test_every_method_meets_every_history(finished: Path) -> None:
@@ -216,6 +224,12 @@ def test_a_choice_takes_the_likeliest() -> None:
     item = Choice(text="?", options=("bb", "cc", "aa"), right=0, evidence=(), is_ordered=True)
     result = run_item(Scripted(), item, ())
     assert (result.said, result.measures["right"], result.measures["error"]) == ("aa", (0.0, 1), (2.0, 1))
+
+
+def test_the_likeliest_is_so_by_token_and_not_in_sum() -> None:
+    item = Choice(text="?", options=("b", "aaaaaa"), right=1, evidence=())
+    measures = {"right": (1.0, 1), "answer nats": (5.0, 7)}  # the other costs 4 nats, of two tokens
+    assert run_item(Scripted(), item, ()).measures == measures
 
 
 def test_a_continuation_is_measured_by_label() -> None:
