@@ -1,6 +1,9 @@
 """Write the model folder of a checkpoint, and what the run logged beside it.
 
 `python recipes/core/export.py --out RUN --model FOLDER [--earlier RUN ...] [--config FILE]`
+
+A model that is there gets other weights; what others put beside them stays. Where they are others than before, the
+figures of before get another name (`evaluation.before.json`) and a lens that was taught beside them is gone.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from megacontext.bases.core_keeping import outdated_figures
 from megacontext.cli.failures import run_script
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNetConfig
@@ -29,8 +33,15 @@ def main() -> None:
     settings.read("model", CoreConfig)
     if "gist_net" in settings:
         settings.read("gist_net", GistNetConfig)
+    lens = args.model / "lens_net.safetensors"
+    had_lens = lens.exists()
     state = export_checkpoint(args.out, settings.tables, args.model, earlier=args.earlier)
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")
+    if had_lens and not lens.exists():
+        print("the lens was taught beside the weights before and is gone: teach another (recipes/core/lens.py)")
+    if outdated := outdated_figures(args.model):
+        card = ", and what README.md says of them" if (args.model / "README.md").exists() else ""
+        print(f"of the weights before: {', '.join(outdated)}, kept as *.before.json{card}; measure again")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -23,14 +22,12 @@ from random import Random
 import torch
 from rich.progress import track
 
-from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.bases.core_folder import write_lens
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.card import read_figures
-from megacontext.training.core_export import END_OF_TEXT_ID
-from megacontext.training.export import tokenizer_files
 from megacontext.training.held_out import held_out_source, nets_with_gists
 from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label
 from megacontext.training.lens_model import (
@@ -58,7 +55,6 @@ BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
 LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
 TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
-KEPT_SUFFIXES = (".md", ".json", ".jsonl", ".gz")  # card, figures and logs of a model folder
 NUM_JUDGED = 128  # of each kind, while a lens learns
 NUM_TEXTS = 16  # whose moments are followed, while a lens learns
 QUESTIONS = {"recall": 0.3, "puzzles": 0.25}  # how often training draws them; text has the rest
@@ -200,13 +196,24 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
     return lens.state_dict(), curve
 
 
-def write_beside(model: Path, nets: CoreNets, files: list[Path]) -> None:
-    """Write the nets into their folder, which keeps its card, figures and logs."""
-    beside = {file.name: file.read_bytes() for file in model.iterdir() if file.suffix in KEPT_SUFFIXES}
-    write_core_folder(model, nets, files, eos_token_id=END_OF_TEXT_ID)
-    for name, content in beside.items():
-        if not (model / name).exists():
-            (model / name).write_bytes(content)
+def write_beside(model: Path, lens: LensNet, made: Mapping[str, str]) -> None:
+    """Write a lens beside the nets that it was taught with, and nothing else; say what was measured of the one before.
+
+    made: the digests of these nets. InvalidValueError if the folder holds others by now.
+    """
+    if _digests(model) != made:
+        raise InvalidValueError(
+            f"{model} was written again since its core and GistNet were read, and a lens is taught beside these alone; "
+            "teach it again"
+        )
+    had_lens = (model / "lens_net.safetensors").exists()
+    write_lens(model, lens)
+    (model / "lens.json").unlink(missing_ok=True)  # of the lens before; this one is judged next
+    if had_lens and (model / "evaluation.json").exists():
+        print(
+            f"{model / 'evaluation.json'}: what it says of a lens (recall, wordings, text) is of the one before; "
+            "measure these again (recipes/core/evaluate.py --only)"
+        )
 
 
 def stability_report(lens: LensNet, text: Sequence[LensSample]) -> dict[str, dict[str, float]]:
@@ -275,11 +282,9 @@ def main() -> None:
         label_all(args, shares, test=True)
         tell(args.model, judgement(lens.float(), label_kept(args, test=True)))
         return
-    nets = nets_with_gists(args.model, with_lens=False)
-    files = tokenizer_files(args.model)
+    width, made = nets_with_gists(args.model, with_lens=False).core.config.width, _digests(args.model)
     label_all(args, shares, test=False)
     label_all(args, shares, test=True)
-    width = nets.core.config.width
     with _workers(args) as pool:
         taught = list(pool.map(partial(teach, args, width), range(args.seeds)))
     lenses = [LensNet(LensNetConfig(width=width)) for _ in taught]
@@ -287,8 +292,7 @@ def main() -> None:
         one.load_state_dict(weights)
     lens, (_, curve) = lenses[0], taught[0]
     torch.set_num_threads(args.processes)
-    nets = dataclasses.replace(nets, lens_net=lens.to(torch.bfloat16))
-    write_beside(args.model, nets, files)
+    write_beside(args.model, lens.to(torch.bfloat16), made)
     lens.float()  # judged as it is written
     kept = label_kept(args, test=True)
     questions = [sample for name, sample in kept if name != "plain"]

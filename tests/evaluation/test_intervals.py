@@ -51,4 +51,4 @@ def test_pairs_need_the_same_trials() -> None:
 
 def test_a_signed_interval_has_no_minus_before_zeros() -> None:
     mean = Mean(value=-0.00001, error=0.01, count=9)
-    assert signed_interval(mean, unit=" nats") == "+0.000 nats [-0.020, +0.020]"
+    assert signed_interval(mean, unit=" nats") == "+0.000 nats [-0.023, +0.023]"

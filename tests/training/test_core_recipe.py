@@ -111,3 +111,15 @@ def test_a_lens_without_gists_is_refused(tmp_path: Path) -> None:
     start, stop = CONFIG.index("[gist_net]"), CONFIG.index("[lens]")
     with pytest.raises(InvalidValueError, match=r"\[lens\] chooses among gists, but there is no \[gist_net\]"):
         build_learner(read_settings(written(tmp_path, CONFIG[:start] + CONFIG[stop:])), 0)
+
+
+def test_gists_that_cannot_be_read_back_are_refused_before_training(tmp_path: Path) -> None:
+    text = CONFIG.replace("[lens]\n", "").replace("[[32, 1]], num_tail = 5, num_open = 2, variants = 2", "SHAPES")
+    said = r"run\.toml: \[\[stage\]\] 'lens', batch 'told': shape \[256, 1\] has 256 tokens a vector, and at most 128"
+    for cut in ("[[32, 1], [256, 1]], num_tail = 1", "[[256, 1]], num_tail = 0, spans_only = true"):
+        with pytest.raises(InvalidValueError, match=said):
+            build_learner(read_settings(written(tmp_path, text.replace("SHAPES", cut))), 0, compiled=False)
+    wide = text.replace("SHAPES", "[[256, 2]], num_tail = 1")
+    build_learner(read_settings(written(tmp_path, wide)), 0, compiled=False)
+    unasked = text.replace("SHAPES", "[[256, 1]], num_tail = 1").replace("[memory]", "[memory]\nreconstruction = 0.0")
+    build_learner(read_settings(written(tmp_path, unasked)), 0, compiled=False)

@@ -226,7 +226,7 @@ def test_arms_that_cannot_be_compared_are_refused(said: Said, run: Path, tmp_pat
     both = ("--cleaned", run, "--uncleaned", other)
     assert "held_out.npz gives 0 tokens of knowledge to train on" in said("core/cleaning.py", *both)
     assert "--steps is 0; choose a whole number of at least 1" in said("core/cleaning.py", *both, "--steps", "0")
-    assert "--seeds is -1; choose a whole number of at least 1" in said("core/cleaning.py", *both, "--seeds", "-1")
+    assert "--seeds is 1; choose a whole number of at least 2" in said("core/cleaning.py", *both, "--seeds", "1")
     assert "gone.toml is no file" in said("core/cleaning.py", *both, "--config", tmp_path / "gone.toml")
     (other / "data" / "code_train.npz").unlink()
     assert "other/data holds no code_train.npz" in said("core/cleaning.py", *both)

@@ -7,7 +7,8 @@
     tokenizer.json
     megacontext.json        the question template
 
-Everything is checked before a weight is used, and a folder is written in one move.
+What else stands there, and what becomes of it, is told in ``core_keeping.py``. Everything is checked before a weight is
+used, and a folder is written in one move.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from megacontext.bases.core_config import check_core_config
+from megacontext.bases.core_keeping import CONFIG_FILE, carry_over, check_place, place_of_before, stored_config
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.bases.weight_files import check_weights, file_digest
 from megacontext.errors import BaseModelError, InvalidValueError
@@ -34,9 +36,8 @@ from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.values import shown
 
-__all__ = ["CoreNets", "read_core_folder", "write_core_folder"]
+__all__ = ["CoreNets", "read_core_folder", "write_core_folder", "write_lens"]
 
-CONFIG_FILE = "config.json"
 CONFIGS: dict[str, type[Any]] = {"core": CoreConfig, "gist_net": GistNetConfig, "lens_net": LensNetConfig}
 NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net": LensNet}
 
@@ -56,9 +57,15 @@ class CoreNets:
     trained_shapes: tuple[tuple[int, int], ...] = ()
 
 
-def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path], *, eos_token_id: int) -> None:
-    """Write a folder beside the wanted place and move it there: a half-written one is never read. An existing folder is
-    replaced."""
+def write_core_folder(folder: Path, nets: CoreNets, files: list[Path], *, eos_token_id: int) -> None:
+    """Write a folder beside the wanted place and move it there: a half-written one is never read.
+
+    files: the tokenizer, and what else is to stand there. A core that is there is replaced; of what stands beside it,
+    nothing is lost (``core_keeping.py``). A lens stays where core and GistNet are those that it was taught beside.
+    Raises InvalidValueError if something else is there; it stays as it is.
+    """
+    folder = folder.resolve()  # where a link leads
+    check_place(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -75,21 +82,38 @@ def write_core_folder(folder: Path, nets: CoreNets, tokenizer_files: list[Path],
     for name in NETS:
         net = getattr(nets, name)
         if net is not None:
-            file = partial / f"{name}.safetensors"
-            save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
             config[name] = dataclasses.asdict(net.config)
-            config["weights"][name] = file_digest(file)
+            config["weights"][name] = _save(net, partial / f"{name}.safetensors")
     if nets.gist_net is not None and nets.trained_shapes:
         config["trained_shapes"] = sorted(nets.trained_shapes)
-    (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-    for source in tokenizer_files:
+    for source in files:
         shutil.copyfile(source, partial / source.name)
-    before = folder.with_name(folder.name + ".before")
-    shutil.rmtree(before, ignore_errors=True)
+    changed = _changed_nets(folder, partial, config)
+    _write_config(partial, config)
     if folder.exists():
-        folder.replace(before)
+        carry_over(folder, partial, changed=changed)
+        folder.replace(place_of_before(folder))
     partial.replace(folder)
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(place_of_before(folder), ignore_errors=True)
+
+
+def write_lens(folder: Path, lens_net: LensNet) -> None:
+    """Give the core of a folder another lens. All else stays to the byte: memories know GistNet by its file.
+
+    The folder opens at every moment, for a moment without a lens. BaseModelError if it holds no core.
+    """
+    config = _read_config(folder)
+    file = folder / "lens_net.safetensors"
+    partial = file.with_name(f"{file.name}.partial")
+    digest = _save(lens_net, partial)
+    weights = {name: known for name, known in config["weights"].items() if name != "lens_net"}
+    if "lens_net" in config:
+        _write_config(
+            folder, {name: said for name, said in config.items() if name != "lens_net"} | {"weights": weights}
+        )
+    partial.replace(file)
+    told = {"lens_net": dataclasses.asdict(lens_net.config), "weights": {**weights, "lens_net": digest}}
+    _write_config(folder, config | told)
 
 
 def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, with_lens: bool = True) -> CoreNets:
@@ -97,13 +121,7 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
 
     BaseModelError names the file, what is wrong with it and what to do.
     """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"{folder / CONFIG_FILE}: not readable ({error}); copy the folder again") from error
-    if not isinstance(config, dict):
-        raise BaseModelError(f"{folder / CONFIG_FILE}: holds {shown(config)}; copy the folder again")
-    check_core_config(config, folder / CONFIG_FILE)
+    config = _read_config(folder)
     nets: dict[str, Any] = {
         name: _read_net(folder, name, config).to(device, dtype).eval()
         for name in NETS
@@ -121,6 +139,46 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
         learned_positions=config.get("learned_positions", 0),
         trained_shapes=tuple(map(tuple, config.get("trained_shapes", ()))),
     )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{folder / CONFIG_FILE}: not readable ({error}); copy the folder again") from error
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{folder / CONFIG_FILE}: holds {shown(config)}; copy the folder again")
+    check_core_config(config, folder / CONFIG_FILE)
+    return config
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    partial = folder / f"{CONFIG_FILE}.partial"
+    partial.write_text(json.dumps(config, indent=2) + "\n")
+    partial.replace(folder / CONFIG_FILE)
+
+
+def _save(net: nn.Module, file: Path) -> str:
+    """Write the weights of a net; the sha256 of their file."""
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
+    return file_digest(file)
+
+
+def _changed_nets(folder: Path, partial: Path, config: dict[str, Any]) -> set[str]:
+    """The nets that are others than those of the folder that is replaced. A lens that was taught beside this very core
+    and GistNet, and comes with none, stays: it is copied, and ``config`` tells of it."""
+    before = stored_config(folder)
+    known = before.get("weights")
+    digests = known if isinstance(known, dict) else {}
+    changed = {name for name in NETS if digests.get(name) != config["weights"].get(name)}
+    lens = folder / "lens_net.safetensors"
+    if changed != {"lens_net"} or "lens_net" in config or "lens_net" not in before or not lens.is_file():
+        return changed
+    if file_digest(lens) != digests["lens_net"]:
+        return changed
+    shutil.copy2(lens, partial / lens.name)
+    config["lens_net"], config["weights"]["lens_net"] = before["lens_net"], digests["lens_net"]
+    return set()
 
 
 def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:

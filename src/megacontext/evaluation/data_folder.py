@@ -97,7 +97,7 @@ class DataFolder:
         """The records of a file of JSON lines, xz-compressed."""
         path = self.path(name)
         try:
-            lines = lzma.decompress(path.read_bytes()).decode("utf-8").splitlines()
+            lines = lzma.decompress(path.read_bytes()).decode("utf-8").split("\n")  # text holds other ends of lines
             records: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
         except (OSError, lzma.LZMAError, ValueError) as error:
             raise UnreadableSourceError(

@@ -11,6 +11,7 @@ import numpy as np
 from megacontext.errors import UnknownNameError
 from megacontext.evaluation.cost import DecodeCost
 from megacontext.evaluation.focus_trace import FocusStep, FocusTrace, joined_sources, raster, ribbons, showcase
+from megacontext.evaluation.intervals import paired_difference
 from megacontext.evaluation.palette import BACKGROUND, DIM, FAINT, LEVEL_COLORS, TEXT, level_color, level_name
 from megacontext.evaluation.scores import Comparison
 from megacontext.units import format_count
@@ -185,10 +186,10 @@ def _continuations(axes: Any, comparison: Comparison) -> None:
     places = np.arange(len(scores))[::-1]
     base = scores[0].nll.value if scores and scores[0].nll else 0.0
     for place, score in zip(places, scores, strict=True):
-        differences = np.asarray(score.nats) - np.asarray(scores[0].nats)
-        error = float(differences.std(ddof=1)) / np.sqrt(len(differences)) if len(differences) > 1 else 0.0
-        axes.barh(place, differences.mean(), color=_bar_color(score.name), height=0.62)
-        axes.errorbar(differences.mean(), place, xerr=1.96 * error, color=TEXT, lw=1.2)
+        difference = paired_difference(score.nats, scores[0].nats)
+        axes.barh(place, difference.value, color=_bar_color(score.name), height=0.62)
+        if difference.count > 1:  # one alone says nothing of chance
+            axes.plot(difference.interval, [place, place], color=TEXT, lw=1.2)
         axes.text(
             1.03, place, f"{np.mean(score.nats):.3f}", va="center", fontsize=9, transform=axes.get_yaxis_transform()
         )

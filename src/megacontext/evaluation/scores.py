@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from megacontext.evaluation.intervals import Mean, Share, paired_difference
+from megacontext.evaluation.intervals import Mean, Share, paired_difference, wins_may_be_chance
 
 __all__ = ["Comparison", "MethodScore", "verdicts"]
 
@@ -48,7 +48,8 @@ class Comparison:
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """One sentence on the questions and one on the continuations, from paired differences at 95 %."""
+    """One sentence on the questions and one on the continuations, from what pairs say at 95 %: an exact test of who was
+    right where not both were, and Student's t of the nats."""
     rivals = [score for score in comparison.scores if score.name in comparison.rivals]
     sentences = []
     if rivals and all(score.correct for score in rivals):
@@ -64,8 +65,10 @@ def _ranking(rivals: Sequence[MethodScore], praise: str, subject: str, *, higher
     values = {score.name: _values(score, higher_is_better) for score in rivals}
     ranked = sorted(rivals, key=lambda score: -float(np.mean(values[score.name])))
     best, others = ranked[0], ranked[1:]
-    leads = {other.name: paired_difference(values[best.name], values[other.name]) for other in others}
-    tied = [other for other in others if not leads[other.name].differs_from_zero]
+    if higher_is_better:
+        tied = [other for other in others if wins_may_be_chance(best.correct, other.correct)]
+    else:
+        tied = [other for other in others if not paired_difference(best.nats, other.nats).differs_from_zero]
     figures = ", ".join(f"{score.label} {_figure(score, higher_is_better)}" for score in ranked)
     if not tied:
         return f"{best.label} {praise} ({figures}); its lead is more than chance (95 %)."

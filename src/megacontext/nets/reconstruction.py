@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from megacontext.errors import InvalidValueError
 from megacontext.nets.norm import NORM_EPSILON
 
 __all__ = ["Reconstructor"]
 
 
 class Reconstructor(nn.Module):
-    """From gist vectors to hidden states, one per token of the span, for the core's own output embedding."""
+    """From gist vectors to hidden states, one per token of the span, for the core's own output embedding.
+
+    max_tokens: places that it learns, so at most as many tokens are read from one vector; checkpoints hold as many.
+    """
 
     def __init__(self, width: int, *, mlp_width: int, max_tokens: int = 128) -> None:
         super().__init__()
@@ -32,11 +36,22 @@ class Reconstructor(nn.Module):
         self.down = nn.Linear(mlp_width, width, bias=False)
 
     def forward(self, gists_NrD: Tensor, *, span_tokens: int) -> Tensor:
-        """Hidden states [N, K, D]: each token is read from the vector whose share of the span it lies in."""
+        """Hidden states [N, K, D]: each token is read from the vector whose share of the span it lies in; errors as in
+        ``check_share``."""
         gist_width = gists_NrD.shape[1]
+        self.check_share(span_tokens=span_tokens, gist_width=gist_width)
         slots_K = torch.arange(span_tokens) * gist_width // span_tokens
         within_K = torch.arange(span_tokens) - (slots_K * span_tokens + gist_width - 1) // gist_width
         normed_NrD = functional.rms_norm(gists_NrD, (self.width,), eps=NORM_EPSILON)
         hidden_NKM = functional.silu(self.up(normed_NrD))[:, slots_K] * self.place_gain[within_K]
         x_NKD = self.down(hidden_NKM) + self.look(normed_NrD)[:, slots_K] + self.place[within_K]
         return functional.rms_norm(x_NKD, (self.width,), eps=NORM_EPSILON)
+
+    def check_share(self, *, span_tokens: int, gist_width: int) -> None:
+        """InvalidValueError if a vector of such gists stands for more tokens than there are places."""
+        most, share = len(self.place), -(-span_tokens // gist_width)
+        if share > most:
+            raise InvalidValueError(
+                f"shape [{span_tokens}, {gist_width}] has {share} tokens a vector, and at most {most} are read back; "
+                f"give blocks of at most {most * gist_width} tokens, or wider gists"
+            )

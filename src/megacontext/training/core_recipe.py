@@ -67,6 +67,7 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     if lens_learning is not None:
         lens = CotrainedLens(LensNet(LensNetConfig(width=config.width)), lens_learning)
     learner = MemoryLearner(core, gist_net, memory, lens=lens)
+    refuse_unread(settings, learner)
     with _named(start, settings):
         begin.fill_memory(learner)
     if compiled:
@@ -106,6 +107,21 @@ def refuse_raw(settings: Settings) -> None:
                     f"{settings.path}: [[stage]] {stage.name!r}, batch {batch.name!r} shows no gists, and [memory] "
                     "frozen_core teaches nothing else; give it gists, or leave it out"
                 )
+
+
+def refuse_unread(settings: Settings, learner: MemoryLearner) -> None:
+    """Gists whose vectors stand for more tokens than the reconstructor reads back, where it is asked to."""
+    for stage in settings.stages():
+        for batch in stage.batches:
+            if batch.gists is None or not (learner.config.reconstruction or batch.gists.spans_only):
+                continue
+            for span_tokens, gist_width in batch.gists.shapes:
+                try:
+                    learner.reconstructor.check_share(span_tokens=span_tokens, gist_width=gist_width)
+                except InvalidValueError as error:
+                    raise InvalidValueError(
+                        f"{settings.path}: [[stage]] {stage.name!r}, batch {batch.name!r}: {error}"
+                    ) from error
 
 
 @contextmanager

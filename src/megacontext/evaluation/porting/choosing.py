@@ -22,8 +22,6 @@ from megacontext.units import format_bytes
 __all__ = ["Choices", "choose"]
 
 LEAST_GAIN = 0.01  # nats per token
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom; between them the one before holds.
-STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 7: 2.36, 10: 2.23, 15: 2.13, 23: 2.07}
 USUAL_BLOCK, USUAL_WINDOW = 32, 1024
 # A window's keys and values take at most this share of what the weights leave of the memory.
 KV_SHARE = 1 / 8
@@ -162,8 +160,7 @@ def _against(measured: Measurement, *, positions: str, other: str) -> Mean | Non
 
 def _counts(gain: Mean) -> bool:
     """Whether a difference is more than chance, and worth something."""
-    freedom = max((known for known in STUDENT_T if known < gain.count), default=1)
-    return gain.value >= LEAST_GAIN and gain.value - STUDENT_T[freedom] * gain.error > 0
+    return gain.value >= LEAST_GAIN and gain.differs_from_zero
 
 
 def _not_better(gain: Mean) -> str:

@@ -1,22 +1,23 @@
 """What an evaluation has found so far, on disk after every method of every history, so that it can be interrupted.
 
 run.json        what was asked for, of which base, when and where
-trials.jsonl    one line for each method on each history and window; a line that was cut off is dropped
+trials.jsonl    one line for each method on each history and window; a last line that was cut off is run again
 results.json, report.html, report.png   written at the end
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from megacontext.errors import InvalidValueError, MemoryExistsError, MemoryLockedError
+from megacontext.errors import CorruptionError, InvalidValueError, MemoryExistsError, MemoryLockedError
 from megacontext.evaluation.runs.trials import ItemResult
+from megacontext.values import reason_of
 
 __all__ = ["Record", "RunFolder"]
 
@@ -42,11 +43,12 @@ class Record:
 
 
 class RunFolder:
-    """The folder of one run.
+    """The folder of one run. What was found is only read until something is added.
 
     settings: what decides the figures; a run resumes only with the same ones.
     Raises MemoryExistsError if there is a run and ``resume`` is False, or something else; InvalidValueError if what is
-    there was run with other settings; MemoryLockedError while another process runs it.
+    there was run with other settings; MemoryLockedError while another process runs it; CorruptionError if a line before
+    the last is no record.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], about: Mapping[str, Any], *, resume: bool) -> None:
@@ -68,12 +70,15 @@ class RunFolder:
             raise MemoryLockedError(
                 f"{path} is being written by another run; wait for it, or choose another folder with --out"
             ) from error
-        if not (path / RUN).is_file():
-            content = json.dumps({"settings": self._settings, **about}, indent=2)
-            (path / RUN).write_text(content + "\n", encoding="utf-8")
-        self.about: dict[str, Any] = json.loads((path / RUN).read_text(encoding="utf-8"))
-        self._records = {record.place: record for record in self._read()}
-        self._rewrite()
+        try:
+            if not (path / RUN).is_file():
+                content = json.dumps({"settings": self._settings, **about}, indent=2)
+                (path / RUN).write_text(content + "\n", encoding="utf-8")
+            self.about: dict[str, Any] = json.loads((path / RUN).read_text(encoding="utf-8"))
+            self._records, self._whole_bytes = self._read()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let others go on with the run; what was found stays."""
@@ -89,9 +94,12 @@ class RunFolder:
 
     def add(self, record: Record) -> None:
         """Keep a record; it is on disk when this returns."""
+        line = json.dumps(asdict(record), ensure_ascii=False).encode() + b"\n"
+        self._drop_cut_off()
+        with (self.path / TRIALS).open("ab") as file:
+            file.write(line)
         self._records[record.place] = record
-        with (self.path / TRIALS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        self._whole_bytes += len(line)
 
     def _check_resumable(self, resume: bool) -> None:
         if not resume:
@@ -112,25 +120,45 @@ class RunFolder:
                 "the same arguments, or choose another folder with --out"
             )
 
-    def _read(self) -> Iterator[Record]:
+    def _read(self) -> tuple[dict[tuple[str, str, int, str], Record], int]:
+        """The records by place, and how many bytes of the file they take: the last line may have been cut off."""
         path = self.path / TRIALS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        for line in lines:
+        *lines, rest = path.read_bytes().split(b"\n") if path.is_file() else [b""]  # text holds other ends of lines
+        records: dict[tuple[str, str, int, str], Record] = {}
+        whole_bytes = 0
+        for number, line in enumerate(lines, 1):
             try:
-                fields = json.loads(line)
-                items = tuple(
-                    ItemResult(
-                        facets=item["facets"],
-                        measures={name: (total, count) for name, (total, count) in item["measures"].items()},
-                        said=item["said"],
-                        evidence=tuple((start, stop) for start, stop in item["evidence"]),
-                    )
-                    for item in fields.pop("items")
-                )
-                yield Record(items=items, **fields)
-            except (ValueError, KeyError, TypeError):
-                return  # cut off when the run was interrupted; it is run again
+                record = _record(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                if number == len(lines) and not rest:
+                    break
+                said = f"{type(error).__name__}: {reason_of(error)}"
+                raise CorruptionError(
+                    f"{path}, line {number} is no record ({said}), and others follow it; take it out and go on with "
+                    "--resume, which runs it again, or choose another folder with --out"
+                ) from error
+            records[record.place] = record
+            whole_bytes += len(line) + 1
+        return records, whole_bytes
 
-    def _rewrite(self) -> None:
-        lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in self._records.values()]
-        (self.path / TRIALS).write_text("".join(lines), encoding="utf-8")
+    def _drop_cut_off(self) -> None:
+        """Leave whole lines only, in one move, so that what is added begins a line."""
+        path = self.path / TRIALS
+        if not path.is_file() or path.stat().st_size == self._whole_bytes:
+            return
+        partial = path.with_name(f"{TRIALS}.partial")
+        partial.write_bytes(path.read_bytes()[: self._whole_bytes])
+        partial.replace(path)
+
+
+def _record(fields: dict[str, Any]) -> Record:
+    items = tuple(
+        ItemResult(
+            facets=item["facets"],
+            measures={name: (total, count) for name, (total, count) in item["measures"].items()},
+            said=item["said"],
+            evidence=tuple((start, stop) for start, stop in item["evidence"]),
+        )
+        for item in fields.pop("items")
+    )
+    return Record(items=items, **fields)
