@@ -16,7 +16,6 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.progress import track
 
@@ -115,7 +114,8 @@ def main() -> None:
     for domain in DOMAINS:
         means = {name: float(np.mean(values)) for name, values in nats[domain].items()}
         differences_S = np.array(nats[domain]["cleaned"]) - np.array(nats[domain]["uncleaned"])
-        report[domain] = {**means, "difference": float(differences_S.mean()), "interval": list(Mean.of(differences_S).interval)}
+        difference = Mean.of(differences_S)
+        report[domain] = {**means, "difference": difference.value, "interval": list(difference.interval)}
     print(json.dumps({**report, "minutes": round((time.monotonic() - began) / 60, 1)}, indent=2))
 
 

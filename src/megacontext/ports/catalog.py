@@ -87,8 +87,7 @@ class Source:
 
     def described(self, *, role: str, author: str, licence: str) -> Source:
         """The same, with what is not empty said anew."""
-        given = {"role": role, "author": author, "licence": licence}
-        return replace(self, **{name: value for name, value in given.items() if value})
+        return replace(self, role=role or self.role, author=author or self.author, licence=licence or self.licence)
 
     def erased(self) -> Source:
         """What remains when it is forgotten: its place in the history."""
