@@ -135,7 +135,9 @@ def test_trained_embeddings_are_read_and_are_another_space(
     base = handle.load()
     every = np.arange(512, dtype=np.uint32)
     np.testing.assert_allclose(handle.embeddings.rows(every), base.embed(every).numpy(), atol=1e-6)
-    np.testing.assert_allclose(handle.embeddings.rows(every[:4].reshape(2, 2))[1, 1], base.embed(every)[3], atol=1e-6)
+    several = every[[3, 400, 77, 5, 0, 511]].reshape(2, 3)  # as gists of several vectors are made of
+    expected = base.embed(several.ravel()).numpy().reshape(2, 3, -1)
+    np.testing.assert_allclose(handle.embeddings.rows(several), expected, atol=1e-6)
     assert handle.info.fingerprint != base_info(str(base_folder)).fingerprint
     torch.testing.assert_close(logits_of(base, IDS), own_logits(base_folder, folder, IDS), atol=1e-4, rtol=1e-4)
     one_more = load_file(handle._adapter.weights)  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from megacontext.bases import scoring
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.errors import BaseModelError, InvalidTokensError, InvalidValueError
 from megacontext.ports.base import Base, SupportsAttentionMass, SupportsSurprise
@@ -111,6 +112,9 @@ def test_attention_mass_is_that_of_the_eager_model(family: str) -> None:
     for num_queries in (1, 5, 50):
         expected = attentions[1][0, :, -num_queries:].amax((0, 1)).numpy()
         np.testing.assert_allclose(base.attention_mass(cache, num_queries=num_queries), expected, atol=1e-5)
+        with pytest.MonkeyPatch.context() as patch:  # piece by piece, as where all scores at once would not fit
+            patch.setattr(scoring, "MASS_ELEMENTS", 7 * 4 * 50)
+            np.testing.assert_allclose(base.attention_mass(cache, num_queries=num_queries), expected, atol=1e-5)
     with pytest.raises(InvalidValueError, match="between 1 and the 50 entries"):
         base.attention_mass(cache, num_queries=51)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -145,3 +146,29 @@ def test_a_name_is_for_standard_input(memory, fingerprint, tmp_path, paths):
     assert done.returncode == 2
     assert "--name names standard input (-); files are named by their paths" in done.stderr
     assert fingerprint(memory) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("chat",), "standard input is closed; pipe the turns into it"),
+        (("score", "--text", "-"), "standard input is closed; give --text a file"),
+        (("ingest", "-"), "standard input is closed; pipe a text into it"),
+        (("erase", "notes"), "erasing cannot be undone; add --yes"),
+    ],
+)
+def test_standard_input_that_is_closed_is_said(megacontext, memory, monkeypatch, arguments, said):
+    monkeypatch.setattr(sys, "stdin", None)
+    done = megacontext(arguments[0], memory, *arguments[1:])
+    assert done.code != 0
+    assert said in done.err
+    assert "unexpected" not in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_turn_in_another_encoding_is_said(megacontext, memory, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    done = megacontext("chat", memory)
+    assert done.code == 1
+    assert "standard input is no utf-8 text (" in done.err
+    assert "convert it first" in done.err

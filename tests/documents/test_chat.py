@@ -42,6 +42,9 @@ def test_lines_and_arrays(parsed, name):
         ('{"role": "user", "content": [7]}', "line 3 has content of type list"),
         ('{"role": "user", "content": "x", "time": "noon"}', "line 3 has the time 'noon'"),
         ('{"role": "user", "content": "x", "name": 7}', "line 3 has the name 7"),
+        ('{"role": "user", "content": "x", "time": NaN}', "line 3 has the time nan; give seconds"),
+        ('{"role": "user", "content": "x", "time": 1' + "0" * 400 + "}", "line 3 has the time 10000"),
+        ('{"role": "user", "content": ' + "[" * 100_000, "line 3 is no JSON"),
     ],
 )
 def test_a_broken_line_is_named(parsed, line, message):
@@ -70,6 +73,12 @@ def test_other_json_is_kept_as_it_is(parsed):
     ]:
         document = parsed(name, content)
         assert (document.kind, document.text) == (kind, content)
+
+
+def test_brackets_in_brackets_are_kept_as_they_are(parsed):
+    """Deeper than a parser of JSON goes: test files of such parsers, say."""
+    for deep in ("[" * 100_000, '{"a": ' + "[" * 100_000):
+        assert parsed("deep.json", deep).text == deep
 
 
 def test_lone_surrogates_of_escapes_are_replaced(parsed):

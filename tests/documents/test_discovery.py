@@ -62,6 +62,11 @@ def test_gitignore_as_git_does_it(tree):
     assert len(visible) == 7
 
 
+def test_lines_of_an_ignore_file_that_cannot_be_read_are_passed_over(tree):
+    root = tree({".gitignore": "bin\\\n!\n[z-a]\n*.log\n", "a.log": "", "a.py": ""})
+    assert names(root) == ["a.py"]
+
+
 def test_rules_above_a_named_folder_count_within_a_repository(tree):
     root = tree({".gitignore": "*.log\n", "src/a.log": "", "src/a.py": ""})
     assert names(root, root / "src") == ["src/a.log", "src/a.py"]

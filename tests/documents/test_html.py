@@ -37,6 +37,7 @@ def test_declared_encodings(parsed):
     assert parsed("a.html", page.format("windows-1252").encode("windows-1252")).text == "naïve – ”quoted“\n"
     assert parsed("b.html", page.format("utf-8").encode()).text == "naïve – ”quoted“\n"
     assert parsed("c.html", page.format("nonsense").encode()).text == "naïve – ”quoted“\n"
+    assert parsed("u.html", page.format("undefined").encode()).text == "naïve – ”quoted“\n"
     assert parsed("d.html", page.format("ascii").encode()).text == "naïve – ”quoted“\n"
     with pytest.raises(NotTextError, match="meta charset"):
         parsed("e.html", "<p>naïve</p>".encode("latin-1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import time
 from io import BytesIO
@@ -148,6 +149,22 @@ def test_quotations_and_repair_of_a_source_of_several_extents(kit, tmp_path, in_
         for shard in (tmp_path / "m" / "arrays" / "lod0").rglob("c/7*"):
             shard.unlink()
         assert memory.check(repair=True).ok
+
+
+def test_a_long_text_that_was_not_kept_in_frames_is_read_once_and_not_for_every_message(kit, tmp_path, monkeypatch):
+    """A large chat export: it is parsed whole, so its text is one frame, and each message is an extent."""
+    monkeypatch.setattr(source_texts, "LONG_BYTES", 100)
+    messages = [{"role": "user", "content": f"message {number} of a long talk"} for number in range(60)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, messages)))
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.ingest(tmp_path / "log.jsonl")
+        (source,) = memory.sources()
+        texts, get, num_read = source_texts.SourceTexts(memory._parts), memory._parts.blobs.get, []
+        monkeypatch.setattr(memory._parts.blobs, "get", lambda digest: num_read.append(digest) or get(digest))
+        extents = [extent for _, extent in memory._parts.catalog.extents(0, memory.num_tokens)]
+        assert len(extents) == 60
+        assert b"".join(texts.of(source, extent) for extent in extents).decode().count("of a long talk") == 60
+        assert num_read == [source.text_digest]
 
 
 def test_a_bad_byte_far_behind_is_found_before_anything_is_done(kit, tmp_path, in_pieces):

@@ -185,6 +185,19 @@ def test_a_session_follows_the_memory(memory):
         session.nll(CONTINUATION)
 
 
+def test_what_an_earlier_question_reserved_is_given_back_when_the_memory_grows(tmp_path, base):
+    """A chat that begins with a long line: what is said and answered there would not fit beside its own room."""
+    with assembly.open(tmp_path / "m", base=base, create=True) as memory, memory.session(budget_entries=256) as session:
+        long = "x" * 150
+        answer_of(session.generate(long, max_new_tokens=60, stop=()))
+        memory.append_text(f"{long}\n", source="chat", role="user")
+        answer_of(session.generate("And now?", max_new_tokens=8, stop=()))
+        memory.append(CONTINUATION, source="chat")
+        session.refocus("And then?")
+        assert session.working_context.num_tokens == memory.num_tokens
+        assert session.working_context.cost <= 256
+
+
 def test_what_was_erased_leaves_the_window(tmp_path, base):
     with assembly.open(tmp_path / "memory", base=base, create=True) as memory:
         memory.ingest(text="The weather was fine that day. " * 5, source="diary")
@@ -273,6 +286,19 @@ def test_positions_global_are_a_choice_within_the_bases_range(tmp_path, base):
             memory.append(RNG.integers(0, 256, 1500))
             with pytest.raises(InvalidValueError, match="positions='window'"):
                 session.nll(CONTINUATION)
+
+
+def test_positions_global_leave_room_for_the_answer(tmp_path, base):
+    """What is generated stands behind the history and the question, and has to be in range, too."""
+    room = base.info.max_positions
+    with assembly.open(tmp_path / "m", base=base, create=True, gister="mean", block_tokens=8) as memory:
+        memory.append(RNG.integers(97, 123, room - 60))
+        with memory.session(budget_entries=256, positions="global") as session:
+            answer_of(session.generate("Who?", max_new_tokens=20, stop=()))
+            with pytest.raises(
+                BudgetError, match=r"behind .* tokens, but with positions='global' .* use positions='win"
+            ):
+                session.generate("Who?", max_new_tokens=80, stop=())
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from megacontext.errors import (
 from megacontext.focus.lenses.recency import RecencyLens
 from megacontext.runtime import assembly
 from megacontext.runtime.patching import Patching
+from megacontext.runtime.regist import regist
 from megacontext.runtime.session_file import DIGEST, HEADER, digest_of
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
@@ -166,6 +167,19 @@ def test_another_memory_base_or_precision_is_refused(tmp_path, base):
         memory.restore_session(tmp_path / "s") as restored,
     ):
         assert restored.nll(CONTINUATION).shape == (12,)
+
+
+@pytest.mark.parametrize(("gister", "gist_width"), [("extractive", 1), ("mean", 2)])
+def test_gists_of_another_kind_are_refused(tmp_path, base, gister, gist_width):
+    """A move to other gists keeps the base, the blocks and the day that the memory was made."""
+    with made(tmp_path / "m.mc", base) as memory, used(memory) as session:
+        session.save(tmp_path / "s")
+    regist(tmp_path / "m.mc", base=base, old_base=base, gister=gister, gist_width=gist_width, lossy_tokens=True)
+    with (
+        assembly.open(tmp_path / "m.mc", base=base, read_only=True) as moved,
+        pytest.raises(BaseMismatchError, match=r"gister_name|gist_width"),
+    ):
+        moved.restore_session(tmp_path / "s")
 
 
 def test_a_shorter_memory_is_refused(tmp_path, base):

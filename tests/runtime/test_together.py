@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import megacontext as mc
-from megacontext.errors import InvalidValueError, MemoryClosedError, MemoryStateError
+from megacontext.errors import BaseModelError, InvalidValueError, MemoryClosedError, MemoryStateError
 from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
@@ -174,3 +174,38 @@ def test_of_two_answers_of_one_session_the_older_was_overtaken(memories):
     for bad in (None, 5, iter(both)):
         with pytest.raises(InvalidValueError, match="give a list"):
             list(mc.together(bad))
+
+
+def test_an_answer_whose_model_fails_ends_alone(memories, monkeypatch):
+    """Batched with the others: these go on, and none of their tokens runs twice."""
+    alone = [list(stream) for stream in streams(sessions(memories))]
+    opened = sessions(memories)
+    started = streams(opened)
+    base = memories[0].base.load()
+    forward, decode_batch, num_rounds = base.forward, base.decode_batch, [0]
+
+    def is_bad(cache):
+        return num_rounds[0] >= 3 and opened[2].window_cache() is cache
+
+    def batch(inputs_BD, positions_B, caches):
+        num_rounds[0] += 1
+        if any(map(is_bad, caches)):
+            raise BaseModelError("the logits of a row are no numbers")
+        return decode_batch(inputs_BD, positions_B, caches)
+
+    def single(inputs_TD, positions_T, cache, **named):
+        if is_bad(cache):
+            raise BaseModelError("the logits are no numbers")
+        return forward(inputs_TD, positions_T, cache, **named)
+
+    monkeypatch.setattr(base, "decode_batch", batch)
+    monkeypatch.setattr(base, "forward", single)
+    for session in opened:
+        session.window_cache = lambda session=session: session._engine.window and session._engine.window.cache
+    found = [[] for _ in QUESTIONS]
+    for number, event in mc.together(started):
+        found[number].append(event)
+    assert isinstance(found[2][-1], BaseModelError)
+    for number in (0, 1, 3):
+        assert found[number][-1] == alone[number][-1]
+    assert list(started[2]) == [], "it has ended"

@@ -58,7 +58,7 @@ class AdaptedTable:
         changes = self._changes
         rows: npt.NDArray[np.float32] = np.array(self._table.rows(token_ids))
         if len(changes.left_rV):
-            added = changes.left_rV[:, token_ids].T.reshape(*np.shape(token_ids), -1) @ changes.right_Dr.T
+            added = np.moveaxis(changes.left_rV[:, token_ids], 0, -1) @ changes.right_Dr.T
             rows += added * (np.float32(changes.scaling) * self._scale)
         own = self._row_of[token_ids]
         rows[own >= 0] = changes.rows_nD[own[own >= 0]] * self._scale

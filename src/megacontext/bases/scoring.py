@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from megacontext.bases.attention import causal_mask
 from megacontext.bases.kv_cache import KVCache
 from megacontext.bases.transfers import on_device
 from megacontext.errors import InvalidTokensError, InvalidValueError
@@ -24,6 +23,7 @@ __all__ = ["checked_ids", "mass_of_tap", "surprise_of_rows"]
 # One forward of ``surprise_of_rows`` sees about this many tokens: enough to fill the matrix units, little for memory.
 SLICE_TOKENS = 1024
 # Float32 logits held at once while negative log-likelihoods are taken: on a CPU what stays in its cache.
+MASS_ELEMENTS = 1 << 24  # attention scores at once, of all heads
 LOGIT_CHUNK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
@@ -83,13 +83,24 @@ def mass_of_tap(cache: KVCache, *, num_queries: int) -> npt.NDArray[np.float32]:
     with torch.no_grad():
         (slots_S,) = on_device(keys.device, cache.slots)
         last_T = slots_S[num_entries - num_queries :]
-        groups = (queries[0].float() * cache.tap_scaling).reshape(keys.shape[1], -1, keys.shape[-1])  # [H, G T, E]
-        scores = torch.matmul(groups, keys[0].float().transpose(1, 2)).view(-1, num_queries, num_entries)
-        if cache.tap_softcap is not None:
-            scores = torch.tanh(scores / cache.tap_softcap) * cache.tap_softcap
-        is_later = causal_mask(num_queries, 0, scores.device).logical_not_()  # of the last entries alone
-        scores[:, :, last_T] = scores[:, :, last_T].masked_fill_(is_later, -math.inf)
-        mass: npt.NDArray[np.float32] = scores.flatten(0, 1).softmax(-1).amax(0)[slots_S].cpu().numpy()
+        keys_HSE = keys[0].float()
+        queries_AtE = queries[0].float() * cache.tap_scaling
+        num_heads = queries_AtE.shape[0]
+        mass_S = torch.zeros(num_entries, device=keys.device)
+        chunk = max(1, MASS_ELEMENTS // (num_heads * num_entries))
+        for first in range(0, num_queries, chunk):
+            asking_AtE = queries_AtE[:, first : first + chunk]
+            size = asking_AtE.shape[1]
+            groups = asking_AtE.reshape(keys_HSE.shape[0], -1, keys_HSE.shape[-1])  # [H, G t, E]
+            scores = torch.matmul(groups, keys_HSE.transpose(1, 2)).view(-1, size, num_entries)
+            if cache.tap_softcap is not None:
+                scores = torch.tanh(scores / cache.tap_softcap) * cache.tap_softcap
+            is_later = torch.arange(num_queries, device=keys.device) > torch.arange(
+                first, first + size, device=keys.device
+            ).unsqueeze(1)  # of the last entries alone
+            scores[:, :, last_T] = scores[:, :, last_T].masked_fill_(is_later, -math.inf)
+            mass_S = torch.maximum(mass_S, scores.flatten(0, 1).softmax(-1).amax(0))
+        mass: npt.NDArray[np.float32] = mass_S[slots_S].cpu().numpy()
     return mass
 
 

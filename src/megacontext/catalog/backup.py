@@ -38,6 +38,7 @@ def copy_catalog(folder: Path, target_folder: Path) -> None:
     """
     source, target = folder / CATALOG_FILE, target_folder / CATALOG_FILE
     journaled = Journal(folder / JOURNAL_FILE).last_commit()  # read first: a writer may commit meanwhile
+    may_hold_traces = has_traces(source)  # likewise: that writer removes them
     with (
         closing(CatalogConnections(source, read_only=True)) as connections,
         sqlite_faults(str(source), written=str(target)),
@@ -49,7 +50,7 @@ def copy_catalog(folder: Path, target_folder: Path) -> None:
         if journaled > num_commits:
             raise lost_commits(source, journaled - num_commits)
         Journal(target_folder / JOURNAL_FILE).record(num_commits, everything(copy), everything(copy))
-        if has_traces(source):
+        if may_hold_traces:
             copy.execute("VACUUM")
 
 

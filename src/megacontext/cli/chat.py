@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 from rich.console import Console
@@ -19,7 +18,9 @@ from megacontext.cli.options import (
     TemperatureOption,
     TopPOption,
 )
+from megacontext.cli.piped import open_input
 from megacontext.cli.screen import error_console
+from megacontext.errors import NotTextError
 
 __all__ = ["chat"]
 
@@ -53,14 +54,17 @@ def chat(
 
 def _read_turn(console: Console) -> str | None:
     """The next line, or None when the user is done."""
-    if sys.stdin.isatty():
+    lines = open_input("pipe the turns into it, a line each, or run chat in a terminal")
+    if lines.isatty():
         console.print("[bold cyan]>[/bold cyan] ", end="")
     try:
-        line = sys.stdin.readline()
+        line = lines.readline()
     except KeyboardInterrupt:
         line = ""
+    except UnicodeDecodeError as error:
+        raise NotTextError(f"standard input is no {error.encoding} text ({error.reason}); convert it first") from error
     if not line.strip():
-        if sys.stdin.isatty():
+        if lines.isatty():
             console.print()
         return None
     return line.strip()

@@ -25,7 +25,7 @@ def erase(
     json: JsonOption = False,
 ) -> None:
     """Forget every version of a source: bytes, text, words, name and gists. It cannot be undone."""
-    if not yes and not sys.stdin.isatty():
+    if not yes and (sys.stdin is None or not sys.stdin.isatty()):
         raise typer.BadParameter("erasing cannot be undone; add --yes to do it without being asked")
     with open_memory(memory) as reader:
         uri = find_uri(reader, source)

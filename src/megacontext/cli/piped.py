@@ -5,16 +5,23 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from megacontext.errors import UnreadableSourceError
 from megacontext.storage.faults import os_faults
 from megacontext.storage.locations import local_folder
 from megacontext.units import MIB
 
-__all__ = ["spooled_input"]
+__all__ = ["open_input", "spooled_input"]
 
 _DOING = "keeping standard input beside the memory"
+
+
+def open_input(fix: str) -> TextIO:
+    """Standard input; UnreadableSourceError, which ends with ``fix``, if the process was started without."""
+    if sys.stdin is None:
+        raise UnreadableSourceError(f"standard input is closed; {fix}")
+    return sys.stdin
 
 
 def spooled_input(memory: str) -> IO[bytes]:
@@ -25,8 +32,7 @@ def spooled_input(memory: str) -> IO[bytes]:
 
     Raises: StorageFullError, MemoryReadOnlyError, StorageError.
     """
-    if sys.stdin is None:
-        raise UnreadableSourceError("standard input is closed; pipe a text into it")
+    open_input("pipe a text into it")
     folder = (local_folder(memory) or Path(memory)).expanduser()
     with os_faults(_DOING):
         # unbuffered: a buffer that found no room would be written, and fail, once more when the file is closed

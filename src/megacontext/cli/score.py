@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from megacontext.cli.opening import open_for_questions
 from megacontext.cli.options import JsonOption, LensOption, MemoryArgument, SuitedBudgetOption
+from megacontext.cli.piped import open_input
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
@@ -71,7 +71,7 @@ def score(
 
 def _read(text: str) -> str:
     try:
-        raw = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
+        raw = open_input("give --text a file").buffer.read() if text == "-" else Path(text).read_bytes()
         content = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise NotTextError(f"{text} is not UTF-8 text (byte {error.start}); score a text file") from error

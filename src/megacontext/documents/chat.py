@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from megacontext.documents.decoding import decode_text, without_surrogates
 from megacontext.documents.document import Parsed, Section
 from megacontext.errors import NotTextError
+from megacontext.values import shown
 
 __all__ = ["looks_like_chat", "may_be_chat", "parse"]
 
+NOT_JSON = (ValueError, RecursionError)  # the second for brackets in brackets in brackets
 _TIME_KEYS = ("time", "timestamp", "created_at")
 
 
@@ -29,13 +32,13 @@ def looks_like_chat(raw: bytes) -> bool:
     if text.startswith("["):
         try:
             items = json.loads(text)
-        except ValueError:
+        except NOT_JSON:
             return False
         return bool(items) and _is_message(items[0])
     first = text.split("\n", 1)[0]
     try:
         return _is_message(json.loads(first))
-    except ValueError:
+    except NOT_JSON:
         return '"role"' in first and '"content"' in first
 
 
@@ -48,7 +51,7 @@ def may_be_chat(head: bytes) -> bool:
     first = text[1:].lstrip()
     try:
         return _is_message(json.JSONDecoder().raw_decode(first)[0])
-    except ValueError:
+    except NOT_JSON:
         return first.startswith("{")
 
 
@@ -78,7 +81,7 @@ def _messages(text: str, name: str) -> Iterator[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             items = json.loads(text)
-        except ValueError as error:
+        except NOT_JSON as error:
             raise NotTextError(f"{name} is no JSON array ({error}); repair it") from error
         yield from ((f"message {number}", item) for number, item in enumerate(items, start=1))
         return
@@ -86,7 +89,7 @@ def _messages(text: str, name: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
-            except ValueError as error:
+            except NOT_JSON as error:
                 raise NotTextError(f"{name}, line {number} is no JSON ({error}); repair or remove it") from error
 
 
@@ -124,8 +127,11 @@ def _time(message: dict[str, Any], place: str) -> float:
         if isinstance(value, str):
             moment = dt.datetime.fromisoformat(value)
             return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
-        return float(value)
-    except (TypeError, ValueError) as error:
+        seconds = float(value)
+        if not math.isfinite(seconds):
+            raise ValueError("not finite")
+        return seconds
+    except (TypeError, ValueError, OverflowError) as error:
         raise NotTextError(
-            f"{place} has the time {value!r}; give seconds since 1970 or ISO 8601, such as 2026-01-31T12:00:00Z"
+            f"{place} has the time {shown(value)}; give seconds since 1970 or ISO 8601, such as 2026-01-31T12:00:00Z"
         ) from error

@@ -9,6 +9,7 @@ met there by itself; one that leads outside is followed once. Memories are no so
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -129,7 +130,16 @@ def _rules_of(folder: Path) -> tuple[_Rules, ...]:
     if not file.is_file():
         return ()
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return (_Rules(folder, pathspec.GitIgnoreSpec.from_lines(lines)),)
+    return (_Rules(folder, pathspec.GitIgnoreSpec.from_lines(filter(_is_rule, lines))),)
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line of an ignore file can be read; git passes over those that cannot."""
+    try:
+        pathspec.GitIgnoreSpec.from_lines([line])
+    except (ValueError, re.error):
+        return False
+    return True
 
 
 def _rules_above(folder: Path) -> tuple[_Rules, ...]:

@@ -43,7 +43,7 @@ def _decode(raw: bytes, name: str) -> str:
         declared = EncodingDetector.find_declared_encoding(raw, is_html=True)
         if declared and not raw.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
             return raw.decode(declared)
-    except (LookupError, UnicodeDecodeError):
+    except (LookupError, UnicodeError):
         pass  # a wrong claim: the page must then be plain UTF-8
     try:
         return decode_text(raw, name)

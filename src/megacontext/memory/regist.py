@@ -117,7 +117,7 @@ class Regist:
                 raise StorageError(f"gists cannot be stored ({report.deferred}); run the same command again")
 
     def finish(self) -> None:
-        """The last step: labels of meanwhile, every gist; and a look whether all is there.
+        """The last step: labels, roles, authors and licences of meanwhile, every gist; and a look whether all is there.
 
         Raises: InvariantError, with the evidence.
         """
@@ -129,10 +129,13 @@ class Regist:
             for key, value in source.labels.items()
             if made.labels.get(key) != value
         ]
-        if changed:
+        described = [(made.source_id, source) for source, made in pairs if _origin(source) != _origin(made)]
+        if changed or described:
             with self._new.catalog.write() as writer:
                 for source_id, key, value in changed:
                     writer.set_label(source_id, key, value)
+                for source_id, source in described:
+                    writer.describe_source(source_id, **_origin(source))
         self._reader.refresh()
         self._keeper.keep_all()
         for source, made in pairs:
@@ -172,10 +175,20 @@ class Regist:
             yield group
 
 
+def _origin(source: Source) -> dict[str, str]:
+    """What may be said anew of a source that is there."""
+    return {"role": source.role, "author": source.author, "licence": source.licence}
+
+
 def _differ(source: Source, made: Source) -> bool:
-    """Whether they are not one source, apart from its tokens and labels."""
+    """Whether they are not one source, apart from its tokens, its labels and what may be said anew of it."""
     num_bytes = made.num_bytes if is_tokens(source) else source.num_bytes
     placed = dataclasses.replace(
-        source, token_start=made.token_start, token_stop=made.token_stop, num_bytes=num_bytes, labels=made.labels
+        source,
+        token_start=made.token_start,
+        token_stop=made.token_stop,
+        num_bytes=num_bytes,
+        labels=made.labels,
+        **_origin(made),
     )
     return placed != made

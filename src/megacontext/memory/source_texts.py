@@ -31,10 +31,11 @@ class SourceTexts:
 
     def part(self, source: Source, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a source's text; CorruptionError."""
-        blobs = self._parts.blobs
-        if source.num_bytes >= LONG_BYTES and isinstance(blobs, SupportsLongBlobs):
-            return blobs.part(source.text_digest, start, stop)
-        return self._whole(source.text_digest)[start:stop]
+        blobs, digest = self._parts.blobs, source.text_digest
+        is_long = source.num_bytes >= LONG_BYTES and digest != self._digest
+        if is_long and isinstance(blobs, SupportsLongBlobs) and blobs.reads_parts(digest):
+            return blobs.part(digest, start, stop)
+        return self._whole(digest)[start:stop]
 
     def _whole(self, digest: str) -> bytes:
         if self._digest != digest:

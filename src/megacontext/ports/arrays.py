@@ -206,3 +206,7 @@ class SupportsLongBlobs(Protocol):
     def part(self, digest: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop), verified by a checksum that the store keeps of them; CorruptionError."""
         ...
+
+    def reads_parts(self, digest: str) -> bool:
+        """Whether a part of this blob costs less than all of it; CorruptionError if it is missing."""
+        ...

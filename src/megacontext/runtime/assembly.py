@@ -258,8 +258,7 @@ def _create(
             return None
         catalog = SqliteCatalog.create(folder, info)
     except BaseException:
-        lock.release()
-        with suppress(OSError):  # another process may have begun there
+        with suppress(OSError):  # under the lock: another process waits for it, and makes its own when it is gone
             for leftover in filter(_is_leftover, folder.iterdir() if is_new else ()):
                 leftover.unlink()
             if is_new:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import DeviceMemoryError, InvalidValueError, InvariantError
+from megacontext.errors import DeviceMemoryError, InvalidValueError, InvariantError, MegaContextError
 from megacontext.ports.base import SupportsAttentionMass, SupportsBatches, SupportsPatch
 from megacontext.runtime.patching import Patch, Patching, plan_patch
 from megacontext.runtime.sampling import check_number
@@ -269,6 +269,10 @@ class ModelWindow:
         self._logits_V = logits_V
         self.num_forwarded += len(keys)
 
+    def drop_unfinished(self) -> None:
+        """Forget what a run that failed left of entries behind the last one."""
+        self._truncate(self._num_rows)
+
     def _truncate(self, num_rows: int) -> None:
         self._cache.truncate(num_rows)
         self._num_rows = num_rows
@@ -277,25 +281,40 @@ class ModelWindow:
             self._changes.clear()
 
 
-def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
-    """``append`` of one token to each of several windows, one forward for all those of a base that has batches."""
+def append_together(windows: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> dict[int, MegaContextError]:
+    """``append`` of one token to each of several windows, one forward for all those of a base that has batches; which
+    of them could not, and why. Where a batch fails, each of its windows runs alone: one of them may be the reason."""
+    failed: dict[int, MegaContextError] = {}
     by_base: dict[int, list[int]] = {}
     for number, window in enumerate(windows):
         by_base.setdefault(id(window._base), []).append(number)
     for numbers in by_base.values():
         batch, base = [windows[number] for number in numbers], windows[numbers[0]]._base
-        if len(batch) == 1 or not isinstance(base, SupportsBatches):
-            for number in numbers:
+        if len(batch) > 1 and isinstance(base, SupportsBatches):
+            try:
+                _append_batch(base, batch, token_ids[numbers])
+            except MegaContextError:
+                for window in batch:
+                    window.drop_unfinished()
+            else:
+                continue
+        for number in numbers:
+            try:
                 windows[number].append(token_ids[number : number + 1])
-            continue
-        for window in batch:
-            window._begin_run(1)
-        positions_B = np.array([window._next_position for window in batch])
-        inputs_BD = batch[0]._base.embed(token_ids[numbers])
-        logits_BV = base.decode_batch(inputs_BD, positions_B, [window.cache for window in batch])
-        keys = WindowRows.of_scratch(token_ids[numbers]).keys
-        for row, window in enumerate(batch):
-            window._end_run(keys[row : row + 1], positions_B[row : row + 1], logits_BV[row])
+            except MegaContextError as error:
+                failed[number] = error
+    return failed
+
+
+def _append_batch(base: SupportsBatches, batch: Sequence[ModelWindow], token_ids: npt.NDArray[np.uint32]) -> None:
+    for window in batch:
+        window._begin_run(1)
+    positions_B = np.array([window._next_position for window in batch])
+    inputs_BD = batch[0]._base.embed(token_ids)
+    logits_BV = base.decode_batch(inputs_BD, positions_B, [window.cache for window in batch])
+    keys = WindowRows.of_scratch(token_ids).keys
+    for row, window in enumerate(batch):
+        window._end_run(keys[row : row + 1], positions_B[row : row + 1], logits_BV[row])
 
 
 def _nats(logits_TV: torch.Tensor, token_ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:

@@ -58,6 +58,8 @@ class DetailRecord:
         """Take down the raw entries of a cut with what the lens and the model's attention gave to each."""
         if not wc.num_entries:
             return
+        if len(utility) != wc.num_entries:  # of a cut before: the lens could not look since it changed
+            utility = np.zeros(wc.num_entries)
         scores = _share(utility) if mass is None else _share(utility) + _share(mass)
         for row in np.flatnonzero(wc.levels == 0):
             start, stop, score = int(wc.starts[row]), int(wc.stops[row]), float(scores[row])

@@ -144,7 +144,7 @@ class Engine:
             self.release()
             self._num_changes = self.memory.reader.num_changes
             self.turn += 1
-        self.turn += self.focus.follow_growth()
+        self.turn += self.focus.follow_growth(self._budget_entries)
 
     def become(
         self,
@@ -171,10 +171,10 @@ class Engine:
         if budget_entries > budget_before:
             wc.resize(budget_entries)  # first of all, because the memory may have outgrown the old window
         try:
-            self.turn += self.focus.follow_growth()
+            self.turn += self.focus.follow_growth(self._budget_entries)
             self.focus.allot(budget_entries, reserved_entries=0, purpose="the window")
         except BudgetError:
-            wc.resize(budget_before)
+            wc.resize(max(budget_before, wc.smallest_budget))  # the memory may have grown
             raise
         self._budget_entries = budget_entries
         self.release()
@@ -192,6 +192,13 @@ class Engine:
             raise BudgetError(
                 f"{purpose} needs {num_entries} entries and the history at least {smallest}, but windows of "
                 f"{self.base.info.name} have at most {limit}: shorten it"
+            )
+        furthest = self._num_lead + self.working_context.num_tokens + num_entries
+        positions = self.config.positions if self.config.positions != "auto" else self.base.info.positions
+        if positions == "global" and furthest > limit:
+            raise BudgetError(
+                f"{purpose} needs {num_entries} entries behind {self.working_context.num_tokens:,} tokens, but with "
+                f"positions='global' {self.base.info.name} knows positions below {limit:,}: use positions='window'"
             )
         self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
 

@@ -130,11 +130,17 @@ class FocusDriver:
         """Whether it can do nothing without."""
         return isinstance(self.lens, WindowLens) and self.lens.needs_learned
 
-    def follow_growth(self) -> bool:
-        """Take in what the memory has gained; whether it has."""
-        gained = self._memory.num_tokens - self.working_context.num_tokens
+    def follow_growth(self, budget_entries: int) -> bool:
+        """Take in what the memory has gained; whether it has. budget_entries: of the whole window, which is the
+        history's until the next question reserves its part."""
+        wc = self.working_context
+        gained = self._memory.num_tokens - wc.num_tokens
         if gained:
-            self.working_context.extend(gained)
+            if wc.config.budget_entries < budget_entries:
+                wc.resize(budget_entries)
+            before = wc.view()
+            wc.extend(gained)
+            self.follow_cut(before)
         return gained > 0
 
     def refocus(
@@ -210,4 +216,6 @@ class FocusDriver:
                 f"at least {smallest - reserved_entries}: shorten it, or use a budget of at least {smallest}"
             )
         if self.working_context.config.budget_entries != budget_entries - reserved_entries:
+            before = self.working_context.view()
             self.working_context.resize(budget_entries - reserved_entries)
+            self.follow_cut(before)

@@ -112,11 +112,16 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
             except MegaContextError as error:
                 going.remove(number)
                 yield number, error
-        running = [each for each in waiting.values() if each.is_current]  # else its session or memory was changed
-        if running:
-            append_together([each.window for each in running], np.array([each.token_id for each in running], np.uint32))
+        running = [number for number, each in waiting.items() if each.is_current]  # else session or memory changed
+        token_ids = np.array([waiting[number].token_id for number in running], np.uint32)
+        failed = append_together([waiting[number].window for number in running], token_ids)
         for number in waiting:
             streams[number].go_on()
+        for place, error in failed.items():
+            number = running[place]
+            going.remove(number)
+            streams[number].close()
+            yield number, error
 
 
 def answer_steps(

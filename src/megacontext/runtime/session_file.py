@@ -235,7 +235,9 @@ def _memory_facts(memory: Memory, base: BaseInfo) -> dict[str, Any]:
         "base_revision": base.revision,
         "base_fingerprint": base.fingerprint,
         "dtype": base.dtype,
+        "gister_name": info.gister_name,
         "gister_version": info.gister_version,
+        "gist_width": info.gist_width,
     }
 
 

@@ -19,7 +19,7 @@ import zstandard
 
 from megacontext.units import MIB
 
-__all__ = ["FRAME_BYTES", "FrameWriter", "lacks_table", "read_part"]
+__all__ = ["FRAME_BYTES", "FrameWriter", "has_table", "lacks_table", "read_part"]
 
 FRAME_BYTES = MIB
 _SKIPPABLE, _SEEKABLE = 0x184D2A5E, 0x8F92EAB1  # the format's magic numbers
@@ -78,6 +78,11 @@ def read_part(file: BinaryIO, start: int, stop: int) -> bytes | None:
     if len(data) != starts[last] - starts[first]:
         raise zstandard.ZstdError(f"{len(data)} bytes instead of {starts[last] - starts[first]}")
     return data[start - starts[first] : stop - starts[first]]
+
+
+def has_table(file: BinaryIO) -> bool:
+    """Whether a FrameWriter wrote this file, so that parts of it can be read alone."""
+    return _table(file) is not None
 
 
 def lacks_table(file: BinaryIO, num_bytes: int) -> bool:

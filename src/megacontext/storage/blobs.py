@@ -17,7 +17,7 @@ import zstandard
 
 from megacontext.errors import CorruptionError
 from megacontext.ports.arrays import Orphan
-from megacontext.storage.blob_frames import FRAME_BYTES, FrameWriter, lacks_table, read_part
+from megacontext.storage.blob_frames import FRAME_BYTES, FrameWriter, has_table, lacks_table, read_part
 from megacontext.storage.faults import os_faults
 from megacontext.storage.listing import file_sizes
 from megacontext.storage.syncing import sync
@@ -126,6 +126,11 @@ class FileBlobs:
                 f"{name} cannot be decompressed ({error}); run 'megacontext check --repair'"
             ) from error
         return self.get(digest)[start:stop] if found is None else found
+
+    def reads_parts(self, digest: str) -> bool:
+        name = self.object_name(digest)
+        with os_faults(f"reading {name}", name), _opened(self._path(digest)) as file:
+            return has_table(file)
 
     def digests(self) -> Iterator[str]:
         for path in sorted(self._folder.glob(f"??/*{_SUFFIX}")):

@@ -153,6 +153,9 @@ class MemoryBlobs:
     def pieces(self, digest: str) -> Iterator[bytes]:
         yield self.get(digest)
 
+    def reads_parts(self, digest: str) -> bool:
+        return digest in self._blobs
+
     def part(self, digest: str, start: int, stop: int) -> bytes:
         return self.get(digest)[start:stop]
 

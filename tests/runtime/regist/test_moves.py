@@ -239,3 +239,23 @@ def test_an_empty_memory_moves_too(tmp_path, bases):
     with assembly.open(tmp_path / "m") as memory:
         memory.append_text("something", source="text")
         assert memory.info.base_name == bases[1]
+
+
+def test_what_is_said_of_a_source_while_it_moves_is_taken_along(folder, bases, monkeypatch):
+    """Said between the copy of the source and the last step, as an ingest of the unchanged source does."""
+    from megacontext.memory.regist import Regist
+
+    copy = Regist.copy
+
+    def and_meanwhile(self, *, is_last=False):
+        copy(self, is_last=is_last)
+        if not is_last:
+            with assembly.open(folder) as other, other._parts.catalog.write() as writer:
+                writer.describe_source(1, role="narrator", author="Ada", licence="CC0")
+
+    monkeypatch.setattr(Regist, "copy", and_meanwhile)
+    regist(folder, base=bases[1])
+    with assembly.open(folder, read_only=True) as memory:
+        source = memory.sources()[0]
+        assert (source.role, source.author, source.licence) == ("narrator", "Ada", "CC0")
+        assert memory.check().ok
