@@ -185,10 +185,12 @@ def _differ(source: Source, made: Source) -> bool:
     num_bytes = made.num_bytes if is_tokens(source) else source.num_bytes
     placed = dataclasses.replace(
         source,
+        role=made.role,
+        author=made.author,
+        licence=made.licence,
         token_start=made.token_start,
         token_stop=made.token_stop,
         num_bytes=num_bytes,
         labels=made.labels,
-        **_origin(made),
     )
     return placed != made

@@ -117,11 +117,11 @@ def together(streams: Sequence[AnswerStream]) -> Iterator[tuple[int, GenerationE
         failed = append_together([waiting[number].window for number in running], token_ids)
         for number in waiting:
             streams[number].go_on()
-        for place, error in failed.items():
+        for place, failure in failed.items():
             number = running[place]
             going.remove(number)
             streams[number].close()
-            yield number, error
+            yield number, failure
 
 
 def answer_steps(
