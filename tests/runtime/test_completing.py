@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from megacontext import MegaContextError, together
+from megacontext.bases.registry import BaseHandle
 from megacontext.bases.remote.embeds_base import VllmHandle
 from megacontext.bases.remote.http import Patience
 from megacontext.bases.remote.text_base import OpenAIHandle
@@ -23,6 +25,7 @@ from megacontext.errors import (
 from megacontext.runtime import assembly
 from megacontext.runtime.api_keys import find_key, given_key
 from megacontext.runtime.events import DoneEvent, RefocusEvent, TokenEvent, WarningEvent
+from megacontext.testing.model_folder import write_model_folder
 from megacontext.testing.openai_server import Failure, OpenAIServer
 
 PATIENT = Patience(num_retries=0)
@@ -204,6 +207,24 @@ def test_an_answer_that_breaks_off_is_an_error_and_the_next_is_fine(server, memo
         assert done(session.complete("The dog", max_new_tokens=8)).reason == "length"
 
 
+def test_a_window_that_ends_in_the_middle_of_an_answer_is_an_error_and_nothing_is_learned_of_it(reference, tmp_path):
+    exceeded = {"error": {"code": 500, "message": "Context size has been exceeded."}}
+    with (
+        OpenAIServer(reference, style="openai") as server,
+        assembly.open(tmp_path / "m", base=handle_of(server), create=True) as memory,
+        memory.session(budget_entries=900, refocus_interval=0) as session,
+    ):
+        memory.ingest(text=FILLER * 100, source="notes")
+        server.fail(Failure(after_tokens=2, event=exceeded))
+        shown = []
+        with pytest.raises(ServerError, match=r"broke off .*Context size has been exceeded.*smaller budget"):
+            shown.extend(session.complete("The dog", max_new_tokens=8))
+        assert len(server.asked("completions")) == 1
+        before = num_server_tokens(server, sent(server))
+        assert done(session.complete("The dog", max_new_tokens=8)).reason == "length"
+        assert num_server_tokens(server, sent(server)) > 0.9 * before
+
+
 def test_an_answer_without_a_word_says_so(server, memory):
     server.fail(Failure(status=200, body={"choices": [{"text": "", "finish_reason": "stop"}]}))
     with memory.session(budget_entries=900) as session:
@@ -341,3 +362,30 @@ def test_a_memory_of_vectors_is_answered_here_and_by_vllm(reference, tmp_path):
         assert num_server_tokens(server, sent(server)) <= 512 - 8
         with assembly.open(folder, base="reference") as memory, memory.session(budget_entries=512) as session:
             assert "90417" in done(session.generate("What is the code for Zephyr?", max_new_tokens=8)).text
+
+
+@pytest.mark.parametrize("num_spare", [0, -1])
+def test_a_window_of_vectors_begins_with_the_models_bos_and_keeps_the_budget(tmp_path, num_spare):
+    model = write_model_folder(tmp_path / "led")
+    (model / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True, "bos_token": "<|endoftext|>"}))
+    here = BaseHandle(str(model)).load()
+    text, prompt = "The fox jumps over the dog. " * 12, "The dog"
+    ids = [here.info.bos_token_id, *here.codec.encode(text).token_ids, *here.codec.encode(prompt).token_ids]
+    budget = len(ids) + 6 + num_spare
+    plainly = {"lens": "lexical", "positions": "window", "refocus_interval": 0, "sink_tokens": 0, "recent_tokens": 0}
+    with OpenAIServer(here, model="served") as server:
+        answers = []
+        for base in (str(model), VllmHandle(f"vllm:{model}@{server.url}#served=served", patience=PATIENT)):
+            with (
+                assembly.open(tmp_path / "m", base=base, create=not answers, gister="mean") as memory,
+                memory.session(budget_entries=budget, **plainly) as session,
+            ):
+                if not answers:
+                    memory.ingest(text=text, source="notes")
+                answers.append(done(session.complete(prompt, max_new_tokens=6)).text)
+        rows = server.prompt_rows(sent(server))
+    np.testing.assert_array_equal(rows[:1].float(), here.embed(np.array(ids[:1], dtype=np.uint32)).float())
+    assert len(rows) + 6 <= budget
+    if not num_spare:  # all of it is shown, token for token
+        np.testing.assert_array_equal(rows.float(), here.embed(np.array(ids, dtype=np.uint32)).float())
+        assert answers[0] == answers[1]

@@ -177,10 +177,11 @@ def _that_fits(
     num_left: int,
 ) -> tuple[RefocusReport, CompletionRequest]:
     """Move the focus, and make the cut so small that the server's window, and the budget, hold it with the answer."""
-    alone = base.prompt_size(request)  # the question without any history
+    alone = base.prompt_size(request)  # the question without any history, but with what stands before that
     limit = min(engine.budget_entries, alone.window_tokens or engine.budget_entries)
     room = limit - num_left - alone.num_tokens
-    smallest = engine.working_context.smallest_budget
+    num_lead = engine.working_context.config.lead_entries  # which ``alone`` has
+    smallest = engine.working_context.smallest_budget - num_lead
     per_row = engine.tokens_per_row
     cut_budget = int(room / per_row)
     if room < 0:
@@ -188,7 +189,7 @@ def _that_fits(
     cut_budget = max(cut_budget, smallest)
     has_grown = False
     for attempt in range(MOST_FITS):
-        engine.focus.allot(cut_budget, reserved_entries=0, purpose="the history")
+        engine.focus.allot(cut_budget + num_lead, reserved_entries=0, purpose="the history")
         report = engine.refocus(query, hysteresis=hysteresis)
         request = replace(request, history_TD=_history_rows(engine))
         cost = engine.working_context.cost

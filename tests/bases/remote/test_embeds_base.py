@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -31,6 +32,15 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local(folder):
     return BaseHandle(str(folder)).load()
+
+
+@pytest.fixture(scope="module")
+def led_folder(tmp_path_factory):
+    """A model that was trained to see a BOS first."""
+    folder = write_model_folder(tmp_path_factory.mktemp("models") / "led")
+    says = {"add_bos_token": True, "bos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(says))
+    return folder
 
 
 @pytest.fixture
@@ -130,6 +140,21 @@ def test_rows_are_the_servers_tokens(vllm, folder):
     assert size.window_tokens == vllm.context_tokens
     with pytest.raises(PromptTooLongError):
         list(base.complete(request_of(base, TEXT * 200)))
+
+
+def test_the_models_bos_is_the_first_row_and_counted(led_folder):
+    here = BaseHandle(str(led_folder)).load()
+    bos = here.info.bos_token_id
+    assert bos is not None
+    with OpenAIServer(here, model="served") as server:
+        base = handle_of(server, led_folder).load()
+        request = request_of(base)
+        answer = "".join(piece.text for piece in base.complete(request))
+        ids = np.array([bos, *here.codec.encode(TEXT).token_ids], dtype=np.uint32)
+        rows = here.embed(ids)
+        assert torch.equal(server.prompt_rows(server.asked("completions")[-1].body).float(), rows.float())
+        assert answer == "".join(text for text, _ in server.generate(rows, {"max_tokens": 6, "temperature": 0.0}))
+        assert base.prompt_size(request).num_tokens == len(ids)
 
 
 def test_a_server_that_takes_no_vectors_says_which_flag(folder, local):

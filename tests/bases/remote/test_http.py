@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -131,6 +132,39 @@ def test_pages_that_are_not_there_are_none(server, client_of):
     assert client.model_ids() == ["reference"]
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 422, 501])
+def test_pages_that_are_not_for_everybody_are_none(server, client_of, waits, status):
+    server.fail(Failure(status=status, page="/tokenize"))
+    assert client_of(server.url, key="k").post_optional(f"{server.url[:-3]}/tokenize", {"prompt": "a"}) is None
+    assert not waits
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 503])
+def test_what_may_pass_is_no_missing_page(server, client_of, waits, status):
+    url, client = f"{server.url[:-3]}/tokenize", client_of(server.url, num_retries=1)
+    server.fail(*[Failure(status=status, page="/tokenize")] * 3)
+    with pytest.raises(ServerError, match=f"HTTP {status}"):
+        client.post_optional(url, {"prompt": "a"})
+    assert len(waits) == 1
+    assert client.post_optional(url, {"prompt": "a"})["tokens"]
+    assert len(waits) == 2
+
+
+def test_a_quota_that_is_used_up_is_no_missing_page(server, client_of):
+    server.fail(Failure(status=429, body={"error": {"code": "insufficient_quota", "message": "no"}}, page="/tokenize"))
+    with pytest.raises(ServerError, match="no more requests"):
+        client_of(server.url).post_optional(f"{server.url[:-3]}/tokenize", {"prompt": "a"})
+
+
+def test_an_error_that_comes_as_an_answer_is_one_and_shows_no_key(server, client_of):
+    said = {"error": {"message": "k-mine-1 is not good here", "code": 400}}
+    server.fail(*[Failure(status=200, body=said)] * 2)
+    for error in refused(client_of(server.url, key="k-mine-1"), r"refused the request .HTTP 400.: \*\*\* is not good"):
+        assert "k-mine-1" not in str(error)
+    server.fail(*[Failure(status=200, body={"error": None, "code": 503, "message": "too busy"})] * 2)
+    assert len([*refused(client_of(server.url), r"failed .HTTP 503.: too busy")]) == 2
+
+
 def test_a_redirect_is_not_followed(server, client_of):
     server.fail(*[Failure(status=307, headers=[("Location", "http://127.0.0.1:9/v1/completions")])] * 2)
     assert len([*refused(client_of(server.url, key="k"), "leads to another place")]) == 2
@@ -191,6 +225,26 @@ def test_silence_ends_in_an_error(server, client_of, waits, after_tokens):
     with pytest.raises(ServerError, match=r"silent for 0\.3 s"):
         ask(client, max_tokens=8)
     assert not waits
+
+
+def test_an_event_whose_error_is_null_is_part_of_a_healthy_answer(client_of):
+    told = [
+        {"choices": [{"text": "Once"}], "error": None},
+        {"choices": [{"text": " more", "finish_reason": "stop"}], "error": None, "code": 0, "message": "Success"},
+    ]
+
+    def serve(listening):
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            connection.sendall("".join(f"data: {json.dumps(event)}\n\n" for event in told).encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        assert ask(client_of(f"http://127.0.0.1:{listening.getsockname()[1]}/v1")) == told
+        thread.join()
 
 
 def test_a_server_that_only_keeps_the_connection_alive_is_silent(client_of):

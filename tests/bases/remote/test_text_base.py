@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from megacontext.bases.registry import BaseHandle, base_info
 from megacontext.bases.remote.answers import answer_pieces
+from megacontext.bases.remote.api_key import ApiKey
 from megacontext.bases.remote.http import Patience
 from megacontext.bases.remote.text_base import OpenAIHandle
 from megacontext.errors import BaseModelError, InvalidTokensError, PromptTooLongError, ServerError
@@ -146,6 +149,24 @@ def test_the_window_may_be_told(reference):
         assert base.prompt_size(request_of(base)).window_tokens == 555
 
 
+def test_a_server_whose_other_pages_are_closed_answers(server, reference):
+    closed = [Failure(status=status, page=page) for page, status in (("/tokenize", 401), ("/tokenize", 403))]
+    server.fail(*closed)
+    base = handle_of(server).load()
+    estimated = base.prompt_size(request_of(base)).num_tokens
+    assert estimated > len(reference.codec.encode(STORY + "The girl").token_ids)
+    assert answer_of(base, request_of(base))[0]
+
+
+def test_a_server_that_was_busy_counts_when_it_no_longer_is(server, reference):
+    base = handle_of(server).load()
+    server.fail(Failure(status=429, page="/tokenize"))
+    with pytest.raises(ServerError, match="HTTP 429"):
+        base.prompt_size(request_of(base))
+    exact = len(reference.codec.encode(STORY + "The girl").token_ids)
+    assert base.prompt_size(request_of(base)).num_tokens == exact
+
+
 @pytest.mark.parametrize(
     ("said", "window"),
     [({"error": {"message": "maximum context length is 100 tokens"}}, 100), ({"error": "prompt is too long"}, None)],
@@ -161,12 +182,37 @@ def test_a_refusal_tells_the_window(reference, said, window):
         assert size.window_tokens == (window or int(0.75 * (size.num_tokens + 6)))
 
 
+def test_too_long_in_the_middle_of_an_answer_tells_no_window(reference):
+    exceeded = {"error": {"code": 500, "message": "Context size has been exceeded."}}
+    with OpenAIServer(reference, style="openai") as server:
+        base = handle_of(server).load()
+        request = request_of(base)
+        server.fail(Failure(after_tokens=2, event=exceeded), Failure(after_tokens=0, event=exceeded))
+        with pytest.raises(ServerError, match=r"broke off in the middle of an answer .*; ask again, with a smaller"):
+            list(base.complete(request))
+        assert base.prompt_size(request).window_tokens == 0
+        with pytest.raises(PromptTooLongError):  # before a word, it is the prompt that is too long
+            list(base.complete(request))
+        assert base.prompt_size(request).window_tokens > 0
+
+
+def test_too_long_after_a_thought_is_no_prompt_that_is_too_long():
+    def events():
+        yield {"choices": [{"delta": {"reasoning_content": "hm"}}]}
+        raise PromptTooLongError("Context size has been exceeded")
+
+    with pytest.raises(ServerError, match="broke off in the middle"):
+        pieces(coming=events())
+
+
 @pytest.mark.parametrize(
     ("said", "changed"),
     [
         ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", ("max_tokens", "max_completion_tokens")),
         ("Unrecognized request argument supplied: stream_options", ("stream_options", None)),
         ("Unsupported value: 'temperature' does not support 0.0 with this model.", ("temperature", None)),
+        ("invalid temperature: only 1 is allowed for this model", ("temperature", None)),
+        ("temperature: Extra inputs are not permitted", ("temperature", None)),
     ],
 )  # fmt: skip
 def test_what_a_server_will_not_be_asked_is_asked_otherwise(server, said, changed):
@@ -181,6 +227,45 @@ def test_what_a_server_will_not_be_asked_is_asked_otherwise(server, said, change
     assert all(gone not in body and (instead is None or instead in body) for body in later)
 
 
+@pytest.mark.parametrize(
+    ("said", "changed"),
+    [
+        ("property 'seed' is unsupported", "seed"),
+        ('Unknown name "top_p": Cannot find field.', "top_p"),
+        ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", "top_p"),
+    ],
+)  # fmt: skip
+def test_nothing_else_is_left_out_than_what_the_server_will_not_be_asked(server, said, changed):
+    base = handle_of(server).load()
+    server.fail(Failure(status=400, body={"error": {"message": said}}))
+    answer_of(base, request_of(base, temperature=0.7, top_p=0.9, seed=5))
+    refused, later = (seen.body for seen in server.asked("completions"))
+    assert refused.keys() - later.keys() == {changed}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead.",
+        "temperature must be non-negative, got -1.",
+        "top_p must be in (0, 1], got 1.5.",
+        "temperature 3 is not supported: use a value between 0 and 2",
+        "Invalid 'seed': integer below minimum value.",
+        "Invalid 'max_completion_tokens': integer above maximum value.",
+    ],
+)
+def test_a_value_that_a_server_refuses_is_an_error_and_not_left_out(server, said):
+    base = handle_of(server).load()
+    drawn = request_of(base, temperature=0.7, top_p=0.9, seed=5)
+    server.fail(Failure(status=400, body={"error": {"message": said}}))
+    with pytest.raises(ServerError, match="refused the request"):
+        list(base.complete(drawn))
+    assert len(server.asked("completions")) == 1
+    answer_of(base, drawn)
+    refused, later = (seen.body for seen in server.asked("completions"))
+    assert later == refused
+
+
 def test_another_refusal_is_an_error(server):
     base = handle_of(server).load()
     server.fail(Failure(status=400, body={"error": {"message": "no thanks"}}))
@@ -188,9 +273,9 @@ def test_another_refusal_is_an_error(server):
         list(base.complete(request_of(base)))
 
 
-def pieces(*events, max_new_tokens=4):
+def pieces(*events, max_new_tokens=4, coming=None):
     used = []
-    found = list(answer_pieces(events, "host", max_new_tokens=max_new_tokens, on_usage=used.append))
+    found = list(answer_pieces(coming or events, "host", key=None, max_new_tokens=max_new_tokens, on_usage=used.append))
     return "".join(piece.text for piece in found), found[-1].reason, used
 
 
@@ -232,6 +317,19 @@ def test_what_is_no_answer_is_one_line(events, says):
     with pytest.raises(ServerError, match=says) as caught:
         pieces(*events)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("found", [{"status": "no", "detail": "key {} is wrong"}, {"choices": [{"text": {"a": "{}"}}]},
+                                   {"padding": "{}" * 9}, "{}"])  # fmt: skip
+def test_what_is_no_answer_is_shown_without_the_key(server, found):
+    secret = "quite-secret-value-1"
+    body = json.loads(json.dumps(found).replace("{}", secret))
+    server.fail(*[Failure(status=200, body=body if isinstance(body, dict) else json.dumps(body))] * 2)
+    base = handle_of(server, "", key=ApiKey(secret, "the test")).load()
+    for ask in (lambda: list(base.complete(request_of(base))), lambda: base.summarise(["some text"], num_tokens=8)):
+        with pytest.raises(ServerError, match=r"in a form that no .*\*\*\*") as caught:
+            ask()
+        assert "secret" not in str(caught.value)
 
 
 def test_summaries_are_asked_for_a_few_at_a_time_and_once(server):

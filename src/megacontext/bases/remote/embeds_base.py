@@ -5,7 +5,8 @@ window goes as ``prompt_embeds`` in the body of /v1/completions: base64 of what 
 [T, D], T rows of the window and the D of the model's embeddings. vLLM takes it when it was started with
 ``--enable-prompt-embeds`` (https://docs.vllm.ai/en/latest/features/prompt_embeds/), reads it with
 ``torch.load(weights_only=True)``, wants floating point and numbers the rows 0, 1, 2 ...; no chat template is applied.
-The fingerprint is that of the model run here, so that one memory serves both.
+It puts no BOS in front either, so that the model's own is sent as the first row. The fingerprint is that of the model
+run here, so that one memory serves both.
 
 Shape legend: T rows, D embedding width.
 """
@@ -32,7 +33,7 @@ from megacontext.bases.remote.requests import Asker
 from megacontext.bases.remote.server_facts import ServerFacts
 from megacontext.bases.remote.text_base import no_logits
 from megacontext.errors import BaseModelError, InvalidTokensError, PromptTooLongError, ServerError
-from megacontext.ports.base import Base, BaseInfo, SupportsLearnedGists, SupportsSurprise
+from megacontext.ports.base import Base, BaseInfo, SupportsLearnedGists, SupportsSurprise, lead_ids
 from megacontext.ports.completion import CompletionPiece, CompletionRequest, PromptSize
 from megacontext.ports.text import EmbeddingRows, TextCodec
 
@@ -113,7 +114,8 @@ class EmbedsBase:
         self.info = info
         self.codec: TextCodec = local.codec
         self._local = local
-        self._host = client.address.host
+        self._host, self._key = client.address.host, client.key
+        self._lead_ids = lead_ids(info)
         self._wire_dtype = wire_dtype if wire_dtype in WIRE_DTYPES else "float32"
         self._facts = ServerFacts(client)
         self._asker = Asker(client, "completions")
@@ -137,20 +139,24 @@ class EmbedsBase:
         raise no_logits(self.info)
 
     def prompt_size(self, request: CompletionRequest) -> PromptSize:
-        """Rows are the server's tokens."""
-        num_rows = len(request.history_TD) + len(request.scratch)
+        """Rows are the server's tokens, the model's BOS among them."""
+        num_rows = len(self._lead_ids) + len(request.history_TD) + len(request.scratch)
         return PromptSize(num_tokens=num_rows, window_tokens=self._facts.window_tokens)
 
     def complete(self, request: CompletionRequest) -> Iterator[CompletionPiece]:
         """Stream the answer of the server."""
         import torch
 
-        rows_TD = torch.cat([request.history_TD, self.embed(request.scratch)])
+        rows_TD = torch.cat([self.embed(self._lead_ids), request.history_TD, self.embed(request.scratch)])
         embeds = encoded_embeds(rows_TD.to(getattr(torch, self._wire_dtype)))
         events = self._asker.stream(request, {"prompt": "", "prompt_embeds": embeds})
         try:
             yield from answer_pieces(
-                events, self._host, max_new_tokens=request.max_new_tokens, on_usage=lambda num_tokens: None
+                events,
+                self._host,
+                key=self._key,
+                max_new_tokens=request.max_new_tokens,
+                on_usage=lambda num_tokens: None,
             )
         except PromptTooLongError as error:
             self._facts.learn_window(error.window_tokens or len(rows_TD) + request.max_new_tokens - 1)

@@ -14,7 +14,7 @@ from megacontext.bases.remote.address import ApiAddress
 from megacontext.bases.remote.api_key import ApiKey
 from megacontext.errors import MegaContextError, PromptTooLongError, ServerError
 
-__all__ = ["is_worth_another_try", "message_of", "refusal"]
+__all__ = ["error_in", "is_worth_another_try", "message_of", "refusal", "said_by"]
 
 MOST_SAID_CHARS = 300
 # A quota that is used up does not come back by waiting.
@@ -97,9 +97,23 @@ def message_of(body: str) -> str:
     except ValueError:
         return "" if body.lstrip().startswith("<") else body
     for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and name in found:
+        if isinstance(found, dict) and found.get(name):
             found = found[name]
     return found if isinstance(found, str) else json.dumps(found)
+
+
+def error_in(found: Any) -> int:
+    """The status that an error stands for which came with HTTP 200, as a whole body or in the middle of a stream; 0 for
+    what is none."""
+    if not isinstance(found, dict):
+        return 0
+    error = found.get("error")
+    if not error:  # vLLM and llama.cpp may give it bare; null beside choices is none
+        if "choices" in found or not {"code", "message"} <= found.keys():
+            return 0
+        error = found
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _origin(key: ApiKey | None) -> str:

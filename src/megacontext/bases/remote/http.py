@@ -22,7 +22,7 @@ import httpx2
 
 from megacontext.bases.remote.address import ApiAddress
 from megacontext.bases.remote.api_key import ApiKey
-from megacontext.bases.remote.failures import is_worth_another_try, refusal
+from megacontext.bases.remote.failures import error_in, is_worth_another_try, refusal
 from megacontext.bases.remote.sse import event_data
 from megacontext.bases.remote.watchdog import Watchdog
 from megacontext.errors import MegaContextError, ServerError
@@ -79,7 +79,8 @@ class ApiClient:
         weakref.finalize(self, self._client.close)  # bases have no end of their own; connections do
 
     def get(self, url: str) -> Any:
-        """JSON of a page that not every server has; None where there is none. ServerError as in ``post``."""
+        """JSON of a page that not every server has, or not for everybody; None where there is none. ServerError as in
+        ``post``."""
         return self._asked("GET", url, None)
 
     def post_optional(self, url: str, body: dict[str, Any]) -> Any:
@@ -126,22 +127,20 @@ class ApiClient:
 
     def _once(self, method: str, url: str, body: dict[str, Any] | None, *, is_optional: bool = False) -> Any:
         with self._sent(method, url, body, is_optional=is_optional) as response:
-            return self._json(_whole(response), is_optional=is_optional)
+            said = _whole(response)
+            return self._json(said, is_optional=True) if is_optional else self._answer(said)
 
     def _events_once(self, url: str, body: dict[str, Any]) -> Iterator[Any]:
         with self._sent("POST", url, body) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                yield self._json(_whole(response))
+                yield self._answer(_whole(response))
                 return
             with Watchdog(response, first_s=self.patience.first_token_s) as watchdog:
                 for data in event_data(watchdog.watched(response.iter_bytes())):
                     watchdog.extend(self.patience.between_tokens_s)
                     if data.strip() == "[DONE]":
                         return
-                    event = self._json(data.encode())
-                    if isinstance(event, dict) and ("error" in event or ("code" in event and "message" in event)):
-                        raise self._refusal(_status(event), data)
-                    yield event
+                    yield self._answer(data.encode())
 
     @contextmanager
     def _sent(
@@ -152,7 +151,7 @@ class ApiClient:
             with self._client.stream(method, url, json=body) as response:
                 if response.status_code >= 300:
                     said = _whole(response).decode("utf-8", errors="replace")
-                    if is_optional and response.status_code not in (401, 403) and response.status_code < 500:
+                    if is_optional and _says_not_there(response.status_code):
                         raise _NotThereError
                     error = self._refusal(response.status_code, said)
                     if is_worth_another_try(response.status_code, said):
@@ -200,6 +199,13 @@ class ApiClient:
                 f"{self.address.url} answers with {kind}; it is no OpenAI-compatible API, check the URL "
                 "(it mostly ends in /v1)"
             ) from error
+
+    def _answer(self, body: bytes) -> Any:
+        """JSON that is no error."""
+        found = self._json(body)
+        if status := error_in(found):
+            raise self._refusal(status, body.decode("utf-8", errors="replace"))
+        return found
 
     def _refusal(self, status: int, said: str) -> MegaContextError:
         model_ids = self.model_ids() if status == 404 else []
@@ -276,8 +282,7 @@ def _retry_after(response: httpx2.Response) -> float | None:
         return None
 
 
-def _status(event: dict[str, Any]) -> int:
-    """The status that an error in the middle of a stream stands for."""
-    error = event.get("error", event)
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 500
+def _says_not_there(status: int) -> bool:
+    """Whether a page is not to be had: missing, of another form, or for others than whoever may ask for answers. 408,
+    409, 429 and failures say nothing of the page, and whoever remembers what is missing must not remember those."""
+    return status == 501 or (status < 500 and status not in (408, 409, 429))

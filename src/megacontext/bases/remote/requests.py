@@ -1,6 +1,7 @@
 """What is asked of a server, and what it would rather not be asked: some refuse parameters that others insist on.
 
-A refusal that names such a parameter is heeded once and remembered for that server.
+A refusal that says such a parameter itself is not to be had is heeded once and remembered for that server. One of its
+value is an error: to leave the parameter out would draw tokens otherwise than was asked for.
 """
 
 from __future__ import annotations
@@ -31,8 +32,24 @@ def _without(*names: str) -> Callable[[Body], Body]:
 HABITS: tuple[tuple[re.Pattern[str], Callable[[Body], Body]], ...] = (
     (re.compile(r"max_completion_tokens"), _rename_limit),
     (re.compile(r"stream_options"), _without("stream_options")),
-    (re.compile(r"temperature|top_p", re.IGNORECASE), _without("temperature", "top_p")),
+    (re.compile(r"top_p", re.IGNORECASE), _without("top_p")),  # of two that may not come together, this one goes
+    (re.compile(r"temperature", re.IGNORECASE), _without("temperature")),
     (re.compile(r"\bseed\b"), _without("seed")),
+)
+# how servers say that a parameter is not to be had, or may not be set
+_NOT_TO_BE_HAD = re.compile(
+    r"unsupported|unrecogni[sz]ed|unknown|extra_forbidden|extraneous|deprecated|cannot both be"
+    r"|unexpected (?:argument|field|key|parameter|property)"
+    r"|(?:\bnot|n['\u2019]t) (?:currently )?(?:accept|allow|known|permit|recogni[sz]|support)"
+    r"|\bnot a valid (?:argument|field|parameter)\b(?! value)"
+    r"|\bonly .{1,40} (?:is|are) (?:allowed|permitted|supported)",
+    re.IGNORECASE,
+)
+# and that it may, but within bounds
+_BOUNDS = re.compile(
+    r"\b(?:between|range|above|below|at (?:least|most)|(?:less|greater|more|lower|higher|larger|smaller) than"
+    r"|maximum|minimum)\b|[<>]=",
+    re.IGNORECASE,
 )
 
 
@@ -90,11 +107,14 @@ class Asker:
         return body
 
     def _learn(self, error: ServerError) -> bool:
-        """Whether a refusal named something that can be said otherwise."""
-        if "refused the request" not in str(error) or isinstance(error, PromptTooLongError):
+        """Whether a refusal named something that need not be said, or not so."""
+        refusal = str(error)
+        if "refused the request" not in refusal or isinstance(error, PromptTooLongError):
+            return False
+        if not _NOT_TO_BE_HAD.search(refusal) or _BOUNDS.search(refusal):
             return False
         for number, (said, _) in enumerate(HABITS):
-            if number not in self._habits and said.search(str(error)):
+            if number not in self._habits and said.search(refusal):
                 self._habits.append(number)
                 return True
         return False

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Lock
 
-from megacontext.bases.remote.address import ApiAddress
 from megacontext.bases.remote.answers import whole_answer
+from megacontext.bases.remote.http import ApiClient
 from megacontext.bases.remote.rendering import BLOCK, harmless
 from megacontext.bases.remote.requests import Asker
 from megacontext.errors import ServerError
@@ -30,9 +30,9 @@ INSTRUCTION = (
 class Summariser:
     """What was summarised stays known, so that a run that failed in the middle pays for the rest alone."""
 
-    def __init__(self, asker: Asker, address: ApiAddress, codec: TextCodec) -> None:
+    def __init__(self, asker: Asker, client: ApiClient, codec: TextCodec) -> None:
         self._asker = asker
-        self._address = address
+        self._address, self._key = client.address, client.key
         self._codec = codec
         self._known: OrderedDict[str, str] = OrderedDict()
         self._changing = Lock()
@@ -76,7 +76,7 @@ class Summariser:
         else:
             prompt = f"{instruction}\n\n{block}\nSummary:"
             answer = self._asker.whole({"prompt": prompt}, max_new_tokens=_room(num_tokens))
-        summary = " ".join(whole_answer(answer, self._address.host).split())
+        summary = " ".join(whole_answer(answer, self._address.host, key=self._key).split())
         if not summary:
             raise ServerError(
                 f"{self._address.host} gave an empty summary; choose another model, or gister 'sentences'"

@@ -116,12 +116,12 @@ class TextBase:
         self.info = info
         self.codec = codec
         self._rows = rows
-        self._address = client.address
+        self._address, self._key = client.address, client.key
         self._facts = ServerFacts(client)
         self._meter = TokenMeter(self._facts, codec)
         self._is_chat = client.address.api == "chat"
         self._asker = Asker(client, "chat/completions" if self._is_chat else "completions")
-        self._summariser = Summariser(self._asker, client.address, codec)
+        self._summariser = Summariser(self._asker, client, codec)
 
     def embed(self, token_ids: npt.NDArray[np.uint32]) -> torch.Tensor:
         """Rows [T, D], float32 on the CPU."""
@@ -156,6 +156,7 @@ class TextBase:
             yield from answer_pieces(
                 events,
                 self._address.host,
+                key=self._key,
                 max_new_tokens=request.max_new_tokens,
                 on_usage=lambda num_tokens: self._meter.learn(whole, num_tokens),
             )
