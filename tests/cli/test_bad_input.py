@@ -133,6 +133,18 @@ def test_a_demo_with_an_unknown_base_makes_no_folder(megacontext, tmp_path):
     assert not (tmp_path / "demo").exists()
 
 
+def test_a_demo_prints_its_results_as_one_document(megacontext, tmp_path, monkeypatch):
+    def small(config, *, console, progress):
+        config.out.mkdir()
+        (config.out / "results.json").write_text('{"comparison": {"facts": 1}}')
+        console.print("a table")
+
+    monkeypatch.setattr("megacontext.evaluation.demo.run_demo", small)
+    done = megacontext("demo", "--out", tmp_path / "demo", "--json")
+    assert done.data == {"comparison": {"facts": 1}}
+    assert "a table" in done.err
+
+
 def test_a_question_longer_than_the_window_names_the_smallest_budget(megacontext, filled_memory):
     result = megacontext("ask", filled_memory, "word " * 500, "--budget", 256)
     assert_one_line(result, 2, "budget of at least")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from json import loads
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from megacontext.cli.options import BudgetOption
-from megacontext.cli.screen import error_console, output_console
+from megacontext.cli.options import BudgetOption, JsonOption
+from megacontext.cli.screen import error_console, output_console, print_json
 
 __all__ = ["demo"]
 
@@ -30,12 +31,14 @@ def demo(
         ),
     ] = "reference",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of texts, facts and places.")] = 0,
+    json: JsonOption = False,
 ) -> None:
     """Hide facts in a million tokens of real text, ask for them through a small window, and compare with other ways.
 
     Ends with a table and a picture. Nothing is downloaded.
     """
     from megacontext.evaluation.demo import DemoConfig, run_demo
+    from megacontext.evaluation.outputs import RESULTS
 
     config = DemoConfig(
         out=out,
@@ -46,4 +49,6 @@ def demo(
         base=base,
         seed=seed,
     )
-    run_demo(config, console=output_console(), progress=error_console())
+    run_demo(config, console=error_console() if json else output_console(), progress=error_console())
+    if json:
+        print_json(loads((out / RESULTS).read_text(encoding="utf-8")))

@@ -19,12 +19,14 @@ from megacontext.units import format_count
 if TYPE_CHECKING:
     from megacontext.evaluation.demo import DemoResult
 
-__all__ = ["write_outputs"]
+__all__ = ["RESULTS", "write_outputs"]
+
+RESULTS = "results.json"
 
 
 def write_outputs(out: Path, result: DemoResult, settings: Mapping[str, Any]) -> list[Path]:
     """Write everything to ``out``; the files to look at. Without matplotlib (extra ``figures``) there is no PNG."""
-    page, picture, results = out / "index.html", out / "detail.png", out / "results.json"
+    page, picture, results = out / "index.html", out / "detail.png", out / RESULTS
     results.write_text(json.dumps(_content(result, settings), indent=2, default=float) + "\n", encoding="utf-8")
     page.write_text(_page(result), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:

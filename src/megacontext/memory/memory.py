@@ -148,7 +148,8 @@ class Memory:
         return self._ingestor.text(text, source, request)
 
     def append(self, token_ids: npt.ArrayLike, *, source: str = "tokens", role: str = "") -> int:
-        """Add tokens; durable on return. The position of the first.
+        """Add tokens, integers [T] from 0 to the size of the vocabulary - 1, of any integer dtype; durable on return.
+        The position of the first.
 
         Tokens that follow others of the same source and role continue that source.
 
@@ -159,18 +160,27 @@ class Memory:
     def append_text(
         self, text: str, *, source: str = "text", role: str = "", labels: Mapping[str, str] | None = None
     ) -> tuple[int, int]:
-        """Add a short text, such as a turn of a chat, as a new version of ``source``; its range ``[start, stop)``."""
+        """Add a short text, such as a turn of a chat, as a new version of ``source``; durable on return. Its range
+        ``[start, stop)``.
+
+        Raises: EmptySourceError, InvalidValueError, MemoryLockedError, MemoryReadOnlyError, StorageError.
+        """
         request = IngestRequest(labels={} if labels is None else labels, role=role)
         return self._ingestor.turn(text, source, request)
 
     # --- read ---------------------------------------------------------------------------------------------------
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
-        """Token ids of ``[start, stop)``, uint32."""
+        """Token ids of ``[start, stop)``, uint32 [stop - start].
+
+        Raises: InvalidValueError (no such range), CorruptionError, StorageTimeoutError, MemoryClosedError; so do the
+        other reads.
+        """
         return self._open_reader().tokens(start, stop)
 
     def gists(self, level: int, start: int, stop: int) -> npt.NDArray[np.float16]:
-        """Gist vectors of nodes ``[start, stop)`` of a level >= 1: float16 [n, r, d]."""
+        """Gist vectors of nodes ``[start, stop)`` of a level >= 1: float16 [stop - start, r, d]; those that are not
+        stored are computed. Raises also BaseModelError, BaseMismatchError."""
         return self._open_reader().gists(level, start, stop).vectors
 
     def text(self, start: int, stop: int) -> str:
@@ -184,13 +194,16 @@ class Memory:
 
     def provenance(self, start: int, stop: int, *, whole_tokens: int = 0) -> list[Quotation]:
         """Where a token range came from: one exact quotation per extent that it touches, of no more than the range
-        has of it. Extents of ``whole_tokens`` or less are quoted whole."""
+        has of it. Extents of ``whole_tokens`` or less are quoted whole. Raises as ``tokens``."""
         self._open_reader()
         whole_tokens = whole_number("whole_tokens", whole_tokens, of="tokens", usual=128)
         return self._quoter.quotations(start, stop, whole_tokens)
 
     def search(self, text: str, *, limit: int = 10) -> list[SearchResult]:
-        """Passages that share words with ``text``, best first, with their sources."""
+        """At most ``limit`` passages that share words with ``text``, best first, with their sources and BM25 scores.
+
+        Raises: InvalidValueError, CorruptionError, MemoryClosedError.
+        """
         self._open_reader()
         return self._searcher.results(text, limit)
 
@@ -225,6 +238,10 @@ class Memory:
         """Verify every byte at rest against its checksum, and repair what the raw sources can rebuild if asked.
 
         recompute_gists: also compare every stored gist with a fresh one (needs the base model, slow).
+        Damage is reported, not raised.
+
+        Raises: MemoryLockedError (with ``repair`` if somebody writes; while a source is erased), MemoryReadOnlyError,
+            BaseModelError, BaseMismatchError.
         """
         self._open_reader()
         return self._caretaker.check(

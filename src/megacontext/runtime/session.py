@@ -75,6 +75,10 @@ class Session:
 
         reserve_entries: window positions to keep free for what will follow the history. ``generate`` and ``nll`` make
         room by themselves, but ``nll`` collapses for it what a refocus with the reserve would have chosen better.
+
+        Raises: BudgetError naming the smallest budget that works, InvalidValueError, BaseModelError, DeviceMemoryError,
+            CorruptionError, MemoryClosedError, MemoryMovedError. A store that does not answer is a warning in the
+            report.
         """
         reserve_entries = whole_number("reserve_entries", reserve_entries, of="entries")
         question = None if query is None else text("query", query)
@@ -86,27 +90,29 @@ class Session:
         return replace(engine.refocus(target), warnings=engine.take_warnings())
 
     def reveal(self, start: int, stop: int) -> None:
-        """Show the tokens of a span; a later refocus may collapse them again."""
+        """Show the tokens of a span ``[start, stop)``; a later refocus may collapse them again. Raises: BudgetError,
+        InvalidValueError, MemoryClosedError."""
         engine = self._begin()
         with engine.whole_window():
             engine.working_context.reveal(start, stop)
         engine.turn += 1
 
     def pin(self, start: int, stop: int) -> None:
-        """Show the tokens of a span until it is unpinned."""
+        """Show the tokens of a span ``[start, stop)`` until it is unpinned. Raises as ``reveal``."""
         engine = self._begin()
         with engine.whole_window():  # pins stay: they are measured against the session's budget
             engine.working_context.pin(start, stop)
         engine.turn += 1
 
     def unpin(self, start: int, stop: int) -> None:
-        """Let a span collapse again."""
+        """Let a span collapse again, pinned or not. Raises: InvalidValueError, MemoryClosedError."""
         engine = self._begin()
         engine.working_context.unpin(start, stop)
         engine.turn += 1
 
     def resize(self, budget_entries: int) -> None:
-        """Change the window; a smaller one collapses what is worth least."""
+        """Change the window; a smaller one collapses what is worth least. Raises: BudgetError, after which it is as it
+        was."""
         self._check_open()
         self._engine.resize(window_budget(budget_entries))
         self._engine.turn += 1
@@ -128,6 +134,9 @@ class Session:
         stop: texts that end the answer; None: as the base answers, which is the end of the line unless the base ends
         its turns itself, by a control token or on its server. Room in the window is reserved at once, so that a
         BudgetError comes from this call, not from the stream.
+
+        Raises: BudgetError, PromptTooLongError, InvalidValueError, MemoryClosedError; the stream also BaseModelError,
+            DeviceMemoryError, ServerError, CorruptionError, and MemoryStateError where another call overtook it.
         """
         if not text("prompt", prompt).strip():
             raise InvalidValueError("the question is empty; ask something, or let complete continue the history")
@@ -148,16 +157,19 @@ class Session:
         seed: int | None = None,
         stop: Sequence[str] = (),
     ) -> AnswerStream:
-        """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself."""
+        """Continue ``prompt``, taken as it is, after the history; with an empty one the history itself. Raises as
+        ``generate``."""
         sampling = SamplingConfig(temperature=temperature, top_p=top_p, seed=seed)
         token_ids = self._engine.base.codec.encode(text("prompt", prompt)).token_ids
         return self._stream(prompt, token_ids, prompt, max_new_tokens, stop, sampling)
 
     def nll(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Nats [len(token_ids)] of each token as a continuation of the window as it is now.
+        """Nats, float64 [T], of each of the integers [T] as a continuation of the window as it is now.
 
         The first token is predicted from the window's last entry (log V if there is no history and no BOS). Where the
         continuation does not fit beside the cut, what is worth least collapses for it.
+
+        Raises: InvalidTokensError, BudgetError, BaseModelError, DeviceMemoryError, CorruptionError, MemoryClosedError.
         """
         engine = self._begin()
         continuation = valid_token_ids(token_ids, engine.base.info.vocab_size)
@@ -177,6 +189,8 @@ class Session:
         they go on as if nothing had happened.
 
         The file holds what the window shows: keep it as private as the memory.
+
+        Raises: InvalidValueError (no such folder), StorageFullError, StorageError, MemoryClosedError.
         """
         self._check_open()
         save_session(self._engine, Path(valid_path("path", path, example="talk.session")))
