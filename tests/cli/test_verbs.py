@@ -91,6 +91,18 @@ def test_inspect_counts(megacontext, memory):
     assert f"{data['stats']['num_tokens']:,}" in megacontext("inspect", memory).out
 
 
+def test_inspect_says_how_a_memory_is_at_first_sight(megacontext, memory):
+    assert megacontext("inspect", memory, "--json").data["stats"]["health"] == []
+    assert "good at first sight" in megacontext("inspect", memory).out
+    with assembly.open(memory) as opened, opened._parts.catalog.write() as writer:
+        writer.drop_index()
+    (line,) = megacontext("inspect", memory, "--json").data["stats"]["health"]
+    assert line.startswith("the word index is not whole")
+    out = megacontext("inspect", memory).out
+    assert "an erasure was interrupted" in " ".join(out.split())
+    assert "verifies every byte" in out
+
+
 def test_inspect_says_that_what_is_not_in_the_index_is_found_too(megacontext, tmp_path, base_folder, documents):
     megacontext("init", tmp_path / "small", "--base", base_folder, "--block-tokens", "128")
     assert "nothing to find yet" in megacontext("inspect", tmp_path / "small").out

@@ -53,7 +53,7 @@ def inspect(memory: MemoryArgument, json: JsonOption = False) -> None:
         ),
         ("gists", f"{info.gister_name} {info.gister_version}, {info.gist_width} per {info.block_tokens} tokens"),
         ("created", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_at))),
-        ("health", f"`megacontext check {memory}` verifies every byte"),
+        *_health(memory, stats),
     ):
         grid.add_row(name, Text(visible_line(value)))
     output_console().print(grid, markup=False)
@@ -66,6 +66,14 @@ def _others(memory: str, stats: MemoryStats) -> list[tuple[str, str]]:
         (stats.coming_bytes, f"of a move that has not ended; `{command}` with the options of then goes on with it"),
     )
     return [("", f"and {format_bytes(num_bytes)} {what}") for num_bytes, what in said if num_bytes]
+
+
+def _health(memory: str, stats: MemoryStats) -> list[tuple[str, str]]:
+    lines = [
+        *(stats.health or ("good at first sight",)),
+        f"`{shlex.join(['megacontext', 'check', memory])}` verifies every byte",
+    ]
+    return [("health" if number == 0 else "", line) for number, line in enumerate(lines)]
 
 
 def _where(stats: MemoryStats) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from megacontext.memory.intake import given_paths
 from megacontext.memory.layout import REWRITE_LOCK_FILE
 from megacontext.memory.lock import RewriteLock, WriterLock
 from megacontext.memory.parts import LazyGister, Parts
+from megacontext.memory.passages import indexed_stop
 from megacontext.memory.provenance import Quoter
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import CheckReport, IngestProgress, IngestReport, MemoryStats, Quotation, SearchResult
@@ -28,7 +29,7 @@ from megacontext.memory.search import Searcher
 from megacontext.memory.siblings import NoSiblings, Siblings
 from megacontext.memory.writing import Writer
 from megacontext.ports.arrays import ArrayStore, BlobStore
-from megacontext.ports.catalog import Catalog, MemoryInfo, SearchHit, Source
+from megacontext.ports.catalog import Catalog, CatalogState, MemoryInfo, SearchHit, Source
 from megacontext.ports.gister import Gister
 from megacontext.ports.text import TextCodec
 from megacontext.tree.geometry import TreeGeometry
@@ -215,7 +216,7 @@ class Memory:
     # --- care ---------------------------------------------------------------------------------------------------
 
     def inspect(self) -> MemoryStats:
-        """The memory in numbers: tokens, nodes per level, bytes, base, gister."""
+        """The memory in numbers: tokens, nodes per level, bytes, base, gister, and what ails it at first sight."""
         reader = self._open_reader()
         older_bytes, coming_bytes = self._parts.siblings.num_bytes()
         counts = tuple(self.tree.num_nodes(level, self.num_tokens) for level in range(self.num_levels))
@@ -232,6 +233,7 @@ class Memory:
             catalog_bytes=self._parts.catalog.num_bytes(),
             older_bytes=older_bytes,
             coming_bytes=coming_bytes,
+            health=tuple(_ailments(reader.state, self.info, self._keeper)),
         )
 
     def check(self, *, repair: bool = False, recompute_gists: bool = False) -> CheckReport:
@@ -303,3 +305,14 @@ class Memory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _ailments(state: CatalogState, info: MemoryInfo, keeper: GistKeeper) -> Iterator[str]:
+    """What is not as it should be, as far as the catalog's state tells."""
+    if state.indexed_tokens != indexed_stop(state.num_tokens, info.block_tokens):
+        yield (
+            "the word index is not whole: while a source is erased that is as it should be, else an erasure was "
+            "interrupted; erase again, or run check --repair"
+        )
+    if keeper.is_due():
+        yield "gists are missing, as after an ingest that was interrupted: readers compute them until one goes through"

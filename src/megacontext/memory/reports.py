@@ -140,7 +140,8 @@ class CheckReport:
 @dataclass(frozen=True, kw_only=True)
 class MemoryStats:
     """A memory in numbers. num_nodes[l]: complete nodes of level l, tokens first; older_bytes, coming_bytes: of
-    catalogs and arrays of before the memory was moved, and of one that a move is making; not in ``num_bytes``.
+    catalogs and arrays of before the memory was moved, and of one that a move is making; not in ``num_bytes``. health:
+    what is not as it should be, a line each, as far as it shows without reading everything; ``check`` does.
     """
 
     info: MemoryInfo
@@ -155,6 +156,7 @@ class MemoryStats:
     catalog_bytes: int
     older_bytes: int = 0
     coming_bytes: int = 0
+    health: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
