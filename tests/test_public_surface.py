@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import typer
 
@@ -20,7 +22,7 @@ COMMANDS = {
     "chat": "--allocator --budget --lens --max-new-tokens --seed --temperature --top-p",
     "check": "--json --recompute-gists --repair",
     "complete": "--allocator --budget --json --lens --max-new-tokens --prompt --seed --temperature --top-p",
-    "demo": "--base --budget --continuations --facts --out --seed --tokens",
+    "demo": "--base --budget --continuations --facts --json --out --seed --tokens",
     "erase": "--json --yes",
     "eval": "--base --block-tokens --budget --data --gist-width --json --lengths --list --methods --out --quick "
     "--resume --samples --seed --task",
@@ -102,3 +104,37 @@ def test_importing_the_package_is_light():
     probe = f"import sys, megacontext; print(sorted({heavy} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+SOURCE = Path(megacontext.__file__).parent
+MODULES = [path for path in sorted(SOURCE.rglob("*.py")) if path.name not in ("__init__.py", "__main__.py", "env.py")]
+
+
+def test_every_module_says_what_is_public():
+    """What another module imports stands in ``__all__``, and what stands there is defined (ruff sorts it)."""
+    public, imported = {}, []
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
+        listed = [
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets)
+        ]
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [part for target in targets if target for part in ast.walk(target)]
+            defined |= {part.id for part in names if isinstance(part, ast.Name)}
+        if "versions" not in path.parts:
+            assert len(listed) == 1, f"{name} has no __all__"
+            assert {*listed[0]} <= defined, name
+            public[name] = {*listed[0]}
+        imported += [
+            (name, node.module, alias.name)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        ]
+    private = {f"{module}.{name}" for _, module, name in imported if module in public and name not in public[module]}
+    assert private == set()

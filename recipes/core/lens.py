@@ -26,10 +26,10 @@ from megacontext.bases.core_folder import write_lens
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import QUERY_TOKENS, LensNet, LensNetConfig
 from megacontext.training.card import read_figures
 from megacontext.training.held_out import held_out_source, nets_with_gists
-from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label
+from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,

@@ -23,6 +23,7 @@ from megacontext.errors import (
 from megacontext.gisters.registry import make_gister
 from megacontext.runtime import assembly
 from megacontext.runtime.base_source import LoadedBase
+from megacontext.runtime.shapes import DEFAULT_GISTER
 from megacontext.testing.fake_base import tiny_base
 from megacontext.testing.fake_core import tiny_core_base
 
@@ -33,7 +34,7 @@ def test_open_creates_once_and_then_opens_what_is_there(tmp_path, base):
     with mc.open(tmp_path / "m", base=base, create=True) as memory:
         assert memory.num_tokens == 3
         assert memory.info.block_tokens == 16
-        assert memory.info.gister_name == assembly.DEFAULT_GISTER
+        assert memory.info.gister_name == DEFAULT_GISTER
 
 
 def test_a_base_that_learned_gists_makes_them_by_default(tmp_path):

@@ -24,9 +24,9 @@ from megacontext.focus.lenses.features import (
 from megacontext.nets import lens_net
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, WORD_KINDS, LensNet, LensNetConfig
+from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS, WORD_KINDS, LensNet, LensNetConfig
 from megacontext.training import lens_labels, lens_model
-from megacontext.training.lens_labels import QUERY_TOKENS, LensSample, label
+from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,

@@ -18,7 +18,7 @@ from typing import Any
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
 
-__all__ = ["carry_over", "check_place", "outdated_figures", "place_of_before", "stored_config"]
+__all__ = ["CONFIG_FILE", "carry_over", "check_place", "outdated_figures", "place_of_before", "stored_config"]
 
 CONFIG_FILE = "config.json"
 CHECKPOINT = "checkpoint.pt"

@@ -17,7 +17,7 @@ from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.errors import BaseModelError
 from megacontext.values import shown
 
-__all__ = ["ChatMarkers", "Prompting", "read_prompting"]
+__all__ = ["DEFAULT_QUESTION_TEMPLATE", "ChatMarkers", "Prompting", "read_prompting"]
 
 _log = logging.getLogger(__name__)
 

@@ -43,8 +43,8 @@ from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS
 from megacontext.evaluation.trials import Answered, Question, Tally, ask_all, read_on
 from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.ports.base import BaseInfo
-from megacontext.runtime.assembly import DEFAULT_BLOCK_TOKENS
 from megacontext.runtime.config import window_budget
+from megacontext.runtime.shapes import DEFAULT_BLOCK_TOKENS
 from megacontext.tree.geometry import TreeGeometry
 from megacontext.values import whole_number
 

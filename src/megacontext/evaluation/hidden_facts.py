@@ -24,6 +24,7 @@ from megacontext.ports.text import TextCodec
 __all__ = [
     "ANSWER_DIGITS",
     "LAST_NAMES",
+    "SENTENCES",
     "Fact",
     "HiddenFact",
     "answer_value",

@@ -19,7 +19,7 @@ from random import Random
 from megacontext.errors import InvalidValueError
 from megacontext.ports.text import TextCodec
 
-__all__ = ["Library", "Text", "assemble_library", "installed_code", "shipped_books"]
+__all__ = ["HELD_OUT_PACKAGES", "Library", "Text", "assemble_library", "installed_code", "shipped_books"]
 
 HELD_OUT_PACKAGES = (
     *("asyncio", "email", "unittest", "json", "http", "xml", "logging", "multiprocessing", "concurrent", "importlib"),

@@ -24,7 +24,7 @@ from megacontext.memory.writing import Draft, DraftPiece
 from megacontext.ports.catalog import ERASED, Extent, Source
 from megacontext.ports.text import TextCodec
 
-__all__ = ["Retokenizer"]
+__all__ = ["Retokenizer", "is_erased", "is_tokens"]
 
 _LONG_TOKENS = 1 << 20  # of a source, beyond which it comes in pieces
 

@@ -9,7 +9,7 @@ from megacontext.ports.arrays import SupportsLongBlobs
 from megacontext.ports.catalog import Extent, Source
 from megacontext.units import MIB
 
-__all__ = ["SourceTexts", "blob_pieces"]
+__all__ = ["LONG_BYTES", "SourceTexts", "blob_pieces"]
 
 LONG_BYTES = 16 * MIB  # of a source: shorter ones are read whole, and so verified by their own digest
 

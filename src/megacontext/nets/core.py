@@ -26,7 +26,7 @@ from megacontext.nets.norm import NORM_EPSILON
 from megacontext.nets.window_attention import attend_behind, attend_where
 from megacontext.values import number, whole_number
 
-__all__ = ["Core", "CoreCache", "CoreConfig", "CoreOutput"]
+__all__ = ["NUM_SHIFTS", "Core", "CoreCache", "CoreConfig", "CoreOutput"]
 
 NUM_SHIFTS = 2
 EMBEDDING_STD = 0.5  # the scale that the layers' outputs grow to

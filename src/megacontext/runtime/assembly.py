@@ -29,8 +29,6 @@ from megacontext.runtime.opened import OpenedMemory
 from megacontext.runtime.relatives import Elder, Relatives
 from megacontext.runtime.shapes import (
     DEFAULT_BASE,
-    DEFAULT_BLOCK_TOKENS,
-    DEFAULT_GISTER,
     AnyBase,
     Placing,
     Shape,
@@ -47,9 +45,6 @@ from megacontext.values import flag, number, whole_number
 from megacontext.values import path as valid_path
 
 __all__ = [
-    "DEFAULT_BASE",
-    "DEFAULT_BLOCK_TOKENS",
-    "DEFAULT_GISTER",
     "create",
     "held_generation",
     "memory_folder",

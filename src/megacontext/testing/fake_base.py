@@ -18,7 +18,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.ports.base import Base, BaseInfo
 from megacontext.ports.text import Encoded
 
-__all__ = ["ArrayRows", "BaseInMemory", "ByteCodec", "byte_codec", "tiny_base", "tiny_model"]
+__all__ = ["ArrayRows", "BaseInMemory", "ByteCodec", "DType", "Family", "byte_codec", "tiny_base", "tiny_model"]
 
 Family = Literal["llama", "qwen2", "qwen3"]
 DType = Literal["float32", "bfloat16"]

@@ -18,7 +18,16 @@ from megacontext.bases.traits import longest_window
 from megacontext.ports.base import BaseInfo
 from megacontext.testing.fake_base import byte_codec
 
-__all__ = ["FAMILIES", "ROPE_SCALINGS", "SLIDING_WINDOW", "family_base", "family_config", "family_model", "with_rope"]
+__all__ = [
+    "FAMILIES",
+    "ROPE_SCALINGS",
+    "SLIDING_WINDOW",
+    "VOCAB_SIZE",
+    "family_base",
+    "family_config",
+    "family_model",
+    "with_rope",
+]
 
 VOCAB_SIZE = 256
 MAX_POSITIONS = 4096

@@ -26,7 +26,16 @@ from megacontext.training.babi import BABI
 from megacontext.training.tokens import TokenStore, first_line
 from megacontext.values import shown
 
-__all__ = ["all_masters", "differences", "identity", "read_checkpoint", "same_nets", "same_shape", "write_checkpoint"]
+__all__ = [
+    "Identity",
+    "all_masters",
+    "differences",
+    "identity",
+    "read_checkpoint",
+    "same_nets",
+    "same_shape",
+    "write_checkpoint",
+]
 
 NOT_IN_WEIGHTS = frozenset({"max_positions", "rotary_base", "num_slow_bands", "learns_sigma"})
 """Keys of [model] that a run may change when it only starts from the weights of another."""

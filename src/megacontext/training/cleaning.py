@@ -15,7 +15,7 @@ from megacontext.training.corpus import Document, limit_projects, unreadable_bec
 from megacontext.training.duplicates import LEAST_JACCARD, WordRuns, digest, share_within, twins
 from megacontext.training.quality import RULES, broken_rule, licence_header
 
-__all__ = ["Cleaned", "Removal", "clean", "clean_held_out", "report"]
+__all__ = ["SAYS", "Cleaned", "Removal", "clean", "clean_held_out", "report"]
 
 MOST_LEAKED = 0.5
 FEWEST_SAME_HEADERS = 3

@@ -18,6 +18,23 @@ from pathlib import Path
 from megacontext.errors import InvalidValueError
 from megacontext.training.records import Record, read_records, text_field
 
+__all__ = [
+    "BOOKS",
+    "KNOWLEDGE",
+    "Document",
+    "join_projects",
+    "limit_projects",
+    "package_files",
+    "read_books",
+    "read_knowledge",
+    "read_packages",
+    "read_standard_library",
+    "readable",
+    "stable_share",
+    "standard_library_files",
+    "unreadable_because",
+]
+
 HELD_OUT_STANDARD_LIBRARY = frozenset(
     """
     asyncio email unittest json http xml logging multiprocessing concurrent importlib sqlite3 tkinter curses dbm

@@ -36,6 +36,8 @@ from megacontext.training.rows import (
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import number, whole_number
 
+__all__ = ["ROWS", "Batch", "BatchKind", "Stage", "batch_of", "draw_batch"]
+
 RowMaker = Callable[[TextSource, Random, int], Window]
 
 ROWS: dict[str, RowMaker] = {

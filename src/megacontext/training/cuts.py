@@ -15,6 +15,8 @@ import numpy.typing as npt
 from megacontext.training.recall import TRAINING, Asking, Fact, draw_facts
 from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, Window
 
+__all__ = ["cut_row"]
+
 BLOCK = 32
 SPAN = 1024
 MOST_COARSE_SPANS = 48

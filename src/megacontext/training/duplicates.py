@@ -19,7 +19,7 @@ import numpy.typing as npt
 from megacontext.errors import UsageError
 from megacontext.training.corpus import Document
 
-__all__ = ["Twin", "WordRuns", "digest", "refuse_without_packages", "share_within", "twins"]
+__all__ = ["LEAST_JACCARD", "Twin", "WordRuns", "digest", "refuse_without_packages", "share_within", "twins"]
 
 LEAST_JACCARD = 0.8
 RUN_WORDS = 5

@@ -13,6 +13,8 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.reference import Decoder, ReferenceConfig, build_reference
 
+__all__ = ["export_model", "load_checkpoint", "tokenizer_files"]
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 

@@ -35,13 +35,13 @@ from megacontext.focus.lenses.features import (
 )
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS, STAKE_LEVELS
+from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS
 from megacontext.training.gist_cuts import UNJOINED
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
 from megacontext.training.moments import Moment
 from megacontext.training.windows import Window
 
-__all__ = ["QUERY_TOKENS", "LensSample", "blocks_of_row", "features_of", "label", "sample_of"]
+__all__ = ["FAR_NATS", "MIN_NEEDED", "LensSample", "blocks_of_row", "features_of", "label", "sample_of"]
 
 OPENED_ROWS = 14  # windows of one forward, of 350 entries each
 FAR_NATS = 0.5  # what full context must save on a token of text for it to need something far away

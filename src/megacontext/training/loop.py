@@ -29,6 +29,8 @@ from megacontext.training.trackers import Tracker
 from megacontext.training.windows import TextSource
 from megacontext.values import number, whole_number
 
+__all__ = ["LoopConfig", "LoopState", "LossFunction", "TrainingLoop"]
+
 LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
 """The weighted mean to differentiate, and the loss of every position [B, T]."""
 

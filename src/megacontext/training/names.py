@@ -11,6 +11,20 @@ from random import Random
 
 from megacontext.training.corpus import stable_share
 
+__all__ = [
+    "CITIES",
+    "COLORS",
+    "FIRST_NAMES",
+    "LAST_NAMES",
+    "THINGS",
+    "WORDS",
+    "any_name",
+    "digits",
+    "is_test",
+    "made_up_word",
+    "similar_name",
+]
+
 TEST_SHARE = 0.1
 
 

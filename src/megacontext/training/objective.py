@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["CHUNK_ROWS", "CHUNK_STEP", "cross_entropy"]
+
 CHUNK_ROWS = 1024
 CHUNK_STEP = 256  # what is left over is compiled for multiples of this
 

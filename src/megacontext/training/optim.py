@@ -18,6 +18,8 @@ from megacontext.training.muon import Muon
 from megacontext.training.team import ALONE, Team
 from megacontext.values import number
 
+__all__ = ["MasterOptimizer", "OptimConfig", "schedule"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:

@@ -42,6 +42,20 @@ from megacontext.training.tokens import (
     train_tokenizer,
 )
 
+__all__ = [
+    "DOMAINS",
+    "REPORT",
+    "SIDES",
+    "add_stories",
+    "by_domain",
+    "load_stores",
+    "num_tokens",
+    "prepare",
+    "read_documents",
+    "save_tokenizer",
+    "tokenizer_sample",
+]
+
 DOMAINS = ("books", "code", "knowledge")
 SIDES = ("held_out", "train")
 REPORT = "preparation.json"

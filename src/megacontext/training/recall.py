@@ -14,6 +14,8 @@ from random import Random
 
 from megacontext.training.names import CITIES, COLORS, WORDS, any_name, digits, is_test, similar_name
 
+__all__ = ["TRAINING", "Asking", "Attribute", "Fact", "draw_fact", "draw_facts"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:

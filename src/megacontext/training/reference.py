@@ -24,6 +24,8 @@ from megacontext.bases.precision import cast_weights
 from megacontext.training.objective import cross_entropy
 from megacontext.values import choice
 
+__all__ = ["Decoder", "ReferenceConfig", "build_reference", "compile_layers", "hidden_states", "window_loss"]
+
 Decoder: TypeAlias = Qwen3ForCausalLM | LlamaForCausalLM | MixtralForCausalLM
 FAMILIES: dict[str, tuple[type, type]] = {
     "llama": (LlamaConfig, LlamaForCausalLM),

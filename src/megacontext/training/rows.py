@@ -16,6 +16,19 @@ from megacontext.training.recall import TRAINING, Asking, Fact, draw_facts
 from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, Window
 from megacontext.training.wordings import in_unseen_words
 
+__all__ = [
+    "SPREAD_BLOCKS",
+    "aligned_row",
+    "dense_puzzle_row",
+    "dense_row",
+    "next_opening",
+    "plain_row",
+    "puzzle_row",
+    "quotes_row",
+    "recall_row",
+    "strewn_row",
+]
+
 ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
 SPREAD_BLOCKS = 16

@@ -24,6 +24,21 @@ from megacontext.training.rows import recall_row
 from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import TextSource, Window
 
+__all__ = [
+    "SCORED",
+    "WINDOW",
+    "Logits",
+    "Share",
+    "bits_per_byte",
+    "cut_report",
+    "far_copy",
+    "recall_report",
+    "right_answers",
+    "share",
+    "spread_windows",
+    "token_nlls",
+]
+
 WINDOW = 2048
 SHORT_WINDOW = 512
 SCORED = 256

@@ -22,9 +22,9 @@ from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import LensNet
+from megacontext.nets.lens_net import QUERY_TOKENS, LensNet
 from megacontext.training.far_words import word_tokens
-from megacontext.training.lens_labels import QUERY_TOKENS, sample_of
+from megacontext.training.lens_labels import sample_of
 from megacontext.training.lens_model import lens_utilities
 from megacontext.training.memory_windows import Control, run_windows, score_windows, scores_of
 from megacontext.training.moments import Moment

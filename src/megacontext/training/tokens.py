@@ -19,6 +19,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.training.corpus import Document
 
+__all__ = [
+    "END_OF_TEXT",
+    "PAD",
+    "TOKENIZER",
+    "TokenStore",
+    "encode_documents",
+    "first_line",
+    "pieces",
+    "read_tokenizer",
+    "token_bytes",
+    "token_pieces",
+    "train_tokenizer",
+]
+
 PAD = "<|pad|>"
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (PAD, END_OF_TEXT)

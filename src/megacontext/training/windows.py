@@ -20,6 +20,8 @@ from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking, Fact
 from megacontext.training.tokens import TokenStore, token_pieces
 
+__all__ = ["ANSWER_WEIGHT", "Answer", "Ids", "Strip", "TextSource", "Window"]
+
 Ids = list[int]
 
 

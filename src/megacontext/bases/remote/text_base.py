@@ -38,7 +38,7 @@ from megacontext.ports.text import TextCodec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MOST_POSITIONS", "OpenAIHandle", "TextBase"]
+__all__ = ["MOST_POSITIONS", "OpenAIHandle", "TextBase", "no_logits"]
 
 # The server's limit is the one that counts; asking for it costs a request, and looking at a memory none.
 MOST_POSITIONS = 1 << 24

@@ -18,7 +18,7 @@ import torch
 
 from megacontext.ports.base import Base, ModelCache, SupportsBatches, SupportsPatch, SupportsPlainLogits
 
-__all__ = ["CHECKS", "CheckResult", "Probe", "check_base", "compare_precision"]
+__all__ = ["CHECKS", "LIMITS", "CheckResult", "Probe", "check_base", "compare_precision"]
 
 TokenIds = npt.NDArray[np.uint32]
 

@@ -14,7 +14,7 @@ from megacontext.evaluation.results.account import Table, TaskAccount
 from megacontext.evaluation.results.screen import closure, difference, figure, interval, is_partial, notes
 from megacontext.evaluation.results.sentences import sentences
 
-__all__ = ["KIND_COLORS", "KIND_NAMES", "report_html"]
+__all__ = ["KIND_COLORS", "KIND_NAMES", "memory_shape", "report_html"]
 
 KIND_COLORS = {
     "limit": TEXT,

@@ -11,7 +11,7 @@ from megacontext.evaluation.report import Grid
 from megacontext.evaluation.results.account import Cell, Table, TaskAccount
 from megacontext.evaluation.results.estimates import Estimate
 
-__all__ = ["figure", "grids", "interval", "is_partial", "notes", "table_grid"]
+__all__ = ["closure", "difference", "figure", "grids", "interval", "is_partial", "notes", "table_grid"]
 
 OURS = ("gists", "lens")
 

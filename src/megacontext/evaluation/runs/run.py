@@ -20,7 +20,7 @@ from megacontext.evaluation.runs.trials import ItemResult, run_item
 from megacontext.evaluation.stamp import stamp
 from megacontext.evaluation.tasks.registry import tasks_of
 from megacontext.evaluation.tasks.task import Item, Plan, Setup, Task
-from megacontext.runtime.assembly import DEFAULT_BLOCK_TOKENS
+from megacontext.runtime.shapes import DEFAULT_BLOCK_TOKENS
 from megacontext.tree.geometry import TreeGeometry
 from megacontext.values import seed as valid_seed
 from megacontext.values import whole_number

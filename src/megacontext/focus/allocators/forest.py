@@ -16,7 +16,7 @@ from megacontext.focus.scores import UtilityField
 from megacontext.ports.focus import CutView
 from megacontext.tree.geometry import TreeGeometry
 
-__all__ = ["Forest", "build_forest", "forced_nodes"]
+__all__ = ["Forest", "Ints", "build_forest", "forced_nodes"]
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 
-__all__ = ["find_these", "find_words", "query_words"]
+__all__ = ["FUNCTION_WEIGHT", "find_these", "find_words", "query_words"]
 
 WORD = re.compile(r"[^\W_]+(?:[_'’.-]?[^\W_]+)*")
 PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+")
