@@ -88,6 +88,16 @@ def test_classes_with_many_methods_are_accounted_for():
     assert listed == found
 
 
+def test_functions_are_short():
+    """Sixty lines, the signature with what its options mean and the docstring left out."""
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                num_lines = node.end_lineno - body[0].lineno + 1
+                assert num_lines <= 60, f"{path.relative_to(SOURCE)}: {node.name} has {num_lines} lines"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.name)
 def test_the_python_on_a_page_runs(page, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -72,29 +72,34 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
         begin.fill_memory(learner)
     if compiled:
         learner.compile_parts()
+    return _taught_memory(learner, begin, shape, compiled=compiled)
+
+
+def _taught_memory(
+    learner: MemoryLearner, begin: Beginning, shape: Mapping[str, Mapping[str, Any]], *, compiled: bool
+) -> Learner:
+    """What a run that learns memory trains, and what of it stays as it is."""
+    memory = learner.config
     trained = {"reconstructor_width": memory.reconstructor_width, "frozen_core": memory.frozen_core}
     trained |= {"index": True} if memory.index else {}  # another set of weights
-    parts = {"core": core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor}
+    parts = {"core": learner.core, "GistNet": learner.gist_net, "reconstructor": learner.reconstructor}
     if learner.index_head is not None:
         parts["index head"] = learner.index_head
-    if lens is not None:
-        parts[LENS] = lens.net
+    if learner.lens is not None:
+        parts[LENS] = learner.lens.net
         trained |= {"lens": True}
+    still = learner.named_parameters() if memory.frozen_core else ()
     return Learner(
         learner.learned_parameters(),
         lambda batch: learner.loss(batch, compiled=compiled),
-        {**shape, "gist_net": asdict(gist_config), "memory": trained},
+        {**shape, "gist_net": asdict(learner.gist_net.config), "memory": trained},
         begin.checkpoint,
         memory_gauges(learner),
         parts,
         exact=frozenset({LENS}),
         tokenizer=begin.tokenizer,
         first=begin.first_masters((name for name, _ in learner.learned_parameters()), core="core."),
-        frozen={
-            name: weight
-            for name, weight in learner.named_parameters()
-            if memory.frozen_core and name.startswith("core.")
-        },
+        frozen={name: weight for name, weight in still if name.startswith("core.")},
     )
 
 
