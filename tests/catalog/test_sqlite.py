@@ -15,12 +15,20 @@ import numpy as np
 import pytest
 from tests.small_disk import mounted, small_file_system
 
-from megacontext.catalog import connections
+from megacontext.catalog import connections, sqlite
 from megacontext.catalog.backup import copy_catalog
 from megacontext.catalog.sqlite import SqliteCatalog
-from megacontext.errors import InvalidValueError, MemoryLockedError, MemoryReadOnlyError, StorageFullError
+from megacontext.errors import (
+    InvalidValueError,
+    MegaContextError,
+    MemoryLockedError,
+    MemoryReadOnlyError,
+    StorageError,
+    StorageFullError,
+)
 from megacontext.ports.catalog import Passage, Source
-from megacontext.testing.catalog_suite import EXAMPLE_INFO, CatalogSuite, SearchSuite, add_example_source
+from megacontext.testing.catalog_suite import EXAMPLE_INFO, CatalogSuite, add_example_source
+from megacontext.testing.search_suite import SearchSuite
 
 
 @pytest.fixture
@@ -47,6 +55,70 @@ class TestSqliteCatalog(CatalogSuite):
 
 class TestSqliteSearch(SearchSuite):
     pass
+
+
+def erased_with_traces(catalog: SqliteCatalog) -> None:
+    """A source that was erased by a process that died before the files were rewritten."""
+    with catalog.write() as writer:
+        source_id = add_example_source(writer, 0, 40, uri="file:///secret")
+    with catalog.write() as writer:
+        writer.erase_source(source_id)
+
+
+def test_threads_go_on_reading_while_traces_are_removed(
+    tmp_path: Path, catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that draft and make gists do, beside the first commit of an ingest."""
+    erased_with_traces(catalog)
+    compact = sqlite.compact_database
+    found: list[object] = []
+
+    def read() -> None:
+        try:
+            found.extend(catalog.sources())
+        except MegaContextError as error:
+            found.append(error)
+
+    reader = threading.Thread(target=read)
+
+    def compact_beside_a_reader(path: Path) -> None:
+        reader.start()
+        reader.join(0.2)
+        compact(path)
+
+    monkeypatch.setattr(sqlite, "compact_database", compact_beside_a_reader)
+    with catalog.write() as writer:
+        add_example_source(writer, 40, 50, uri="file:///other")
+    reader.join()
+    assert [type(one) for one in found][:1] == [Source]
+    assert b"secret" not in (tmp_path / "catalog.sqlite").read_bytes()
+    assert not (tmp_path / "catalog.traces").exists()
+    assert [source.uri for source in catalog.sources()] == ["erased/1", "file:///other"]
+    assert list(catalog.check()) == []
+
+
+def test_a_log_that_cannot_be_emptied_is_not_tried_with_every_commit(
+    catalog: SqliteCatalog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    erased_with_traces(catalog)
+    tried = []
+
+    def busy(path: Path) -> None:
+        tried.append(path)
+        raise StorageError(f"{path} is being read")
+
+    monkeypatch.setattr(sqlite, "compact_database", busy)
+    for number in range(3):
+        with catalog.write() as writer:
+            writer.append_tail(40 + number, tokens(0, 1))
+    assert len(tried) == 1
+    assert "may still hold traces" in caplog.text
+    monkeypatch.setattr(sqlite, "_COMPACT_AGAIN_S", 0)
+    catalog._compact_from = 0.0
+    for number in range(3, 5):
+        with catalog.write() as writer:
+            writer.append_tail(40 + number, tokens(0, 1))
+    assert len(tried) == 3
 
 
 def test_everything_is_there_after_closing(tmp_path: Path, catalog: SqliteCatalog) -> None:

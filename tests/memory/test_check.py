@@ -11,7 +11,10 @@ import sqlite3
 import numpy as np
 import pytest
 
+from megacontext.catalog.rows import extent_row, source_row
 from megacontext.errors import CorruptionError, MegaContextError, MemoryReadOnlyError
+from megacontext.memory import repair, source_texts
+from megacontext.storage.blobs import FileBlobs
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +262,46 @@ def test_gists_of_other_tokens_are_found_when_recomputed(kit, tmp_path):
         assert memory.check(recompute_gists=True).ok
 
 
+@pytest.mark.parametrize("is_new_source", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_appended_beside_a_check_is_no_damage(kit, folder, monkeypatch, before, is_new_source):
+    """To the last source, or as a new one, before or after the check has looked which sources there are."""
+    with kit.open_folder(folder) as writer, kit.open_folder(folder, read_only=True) as reader:
+        writer.append([1, 2, 3], source="growing")
+        catalog = reader._parts.catalog
+        sources = catalog.sources
+
+        def with_an_append():
+            found = None if before else sources()
+            writer.append([4, 5], source="new" if is_new_source else "growing")
+            return found or sources()
+
+        monkeypatch.setattr(catalog, "sources", with_an_append)
+        assert reader.check().damages == ()
+
+
+@pytest.mark.parametrize("table", ["sources", "extents"])
+def test_a_last_row_that_ends_elsewhere_is_damage(kit, tmp_path, table):
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.append([1, 2, 3])
+        with memory._parts.catalog.write() as writer:
+            writer.append_tail(3, np.full(2, 4, np.uint32))
+            writer.extend_source(1, token_stop=5, num_bytes=20)
+        assert memory.check().ok
+    for stop in (4, 6):
+        with kit.open_folder(tmp_path / "m") as memory:
+            catalog = memory._parts.catalog
+            [source], [(_, extent)] = catalog.sources(), catalog.extents(0, 5)
+            if table == "sources":
+                row = source_row(dataclasses.replace(source, token_stop=stop))
+            else:
+                row = extent_row(1, dataclasses.replace(extent, token_stop=stop))
+            with catalog._connections.writing() as connection:
+                connection.execute(f"UPDATE {table} SET token_stop = ?, crc = ?", (stop, row[-1]))
+                connection.execute("COMMIT")
+            assert [damage for damage in memory.check().damages if table in damage.object_name]
+
+
 def test_a_check_of_nothing_and_a_repair_of_the_read_only(kit, folder):
     with kit.make_memory() as memory:
         report = memory.check()
@@ -292,3 +335,138 @@ def test_gists_that_wait_in_the_catalog_are_compared_with_fresh_ones(kit, folder
         assert damage.problem == "1 gists are not what their tokens give"
         assert memory.check(repair=True, recompute_gists=True).ok
         assert memory.check(recompute_gists=True).damages == ()
+
+
+@pytest.fixture
+def costly(kit):
+    """A gister whose gists have a price; ``made`` says of how many tokens some were made."""
+
+    class Costly(kit.MeanGister):
+        nodes_at_once = 4
+
+        def __init__(self):
+            super().__init__()
+            self.made = []
+
+        def from_tokens(self, token_ids, *, start, num_context):
+            self.made.append(len(token_ids) - num_context)
+            return super().from_tokens(token_ids, start=start, num_context=num_context)
+
+        def from_gists(self, children, *, level):
+            self.made.append(len(children) * 8 ** (level - 1))
+            return super().from_gists(children, level=level)
+
+    return Costly()
+
+
+def waiting(memory):
+    """Nodes of level 1 that wait in the catalog, and how many there should be."""
+    first, stop = memory.reader.state.sealed_nodes.get(1, 0), memory.num_tokens // 8
+    return sum(len(batch) for _, batch in memory._parts.catalog.gists(1, first, stop)), stop - first
+
+
+def spoil(folder, statement):
+    connection = sqlite3.connect(folder / "catalog.sqlite")
+    assert connection.execute(statement).rowcount >= 1
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "made"),
+    [
+        (
+            "UPDATE gists SET crc = crc + 1 WHERE level = 1 AND node = 70",
+            [8],
+        ),
+        ("UPDATE gists SET crc = crc + 1 WHERE level = 1", [32, 32, 32, 32]),
+        ("UPDATE passages SET crc = crc + 1", []),
+        ("UPDATE sources SET crc = crc + 1 WHERE source_id = 1", []),
+    ],
+)
+def test_gists_that_have_a_price_are_paid_again_only_where_they_are_damaged(kit, tmp_path, costly, statement, made):
+    folder = tmp_path / "m"
+    with kit.open_folder(folder, costly) as memory:
+        memory.ingest(text="words " * 106 + "more", source="text")
+        assert waiting(memory) == (16, 16)
+    spoil(folder, statement)
+    costly.made.clear()
+    with kit.open_folder(folder, costly) as memory:
+        assert memory.check(repair=True).ok
+        assert costly.made == made
+        assert waiting(memory) == (16, 16)
+
+
+@pytest.mark.parametrize("has_price", [False, True])
+def test_gists_that_were_lost_with_the_catalog(kit, tmp_path, costly, has_price):
+    """They are made again, unless that has a price."""
+    folder = tmp_path / "m"
+    with kit.open_folder(folder, costly if has_price else None) as memory:
+        memory.ingest(text="words " * 150, source="text")
+        num = waiting(memory)[1]
+    (folder / "catalog.sqlite").unlink()
+    with kit.open_folder(folder, costly if has_price else None) as memory:
+        costly.made.clear()
+        assert memory.check(repair=True).ok
+        assert costly.made == []
+        assert waiting(memory) == (0 if has_price else num, num)
+
+
+def test_what_was_made_of_a_gist_that_is_not_its_tokens_is_made_again(kit, folder):
+    """Also where it agrees with that."""
+    with kit.open_folder(folder) as memory:
+        first, stop = memory.reader.state.sealed_nodes[1], memory.num_tokens // 8
+        parent = -(-first // 8)
+        assert (parent + 1) * 8 <= stop
+        catalog = memory._parts.catalog
+        for level, node in ((1, 8 * parent), (2, parent)):
+            [(_, gists)] = catalog.gists(level, node, node + 1)
+            wrong = (
+                dataclasses.replace(gists, vectors=gists.vectors + 1)
+                if level == 1
+                else memory.reader.compute(2, node, node + 1)
+            )
+            with catalog.write() as writer:
+                writer.put_gists(level, node, wrong)
+        assert len(memory.check(recompute_gists=True).damages) == 1
+        assert memory.check(repair=True, recompute_gists=True).ok
+        assert memory.check(recompute_gists=True).damages == ()
+
+
+@pytest.mark.parametrize("encoding_name", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("has_original", [False, True])
+def test_a_long_text_comes_back_in_pieces(kit, tmp_path, in_pieces, monkeypatch, encoding_name, has_original):
+    """Frame by frame with the table that they are found by, whatever it is made of."""
+    for module in (repair, source_texts):
+        monkeypatch.setattr(module, "LONG_BYTES", 100_000)
+    path = tmp_path / "long.txt"
+    path.write_bytes("".join(f"wörter of line {number}\n" for number in range(20_000)).encode(encoding_name))
+    with kit.open_folder(tmp_path / "m", segment_tokens=8192) as memory:
+        memory.ingest(path)
+        [source], blobs = memory.sources(), memory._parts.blobs
+        names = {
+            digest: tmp_path / "m" / blobs.object_name(digest) for digest in (source.raw_digest, source.text_digest)
+        }
+        wanted = {name: name.read_bytes() for name in names.values()}
+        if not has_original:
+            path.unlink()
+        joined, lengths = FileBlobs.put_many, []
+        monkeypatch.setattr(
+            FileBlobs, "put_many", lambda self, data: (lengths.extend(map(len, data)), joined(self, data))[1]
+        )
+        for digest, name in names.items():
+            flip(name, len(wanted[name]) // 2, 1)
+            assert memory.check(repair=True).ok
+            assert blobs.reads_parts(digest)
+            assert name.read_bytes() == wanted[name]
+        assert lengths == []
+
+
+def test_a_name_that_is_no_uri_is_in_nobodys_way(kit, tmp_path):
+    with kit.open_folder(tmp_path / "m") as memory:
+        for name in ("http://[team]/x", "file:///a%00b"):
+            memory.ingest(text=f"a text named {name}", source=name)
+            source = memory.sources()[-1]
+            flip(tmp_path / "m" / memory._parts.blobs.object_name(source.raw_digest), 12, 1)
+            assert memory.check(repair=True).ok
+            assert memory.provenance(source.token_start, source.token_stop)[0].text == f"a text named {name}"

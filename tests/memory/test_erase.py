@@ -8,8 +8,12 @@ import zstandard
 
 from megacontext.catalog.journal import Journal
 from megacontext.catalog.sqlite import SqliteCatalog
+from megacontext.catalog.writing import SqliteWriter
 from megacontext.errors import InvalidValueError, StorageFullError
 from megacontext.memory.erase import Eraser
+from megacontext.memory.layout import gist_spec, shard_nodes
+from megacontext.memory.orphans import Orphans
+from megacontext.memory.passages import passage_tokens
 from megacontext.runtime import assembly
 from megacontext.runtime.transfer import export_memory, import_memory
 from megacontext.testing.fake_base import tiny_base
@@ -98,6 +102,63 @@ def test_a_crash_on_the_way_is_finished_by_erasing_again(memory, tmp_path, base,
         assert again.erase("secret").num_sources == 2
         assert again.check(recompute_gists=True).damages == ()
         assert again.search("xylophone") == []
+
+
+@pytest.mark.parametrize("step", ["_recompute_gists", "_delete_blobs"])
+def test_tokens_without_a_text_are_gone_too_after_a_crash(memory, tmp_path, base, monkeypatch, step):
+    """Their segment kept them in a blob of its own, which nothing names any more once the tokens are rewritten."""
+    memory.erase("secret")
+    memory.append(np.frombuffer(f"a bare {SECRET}".encode(), np.uint8), source="bare")
+    memory.append(np.full(SEGMENT, 97), source="end")
+    assert memory.reader.state.sealed_tokens > memory.sources()[-2].token_stop
+    with monkeypatch.context() as crash:
+        crash.setattr(Eraser, step, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            memory.erase("bare")
+    memory.close()
+    with assembly.open(tmp_path / "memory", base=base) as again:
+        again.erase("bare")
+        assert again.check(recompute_gists=True).damages == ()
+        assert again.check().unused_bytes == 0
+    assert words_left(tmp_path / "memory") == set()
+
+
+def test_what_a_killed_ingest_made_of_a_newer_version_is_gone(memory, tmp_path, base, monkeypatch):
+    """Its blobs, and gists behind those that are declared."""
+    with monkeypatch.context() as killed:
+        killed.setattr(SqliteWriter, "add_source", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(Orphans, "clear_way", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            memory.ingest(text=f"A third version: {SECRET}. " * 40, source="secret")
+    info = memory.info
+    shard = memory.reader.state.sealed_nodes.get(1, 0) // shard_nodes(info)
+    memory._parts.arrays.write_shard(gist_spec(info, 1), shard, np.ones((shard_nodes(info), 1, info.dim), np.float16))
+    memory.close()
+    with assembly.open(tmp_path / "memory", base=base) as again:
+        assert again.check().unused_bytes > 0
+        again.erase("secret")
+        assert again.check().unused_bytes == 0
+    assert words_left(tmp_path / "memory") == set()
+
+
+def test_a_search_beside_an_erasure_neither_finds_it_nor_reads_the_whole_history(memory, tmp_path, base, monkeypatch):
+    """Nor after one that died: without an index it sees the newest segment, passage by passage."""
+    memory.append(np.full(SEGMENT, 97), source="more")
+    memory.append_text("A late word: zebra.", source="late")
+    with monkeypatch.context() as crash:
+        crash.setattr(Eraser, "_recompute_gists", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            memory.erase("secret")
+    with assembly.open(tmp_path / "memory", base=base, read_only=True) as other:
+        lengths, decode = [], type(other.codec).decode
+        monkeypatch.setattr(
+            type(other.codec), "decode", lambda self, ids: (lengths.append(len(ids)), decode(self, ids))[1]
+        )
+        assert other.search("xylophone quartz") == []
+        [hit] = other.search("zebra")
+        assert (hit.uri, hit.text) == ("late", "A late word: zebra.")
+    assert max(lengths) <= passage_tokens(memory.info.block_tokens)
+    assert sum(lengths) < 4 * SEGMENT
 
 
 def words_left(folder):

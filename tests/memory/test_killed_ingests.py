@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from megacontext.errors import MemoryLockedError
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes
 
 HERE = Path(__file__).parent
 INGEST = f"""
@@ -172,6 +173,22 @@ def test_what_is_half_removed_is_removed_by_the_next(kit, killed, monkeypatch):
         memory.append([1, 2, 3])
         assert data_bytes(folder, "arrays") == num_bytes["arrays"]
         assert not list((folder / "raw").glob(".*"))
+
+
+@pytest.mark.parametrize("array", ["lod1", "meta1"])
+def test_gists_that_nobody_declared_are_removed_too(kit, tmp_path, array):
+    """Killed behind the tokens of an ingest, before the gists that were made of them counted."""
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.append(np.arange(1200) % 256)
+        num_bytes = data_bytes(tmp_path / "m", "arrays")
+        spec = {"lod1": gist_spec, "meta1": meta_spec}[array](memory.info, 1)
+        rows = np.ones((shard_nodes(memory.info), *spec.row_shape), spec.dtype)
+        memory._parts.arrays.write_shard(spec, memory.reader.state.sealed_nodes[1] // spec.shard_rows, rows)
+        assert data_bytes(tmp_path / "m", "arrays") > num_bytes
+    with kit.open_folder(tmp_path / "m") as memory:
+        memory.append([1, 2, 3])
+        assert data_bytes(tmp_path / "m", "arrays") == num_bytes
+        assert memory.check(recompute_gists=True).ok
 
 
 def test_a_damaged_catalog_has_nothing_removed(kit, killed):

@@ -8,9 +8,10 @@ import pytest
 from megacontext.errors import CorruptionError, MemoryReadOnlyError, StorageFullError
 from megacontext.testing.array_store_suite import TOKENS, ArrayStoreSuite, example_rows
 from megacontext.testing.blob_store_suite import BlobStoreSuite, LongBlobSuite
-from megacontext.testing.catalog_suite import EXAMPLE_INFO, CatalogSuite, SearchSuite
+from megacontext.testing.catalog_suite import EXAMPLE_INFO, CatalogSuite
 from megacontext.testing.memory_arrays import MemoryArrays, MemoryBlobs
 from megacontext.testing.memory_catalog import MemoryCatalog
+from megacontext.testing.search_suite import SearchSuite
 
 
 class TestMemoryArrays(ArrayStoreSuite):

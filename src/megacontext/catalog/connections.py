@@ -64,6 +64,9 @@ class BrokenConnections:
             raise MemoryReadOnlyError(f"{self.path} was opened for reading only; open the memory for writing")
         raise CorruptionError(str(self.error)) from self.error
 
+    def alone(self) -> AbstractContextManager[object]:
+        return self.writing()
+
     def close(self) -> None:
         self.error = CorruptionError(f"{self.path} was closed; open the memory again")
 
@@ -111,6 +114,13 @@ class CatalogConnections:
                 if writer.in_transaction:
                     with suppress(sqlite3.Error):  # what failed before says more
                         writer.execute("ROLLBACK")
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other thread reads or writes, and no transaction is open: a connection of its own may rewrite the
+        file, which these notice."""
+        with self._write_lock, self._read_lock:
+            yield
 
     def writer(self) -> sqlite3.Connection:
         self._require_open()

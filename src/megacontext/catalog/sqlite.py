@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +22,7 @@ from megacontext.catalog.faults import file_faults
 from megacontext.catalog.journal import JOURNAL_FILE, Journal, lost_commits
 from megacontext.catalog.newest import NewestRows
 from megacontext.catalog.opening import journaled_info, open_connections
-from megacontext.catalog.rebuilding import everything, rebuild_database
+from megacontext.catalog.rebuilding import everything, intact, rebuild_database
 from megacontext.catalog.rows import CATALOG_FILE
 from megacontext.catalog.word_index import WordIndex
 from megacontext.catalog.writing import SqliteWriter
@@ -28,6 +31,9 @@ from megacontext.ports.catalog import CatalogState, Damage, Extent, MemoryInfo, 
 from megacontext.ports.gister import GistBatch
 
 __all__ = ["SqliteCatalog"]
+
+_COMPACT_AGAIN_S = 60.0  # between two attempts where somebody reads all the time: each rewrites the whole file
+_log = logging.getLogger(__name__)
 
 
 class SqliteCatalog:
@@ -41,6 +47,7 @@ class SqliteCatalog:
         self._words = WordIndex()
         self._newest: NewestRows | None = None
         self._journal = Journal(folder / JOURNAL_FILE)
+        self._compact_from = 0.0  # on the clock of ``time.monotonic``
         is_there = is_file(self._path)
         if not is_there and not is_file(folder / JOURNAL_FILE):
             raise no_memory(folder)
@@ -87,9 +94,12 @@ class SqliteCatalog:
 
     @contextmanager
     def write(self) -> Iterator[SqliteWriter]:
-        if has_traces(self._path):
-            with suppress(StorageError):  # else with the next change
+        if time.monotonic() >= self._compact_from and has_traces(self._path):
+            try:
                 self.compact()
+            except StorageError as error:  # with a later change
+                self._compact_from = time.monotonic() + _COMPACT_AGAIN_S
+                _log.warning("%s may still hold traces of what was erased: %s", self._path, error)
         with self._connections.writing() as connection:
             last, self._newest = self._newest, None
             writer = SqliteWriter(connection, self.info, last)
@@ -101,7 +111,10 @@ class SqliteCatalog:
             changes = writer.finish()
             connection.execute("COMMIT")
             self._newest = writer.newest
-            self._journal.record(writer.num_commits, changes, everything(connection))
+            try:
+                self._journal.record(writer.num_commits, changes, intact(connection))
+            except (CorruptionError, sqlite3.DatabaseError) as error:  # the commit itself is safe
+                _log.warning("%s is left as it is: %s", JOURNAL_FILE, error)
 
     def tail(self, start: int, stop: int) -> tuple[int, npt.NDArray[np.uint32]]:
         with self._connections.reading() as connection:
@@ -152,7 +165,7 @@ class SqliteCatalog:
                 return
         self._connections.close()
         try:
-            rebuild_database(self._path.parent)
+            rebuild_database(self._path.parent, has_erased=has_traces(self._path))
             self._journal = Journal(self._path.with_name(JOURNAL_FILE))
             self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
         except MegaContextError as error:  # it stays as it was: what of it can be read still is
@@ -163,14 +176,11 @@ class SqliteCatalog:
             raise
 
     def compact(self) -> None:
-        with file_faults(str(self._path)), self._connections.writing() as connection:  # refuses if nothing may change
-            self._journal.rewrite(queries.read_progress(connection).num_commits, everything(connection))
-        self._connections.close()
-        try:
+        with file_faults(str(self._path)), self._connections.alone():
+            with self._connections.writing() as connection:  # refuses if nothing may change
+                self._journal.rewrite(queries.read_progress(connection).num_commits, intact(connection))
             compact_database(self._path)
             note_no_traces(self._path)
-        finally:
-            self._connections, self.info = open_connections(self._path, self._journal, read_only=False)
 
     def num_bytes(self) -> int:
         return sum(path.stat().st_size for path in self._path.parent.glob("catalog.*"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,13 +28,14 @@ _GIST_TOLERANCE = 0.02  # of a gist's largest value: another machine may round a
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """A damage, and what repair needs to know of it. part: catalog, layout, tokens, gists or blob; level and shard
-    of an array; digest of a blob."""
+    of an array; digest of a blob; was_compared: gists of that level, intact but not those that their tokens give."""
 
     damage: Damage
     part: str
     level: int = 0
     shard: int = 0
     digest: str = ""
+    was_compared: bool = False
 
 
 class Checker:
@@ -125,9 +126,10 @@ class Checker:
     # --- provenance and blobs -----------------------------------------------------------------------------------
 
     def _cover(self) -> Iterator[Finding]:
-        """Sources, and the extents of each, must tile the history."""
-        position = 0
-        for source in self._parts.catalog.sources():
+        """Sources, and the extents of each, must tile the history; a writer may add to both between two look-ups."""
+        num_tokens, position = self._reader.num_tokens, 0
+        sources = self._parts.catalog.sources()
+        for source in sources:
             if source.token_start != position:
                 yield _cover_finding("sources", position, source.token_start)
             inner = source.token_start
@@ -135,11 +137,13 @@ class Checker:
                 if extent.source_id != source.source_id or extent.token_start != inner:
                     yield _cover_finding("extents", inner, extent.token_start)
                 inner = extent.token_stop
+            if source is sources[-1] and source.token_stop < inner <= self._reader.refresh():
+                inner = source.token_stop  # it has grown meanwhile
             if inner != source.token_stop:
                 yield _cover_finding("extents", inner, source.token_stop)
             position = source.token_stop
-        if position != self._reader.num_tokens:
-            yield _cover_finding("sources", position, self._reader.num_tokens)
+        if not num_tokens <= position <= self._reader.refresh():
+            yield _cover_finding("sources", position, num_tokens)
 
     def _blobs(self) -> Iterator[Finding]:
         seen: set[str] = set()
@@ -217,9 +221,9 @@ class Checker:
         ):
             if (apart := _apart(rows, wanted)).any():
                 first, last = np.flatnonzero(apart)[[0, -1]].tolist()
-                yield self._gist_finding(
-                    spec, level, shard, shard * size + first, shard * size + last + 1, _other_gists(apart)
-                )
+                start, stop = shard * size + first, shard * size + last + 1
+                found = self._gist_finding(spec, level, shard, start, stop, _other_gists(apart))
+                yield replace(found, was_compared=True)
 
     def _recomputed_rows(self, level: int) -> Iterator[Finding]:
         """Of gists that wait in the catalog for a whole shard."""
@@ -234,7 +238,8 @@ class Checker:
                 apart = _apart(gists.vectors, fresh.vectors) | _apart(meta_rows(gists), meta_rows(fresh))
                 if apart.any():
                     one, other = (start + np.flatnonzero(apart)[[0, -1]]).tolist()
-                    yield _catalog_finding("gists", one * width, (other + 1) * width, _other_gists(apart), "tokens")
+                    found = _catalog_finding("gists", one * width, (other + 1) * width, _other_gists(apart), "tokens")
+                    yield replace(found, level=level, was_compared=True)
 
     def _gist_finding(self, spec: ArraySpec, level: int, shard: int, start: int, stop: int, problem: str) -> Finding:
         width = self._tree.width(level)

@@ -3,7 +3,8 @@
 Positions stay, or every span that anybody wrote down would move: the tokens become line ends. Order matters, because a
 crash may come at any moment: the source keeps its name until everything else of it is gone, so that erasing it again
 finishes the work; traces in the catalog's own files, which come last, go with the next change. Every step leaves a
-memory that reads well; one that fails before the tokens are gone is undone.
+memory that reads well; one that fails before the tokens are gone is undone. What nobody names may be of the source,
+too: a blob of the tokens that an erasure replaced before it died, or what a killed ingest had made of a version.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from megacontext.errors import InvalidValueError, MegaContextError, StorageError
 from megacontext.memory.gist_rows import meta_rows
 from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, token_spec
 from megacontext.memory.lock import RewriteLock
+from megacontext.memory.orphans import Orphans
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.repair import Repairer
@@ -31,7 +33,7 @@ from megacontext.memory.writing import Writer
 from megacontext.ports.catalog import Segment, Source
 from megacontext.values import name_of_source
 
-__all__ = ["EraseReport", "Eraser"]
+__all__ = ["NEUTRAL_TEXT", "EraseReport", "Eraser"]
 
 NEUTRAL_TEXT = "\n"
 _log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Eraser:
     def __init__(self, parts: Parts, reader: TreeReader, writer: Writer, lock: RewriteLock) -> None:
         self._lock = lock
         self._repairer = Repairer(parts, reader)
+        self._orphans = Orphans(parts, reader)
         self._parts = parts
         self._reader = reader
         self._writer = writer
@@ -106,6 +109,7 @@ class Eraser:
             self._recompute_gists(source.token_start, source.token_stop)
         self._repairer.rebuild_index()
         shared_with = self._delete_blobs(doomed, sources)
+        self._orphans.remove()
         with self._parts.catalog.write() as writer:
             for source in sources:
                 writer.erase_source(source.source_id)
@@ -125,7 +129,10 @@ class Eraser:
     # --- tokens ---------------------------------------------------------------------------------------------------
 
     def _rewrite_tokens(self, sources: Sequence[Source]) -> set[str]:
-        """Neutral tokens in shards and tail, in one transaction with the segments' digests; blobs nobody needs now."""
+        """Neutral tokens in shards and tail, in one transaction with the segments' digests; blobs nobody needs now.
+
+        The index goes with them: it has the words, and that it is missing tells others of an erasure that is not done.
+        """
         size = self._parts.info.segment_tokens
         sealed = self._reader.state.sealed_tokens
         segments = {segment.segment: segment for segment in self._parts.catalog.segments()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 
 from megacontext.errors import MegaContextError
-from megacontext.memory.layout import shards_in_use, token_spec
+from megacontext.memory.layout import gist_spec, meta_spec, shard_nodes, shards_in_use, token_spec
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.shards import WRITE_AHEAD
@@ -53,12 +53,20 @@ class Orphans:
         """Before the first change: delete shards where the next ones go, and with them whatever else lies there.
 
         Costs a look at a few places if there are none. Blobs stay, since to know them takes all names of the catalog.
-        Shards are written in order, ``WRITE_AHEAD`` at once: if none of so many is there, none behind them is.
+        Shards are written in order, ``WRITE_AHEAD`` at once: if none of so many is there, none behind them is. Those of
+        gists may lie where no tokens do: they are declared later.
         """
-        info, arrays = self._parts.info, self._parts.arrays
-        spec, first = token_spec(info), self._reader.state.sealed_tokens // info.segment_tokens
+        info, arrays, state = self._parts.info, self._parts.arrays, self._reader.state
+        next_shards = [(token_spec(info), state.sealed_tokens // info.segment_tokens)]
+        next_shards += [
+            (spec(info, 1), state.sealed_nodes.get(1, 0) // shard_nodes(info)) for spec in (gist_spec, meta_spec)
+        ]
         try:
-            if any(arrays.has_shard(spec, shard) for shard in range(first, first + WRITE_AHEAD)):
+            if any(
+                arrays.has_shard(spec, shard)
+                for spec, first in next_shards
+                for shard in range(first, first + WRITE_AHEAD)
+            ):
                 removed = self._removed(keep_blobs=True)
                 _log.info("removed %s of an interrupted ingest", format_bytes(sum(one.num_bytes for one in removed)))
         except MegaContextError as error:  # they are in nobody's way

@@ -1,25 +1,22 @@
-"""Making lost data again: tokens out of texts, texts out of tokens or originals, each proven by its digest."""
+"""Making lost tokens again out of the texts of their sources, or out of what segments keep of those without a text."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.documents.decoding import encodings_of
 from megacontext.documents.document import Section, name_of
 from megacontext.documents.registry import PARSERS
-from megacontext.errors import CorruptionError, MegaContextError
+from megacontext.errors import CorruptionError
 from megacontext.memory.encoding import encode_sections
 from megacontext.memory.parts import Parts
 from megacontext.memory.reads import TreeReader
-from megacontext.memory.segments import bytes_tokens, token_bytes, unsourced
+from megacontext.memory.segments import bytes_tokens, unsourced
 from megacontext.memory.source_texts import SourceTexts
-from megacontext.ports.catalog import Extent, Segment, Source
+from megacontext.ports.catalog import Extent, Source
 
 __all__ = ["Rebuilder"]
 
@@ -100,62 +97,8 @@ class Rebuilder:
         text = PARSERS[source.kind](self._parts.blobs.get(source.raw_digest), name).text.encode("utf-8")
         return _proven(text, source.text_digest, name)
 
-    def blob(self, digest: str) -> bytes:
-        """The bytes of a damaged blob, made anew from whatever still has them.
-
-        Raises: CorruptionError if nothing has.
-        """
-        for candidate in self._candidates(digest):
-            if hashlib.sha256(candidate).hexdigest() == digest:
-                return candidate
-        raise CorruptionError(f"{self._parts.blobs.object_name(digest)} cannot be made again; restore a backup")
-
-    def _candidates(self, digest: str) -> Iterator[bytes]:
-        for source in self._parts.catalog.sources():
-            if digest in (source.raw_digest, source.text_digest):
-                yield from _original(source.uri)
-                yield from self._texts(source)
-        for segment in self._parts.catalog.segments():
-            if segment.raw_digest == digest:
-                yield from self._segment_raw(segment)
-
-    def _texts(self, source: Source) -> Iterator[bytes]:
-        """The text parsed again, or decoded from the tokens; in every encoding that an original may have had."""
-        try:
-            text = self.text_of(source)
-        except MegaContextError:
-            try:
-                text = self._decoded(source)
-            except MegaContextError:
-                return
-        yield text
-        yield from encodings_of(text.decode("utf-8"))
-
-    def _decoded(self, source: Source) -> bytes:
-        return b"".join(
-            self._parts.codec.decode(self._reader.tokens(extent.token_start, extent.token_stop)).encode("utf-8")
-            for _, extent in self._parts.catalog.extents(source.token_start, source.token_stop)
-        )
-
-    def _segment_raw(self, segment: Segment) -> Iterator[bytes]:
-        try:
-            pieces = [self._reader.tokens(start, stop) for start, stop in self._unsourced(segment.segment)]
-        except MegaContextError:
-            return
-        yield token_bytes(pieces)
-
 
 def _proven(data: bytes, digest: str, name: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != digest:
         raise CorruptionError(f"{name} parses to another text than it did; restore a backup")
     return data
-
-
-def _original(uri: str) -> Iterator[bytes]:
-    """The file that the source came from, if it is still there (its digest decides whether it is still the same)."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        try:
-            yield Path(unquote(parts.path)).read_bytes()
-        except OSError:
-            return

@@ -14,13 +14,16 @@ import numpy as np
 
 from megacontext.errors import CorruptionError, MegaContextError
 from megacontext.memory.check import Finding
-from megacontext.memory.gist_rows import meta_rows
-from megacontext.memory.layout import gist_spec, meta_spec, sealed_arrays, shard_nodes, token_spec
+from megacontext.memory.gist_mending import GistMender
+from megacontext.memory.layout import sealed_arrays, token_spec
+from megacontext.memory.lost_blobs import LostBlobs
 from megacontext.memory.parts import Parts
 from megacontext.memory.passages import STRIDE_BLOCKS, passages_from
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.rebuild import Rebuilder
 from megacontext.memory.segments import token_digest
+from megacontext.memory.source_texts import LONG_BYTES
+from megacontext.ports.arrays import SupportsLongBlobs
 from megacontext.ports.catalog import Damage
 
 __all__ = ["Repairer"]
@@ -35,8 +38,9 @@ class Repairer:
     def __init__(self, parts: Parts, reader: TreeReader) -> None:
         self._parts = parts
         self._reader = reader
-        self._tree = parts.tree
         self._rebuilder = Rebuilder(parts, reader)
+        self._lost_blobs = LostBlobs(parts, reader)
+        self._gists = GistMender(parts, reader)
 
     def repair_catalog(self, findings: Sequence[Finding]) -> None:
         """First of all, since everything else is looked up in the catalog; check again before ``repair``."""
@@ -63,9 +67,15 @@ class Repairer:
                 if finding.part == part and key not in done:
                     self._try(finding.damage.object_name, mend, finding)
                     done.add(key)
-        if any(finding.part == "catalog" for finding in findings):
+        in_catalog = [finding for finding in findings if finding.part == "catalog"]
+        of_gists = [finding for finding in in_catalog if finding.damage.object_name.endswith(": gists")]
+        if len(of_gists) < len(in_catalog):
             self._try("the index", self.rebuild_index)
-            self._try("gists in the catalog", self._mend_gist_rows)
+        compared = [finding for finding in findings if finding.was_compared]
+        if in_catalog or compared:
+            self._try("gists in the catalog", self._gists.mend_rows, compared)
+        if in_catalog:
+            self._try("gists in the catalog", self._gists.keep_missing)
         self._reader.forget()
 
     @staticmethod
@@ -80,9 +90,17 @@ class Repairer:
         self._parts.arrays.mend_layout([array.spec for array in arrays])
 
     def _mend_blob(self, finding: Finding) -> None:
-        data = self._rebuilder.blob(finding.digest)
-        self._parts.blobs.delete(finding.digest)
-        self._parts.blobs.put(data)
+        blobs = self._parts.blobs
+        num_bytes, pieces = self._lost_blobs.find(finding.digest)
+        if num_bytes >= LONG_BYTES and isinstance(blobs, SupportsLongBlobs):
+            with blobs.stream() as sink:
+                for piece in pieces:
+                    sink.write(piece)
+                sink.finish()
+            return
+        data = b"".join(pieces)
+        blobs.delete(finding.digest)
+        blobs.put(data)
 
     def _mend_tokens(self, finding: Finding) -> None:
         self.rewrite_tokens(finding.shard)
@@ -109,20 +127,8 @@ class Repairer:
             with self._parts.catalog.write() as writer:
                 writer.replace_tail(start, tokens)
 
-    def _mend_gist_rows(self) -> None:
-        for level in range(1, self._tree.num_levels(self._reader.num_tokens)):
-            start = self._reader.state.sealed_nodes.get(level, 0)
-            stop = self._tree.num_nodes(level, self._reader.num_tokens)
-            if start < stop:
-                fresh = self._reader.compute(level, start, stop)
-                with self._parts.catalog.write() as writer:
-                    writer.put_gists(level, start, fresh)
-
     def _mend_gists(self, finding: Finding) -> None:
-        size = shard_nodes(self._parts.info)
-        fresh = self._reader.compute(finding.level, finding.shard * size, (finding.shard + 1) * size)
-        self._parts.arrays.write_shard(gist_spec(self._parts.info, finding.level), finding.shard, fresh.vectors)
-        self._parts.arrays.write_shard(meta_spec(self._parts.info, finding.level), finding.shard, meta_rows(fresh))
+        self._gists.write_shard(finding.level, finding.shard)
 
     def rebuild_index(self) -> None:
         """Index the whole history anew, in one transaction."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect, insort
+from collections.abc import Iterator
 
 from megacontext.memory.parts import Parts
-from megacontext.memory.passages import next_passage_start, passage_tokens
+from megacontext.memory.passages import STRIDE_BLOCKS, next_passage_start, passage_tokens, passages_from
 from megacontext.memory.provenance import share_of
 from megacontext.memory.reads import TreeReader
 from megacontext.memory.reports import SearchResult
@@ -36,9 +37,7 @@ class Searcher:
         text = valid_text("text", text)
         limit = whole_number("limit", limit, least=1, of="passages")
         hits = [hit for hit in self._parts.catalog.search(text, limit=limit) if hit.token_stop <= self._num_tokens]
-        tail = self._tail_hit(text, max((hit.score for hit in hits), default=1.0))
-        if tail is not None:
-            hits.append(tail)
+        hits += self._tail_hits(text, max((hit.score for hit in hits), default=1.0))
         return sorted(hits, key=lambda hit: (-hit.score, hit.token_start))[:limit]
 
     def results(self, text: str, limit: int) -> list[SearchResult]:
@@ -98,18 +97,32 @@ class Searcher:
     def _text(self, start: int, stop: int) -> str:
         return self._parts.codec.decode(self._reader.tokens(start, stop))
 
-    def _tail_hit(self, text: str, best_score: float) -> SearchHit | None:
-        """The unindexed end as one passage. It has no place in the index's statistics, so it scores the share of the
-        question's words that it holds, long words counting more, on the scale of the best indexed hit."""
-        start = next_passage_start(self._reader.state.indexed_tokens, self._parts.info.block_tokens)
+    def _tail_hits(self, text: str, best_score: float) -> Iterator[SearchHit]:
+        """Passages of the unindexed end. They have no place in the index's statistics, so each scores the share of the
+        question's words that it holds, long words counting more, on the scale of the best indexed hit.
+
+        As a rule that is less than one passage. Where the index is missing, as while something is erased, a search
+        sees no more than the newest segment of the history, since to decode all of it may take minutes.
+        """
         words = set(_WORD.findall(_folded(text)))
-        if start >= self._num_tokens or not words:
-            return None
-        found = _found(words, _folded(self._text(start, self._num_tokens)))
-        share = sum(map(len, found)) / sum(map(len, words))
-        if not share:
-            return None
-        return SearchHit(token_start=start, token_stop=self._num_tokens, score=max(best_score, 1e-6) * share)
+        for start, stop, said in self._tail_passages() if words else ():
+            share = sum(map(len, _found(words, _folded(said)))) / sum(map(len, words))
+            if share:
+                yield SearchHit(token_start=start, token_stop=stop, score=max(best_score, 1e-6) * share)
+
+    def _tail_passages(self) -> Iterator[tuple[int, int, str]]:
+        K, stop = self._parts.info.block_tokens, self._num_tokens
+        stride = STRIDE_BLOCKS * K
+        newest = max(0, stop - self._parts.info.segment_tokens) // stride * stride
+        start = max(newest, next_passage_start(self._reader.state.indexed_tokens, K))
+        if start >= stop:
+            return
+        tokens, done = self._reader.tokens(start, stop), 0
+        for passage in passages_from(tokens, start, K, self._parts.codec):
+            yield passage.token_start, passage.token_stop, passage.text
+            done += stride
+        if start + done < stop:
+            yield start + done, stop, self._parts.codec.decode(tokens[done:])
 
 
 def _rest(start: int, stop: int, shown: list[_Span]) -> list[_Span]:

@@ -282,9 +282,10 @@ class Catalog(Protocol):
 
     def rebuild(self) -> None:
         """Replace a damaged catalog by its second copy (the journal): sources, labels, extents, segments and tail come
-        back as of the last commit; the word index and waiting gists are left empty, to be made again from tokens.
-        If only the second copy is damaged, that is written anew and nothing else changes. Only the one writer may
-        call it. CorruptionError if both are damaged; nothing is changed then."""
+        back as of the last commit; the word index is left empty, and waiting gists that are not known to be intact
+        are gone, to be made again from tokens. If only the second copy is damaged, that is written anew and nothing
+        else changes. Only the one writer may call it. CorruptionError if both are damaged, or if the second copy lacks
+        commits that the catalog does not have whole; nothing is changed then."""
         ...
 
     def compact(self) -> None:

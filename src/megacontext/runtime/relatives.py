@@ -8,11 +8,15 @@ from contextlib import closing
 
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import (
-    InvalidValueError,
+    BaseMismatchError,
+    BaseModelError,
+    CorruptionError,
+    DeviceMemoryError,
     MegaContextError,
     MemoryLockedError,
     MemoryMovedError,
     MemoryNotFoundError,
+    ServerError,
 )
 from megacontext.memory.layout import REGIST_LOCK_FILE
 from megacontext.memory.lock import is_locked
@@ -49,14 +53,23 @@ class Relatives:
         return digests_of_others(self._generation)
 
     def erase(self, uri: str) -> None:
+        """Where something is in the way that may pass (a full disk, a server that does not answer), that is raised;
+        what never can be erased from again is removed, and so is what was being removed when something came between:
+        its arrays may lie there still."""
+        for left in _half_removed(self._generation):
+            if not left.remove():
+                raise MemoryLockedError(
+                    f"{left.folder} is what the memory was for another base, was to be removed, and is read by another "
+                    "process; end that, then erase again"
+                )
         for other in others(self._generation):
             try:
                 with self._open_elder(other) as elder:
                     if any(source.uri == uri for source in elder.sources()):
                         elder.erase(uri)
-            except InvalidValueError:
-                raise
             except MegaContextError as error:
+                if not _is_for_good(error):
+                    raise
                 if not other.remove():
                     raise MemoryLockedError(
                         f"{other.folder} is what the memory was for another base, cannot be erased from ({error}), "
@@ -99,11 +112,28 @@ class Elder:
 
 def others(generation: Generation) -> Iterator[Generation]:
     """The other generations of a memory, but for those that were being removed when something came between."""
-    current = current_generation(generation.memory_folder)
+    half_removed = _half_removed(generation)
     for other in all_generations(generation.memory_folder):
-        is_removed = other.is_unfinished and other.number < current.number
-        if other != generation and other.has_catalog and not is_removed:
+        if other != generation and other not in half_removed:
             yield other
+
+
+def _half_removed(generation: Generation) -> list[Generation]:
+    """Without a catalog nobody can tell whether one was coming."""
+    current = current_generation(generation.memory_folder)
+    return [
+        other
+        for other in all_generations(generation.memory_folder)
+        if other != generation and (not other.has_catalog or (other.is_unfinished and other.number < current.number))
+    ]
+
+
+def _is_for_good(error: MegaContextError) -> bool:
+    """Whether what is damaged, or was made for a base that is not to be had, is why a generation cannot be erased
+    from."""
+    if isinstance(error, DeviceMemoryError | ServerError):
+        return False
+    return isinstance(error, CorruptionError | BaseMismatchError | BaseModelError | MemoryNotFoundError)
 
 
 def digests_of_others(generation: Generation) -> set[str] | None:

@@ -132,7 +132,7 @@ class Generation:
     def remove(self) -> bool:
         """Delete it, unless somebody holds it; whether it is gone. What is left after a crash does not count, and the
         next call takes it away."""
-        if not (self.is_unfinished or self.has_catalog or (self.folder / ARRAYS_FOLDER).is_dir()):
+        if not _is_there(self):
             return True
         hold = Hold(self.folder, alone=True)
         if not hold.is_held:
@@ -163,7 +163,11 @@ def all_generations(memory_folder: Path) -> list[Generation]:
     """All of which something is there, whole or not, in ascending order."""
     first = Generation(memory_folder, 0)
     later = [Generation(memory_folder, number) for number in _numbers(memory_folder)]
-    return [first, *later] if first.has_catalog else later
+    return [first, *later] if _is_there(first) else later
+
+
+def _is_there(generation: Generation) -> bool:
+    return generation.is_unfinished or generation.has_catalog or (generation.folder / ARRAYS_FOLDER).is_dir()
 
 
 def current_generation(memory_folder: Path) -> Generation:
