@@ -112,10 +112,10 @@ def test_a_run_warns_or_stops_and_logs(held_out: dict[str, TokenStore], tmp_path
             assert line.startswith("this base does not use far context as [gate] asks: books cost ")
         else:
             with pytest.raises(TrainingError, match=r"^this base does not use .*checkpoint\.pt is there") as caught:
-                gate.judge(tmp_path, 7)
+                gate.judge(tmp_path, 8)
             assert "\n" not in str(caught.value)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [7, 7]
+    assert [record["step"] for record in records] == [7, 8]
     assert records[0]["gate/missed"]
     assert {"gate/books/nats_128", "gate/code/nats_2048", "gate/is_reached"} <= records[0].keys()
     good = BaseGate(config=FEW, logits=needing(2048, sure=20.0), stores=held_out, pieces_V=WORDS)

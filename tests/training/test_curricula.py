@@ -65,7 +65,10 @@ def test_two_batches_of_one_name_are_refused() -> None:
 
 def test_joins_that_leave_no_room_are_refused_when_they_are_read() -> None:
     cut = GistCut(shapes=((32, 1),), num_tail=4, num_open=6, joins=((0, 1), (4, 14)))
-    with pytest.raises(InvalidValueError, match=r"num_open is 6, but joins .* leave 4 of the 60 blocks of 32 tokens"):
+    with pytest.raises(
+        InvalidValueError,
+        match=r"joins .* and num_open \(6\) need 62 blocks of 32 tokens before the tail, but there are 60",
+    ):
         kind(gists=cut)
     assert kind(gists=GistCut(shapes=((32, 1),), num_tail=4, num_open=4, joins=((4, 14),))).gists
 

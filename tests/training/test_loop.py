@@ -191,7 +191,7 @@ def test_rates_warm_up_stay_and_fall() -> None:
 
 def test_a_gate_opens_on_answers_not_on_time() -> None:
     stage = Stage(
-        name="dense", batches=STAGES[0].batches, min_steps=3, gate="short", max_answer_nll=0.2, gate_batches=2
+        name="dense", batches=STAGES[1].batches, min_steps=3, gate="dense", max_answer_nll=0.2, gate_batches=2
     )
     assert not stage.is_done(1_000, [3.0, 0.5])
     assert not stage.is_done(2, [0.1, 0.1])

@@ -106,8 +106,9 @@ class BatchKind:
             num_free = min(num_far - number * size for number, size in self.gists.joins)
             if num_free < self.gists.num_open:
                 raise InvalidValueError(
-                    f"{where}num_open is {self.gists.num_open}, but joins {list(self.gists.joins)} leave {num_free} of "
-                    f"the {num_far} blocks of {block_tokens} tokens before the tail; join fewer, or choose longer rows"
+                    f"{where}joins {list(self.gists.joins)} and num_open ({self.gists.num_open}) need "
+                    f"{num_far - num_free + self.gists.num_open} blocks of {block_tokens} tokens before the tail, but "
+                    f"there are {num_far}; join or open fewer, or choose longer rows"
                 )
             if self.gists.variants > 1 and num_free < 2 * self.gists.num_open:
                 raise InvalidValueError(
