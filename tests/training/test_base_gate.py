@@ -119,7 +119,7 @@ def test_a_run_warns_or_stops_and_logs(held_out: dict[str, TokenStore], tmp_path
     assert records[0]["gate/missed"]
     assert {"gate/books/nats_128", "gate/code/nats_2048", "gate/is_reached"} <= records[0].keys()
     good = BaseGate(config=FEW, logits=needing(2048, sure=20.0), stores=held_out, pieces_V=WORDS)
-    assert good.judge(tmp_path, 8) is None
+    assert good.judge(tmp_path, 9) is None
 
 
 def test_text_to_judge_by_is_asked_for_before_a_run(held_out: dict[str, TokenStore], tmp_path: Path) -> None:
