@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from megacontext.catalog import connections, sqlite
 from megacontext.catalog.backup import copy_catalog
 from megacontext.catalog.sqlite import SqliteCatalog
 from megacontext.errors import (
+    CorruptionError,
     InvalidValueError,
     MegaContextError,
     MemoryLockedError,
@@ -331,3 +333,21 @@ def test_a_write_protected_file_is_read_and_not_written(tmp_path: Path, catalog:
     with pytest.raises(MemoryReadOnlyError, match="cannot be written"), catalog.write() as writer:
         writer.append_tail(40, tokens(40, 1))
     assert catalog.state().num_tokens == 40
+
+
+def test_traces_are_not_removed_where_only_the_journal_has_the_last_commits(tmp_path: Path) -> None:
+    """A power cut in an erasure may lose commits, too: then the journal, which compacting rewrites, alone has them."""
+    with closing(SqliteCatalog.create(tmp_path, EXAMPLE_INFO)) as catalog, catalog.write() as writer:
+        add_example_source(writer, 0, 4)
+    before = (tmp_path / "catalog.sqlite").read_bytes()
+    with closing(SqliteCatalog.open(tmp_path)) as catalog, catalog.write() as writer:
+        add_example_source(writer, 4, 9, version=2)
+    (tmp_path / "catalog.sqlite").write_bytes(before)
+    (tmp_path / "catalog.traces").touch()
+    journal = (tmp_path / "catalog.journal").read_bytes()
+    with closing(SqliteCatalog.open(tmp_path)) as catalog:
+        with pytest.raises(CorruptionError, match="lost 1 of its last commits"), catalog.write() as writer:
+            add_example_source(writer, 4, 9, version=2)
+        assert (tmp_path / "catalog.journal").read_bytes() == journal
+        catalog.rebuild()
+        assert [source.version for source in catalog.sources()] == [1, 2]

@@ -72,3 +72,11 @@ def test_scores_of_the_wrong_shape_or_kind_are_refused(utility, message):
 def test_what_is_no_score_at_all_is_refused():
     with pytest.raises(InvalidScoresError, match="a lens gives FocusScores"):
         validate_scores(WC.view(), None)
+
+
+def test_nothing_is_said_of_what_came_since():
+    """A cut that grew: its new entries are worth nothing until a lens has looked."""
+    field = UtilityField(WC.view(), FocusScores(utility=np.ones(WC.num_entries)))
+    starts, stops = np.array([300, 331, 331]), np.array([331, 400, 4000])
+    assert field.over(starts, stops).tolist()[1:] == [0.0, 0.0]
+    assert field.over(np.array([0]), np.array([4000]))[0] == pytest.approx(WC.num_entries)

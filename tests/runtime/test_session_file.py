@@ -267,7 +267,7 @@ def test_a_file_of_before_is_refused(tmp_path, base):
     with made(tmp_path / "m.mc", base) as memory, used(memory) as session:
         session.save(tmp_path / "s")
         rewritten(tmp_path / "s", lambda _, metadata: (edit(metadata, format=1), metadata.pop(DIGEST)))
-        with pytest.raises(InvalidValueError, match=r"another version \(format 1, this one reads 2\); save it again"):
+        with pytest.raises(InvalidValueError, match=r"another version \(format 1, this one reads 3\); save it again"):
             memory.restore_session(tmp_path / "s")
 
 

@@ -178,7 +178,10 @@ class SqliteCatalog:
     def compact(self) -> None:
         with file_faults(str(self._path)), self._connections.alone():
             with self._connections.writing() as connection:  # refuses if nothing may change
-                self._journal.rewrite(queries.read_progress(connection).num_commits, intact(connection))
+                num_commits = queries.read_progress(connection).num_commits
+                if self._journal.last_commit() > num_commits:  # it alone has them
+                    raise lost_commits(self._path, self._journal.last_commit() - num_commits)
+                self._journal.rewrite(num_commits, intact(connection))
             compact_database(self._path)
             note_no_traces(self._path)
 

@@ -73,6 +73,7 @@ class UtilityField:
         """Utility of ``[0, position)`` for each position."""
         if not len(self.densities):
             return np.zeros(len(positions))
+        positions = np.minimum(positions, self.edges[-1])  # of what came since nobody has said anything
         rows = np.clip(np.searchsorted(self.edges, positions, side="right") - 1, 0, len(self.densities) - 1)
         reached: npt.NDArray[np.float64] = self._cumulative[rows] + self.densities[rows] * (
             positions - self.edges[rows]

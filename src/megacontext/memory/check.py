@@ -233,7 +233,11 @@ class Checker:
         first = self._reader.state.sealed_nodes.get(level, 0)
         last = self._tree.num_nodes(level, self._reader.num_tokens)
         for begin in range(first, last, size):
-            for start, gists in self._parts.catalog.gists(level, begin, min(begin + size, last)):
+            try:
+                waiting = self._parts.catalog.gists(level, begin, min(begin + size, last))
+            except CorruptionError:  # the catalog has said so itself
+                continue
+            for start, gists in waiting:
                 fresh = self._reader.compute(level, start, start + len(gists))
                 apart = _apart(gists.vectors, fresh.vectors) | _apart(meta_rows(gists), meta_rows(fresh))
                 if apart.any():

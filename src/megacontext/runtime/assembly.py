@@ -54,6 +54,7 @@ __all__ = [
 ]
 
 CREATION_TIMEOUT_S = 10.0
+UNFINISHED = (".new", ".new-journal", ".new-wal", ".new-shm")
 
 _log = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ def _create(
 
 def _is_leftover(path: Path) -> bool:
     """Whether a file may be of a memory whose making was interrupted, or is under way."""
-    return path.suffix.startswith(".new") or path.name in (LOCK_FILE, Path(LOCK_FILE).with_suffix(".pid").name)
+    return path.suffix in UNFINISHED or path.name in (LOCK_FILE, Path(LOCK_FILE).with_suffix(".pid").name)
 
 
 def _acquired(lock: WriterLock, folder: Path) -> bool:

@@ -17,6 +17,7 @@ from megacontext.errors import (
     MemoryMovedError,
     MemoryNotFoundError,
     ServerError,
+    UnknownNameError,
 )
 from megacontext.memory.layout import REGIST_LOCK_FILE
 from megacontext.memory.lock import is_locked
@@ -129,11 +130,13 @@ def _half_removed(generation: Generation) -> list[Generation]:
 
 
 def _is_for_good(error: MegaContextError) -> bool:
-    """Whether what is damaged, or was made for a base that is not to be had, is why a generation cannot be erased
-    from."""
+    """Whether what is damaged, or was made for a base or by a gister that is not to be had, is why a generation cannot
+    be erased from."""
     if isinstance(error, DeviceMemoryError | ServerError):
         return False
-    return isinstance(error, CorruptionError | BaseMismatchError | BaseModelError | MemoryNotFoundError)
+    return isinstance(
+        error, CorruptionError | BaseMismatchError | BaseModelError | MemoryNotFoundError | UnknownNameError
+    )
 
 
 def digests_of_others(generation: Generation) -> set[str] | None:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIGEST", "HEADER", "SavedSession", "digest_of", "read_session", "restore_into", "save_session"]
 
-FORMAT = 2
+FORMAT = 3
 HEADER = "megacontext_session"
 DIGEST = "sha256"
 CACHE = "cache."

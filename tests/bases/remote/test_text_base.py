@@ -209,6 +209,7 @@ def test_too_long_after_a_thought_is_no_prompt_that_is_too_long():
     ("said", "changed"),
     [
         ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens'.", ("max_tokens", "max_completion_tokens")),
+        ("Please use max_completion_tokens instead of max_tokens", ("max_tokens", "max_completion_tokens")),
         ("Unrecognized request argument supplied: stream_options", ("stream_options", None)),
         ("Unsupported value: 'temperature' does not support 0.0 with this model.", ("temperature", None)),
         ("invalid temperature: only 1 is allowed for this model", ("temperature", None)),

@@ -36,6 +36,7 @@ HABITS: tuple[tuple[re.Pattern[str], Callable[[Body], Body]], ...] = (
     (re.compile(r"temperature", re.IGNORECASE), _without("temperature")),
     (re.compile(r"\bseed\b"), _without("seed")),
 )
+NUM_HARMLESS = 2  # the first of them draw the same tokens, so that any refusal that names them is heeded
 # how servers say that a parameter is not to be had, or may not be set
 _NOT_TO_BE_HAD = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown|extra_forbidden|extraneous|deprecated|cannot both be"
@@ -111,10 +112,11 @@ class Asker:
         refusal = str(error)
         if "refused the request" not in refusal or isinstance(error, PromptTooLongError):
             return False
-        if not _NOT_TO_BE_HAD.search(refusal) or _BOUNDS.search(refusal):
+        if _BOUNDS.search(refusal):
             return False
+        is_plain = bool(_NOT_TO_BE_HAD.search(refusal))
         for number, (said, _) in enumerate(HABITS):
-            if number not in self._habits and said.search(refusal):
+            if number not in self._habits and said.search(refusal) and (is_plain or number < NUM_HARMLESS):
                 self._habits.append(number)
                 return True
         return False
