@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,10 +189,9 @@ class Killed(BaseException):
     """What no code catches."""
 
 
-@pytest.mark.parametrize("moves", range(4))
-def test_nothing_is_lost_wherever_an_export_is_killed(
-    moves: int, folder: Path, nets: CoreNets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def killed_after(moves: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process ends when a file or folder is to be moved once more; what runs inside makes three moves."""
     real, done = Path.replace, []
 
     def dies(self: Path, target: Path) -> Path:
@@ -202,9 +203,17 @@ def test_nothing_is_lost_wherever_an_export_is_killed(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", dies)
         try:
-            write(folder, other(nets))
+            yield
         except Killed:
-            assert moves < 3  # the configuration, the folder before, the folder
+            assert moves < 3
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_nothing_is_lost_wherever_an_export_is_killed(
+    moves: int, folder: Path, nets: CoreNets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed_after(moves, monkeypatch):  # the configuration, the folder before, the folder
+        write(folder, other(nets))
     before = folder.with_name("core.before")
     if not folder.exists():
         with pytest.raises(
@@ -249,20 +258,9 @@ def test_a_lens_is_written_and_nothing_else_changes(folder: Path) -> None:
 def test_a_folder_opens_wherever_the_writing_of_its_lens_is_killed(
     moves: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real, done = digests(folder), Path.replace, []
-
-    def dies(self: Path, target: Path) -> Path:
-        if len(done) == moves:
-            raise Killed
-        done.append(target)
-        return real(self, target)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", dies)
-        try:
-            write_lens(folder, lens_of(4))
-        except Killed:
-            assert moves < 3  # the configuration without a lens, the lens, the configuration with it
+    before = digests(folder)
+    with killed_after(moves, monkeypatch):  # the configuration without a lens, the lens, the configuration with it
+        write_lens(folder, lens_of(4))
     assert (opened(folder).lens_net is None) == (moves in (1, 2))
     write_lens(folder, lens_of(4))
     check_lens(folder, lens_of(4))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.training.conftest import tiny_nets
+from tests.training.conftest import TINY_MODEL, tiny_nets
 from transformers import AutoModelForCausalLM
 
 from megacontext.errors import InvalidValueError, TrainingError
@@ -26,16 +26,9 @@ from megacontext.training.run_logs import drop_torn_line
 from megacontext.training.settings import read_settings
 from megacontext.training.starting import Beginning
 
-RUN = """
-[model]
-vocab_size = 512
-width = 32
-num_layers = 2
-num_heads = 2
-num_kv_heads = 1
-head_dim = 16
-mlp_width = 64
-rotary_dims = 8
+RUN = (
+    TINY_MODEL
+    + """
 [gist_net]
 width = 32
 num_layers = 1
@@ -53,6 +46,7 @@ name = "gists"
 batches = [{ name = "aligned", share = 1.0, rows = 2, length = 192, mix = { aligned = 1.0 }, \
 gists = { shapes = [[32, 1]], num_tail = 2 } }]
 """
+)
 
 
 def optimizer_of(learner: object, **more: object) -> MasterOptimizer:
