@@ -116,15 +116,17 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
     def forward() -> object:
         return base.forward(inputs, positions, base.new_cache(num_entries), spreads_T=spreads)
 
-    blocks = random.integers(0, base.info.vocab_size, (len(stored), TOKENS_BEFORE + BLOCK))
-    asked = random.integers(0, base.info.vocab_size, SCRATCH)
+    often_V = 1 / (np.arange(base.info.vocab_size) + 2.7)  # words are as common as in text (Zipf, Mandelbrot)
+    often_V /= often_V.sum()
+    blocks = random.choice(base.info.vocab_size, (len(stored), TOKENS_BEFORE + BLOCK), p=often_V)
+    asked = random.choice(base.info.vocab_size, SCRATCH, p=often_V)
 
     def look() -> object:
         common = word_features(blocks, asked)
         features[:, FEATURES.index("lexical")] = common.lexical_n
         features[:, FEATURES.index("continues")] = common.continues_n
         query = base.lens_query(cache, num_queries=SCRATCH)
-        return query.evidence(stored, features, common.words_nQ4), query.stakes
+        return query.evidence(stored, features, common.words), query.stakes
 
     pairs = [(median_seconds(look, 3), median_seconds(forward, 1)) for _ in range(repeats)]
     window = statistics.median(seconds for _, seconds in pairs)

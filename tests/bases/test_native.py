@@ -12,6 +12,7 @@ from megacontext.bases.native import NativeBase
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.ports.base import SupportsLearnedLens
+from megacontext.ports.words import WordsInCommon
 from megacontext.testing.fake_base import byte_codec
 from megacontext.testing.fake_core import TINY_CORE, tiny_core_base
 
@@ -29,12 +30,26 @@ def shown(base: NativeBase, num_entries: int = 40, *, pieces: tuple[int, ...] = 
     return cache
 
 
+def some_words(*, num_spans: int, num_queries: int) -> WordsInCommon:
+    """Half of all words in each span; some of them stand at two places of the query, some places have none."""
+    rng, num_columns = np.random.default_rng(3), 3 * num_queries + 1
+    cells = np.flatnonzero(rng.random((num_spans, num_columns)) < 0.5)
+    cells = cells[cells % num_columns != num_columns - 1]
+    return WordsInCommon(
+        num_spans=num_spans,
+        num_columns=num_columns,
+        cells_m=cells,
+        amounts_m=rng.random(len(cells)).astype(np.float32),
+        columns_4Q=rng.integers(0, num_columns, (4, num_queries)),
+    )
+
+
 def test_evidence_is_the_lens_nets_own() -> None:
     base = tiny_core_base()
     assert isinstance(base, SupportsLearnedLens)
     cache = shown(base)
     features = np.random.default_rng(1).random((3, len(base.lens_features))).astype(np.float32)
-    words = np.random.default_rng(3).random((3, 6, 4)).astype(np.float32)
+    words = some_words(num_spans=3, num_queries=8)
     vectors = torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(2)).half()
     lens, states = base._lens_net, cache.last_states(cache.num_entries)
     assert base.lens_query_tokens == lens.config.query_tokens
@@ -42,7 +57,7 @@ def test_evidence_is_the_lens_nets_own() -> None:
         queries = lens.queries(states[-6:])
         found = lens.found(queries, lens.keys(vectors[:, 0].float()))
         blind = lens(found, None, torch.from_numpy(features))
-        reading = lens(found, lens.in_common(queries, torch.from_numpy(words)), torch.from_numpy(features))
+        reading = lens(found, lens.in_common(queries, torch.from_numpy(words.by_token())), torch.from_numpy(features))
     keys, query = base.lens_keys(vectors.numpy()), base.lens_query(cache, num_queries=6)
     for given, expected in ((None, blind), (words, reading)):
         said = query.evidence(keys, features, given)

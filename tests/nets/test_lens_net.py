@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, LensNetConfig, shares_of
@@ -27,6 +28,28 @@ def test_each_entry_stands_alone() -> None:
         alone = scores(lens, asked, entries[7:8], features[7:8])
     assert together.shape == (20,)
     torch.testing.assert_close(together[7:8], alone)
+
+
+@pytest.mark.parametrize("sharpness", [4.0, -4.0, 40.0])
+def test_what_is_found_is_the_soft_maximum_over_query_tokens(sharpness: float) -> None:
+    lens, asked, entries, _ = example()
+    with torch.no_grad():
+        lens.sharpness.fill_(sharpness)
+        queries, keys = lens.queries(asked), lens.keys(entries)
+        cosines_HQn = queries.vectors_HQE @ keys.movedim(-3, -1)
+        shares_HQ = queries.salience_HQ.log_softmax(-1)
+        expected_Hn = (sharpness * cosines_HQn + shares_HQ[..., None]).logsumexp(-2)
+        torch.testing.assert_close(lens.found(queries, keys), expected_Hn.T, atol=1e-5, rtol=1e-5)
+
+
+def test_a_query_as_sharp_as_it_may_be_finds_finite_amounts() -> None:
+    lens, asked, entries, features = example()
+    with torch.no_grad():
+        lens.sharpness.fill_(1e4)
+    said = scores(lens, asked, entries, features)
+    assert said.isfinite().all()
+    said.sum().backward()
+    assert lens.query.weight.grad.isfinite().all()
 
 
 def test_shares_leave_room_for_nothing() -> None:

@@ -172,7 +172,8 @@ def test_lexical_scores_prefer_rare_shared_tokens() -> None:
 
 def test_words_in_common_are_counted_by_token_and_by_pair() -> None:
     blocks = np.array([[1, 2, 3, 9], [2, 1, 9, 9], [9, 4, 9, 9], [9, 9, 9, 9]])
-    scores, words, _ = word_features(blocks, np.array([1, 2, 7]), num_before=0)
+    scores, in_common, _ = word_features(blocks, np.array([1, 2, 7]), num_before=0)
+    words = in_common.by_token()
     np.testing.assert_allclose(scores, lexical_scores(blocks, np.array([1, 2, 7])))
     assert words.shape == (4, 3, 4)
     ones, pairs = words[..., 0], words[..., 1]
@@ -182,7 +183,7 @@ def test_words_in_common_are_counted_by_token_and_by_pair() -> None:
     assert (words[2:] == 0).all()
     assert pairs[:, 0].tolist() == [0, 0, 0, 0], "nothing stands before the first"
     assert pairs[:, 1].tolist() == pytest.approx([1, 0, 0, 0])
-    assert word_features(blocks, np.array([4]), num_before=0).words_nQ4[2, 0, 0] == pytest.approx(1)
+    assert word_features(blocks, np.array([4]), num_before=0).words.by_token()[2, 0, 0] == pytest.approx(1)
 
 
 def test_what_goes_on_may_have_begun_in_the_block_before() -> None:
@@ -192,13 +193,13 @@ def test_what_goes_on_may_have_begun_in_the_block_before() -> None:
     assert (blocks[0, :TOKENS_BEFORE] == UNKNOWN).all()
     asked = word_features(blocks, np.array([5, 8, 1, 2]))
     assert asked.continues_n.tolist() == [0, 3, 1], "after 8 1 2 comes the second block, after a 2 also the third"
-    own, before = asked.words_nQ4[..., :2], asked.words_nQ4[..., 2:]
+    own, before = asked.words.by_token()[..., :2], asked.words.by_token()[..., 2:]
     assert (own[1, 1:] == 0).all(), "what stands before a block is none of its words"
     assert (before[0] == 0).all()
     assert (before[1, :, 0] > 0).tolist() == [False, True, True, True], "but it is told apart"
     assert (before[1, :, 1] > 0).tolist() == [False, False, True, True]
     assert before[2, 1, 0] > before[1, 1, 0] * 0.99, "and reaches over more than a block"
-    assert word_features(blocks, np.array([2, 3])).words_nQ4[1, 1, 1] > 0, "but a pair may begin there"
+    assert word_features(blocks, np.array([2, 3])).words.by_token()[1, 1, 1] > 0, "but a pair may begin there"
     assert word_features(blocks, np.array([2])).continues_n.tolist() == [0, 1, 1]
     assert word_features(blocks, np.array([6, 2, 3, 9])).continues_n.tolist() == [0, 0, 4]
     assert word_features(blocks, np.array([5, 6, 2, 3, 9])).continues_n.tolist() == [0, 0, TOKENS_CONTINUED]
@@ -409,7 +410,8 @@ def test_impossible_training_is_refused(change: dict[str, float]) -> None:
 def test_a_lens_of_another_version_is_refused() -> None:
     assert lens_net.TOKENS_BEFORE == TOKENS_BEFORE
     assert (
-        word_features(np.zeros((1, TOKENS_BEFORE + 4), dtype=np.int64), np.zeros(2)).words_nQ4.shape[-1] == WORD_KINDS
+        word_features(np.zeros((1, TOKENS_BEFORE + 4), dtype=np.int64), np.zeros(2)).words.by_token().shape[-1]
+        == WORD_KINDS
     )
     assert LensNetConfig(features=list(FEATURES)) == LensNetConfig()  # type: ignore[arg-type] # as JSON has it
     with pytest.raises(InvalidValueError, match="2 kinds of words and 4 tokens before a block"):

@@ -1,7 +1,7 @@
 """What a window of the native core asks of its LensNet.
 
 Shape legend: n spans, r vectors of each, m = n r, Q query tokens, H heads, E key dimension, D width, F features,
-w words in common.
+w words in common, weighed, C columns of ``WordsInCommon``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from megacontext.bases.transfers import on_device
 from megacontext.nets.lens_net import LensNet
+from megacontext.ports.words import WordsInCommon
 
 __all__ = ["NativeLensQuery"]
 
@@ -36,22 +37,30 @@ class NativeLensQuery:
         self,
         keys_nr: torch.Tensor,
         features_nF: npt.NDArray[np.float32],
-        words_nQ4: npt.NDArray[np.float32] | None = None,
+        words: WordsInCommon | None = None,
     ) -> npt.NDArray[np.float32]:
         """Logits [n]; of the r vectors of a gist the best counts."""
         gist_width, device = keys_nr.shape[1], keys_nr.device
         with torch.no_grad():
-            told = (features_nF,) if words_nQ4 is None else (features_nF, words_nQ4)
-            features_mF, *words_mQ4 = (_by_vector(part_n, gist_width) for part_n in on_device(device, *told))
+            told = (words.cells_m, words.amounts_m, words.columns_4Q) if words is not None else ()
+            known_nF, *placed = on_device(device, features_nF, *told)
             keys_mHE = keys_nr.flatten(0, 1)
             slices = range(0, len(keys_mHE), SLICE_KEYS)
             found_mH = torch.cat([self._lens.found(self._queries, keys_mHE[at : at + SLICE_KEYS]) for at in slices])
-            in_common_mw = self._lens.in_common(self._queries, words_mQ4[0]) if words_mQ4 else None
-            logits_m = self._lens(found_mH, in_common_mw, features_mF)
+            in_common_mw = None if words is None else _by_vector(self._in_common(words, *placed), gist_width)
+            logits_m = self._lens(found_mH, in_common_mw, _by_vector(known_nF, gist_width))
         logits_n: npt.NDArray[np.float32] = logits_m.view(-1, gist_width).amax(1).cpu().numpy()
         return logits_n
 
+    def _in_common(
+        self, words: WordsInCommon, cells_m: torch.Tensor, amounts_m: torch.Tensor, columns_4Q: torch.Tensor
+    ) -> torch.Tensor:
+        """Words in common [n, w], each query token weighed; the arrays of ``words`` on the device."""
+        amounts_N = torch.zeros(words.num_spans * words.num_columns, device=amounts_m.device)
+        amounts_N[cells_m] = amounts_m
+        return self._lens.in_common_by_column(self._queries, amounts_N.view(-1, words.num_columns), columns_4Q)
+
 
 def _by_vector(told_n: torch.Tensor, gist_width: int) -> torch.Tensor:
-    """What is known of each span, for each of its vectors; a view if there is one."""
+    """What is known of each span, for each of its vectors; the same if there is one."""
     return told_n if gist_width == 1 else told_n.repeat_interleave(gist_width, dim=0)

@@ -47,6 +47,7 @@ FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency", "con
 QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
 WORD_KINDS = 4  # a token, a token with the one before it, and both right before the span
 TOKENS_BEFORE = 16  # right before a span that are compared, too
+LEAST_AMOUNT = 1e-38  # float32 counts no further: e^-87
 STAKE_LEVELS = 2  # of the gist that stands for a span: its own, or one of level 2 and above
 
 
@@ -134,17 +135,31 @@ class LensNet(nn.Module):
         return functional.normalize(self.key(gists_nD).unflatten(-1, (self.config.num_heads, -1)), dim=-1)
 
     def found(self, queries: Queries, keys_nHE: Tensor) -> Tensor:
-        """How well each gist answers [n, H]: the soft maximum over query tokens for each head."""
+        """How well each gist answers [n, H]: the soft maximum over query tokens for each head.
+
+        Cosines end at 1, so what is summed can be scaled by that instead of by a maximum that has to be looked for.
+        """
         sharp_HQE = queries.vectors_HQE * self.sharpness[:, None, None]
-        cosines_HQn = sharp_HQE @ keys_nHE.movedim(-3, -1)
-        found_Hn = (cosines_HQn + queries.salience_HQ.log_softmax(-1)[..., None]).logsumexp(-2)
+        most_H1 = self.sharpness.abs()[:, None]
+        weights_H1Q = queries.salience_HQ.softmax(-1)[..., None, :]
+        amounts_HQn = (sharp_HQE @ keys_nHE.movedim(-3, -1)).sub_(most_H1[..., None]).exp_()
+        found_Hn = (weights_H1Q @ amounts_HQn)[..., 0, :].clamp_min(LEAST_AMOUNT).log() + most_H1
         return found_Hn.transpose(-2, -1)
 
     def in_common(self, queries: Queries, words_nQ4: Tensor) -> Tensor:
-        """Words in common [n, WORD_KINDS * W] as ``InCommon.words_nQ4`` has them, each query token weighed."""
+        """Words in common [n, WORD_KINDS * W], each query token weighed; words_nQ4: how much of each a span has, by
+        kind, as ``WordsInCommon.by_token`` gives it."""
         num_queries = queries.words_4WQ.shape[-1]
         words_4nQ = words_nQ4[..., -num_queries:, :].movedim(-1, -3).to(queries.words_4WQ)
         return (words_4nQ @ queries.words_4WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
+
+    def in_common_by_column(self, queries: Queries, amounts_nC: Tensor, columns_4Q: Tensor) -> Tensor:
+        """The same from the amounts of different words, and the column of each at the query's places; of those that
+        ``columns_4Q`` knows, the last count. What a column weighs is what its places weigh together."""
+        num_kinds, num_heads, num_queries = queries.words_4WQ.shape
+        columns_4WQ = columns_4Q[:, None, -num_queries:].expand(-1, num_heads, -1)
+        weights_4WC = queries.words_4WQ.new_zeros(num_kinds, num_heads, amounts_nC.shape[-1])
+        return amounts_nC @ weights_4WC.scatter_add_(2, columns_4WQ, queries.words_4WQ).flatten(0, 1).T
 
     def forward(self, found_nH: Tensor, in_common_nw: Tensor | None, features_nF: Tensor) -> Tensor:
         """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.ports.text import EmbeddingRows, TextCodec
+from megacontext.ports.words import WordsInCommon
 from megacontext.values import choice, text, whole_number
 
 if TYPE_CHECKING:
@@ -312,12 +313,11 @@ class LensQuery(Protocol):
         self,
         keys_nr: torch.Tensor,
         features_nF: npt.NDArray[np.float32],
-        words_nQ4: npt.NDArray[np.float32] | None = None,
+        words: WordsInCommon | None = None,
     ) -> npt.NDArray[np.float32]:
         """How much speaks for spans anywhere in the memory [n], as logits.
 
-        keys_nr: as ``lens_keys`` gives them; words_nQ4: what each span has in common with each query token, where that
-        is known.
+        keys_nr: as ``lens_keys`` gives them; words: what they have in common with the query, where that is known.
         """
         ...
 

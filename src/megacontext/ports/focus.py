@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.ports.catalog import SearchHit
+from megacontext.ports.words import WordsInCommon
 
 __all__ = [
     "Allocator",
@@ -97,11 +98,11 @@ class LearnedEvidence(Protocol):
         self,
         blocks_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
-        words_nQ4: npt.NDArray[np.float32] | None = None,
+        words: WordsInCommon | None = None,
     ) -> npt.NDArray[np.float32]:
         """How much speaks for whole blocks anywhere in the history [n], given ascending, from their gists, as logits.
 
-        words_nQ4: what each has in common with each query token (``InCommon``), where that is known."""
+        words: what they have in common with the query, where that is known."""
         ...
 
 

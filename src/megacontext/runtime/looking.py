@@ -1,6 +1,6 @@
 """What a lens sees of the window that the question has just run in: the base's learned lens, entry by entry.
 
-Shape legend: n blocks, F features, Q query tokens.
+Shape legend: n blocks, F features.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from megacontext.focus.working_context import WorkingContext
 from megacontext.gisters.gistnet import LEARNED_GISTER
 from megacontext.memory.memory import Memory
 from megacontext.ports.base import BaseInfo, LensQuery, SupportsLearnedLens
+from megacontext.ports.words import WordsInCommon
 from megacontext.runtime.decode import ModelWindow
 from megacontext.runtime.gist_keys import GistKeys
 from megacontext.runtime.placement import LEAD, SCRATCH
@@ -70,10 +71,10 @@ class WindowLook:
         self,
         blocks_n: npt.NDArray[np.int64],
         features_nF: npt.NDArray[np.float32],
-        words_nQ4: npt.NDArray[np.float32] | None = None,
+        words: WordsInCommon | None = None,
     ) -> npt.NDArray[np.float32]:
         """How much speaks for whole blocks anywhere in the history [n], given ascending."""
-        return self.query.evidence(self.keys.of(blocks_n), features_nF, words_nQ4)
+        return self.query.evidence(self.keys.of(blocks_n), features_nF, words)
 
 
 def look_at(

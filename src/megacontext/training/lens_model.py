@@ -116,7 +116,7 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
     common = word_features(blocks, query)
     columns_N2 = [common.lexical_n / max(1e-9, common.lexical_n.max()), common.continues_n / TOKENS_CONTINUED]
     features_NF[:, COMPARED] = torch.from_numpy(np.stack(columns_N2, axis=1)).float()
-    return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words_nQ4), gists_XD=gists_XD)
+    return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words.by_token()), gists_XD=gists_XD)
 
 
 def hide_words_(seen: Looked, is_hidden_B: Tensor) -> None:

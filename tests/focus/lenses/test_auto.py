@@ -59,7 +59,7 @@ class Told:
     stakes: tuple[float, np.ndarray] = (0.0, np.array([8.0, 8.0], dtype=np.float32))
     num_asked: int = 0
 
-    def of_blocks(self, blocks_n, features_nF, words_nQ4=None):
+    def of_blocks(self, blocks_n, features_nF, words=None):
         self.num_asked += 1
         return np.where(blocks_n == self.block, 5.0, -20.0).astype(np.float32)
 

@@ -20,6 +20,7 @@ from megacontext.focus.lenses.features import (
 )
 from megacontext.focus.lenses.lensnet import LensNetLens, _read
 from megacontext.focus.refocusing import refocus
+from megacontext.ports.words import WordsInCommon
 
 NAMES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
 NUM_BLOCKS = 400
@@ -38,12 +39,12 @@ class Told:
     stakes: tuple[float, npt.NDArray[np.float32]] = (0.0, np.array([2.0, 8.0], dtype=np.float32))
     asked: list[list[int]] = field(default_factory=list)
     seen: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    words: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
+    words: list[WordsInCommon | None] = field(default_factory=list)
 
-    def of_blocks(self, blocks_n, features_nF, words_nQ4=None):
+    def of_blocks(self, blocks_n, features_nF, words=None):
         self.asked.append(blocks_n.tolist())
         self.seen.append(features_nF)
-        self.words.append(words_nQ4)
+        self.words.append(words)
         return np.array([self.worth.get(block, -20.0) for block in blocks_n], dtype=np.float32)
 
 
@@ -166,10 +167,11 @@ def test_features_are_those_of_training(plain):
     assert (second[:, 3] == 1).sum() == 1, "the block that has all words of the query"
     assert told.words[0] is None
     holder = int(second[:, 3].argmax())
-    assert (told.words[1][holder, :, 0] == 1).all(), "each token of the query stands there alone, and once"
-    assert (told.words[1][holder, 1:, 1] == 1).all(), "and after the token before it"
-    assert told.words[1][..., :2].sum() == 8 + 7
-    assert (told.words[1][holder + 1, :, 2] == 1).all(), "the next block tells what stands before it"
+    words = told.words[1].by_token()
+    assert (words[holder, :, 0] == 1).all(), "each token of the query stands there alone, and once"
+    assert (words[holder, 1:, 1] == 1).all(), "and after the token before it"
+    assert words[..., :2].sum() == 8 + 7
+    assert (words[holder + 1, :, 2] == 1).all(), "the next block tells what stands before it"
     assert second[holder + 1, 5] == 1, "the next block is what they go on with"
     assert second[:, 5].sum() == 1
 

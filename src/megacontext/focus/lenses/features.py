@@ -1,6 +1,7 @@
 """What a learned lens is told of a span beside its vectors. Training and sessions fill it in here, by one rule.
 
-Shape legend: n spans, K tokens of a block, P tokens before it, Q query tokens, U different ones of them, F features.
+Shape legend: n spans, K tokens of a block, Q query tokens, U different ones of them, P different pairs, C columns of
+``WordsInCommon``, m words found, F features.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megacontext.errors import BaseModelError
+from megacontext.ports.words import WordsInCommon
 
 __all__ = [
     "MAX_LEVEL",
@@ -35,18 +37,17 @@ UNKNOWN = -1  # a token that nobody has read, or that is not there
 class InCommon(NamedTuple):
     """What blocks have in common with a query.
 
-    lexical_n: BM25; words_nQ4: by query token, the token itself and it with the one before, in the block and then in
-    what stands right before it; continues_n: how many of the query's last tokens stand right before some token of the
-    block, at most ``TOKENS_CONTINUED``: it may go on there.
+    lexical_n: BM25; words: by query token; continues_n: how many of the query's last tokens stand right before some
+    token of the block, at most ``TOKENS_CONTINUED``: it may go on there.
     """
 
     lexical_n: npt.NDArray[np.float64]
-    words_nQ4: npt.NDArray[np.float32]  # noqa: N815 - shape suffix
+    words: WordsInCommon
     continues_n: npt.NDArray[np.float64]
 
 
 def blocks_with_before(tokens_T: npt.NDArray[np.integer], *, block_tokens: int) -> npt.NDArray[np.int64]:
-    """Blocks [n, P + K] of a text that begins with the P tokens before its first block (``UNKNOWN`` where there are
+    """Blocks [n, before + K] of a text that begins with the tokens before its first block (``UNKNOWN`` where there are
     none), each with the tokens before it."""
     num_tokens = len(tokens_T) - TOKENS_BEFORE
     windows = np.lib.stride_tricks.sliding_window_view(tokens_T.astype(np.int64), TOKENS_BEFORE + block_tokens)
@@ -58,10 +59,7 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
 
     A token's rarity is that among these blocks.
     """
-    if not len(blocks_nK) or not len(query_Q):
-        return np.zeros(len(blocks_nK))
-    scores_n: npt.NDArray[np.float64] = _Words.of(query_Q).found_in(blocks_nK, first=0).own_nU.sum(1)
-    return scores_n
+    return _Columns.of(query_Q).found_in(blocks_nK, num_before=0).lexical_n
 
 
 def word_features(
@@ -73,83 +71,78 @@ def word_features(
     before a block do not count as its own, though a pair may begin there; they are compared apart, because a record
     whose name ends one block has its value in the next.
     """
-    num_blocks, num_queries = len(blocks_nK), len(query_Q)
-    if not num_blocks or not num_queries:
-        words_nQ4 = np.zeros((num_blocks, num_queries, 4), dtype=np.float32)
-        return InCommon(np.zeros(num_blocks), words_nQ4, np.zeros(num_blocks))
-    words = _Words.of(query_Q)
-    most = np.log1p((num_blocks - 0.5) / 1.5)
-    found = words.found_in(blocks_nK, first=num_before)
-    found_4nQ = np.zeros((4, num_blocks, num_queries), dtype=np.float32)  # so they are compared kind by kind
-    for kind_nQ, terms_nU, places in (
-        (found_4nQ[0], found.own_nU, words.of_Q),
-        (found_4nQ[1, :, 1:], found.own_pairs_nU, words.of_pair),
-        (found_4nQ[2], found.before_nU, words.of_Q),
-        (found_4nQ[3, :, 1:], found.before_pairs_nU, words.of_pair),
-    ):
-        kind_nQ[:] = (terms_nU / most).astype(np.float32)[:, places]
-    return InCommon(found.own_nU.sum(1), found_4nQ.transpose(1, 2, 0), _continues(blocks_nK, query_Q, num_before))
+    num_blocks, columns = len(blocks_nK), _Columns.of(query_Q)
+    found = columns.found_in(blocks_nK, num_before=num_before)
+    most = np.log1p((max(1, num_blocks) - 0.5) / 1.5)
+    words = WordsInCommon(
+        num_spans=num_blocks,
+        num_columns=columns.num_columns,
+        cells_m=found.cells_m,
+        amounts_m=(found.terms_m / most).astype(np.float32),
+        columns_4Q=columns.of_4Q,
+    )
+    return InCommon(found.lexical_n, words, _continues(blocks_nK, query_Q, num_before))
 
 
 class _Found(NamedTuple):
-    """BM25's terms [n, U] of tokens and of pairs that end in a block, and in what stands before it."""
+    """BM25's terms of what was found, by cell as ``WordsInCommon`` numbers them, and their sum [n] over own words."""
 
-    own_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
-    own_pairs_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
-    before_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
-    before_pairs_nU: npt.NDArray[np.float64]  # noqa: N815 - shape suffix
+    cells_m: npt.NDArray[np.int64]
+    terms_m: npt.NDArray[np.float64]
+    lexical_n: npt.NDArray[np.float64]
 
 
-class _Words(NamedTuple):
-    """The different tokens and pairs of a query, and which of them stands at each of its places."""
+class _Columns(NamedTuple):
+    """The different tokens [U] and pairs [P] of a query, and the column of each at each of its places: own tokens, own
+    pairs, both again for what stands before a block, and a last column for no word."""
 
     ids_U: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
-    of_Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
-    pairs_U: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
-    of_pair: npt.NDArray[np.int64]
+    pairs_P: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    of_4Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
 
     @classmethod
-    def of(cls, query_Q: npt.NDArray[np.integer]) -> _Words:
-        pairs = np.unique(_pair_codes(query_Q[:-1], query_Q[1:]), return_inverse=True)
-        return cls(*np.unique(query_Q.astype(np.int64), return_inverse=True), *pairs)
+    def of(cls, query_Q: npt.NDArray[np.integer]) -> _Columns:
+        ids_U, of_Q = np.unique(query_Q.astype(np.int64), return_inverse=True)
+        pairs_P, of_pair = np.unique(of_Q[:-1] * len(ids_U) + of_Q[1:], return_inverse=True)
+        num_words = len(ids_U) + len(pairs_P)
+        of_4Q = np.full((4, len(query_Q)), 2 * num_words)
+        of_4Q[0], of_4Q[1, 1:] = of_Q, len(ids_U) + of_pair
+        of_4Q[2], of_4Q[3, 1:] = num_words + of_4Q[0], num_words + of_4Q[1, 1:]
+        return cls(ids_U, pairs_P, of_4Q)
 
-    def found_in(self, blocks_nK: npt.NDArray[np.integer], *, first: int) -> _Found:
-        """What is found in blocks that begin at column ``first``."""
-        num_blocks, width = blocks_nK.shape
-        place_V = np.full(int(max(self.ids_U[-1], blocks_nK.max())) + 2, -1, dtype=np.int16)  # the last: for UNKNOWN
-        place_V[self.ids_U] = np.arange(len(self.ids_U))
-        flat_N = blocks_nK.reshape(-1)
-        places_N = place_V[flat_N]
-        at = np.flatnonzero(places_N >= 0)
-        tokens = _Ends(at // width, at % width >= first, places_N[at])
-        shape, pairs_shape = (num_blocks, len(self.ids_U)), (num_blocks, len(self.pairs_U))
-        if not len(self.pairs_U):
-            nothing_nU = np.zeros(pairs_shape)
-            return _Found(tokens.terms(shape, own=True), nothing_nU, tokens.terms(shape, own=False), nothing_nU)
-        at = at[at % width > 0]
-        codes = _pair_codes(flat_N[at - 1], flat_N[at])
-        found = np.minimum(np.searchsorted(self.pairs_U, codes), len(self.pairs_U) - 1)
-        at, found = (part[self.pairs_U[found] == codes] for part in (at, found))
-        pairs = _Ends(at // width, at % width >= first, found)
-        return _Found(
-            tokens.terms(shape, own=True),
-            pairs.terms(pairs_shape, own=True),
-            tokens.terms(shape, own=False),
-            pairs.terms(pairs_shape, own=False),
-        )
+    @property
+    def num_columns(self) -> int:
+        return 2 * (len(self.ids_U) + len(self.pairs_P)) + 1
 
+    def found_in(self, blocks_nK: npt.NDArray[np.integer], *, num_before: int) -> _Found:
+        """What is found in blocks whose first ``num_before`` columns stand before them."""
+        (num_blocks, width), num_different = blocks_nK.shape, len(self.ids_U)
+        if not num_blocks or not num_different:
+            return _Found(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(num_blocks))
+        place_V = np.full(int(max(self.ids_U[-1], blocks_nK.max())) + 2, -1)  # the last: for UNKNOWN
+        place_V[self.ids_U] = np.arange(num_different)
+        places_N = place_V.take(blocks_nK.reshape(-1))
+        at_m = np.flatnonzero(places_N >= 0)
+        rows_m = at_m // width
+        lines_m = at_m - rows_m * width
+        cells_m = rows_m * self.num_columns + (lines_m < num_before) * (num_different + len(self.pairs_P))
+        lefts_m = places_N.take(at_m - 1)
+        ends = np.flatnonzero((lefts_m >= 0) & (lines_m > 0) & (len(self.pairs_P) > 0))
+        codes = lefts_m[ends] * num_different + places_N[at_m[ends]]
+        pairs = np.minimum(np.searchsorted(self.pairs_P, codes), len(self.pairs_P) - 1)
+        pair_cells = (cells_m[ends] + num_different + pairs)[self.pairs_P[pairs] == codes]
+        return self._counted(np.concatenate([cells_m + places_N[at_m], pair_cells]), num_blocks)
 
-class _Ends(NamedTuple):
-    """Where words end: in which block, whether in its own columns, and which word it is."""
-
-    rows: npt.NDArray[np.int64]
-    is_own: npt.NDArray[np.bool_]
-    words: npt.NDArray[np.integer]
-
-    def terms(self, shape: tuple[int, int], *, own: bool) -> npt.NDArray[np.float64]:
-        """BM25's terms of those in own columns, or of the others."""
-        chosen = self.is_own == own
-        return _terms(self.rows[chosen], self.words[chosen], shape)
+    def _counted(self, cells: npt.NDArray[np.int64], num_blocks: int) -> _Found:
+        """BM25's terms of cells, each as often as it was found."""
+        cells_m, counts_m = np.unique(cells, return_counts=True)
+        rows_m, columns_m = np.divmod(cells_m, self.num_columns)
+        num_with_C = np.bincount(columns_m, minlength=self.num_columns)
+        rarity_C = np.log1p((num_blocks - num_with_C + 0.5) / (num_with_C + 0.5))
+        terms_m = counts_m * 2.2 / (counts_m + 1.2) * rarity_C[columns_m]
+        own = columns_m < len(self.ids_U)
+        lexical_n = np.bincount(rows_m[own], weights=terms_m[own], minlength=num_blocks).astype(np.float64)
+        return _Found(cells_m, terms_m, lexical_n)
 
 
 def _continues(
@@ -169,27 +162,6 @@ def _continues(
         length_nE += goes_on_nE
     longest_n: npt.NDArray[np.float64] = length_nE.max(axis=1, initial=0).astype(np.float64)
     return longest_n
-
-
-def _terms(
-    rows: npt.NDArray[np.int64], places: npt.NDArray[np.integer], shape: tuple[int, int]
-) -> npt.NDArray[np.float64]:
-    """BM25's terms [n, U] of what was found in which block."""
-    num_blocks, num_different = shape
-    counts_N = np.bincount(rows * num_different + places, minlength=num_blocks * num_different)
-    found_m = np.flatnonzero(counts_N)  # few: most blocks have none of the words
-    num_with_U = np.bincount(found_m % num_different, minlength=num_different)
-    rarity_U = np.log1p((num_blocks - num_with_U + 0.5) / (num_with_U + 0.5))
-    terms_N = np.zeros(len(counts_N))
-    counts_m = counts_N[found_m]
-    terms_N[found_m] = counts_m * 2.2 / (counts_m + 1.2) * rarity_U[found_m % num_different]
-    return terms_N.reshape(shape)
-
-
-def _pair_codes(first_n: npt.NDArray[np.integer], second_n: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """One number for each pair of tokens."""
-    codes_n: npt.NDArray[np.int64] = (first_n.astype(np.int64) << 32) | second_n.astype(np.int64)
-    return codes_n
 
 
 def feature_columns(

@@ -121,7 +121,7 @@ def _nats(request: FocusRequest, learned: LearnedEvidence, blocks_n: npt.NDArray
     cut = request.cut
     in_common = word_features(_read(request, blocks_n), learned.query_token_ids)
     features_nF = _features(request, learned, blocks_n, in_common)
-    logits_n = learned.of_blocks(blocks_n, features_nF, in_common.words_nQ4).astype(np.float64)
+    logits_n = learned.of_blocks(blocks_n, features_nF, in_common.words).astype(np.float64)
     entry_n = _entries_of(cut, blocks_n)
     nothing, nats_L = learned.stakes
     levels_n = np.where(cut.levels[entry_n] == 0, len(nats_L), cut.levels[entry_n])
