@@ -181,8 +181,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    for name in ("rows", "threads"):
-        whole_number(f"--{name}", getattr(args, name), least=1)
+    whole_number("--rows", args.rows, least=2)  # gists of another row are one of the controls
+    whole_number("--threads", args.threads, least=1)
     torch.set_num_threads(args.threads)
     count = args.rows
     if args.only == "plain":

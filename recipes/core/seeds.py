@@ -2,45 +2,62 @@
 
 `python recipes/core/seeds.py --models FOLDER FOLDER ... --json FILE`
 
-Each folder is a model that `recipes/core/evaluate.py` has measured. Intervals are those of the mean over seeds (95 %,
-Student's t): they say what another seed would do, not what other questions would.
+Each folder is a model that `recipes/core/evaluate.py` has measured; what text brings back and what its lens finds
+(`recipes/core/lens.py`) are compared where all of them have been measured for that. Intervals are those of the mean
+over seeds (95 %, Student's t): they say what another seed would do, not what other questions would. All seeds of the
+recipe begin with the weights of one plain model, so what that one's own seed would change is in none of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.evaluation.intervals import Mean
 from megacontext.training.card import read_figures
+from megacontext.training.text_scoring import EVERY
 
+LENS_KINDS = {"all questions": ("hits", "all", "lens"), "nicknames": ("hits", "paraphrase", "lens")}
+PARTS = ("run", "plain", "before", "recall")
 BUDGETS = {512: "1/4", 256: "1/8", 128: "1/16"}  # of a history of 2,048 tokens
 Figures = Mapping[str, Any]
+Measure = Callable[[Figures], float | None]
 
 
-def figure_at(*path: str, sign: int = 1) -> Callable[[Figures], float]:
-    """The figure that lies under these keys."""
+def figure_at(*path: str, sign: int = 1) -> Callable[[Figures], float | None]:
+    """The figure that lies under these keys; None where it was measured that there is none (a gap too small)."""
 
-    def read(found: Any) -> float:
+    def read(found: Any) -> float | None:
         for key in path:
             found = found[key]
-        return sign * float(found)
+        return None if found is None else sign * float(found)
 
     return read
 
 
-def measures() -> dict[str, Callable[[Figures], float]]:
-    """What is compared, by name."""
-    found: dict[str, Callable[[Figures], float]] = {}
+def measures(models: Mapping[str, Figures]) -> dict[str, Measure]:
+    """What is compared, by name: what every seed must have been measured for, and what all have been."""
+    found = recall_measures()
+    if all("text" in figures for figures in models.values()):
+        found |= text_measures(
+            lens=all("lens, every 8" in figures["text"]["books"]["ways"] for figures in models.values())
+        )
+    if all("lens" in figures for figures in models.values()):
+        found |= lens_measures()
+    return found
+
+
+def recall_measures() -> dict[str, Measure]:
+    """Recall in windows, and the core as a plain model."""
+    found: dict[str, Measure] = {}
     for kind in ("codes", "puzzles"):
         for control, whose in (("real", ""), ("shuffled", ", another row's")):
             for entries, share in BUDGETS.items():
@@ -60,15 +77,41 @@ def measures() -> dict[str, Callable[[Figures], float]]:
     return found
 
 
-def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
-    """A row for each measure: the value of every seed, their mean, its 95 % interval, and their standard deviation.
+def text_measures(*, lens: bool) -> dict[str, Measure]:
+    """What `--only text` adds: the share of full context's gain on far words; of the lens, where there was one."""
+    ways = {"gists 32:1 alone": "gists 32:1", "gists 8:1 alone": "gists 8:1"}
+    ways |= {f"{name} of another row": f"{way}, shuffled" for name, way in ways.items()}
+    if lens:
+        ways |= {f"six blocks by the lens, every {every} tokens": f"lens, every {every}" for every in EVERY}
+    return {
+        f"{domain}, share of far words, {name}": figure_at("text", domain, "ways", way, "far", "share")
+        for domain in ("books", "code")
+        for name, way in ways.items()
+    }
 
-    Raises InvalidValueError naming the model and the measure that it lacks.
+
+def lens_measures() -> dict[str, Measure]:
+    """What `lens.py` adds: how often the block with the answer comes first, and among the first four."""
+    return {
+        f"lens, {kind}: {name}": figure_at("lens", *path, within, "accuracy")
+        for kind, path in LENS_KINDS.items()
+        for name, within in (("first", "within_1"), ("within four", "within_4"))
+    }
+
+
+def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
+    """A row for each measure: the value of every seed, their mean, its 95 % interval, and their standard deviation;
+    None for the last three where a seed has no such figure.
+
+    Raises InvalidValueError naming the model and the measure that it lacks, or models measured on different questions.
     """
-    rows = []
-    half = float(student_t.ppf(0.975, len(models) - 1))
-    for name, measure in measures().items():
-        values = []
+    rows: list[dict[str, Any]] = []
+    counts = {model: figures["recall"].get("rows") for model, figures in models.items()}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{model} on {count}" for model, count in counts.items())
+        raise InvalidValueError(f"the models were measured on different questions ({said} rows); give all --rows alike")
+    for name, measure in measures(models).items():
+        values: list[float | None] = []
         for model, figures in models.items():
             try:
                 values.append(measure(figures))
@@ -77,17 +120,28 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
                     f"{model}/evaluation.json has no figure for '{name}' ({type(error).__name__}: {error}); run "
                     "`recipes/core/evaluate.py` for plain and recall"
                 ) from error
-        mean = Mean.of(values)
-        rows.append(
-            {
-                "measure": name,
-                "values": [round(value, 4) for value in values],
-                "mean": round(mean.value, 4),
-                "interval": [round(mean.value - half * mean.error, 4), round(mean.value + half * mean.error, 4)],
-                "deviation": round(mean.error * len(values) ** 0.5, 4),
-            }
-        )
+        rows.append({"measure": name, "values": [_rounded(value) for value in values], **_summary(values)})
     return rows
+
+
+def _summary(values: Sequence[float | None]) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"mean": None, "interval": None, "deviation": None}
+    mean = Mean.of(known)
+    return {
+        "mean": _rounded(mean.value),
+        "interval": [_rounded(edge) for edge in mean.interval],
+        "deviation": _rounded(mean.error * len(known) ** 0.5),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def main() -> None:
@@ -100,23 +154,20 @@ def main() -> None:
         raise InvalidValueError(f"--models names a folder twice: {', '.join(map(str, args.models))}; give each once")
     measure = "recipes/core/evaluate.py"
     models = {
-        str(folder): read_figures(
-            folder / "evaluation.json", parts=("run", "plain", "before", "recall"), measure=measure
-        )
+        str(folder): dict(read_figures(folder / "evaluation.json", parts=PARTS, measure=measure))
         for folder in args.models
     }
+    for folder in args.models:
+        if (folder / "lens.json").exists():
+            models[str(folder)]["lens"] = read_figures(folder / "lens.json", measure="recipes/core/lens.py")
     if len(models) < 2:
         raise InvalidValueError(f"one seed ({args.models[0]}) tells nothing of others; give at least two --models")
     rows = side_by_side(models)
     table = Table("", *(folder.name for folder in args.models), "mean", "95 %", title="One column for each seed")
     for row in rows:
-        low, high = row["interval"]
-        table.add_row(
-            row["measure"],
-            *(f"{value:.3f}" for value in row["values"]),
-            f"{row['mean']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-        )
+        low, high = row["interval"] or (None, None)
+        shown = (*row["values"], row["mean"])
+        table.add_row(row["measure"], *map(_shown, shown), "-" if low is None else f"{_shown(low)} to {_shown(high)}")
     Console().print(table)
     runs = {
         name: {key: figures["run"].get(key) for key in ("step", "tokens", "minutes", "machine")}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from megacontext.errors import BudgetError
 from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
@@ -110,6 +113,25 @@ def test_a_small_window_holds_one_passage_if_it_can(memory: OpenedMemory) -> Non
         shown = method.context_ids(QUESTION, room)
         assert len(shown) == room
         assert ("Alice Green" in BASE.codec.decode(shown)) == is_found
+
+
+def test_a_passage_of_wide_blocks_is_shown_too(tmp_path: Path) -> None:
+    filler = "".join(f"Line {number} says nothing of note. " for number in range(150))
+    with open_memory(tmp_path / "m.mc", base=BASE, create=True, gister="mean", block_tokens=128) as wide:
+        wide.ingest(text=f"{filler[:2000]}{FACT}{filler[2000:]}", source="lines")
+        shown = BASE.codec.decode(Retrieval(wide, BASE, budget_entries=1200).context_ids(QUESTION, 1000))
+    assert FACT.strip() in shown, "a passage of four blocks of 128 is longer than the usual room for passages"
+
+
+@pytest.mark.parametrize(("after", "said"), [((), "Two:\n"), ((7,), "Two:\n- A\n- B")])
+def test_an_answer_ends_where_a_session_ends_it(after: tuple[int, ...], said: str, memory: OpenedMemory) -> None:
+    """At the line's end, unless the base's own turns end by a control token."""
+    method = Recency(memory, BASE, budget_entries=BUDGET)
+    info = replace(BASE.info, question_after_ids=after, stop_token_ids=(0,))
+    method.base = SimpleNamespace(info=info, codec=BASE.codec)  # type: ignore[assignment]
+    script = iter([*b"Two:\n- A\n- B", 0])
+    method._logits = lambda *_: torch.nn.functional.one_hot(torch.tensor([next(script)]), 256)  # type: ignore[assignment]
+    assert method._continue(np.zeros(1, dtype=np.uint32), 40).rstrip("\0") == said
 
 
 def test_retrieval_of_a_history_that_fits_shows_all_of_it_once(memory: OpenedMemory) -> None:

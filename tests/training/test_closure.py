@@ -5,12 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megacontext.training import closure
 from megacontext.training.closure import closure_report
 
 RECENCY = {(0, 5): 2.0, (0, 9): 3.0, (1, 5): 4.0, (2, 1): 2.5}
 FULL = {(0, 5): 1.0, (0, 9): 1.0, (1, 5): 2.0, (2, 1): 0.5}
 
 
+@pytest.fixture
+def of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows are enough to draw from: what comes of them can be worked out."""
+    monkeypatch.setattr(closure, "FEWEST_ROWS", 3)
+
+
+def test_few_rows_have_no_interval() -> None:
+    assert closure_report(RECENCY, FULL, FULL) == {"closure": 1.0, "interval": None}
+
+
+@pytest.mark.usefixtures("of_few")
 def test_a_share_of_the_gap() -> None:
     found = {(0, 5): 1.5, (0, 9): 2.0, (1, 5): 2.0, (2, 1): 1.0}
     report = closure_report(RECENCY, FULL, found)
@@ -20,6 +32,7 @@ def test_a_share_of_the_gap() -> None:
     assert high == 1.0  # three times the second
 
 
+@pytest.mark.usefixtures("of_few")
 def test_limits_are_one_and_nothing() -> None:
     assert closure_report(RECENCY, FULL, FULL) == {"closure": 1.0, "interval": [1.0, 1.0]}
     assert closure_report(RECENCY, FULL, RECENCY) == {"closure": 0.0, "interval": [0.0, 0.0]}
@@ -41,6 +54,7 @@ def test_the_interval_draws_rows_and_narrows_with_them() -> None:
     assert widths(10, 20) > widths(100, 1)  # twice as many questions, but of ten rows
 
 
+@pytest.mark.usefixtures("of_few")
 def test_a_small_gap_has_no_share() -> None:
     near = {key: nats - 0.05 for key, nats in RECENCY.items()}
     assert closure_report(RECENCY, near, FULL) == {"closure": None, "interval": None}

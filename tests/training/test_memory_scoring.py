@@ -23,7 +23,7 @@ from megacontext.training.memory_scoring import (
     recall_by_ratio,
     recall_in_windows,
 )
-from megacontext.training.memory_windows import score_windows
+from megacontext.training.memory_windows import batches_of, score_windows
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.windows import TextSource, Window
 
@@ -227,6 +227,14 @@ def test_a_plain_model_is_asked_the_same_questions(nets: tuple[Core, GistNet], s
     assert plain["exact"]["n"] == len(nats) > 0
     for name, one in report.items():
         assert ("closure_of_plain" in one) == (name.count("/") == 2)
+
+
+@pytest.mark.parametrize(("num_rows", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (1, [1]), (5, [5])])
+def test_no_row_is_alone_in_a_batch(num_rows: int, sizes: list[int]) -> None:
+    rows = plain_rows(num_rows, 8)
+    batches = batches_of(rows, 4)
+    assert [len(batch) for batch in batches] == sizes
+    assert [id(row) for batch in batches for row in batch] == [id(row) for row in rows]
 
 
 def test_a_budget_without_room_is_refused(nets: tuple[Core, GistNet]) -> None:

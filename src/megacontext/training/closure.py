@@ -14,6 +14,7 @@ import numpy.typing as npt
 __all__ = ["SMALLEST_GAP", "Nats", "closure_report"]
 
 SMALLEST_GAP = 0.1  # nats that full context must gain over recency for a share of it to mean something
+FEWEST_ROWS = 8  # of fewer, percentiles are a third too narrow and more
 BOOTSTRAPS = 2000
 
 Nats = Mapping[tuple[int, int], float]
@@ -22,7 +23,8 @@ Nats = Mapping[tuple[int, int], float]
 
 def closure_report(recency: Nats, full: Nats, found: Nats, *, seed: int = 0) -> dict[str, float | list[float] | None]:
     """``closure``: (recency - found) / (recency - full), means over answers; None where full context gains less than
-    ``SMALLEST_GAP``. ``interval``: 95 %, rows drawn with replacement; None where one draw's gain is below that.
+    ``SMALLEST_GAP``. ``interval``: 95 %, rows drawn with replacement; None where one draw's gain is below that, or
+    where there are fewer than ``FEWEST_ROWS`` to draw from.
 
     Raises ValueError if the three are not of the same questions.
     """
@@ -40,7 +42,7 @@ def closure_report(recency: Nats, full: Nats, found: Nats, *, seed: int = 0) -> 
     share = round(float(gains.sum() / gaps.sum()), 4)
     draws = np.random.default_rng(seed).integers(0, len(counts), (BOOTSTRAPS, len(counts)))
     drawn_gaps = gaps[draws].sum(1)
-    if (drawn_gaps / counts[draws].sum(1) < SMALLEST_GAP).any():
+    if len(counts) < FEWEST_ROWS or (drawn_gaps / counts[draws].sum(1) < SMALLEST_GAP).any():
         return {"closure": share, "interval": None}
     edges = np.quantile(gains[draws].sum(1) / drawn_gaps, [0.025, 0.975])
     return {"closure": share, "interval": [round(float(edge), 4) for edge in edges]}

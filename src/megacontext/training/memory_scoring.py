@@ -27,7 +27,7 @@ from megacontext.nets.lens_net import QUERY_TOKENS, LensNet
 from megacontext.training.closure import Nats, closure_report
 from megacontext.training.lens_labels import sample_of
 from megacontext.training.lens_model import lens_utilities
-from megacontext.training.memory_windows import CONTROLS, Control, run_windows, score_windows
+from megacontext.training.memory_windows import CONTROLS, Control, batches_of, run_windows, score_windows
 from megacontext.training.moments import Moment
 from megacontext.training.scoring import Logits, share
 from megacontext.training.windows import Answer, Window
@@ -160,7 +160,7 @@ def recall_in_windows(
     to that one.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
-    together = [rows[first : first + batch_rows] for first in range(0, len(rows), batch_rows)]
+    together = batches_of(rows, batch_rows)
     apart = _one_question_each(rows, tail_tokens=tail_blocks * block_tokens, batch_rows=batch_rows)
     run = partial(
         _recalled,
@@ -231,7 +231,7 @@ def recall_by_ratio(
     budget, never with each other at the same.
     """
     num_blocks = len(rows[0].tokens_T) // block_tokens
-    batches = [rows[first : first + batch_rows] for first in range(0, len(rows), batch_rows)]
+    batches = batches_of(rows, batch_rows)
     numbers, tail_tokens = _numbers(rows), tail_blocks * block_tokens
     run = partial(_recalled, core, gist_net, rows=numbers, tail_tokens=tail_tokens, block_tokens=block_tokens)
     full, full_nats = run(batches, _open_tail, num_blocks, "real", gist_width=1)

@@ -28,7 +28,7 @@ from megacontext.training.mixed import (
 from megacontext.training.objective import CHUNK_ROWS
 from megacontext.training.windows import Window
 
-__all__ = ["CONTROLS", "Control", "RowScores", "WindowRun", "run_windows", "score_windows", "scores_of"]
+__all__ = ["CONTROLS", "Control", "RowScores", "WindowRun", "batches_of", "run_windows", "score_windows", "scores_of"]
 
 Control = Literal["real", "shuffled", "none"]
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -51,6 +51,14 @@ class WindowRun:
     hidden_BSD: torch.Tensor  # noqa: N815 - shape suffix
     tapped_BSD: torch.Tensor | None  # noqa: N815 - shape suffix
     gists_BCrD: torch.Tensor  # noqa: N815 - shape suffix
+
+
+def batches_of(rows: Sequence[Window], size: int) -> list[Sequence[Window]]:
+    """Rows in batches of ``size``; a last one alone goes with those before, because ``shuffled`` needs another row."""
+    firsts = list(range(0, len(rows), size))
+    if len(firsts) > 1 and len(rows) % size == 1:
+        firsts.pop()
+    return [rows[first:stop] for first, stop in zip(firsts, [*firsts[1:], len(rows)], strict=True)]
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from megacontext.nets.lens_net import QUERY_TOKENS, LensNet
 from megacontext.training.far_words import word_tokens
 from megacontext.training.lens_labels import sample_of
 from megacontext.training.lens_model import lens_utilities
-from megacontext.training.memory_windows import Control, run_windows, score_windows, scores_of
+from megacontext.training.memory_windows import Control, batches_of, run_windows, score_windows, scores_of
 from megacontext.training.moments import Moment
 from megacontext.training.scoring import SCORED, WINDOW, spread_windows
 from megacontext.training.tokens import TokenStore
@@ -91,10 +91,7 @@ def score_ways(
             f"{len(rows)} windows of text: the shuffled control needs another one; give two or more"
         )
     ways: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for first in range(0, len(rows), batch_rows):
-        part = rows[first : first + batch_rows]
-        if len(part) == 1:
-            break  # a shuffled control needs another row
+    for part in batches_of(rows, batch_rows):
         for name, nats_WS in _score_batch(nets, part, pieces_V).items():
             ways.setdefault(name, []).append(nats_WS)
     return {name: np.concatenate(parts) for name, parts in ways.items()}

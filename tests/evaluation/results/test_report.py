@@ -108,12 +108,24 @@ def test_sentences_say_what_controls_allow() -> None:
     said = sentences(account().tables[1], ROWS)
     assert said[0].startswith("Full context gains +2.000 [+2.000, +2.000] nats")
     assert said[1] == "Best within the budget: lens auto, -1.500 [-1.500, -1.500] against recency."
-    assert said[2].startswith("No gists say more than their controls")
+    assert said[2].startswith("No gists can be told from their controls")
     better = sentences(account(made(NATS | {"mean-shuffled": 2.6})).tables[1], ROWS)
     assert better[2] == "More than all of their controls say: mean gists."
     flat = sentences(account(made(dict.fromkeys(NATS, 2.0))).tables[1], ROWS)
     assert flat[0].endswith("too little for closures.")
     assert flat[1] == "Nothing within the budget is better than recency."
+
+
+def test_sentences_do_not_say_what_was_not_run() -> None:
+    def said_of(*methods: str) -> list[str]:
+        records = [record for record in made() if record.method in methods]
+        return sentences(account(records).tables[1], [row for row in ROWS if row.name in methods])
+
+    gap, best = said_of("recency", "full")
+    assert gap.startswith("Full context gains +2.000")
+    assert gap.endswith("nats per token over recency.")
+    assert best == "Nothing stands beside recency."
+    assert said_of("recency", "full", "mean")[2].startswith("No control of the gists was run")
 
 
 def test_reasons_are_told_once_for_all_who_share_them() -> None:

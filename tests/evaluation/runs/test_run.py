@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from megacontext.bases.registry import BaseHandle
 from megacontext.errors import (
     BudgetError,
+    DeviceMemoryError,
     InvalidValueError,
     MemoryExistsError,
     MemoryLockedError,
     UnknownNameError,
 )
 from megacontext.evaluation.methods.method import NOTHING, Lead, Method
+from megacontext.evaluation.methods.plain import Recency
 from megacontext.evaluation.results.writing import write_report
 from megacontext.evaluation.runs.histories import EvidenceFinder, Shelf
-from megacontext.evaluation.runs.run import EvalConfig, _donor, evaluate
+from megacontext.evaluation.runs.run import EvalConfig, _donors, evaluate
 from megacontext.evaluation.runs.trials import run_item
-from megacontext.evaluation.tasks.task import Choice, Continuation, Plan, Question
+from megacontext.evaluation.tasks.task import Case, Choice, Continuation, Document, Plan, Question
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import byte_codec, tiny_base
 from megacontext.testing.model_folder import write_model_folder
@@ -66,8 +71,59 @@ def test_another_history_is_of_the_same_length_if_there_is_one() -> None:
     plans = [
         Plan(key=str(at), facets={"length": name}, make=NotImplemented) for at, name in enumerate(("1k", "1k", "2k"))
     ]
-    assert [_donor(plans, at) for at in range(3)] == [plans[1], plans[0], plans[0]]
-    assert _donor(plans[:1], 0) is None
+    assert [_donors(plans, at) for at in range(3)] == [[plans[1]], [plans[0]], plans[:2]]
+    assert _donors(plans[:1], 0) == []
+    assert _donors([plans[0], plans[0]], 0) == [], "a history is no other one because it is planned twice"
+
+
+def test_gists_of_another_history_are_of_another_text(base: str, tmp_path: Path) -> None:
+    novel = " ".join(f"Sentence number {at} of a long novel." for at in range(200))
+    other = " ".join(f"Line {at} of a play." for at in range(200))
+    texts = {"own": novel, "overlapping": f"A preface. {novel[3000:]}", "foreign": other}
+
+    def case(name: str) -> Case:
+        return Case(documents=(Document(name=name, text=texts[name]),), items=())
+
+    own, overlapping, foreign = (Plan(key=name, facets={}, make=partial(case, name)) for name in texts)
+    shelf = Shelf(tmp_path / "work", BaseHandle(base), block_tokens=32, gist_width=1)
+    assert shelf.donor(own, [overlapping, foreign]) is foreign
+    assert shelf.donor(own, [overlapping]) is overlapping, "better than none, where all of them share text"
+    assert shelf.donor(own, []) is None
+
+
+def test_what_was_found_of_another_text_is_not_gone_on_with(base: str, tmp_path: Path) -> None:
+    settings = config(base, tmp_path / "run", methods=("recency",))
+    evaluate(settings)
+    trials = settings.out / "trials.jsonl"
+    first, second = trials.read_bytes().splitlines(keepends=True)
+    assert json.loads(first)["history"] != json.loads(second)["history"]
+    changed = json.loads(first) | {"history": "0" * 16, "method": "sinks"}
+    trials.write_bytes(json.dumps(changed).encode() + b"\n" + second)
+    with pytest.raises(InvalidValueError, match="was run on another text for distance/1024/0: the data"):
+        evaluate(replace(settings, resume=True))
+    assert trials.read_bytes().endswith(second)
+
+
+def test_what_found_no_memory_is_tried_again(base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(base, tmp_path / "run", methods=("recency",), num_samples=1)
+    with monkeypatch.context() as full:
+
+        def refuse(*args: object, **named: object) -> None:
+            raise DeviceMemoryError("the device is full")
+
+        full.setattr(Recency, "answer", refuse)
+        (record,) = evaluate(settings).folder.records
+        assert (record.skipped, record.items) == ("the device is full", ())
+    (record,) = evaluate(replace(settings, resume=True)).folder.records
+    assert record.items
+    assert record.skipped == ""
+
+
+def test_each_length_is_looked_at_before_anything_runs(base: str, tmp_path: Path) -> None:
+    settings = config(base, tmp_path / "run", tasks=("words",), lengths=(6000, 2048), budget_entries=800)
+    with pytest.raises(InvalidValueError, match="a length of 2048 cannot hold"):
+        evaluate(settings)
+    assert not settings.out.exists()
 
 
 def test_every_method_meets_every_history(finished: Path) -> None:

@@ -34,6 +34,21 @@ def test_what_follows_a_stretch_follows_it_in_the_book() -> None:
     assert abs(num_tokens(following) - 100) <= 2
 
 
+def test_what_follows_is_of_all_texts_where_few_places_are_long_enough() -> None:
+    pages = ["\n\n".join(f"Page {page} speaks of pod {pod}." for pod in range(150)) for page in range(6)]
+    found = {stretch_texts(Random(seed), HANDLE.codec, pages, 900, 100)[0] for seed in range(30)}
+    assert len(found) > 25, "of one page that is long enough there were few"
+    assert all(text in "\n\n".join([*pages, *pages]) for text in found)
+    with pytest.raises(InvalidValueError, match="all texts together have"):
+        stretch_texts(Random(0), HANDLE.codec, pages[:1], 4000, 100)
+
+
+@pytest.mark.parametrize("length", [0, -40])
+def test_a_stretch_of_nothing_is_an_error(length: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"{length} tokens of text leave no room"):
+        stretch(Random(0), HANDLE.codec, BOOKS, length)
+
+
 def test_no_text_is_an_error() -> None:
     with pytest.raises(InvalidValueError, match="no text"):
         stretch(Random(0), HANDLE.codec, [""], 100)

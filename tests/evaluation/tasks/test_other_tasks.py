@@ -137,6 +137,33 @@ def test_a_list_too_short_for_its_words_is_an_error(data: DataFolder) -> None:
         cases_of("words", data, lengths=(1024,))
 
 
+def test_a_list_of_too_few_words_for_its_length_is_an_error(data: DataFolder) -> None:
+    with pytest.raises(InvalidValueError, match="a length of 32768 takes more different words than the"):
+        cases_of("words", data, lengths=(32_768,))
+    usual = TASKS["words"].plans(setup(data=DataFolder(), is_quick=False, num_samples=1))
+    assert [plan.facets["length"] for plan in usual] == ["4 k"], "the built-in lists reach no further"
+
+
+def test_lines_that_do_not_fill_a_length_are_refused(data: DataFolder) -> None:
+    with pytest.raises(InvalidValueError, match="a length of 16384 is more than the longest case"):
+        cases_of("lines", data, lengths=(16_384,))
+
+
+def test_a_story_longer_than_its_length_is_not_told(tmp_path: Path, data: DataFolder) -> None:
+    long = [[number, f"Mary moved to room {number}."] for number in range(1, 200)]
+    asked = [[200, "Where is Mary?", "attic", [199]]]
+    stories = [STORY | {"task_no": number} for number in range(1, 6)]
+    stories += [STORY | {"task_no": 1, "facts": long, "questions": asked}] * 5
+    write_records(tmp_path / "babi/babi_en_1k.jsonl.xz", stories)
+    write_records(tmp_path / "books/books_test.jsonl.xz", data.records("books/books_test.jsonl.xz"))
+    folder = DataFolder(tmp_path)
+    for plan in TASKS["babi"].plans(setup(data=folder, lengths=(1024,), num_samples=4))[:4]:
+        assert len(tokens_of(plan.make())) <= 1024
+    write_records(tmp_path / "babi/babi_en_1k.jsonl.xz", [*stories[1:5], stories[-1]])
+    with pytest.raises(InvalidValueError, match="a length of 1024 holds no story of qa1"):
+        TASKS["babi"].plans(setup(data=folder, lengths=(1024,)))[0].make()
+
+
 def test_lines_are_a_part_of_a_shipped_case_in_order(data: DataFolder) -> None:
     for case in cases_of("lines", data):
         (item,) = case.items
@@ -192,6 +219,30 @@ def test_quotations_are_cue_and_rest_of_sentences_of_both_kinds(data: DataFolder
         assert isinstance(item, Continuation)
         quoted = item.cue.strip() + HANDLE.codec.decode(item.target_ids)
         assert item.evidence == (quoted,)
+
+
+def test_sentences_are_quoted_from_novels_with_short_lines_too(tmp_path: Path) -> None:
+    sentence = (
+        "The keeper of the lamp, who had seen\nmany ships go by in number {}, lit it once more and went down to\nsleep."
+    )
+    novels = [
+        {
+            "title": "",
+            "author": "",
+            "text": "\n\n".join(
+                [" ".join(sentence.format(one + at) for at in range(first, first + 5)) for first in range(0, 300, 5)]
+            ),
+        }
+        for one in (0, 300)
+    ]
+    write_records(tmp_path / "books/books_test.jsonl.xz", novels)
+    (case,) = cases_of("surprise", DataFolder(tmp_path))
+    assert len(case.items) == 4
+    write_records(
+        tmp_path / "books/books_test.jsonl.xz", [{"title": "", "author": "", "text": "Too short.\n\n" * 3000}]
+    )
+    with pytest.raises(InvalidValueError, match="hold two sentences of 14 to 40 words"):
+        cases_of("surprise", DataFolder(tmp_path))
 
 
 def test_long_numbers_are_labelled_digit_by_digit(data: DataFolder) -> None:

@@ -20,7 +20,8 @@ __all__ = ["RandomLens", "WithoutGists"]
 
 class WithoutGists(PlainWindow):
     """The raw tokens of a MegaContext window; where its gists stood, there is nothing. Uses fewer entries than it may:
-    the difference to the window with gists is what these say."""
+    the difference to the window with gists is what these say, and, where positions follow the history (a base that
+    learned gists), that the tokens stand closer together."""
 
     name = "no-gists"
     label = "no gists"

@@ -85,13 +85,16 @@ class PlainWindow(Method):
         return self.base.forward(self.base.embed(window_ids[shared:]), positions_T, self._cache, num_logits=num_logits)
 
     def _continue(self, window_ids: TokenIds, max_new_tokens: int) -> str:
-        """The likeliest tokens after a window, one by one, up to the end of a line that says something."""
+        """The likeliest tokens after a window, one by one, up to where a session ends an answer: what a base's turn
+        ends with, or its own line end."""
+        info = self.base.info
+        stops = () if info.question_after_ids else info.answer_stops
         new_ids: list[int] = []
         text = ""
         while len(new_ids) < max_new_tokens:
             new_ids.append(int(self._logits(window_ids, 1)[-1].argmax()))
             text = self.base.codec.decode(np.array(new_ids, dtype=np.uint32))
-            if new_ids[-1] in self.base.info.stop_token_ids or "\n" in text.lstrip():
+            if new_ids[-1] in info.stop_token_ids or any(stop in text.lstrip() for stop in stops):
                 break
             window_ids = np.append(window_ids, np.uint32(new_ids[-1]))
         return text

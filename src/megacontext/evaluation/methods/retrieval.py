@@ -22,7 +22,8 @@ SMALL_WINDOW_PASSAGES = 248
 class PassageRetrieval(PlainWindow):
     """The best passages, in order of time, each closed by a line end; the rest of the window is the last tokens.
 
-    passage_tokens: room for passages, at most half of the window, but for one of them where it fits at all. The
+    passage_tokens: room for passages, at most half of the window; one of them at least where it fits at all, however
+    long the memory's blocks make it. The
     default, one passage or two that overlap, is what serves the reference model best: of 50 facts in 309 k tokens it
     finds 50 with 248 and 46 with 495, because a second fact misleads so small a model (an early checkpoint, 40 facts:
     37 with 138, 38 with 248, 32 with 346, 23 with 495).
@@ -44,7 +45,7 @@ class PassageRetrieval(PlainWindow):
         if num_tokens <= room:
             return self.memory.tokens(0, num_tokens)
         one_passage = PASSAGE_BLOCKS * self.memory.info.block_tokens + len(self._separator)
-        passage_room = min(self.passage_tokens, max(room // 2, min(one_passage, room)))
+        passage_room = min(max(self.passage_tokens, one_passage), max(room // 2, min(one_passage, room)))
         recent_start = num_tokens - (room - passage_room)
         spans = [(start, min(stop, recent_start)) for start, stop in self.passages(query) if start < recent_start]
         chosen = best_spans(spans, room=passage_room, overhead=len(self._separator))

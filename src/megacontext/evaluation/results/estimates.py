@@ -1,14 +1,19 @@
 """Figures with bootstrap intervals, paired differences, and the gap that a method closes.
 
 Every figure is a ratio: nats over tokens, values found over values expected. Histories are drawn with replacement, with
-everything that was asked of them, because questions about one history are not independent; with fewer than
-``FEWEST_HISTORIES`` of them single items are drawn instead, and intervals are too narrow. All methods share the draws,
-so that differences are paired. Where all outcomes are alike (0 of n, n of n) no draw differs; Wilson's interval stands
-in there, and Newcombe's for differences. One history with one item says nothing of chance: its interval is everything.
+everything that was asked of them, because questions about one history are not independent, and histories of the same
+text are one; with fewer than ``FEWEST_HISTORIES`` of them single items are drawn instead, and intervals are too narrow.
+All methods share the draws, so that differences are paired.
+
+Percentiles of few draws are too narrow (of two methods that are equally good, one would be found better in 21 % of all
+runs of four histories, in 11 % of those of eight), so what they reach to either side is stretched to what Student's t
+says: 1.9 times for four, 1.3 for eight (Hesterberg 2015, What teachers should know about the bootstrap, on narrowness
+bias). Where all outcomes are alike (0 of n, n of n) no draw differs; Wilson's interval stands in there, and Newcombe's
+for differences. One history with one item says nothing of chance: its interval is everything.
 
 **Closure**: the share of what full context gains over recency that a method gains too,
 ``(recency - method) / (recency - full)`` for nats. There is none where full context gains less than ``LEAST_GAP``: the
-quotient of two small numbers says nothing.
+quotient of two small numbers says nothing. Where one of the draws gains less, there is no interval.
 """
 
 from __future__ import annotations
@@ -20,12 +25,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.evaluation.intervals import Share
+from megacontext.evaluation.intervals import Z95, Share, student_t
 from megacontext.evaluation.runs.records import Record
 from megacontext.evaluation.runs.trials import ItemResult
 
-__all__ = ["LEAST_GAP", "Estimate", "Outcomes"]
+__all__ = ["INTERVALS", "LEAST_GAP", "Estimate", "Outcomes", "stretch"]
 
+INTERVALS = "95 %, bootstrap over histories, stretched to Student's t"
 LEAST_GAP = 0.1
 FEWEST_HISTORIES = 3
 NUM_DRAWS = 1000
@@ -65,8 +71,10 @@ class Outcomes:
     ) -> None:
         self._is_share = is_share
         self._seed = seed
+        self._histories: dict[str, str] = {}
         found: dict[str, dict[tuple[str, int, int], tuple[float, int]]] = {}
         for record in records:
+            self._histories[record.key] = record.history or record.key
             for number, item in enumerate(record.items):
                 if metric in item.measures and selects(record, item):
                     found.setdefault(record.method, {})[record.key, record.budget, number] = item.measures[metric]
@@ -84,7 +92,7 @@ class Outcomes:
         if not counts[0].sum():
             return None
         value = float(totals[0].sum() / counts[0].sum())
-        low, high = _interval(self._draw(totals, counts)[0], num_units=len(counts[0]))
+        low, high = self._interval(value, self._draw(totals, counts)[0], least=0.0, num_units=len(counts[0]))
         if self._is_share and value in (0.0, 1.0):
             low, high = Share(successes=round(value * len(counts[0])), trials=len(counts[0])).interval
         return Estimate(value=value, low=low, high=high, count=int(counts[0].sum()), units=len(counts[0]))
@@ -98,12 +106,11 @@ class Outcomes:
             return None
         values = totals.sum(axis=1) / counts.sum(axis=1)
         draws = self._draw(totals, counts)
-        low, high = _interval(draws[0] - draws[1], num_units=counts.shape[1])
+        value, num_units = float(values[0] - values[1]), counts.shape[1]
+        low, high = self._interval(value, draws[0] - draws[1], least=-1.0, num_units=num_units)
         if self._is_share and low == high:
-            low, high = _score_interval(values, counts.shape[1])
-        return Estimate(
-            value=float(values[0] - values[1]), low=low, high=high, count=int(counts[0].sum()), units=counts.shape[1]
-        )
+            low, high = _score_interval(values, num_units)
+        return Estimate(value=value, low=low, high=high, count=int(counts[0].sum()), units=num_units)
 
     def closure(self, method: str, *, floor: str = "recency", full: str = "full") -> Estimate | None:
         """The share of the gap between ``floor`` and ``full`` that a method closes; None where there is no gap."""
@@ -117,11 +124,12 @@ class Outcomes:
         if gap < LEAST_GAP:
             return None
         draws = self._draw(totals, counts)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            shares = (draws[1] - draws[0]) / (draws[2] - draws[0])
-        low, high = _interval(shares, num_units=counts.shape[1])
+        gaps = draws[2] - draws[0] if self._is_share else draws[0] - draws[2]
+        value, low, high = float((own - first) / (limit - first)), -math.inf, math.inf
+        if (gaps >= LEAST_GAP).all():
+            low, high = _interval(value, (draws[1] - draws[0]) / (draws[2] - draws[0]), num_units=counts.shape[1])
         return Estimate(
-            value=float((own - first) / (limit - first)),
+            value=value,
             low=low,
             high=high,
             count=int(counts[1].sum()),
@@ -138,12 +146,12 @@ class Outcomes:
     def _units(self, methods: Sequence[str]) -> tuple[Floats, Floats]:
         """Totals and counts [methods, units] of what all of them were tried on."""
         shared = sorted(set.intersection(*(set(self._found[method]) for method in methods)))
-        names = sorted({place[:1] for place in shared})
+        names = sorted({self._histories[key] for key, _, _ in shared})
         if len(names) < FEWEST_HISTORIES:
             rows = {place: row for row, place in enumerate(shared)}
         else:
             by_history = {name: row for row, name in enumerate(names)}
-            rows = {place: by_history[place[:1]] for place in shared}
+            rows = {place: by_history[self._histories[place[0]]] for place in shared}
         num_units = max(rows.values(), default=-1) + 1
         totals, counts = np.zeros((2, len(methods), num_units))
         for number, method in enumerate(methods):
@@ -152,6 +160,11 @@ class Outcomes:
                 totals[number, rows[place]] += total
                 counts[number, rows[place]] += count
         return totals, counts
+
+    def _interval(self, value: float, draws: Floats, *, least: float, num_units: int) -> tuple[float, float]:
+        """Of what shares are at least, and 1 at most."""
+        low, high = _interval(value, draws, num_units=num_units)
+        return (max(low, least), min(high, 1.0)) if self._is_share and num_units > 1 else (low, high)
 
     def _draw(self, totals: Floats, counts: Floats) -> Floats:
         """The figures [methods, draws] of units drawn with replacement."""
@@ -164,6 +177,12 @@ class Outcomes:
         return figures
 
 
+def stretch(value: float, edge: float, num_units: int) -> float:
+    """Where the percentile of so many drawn units, two or more, stands once it is stretched."""
+    factor = student_t(num_units - 1) / Z95 * math.sqrt(num_units / (num_units - 1))
+    return value + factor * (edge - value)
+
+
 def _score_interval(values: Floats, num_units: int) -> tuple[float, float]:
     """Newcombe's interval of the difference of two shares, from the Wilson interval of each (1998, method 10)."""
     shares = [Share(successes=round(value * num_units), trials=num_units) for value in values.tolist()]
@@ -172,9 +191,10 @@ def _score_interval(values: Floats, num_units: int) -> tuple[float, float]:
     return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
 
 
-def _interval(draws: Floats, *, num_units: int) -> tuple[float, float]:
+def _interval(value: float, draws: Floats, *, num_units: int) -> tuple[float, float]:
+    """95 % around a value: percentiles of the draws, stretched from so many units to what Student's t allows."""
     finite = draws[np.isfinite(draws)]
     if num_units < 2 or not len(finite):
         return -math.inf, math.inf
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(finite, [2.5, 97.5]).tolist()
+    return stretch(value, min(low, value), num_units), stretch(value, max(high, value), num_units)

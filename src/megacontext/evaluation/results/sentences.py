@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from megacontext.evaluation.methods.contenders import Contender
 from megacontext.evaluation.results.account import Cell, Table
+from megacontext.evaluation.results.estimates import LEAST_GAP
 from megacontext.evaluation.results.screen import difference, interval
 
 __all__ = ["sentences"]
@@ -33,15 +34,15 @@ def _gap(table: Table, cells: dict[str, Cell]) -> str:
         return "Full context does not fit or was not asked for: there is no gap to close here."
     unit = "nats per token" if table.metric.is_loss else "of the share"
     said = f"Full context gains {gap.value:+.3f} {interval(gap, '+.3f')} {unit} over recency"
-    has_closures = any(cell.closure is not None or cell.is_beyond_controls is False for cell in cells.values())
-    return f"{said}." if has_closures and gap.value >= 0.1 else f"{said}: too little for closures."
+    return f"{said}." if gap.value >= LEAST_GAP else f"{said}: too little for closures."
 
 
 def _best(table: Table, cells: dict[str, Cell], rivals: Sequence[Contender]) -> str:
     """The best against recency: differences are paired, so that rows which met less of a part are judged fairly."""
     found = {row: cell for row in rivals if (cell := cells[row.name]).against_recency is not None}
     if not found:
-        return "Without recency in the table, nothing is ranked."
+        alone = "recency" in cells
+        return "Nothing stands beside recency." if alone else "Without recency in the table, nothing is ranked."
     sign = 1 if table.metric.is_loss else -1
     best = min(found, key=lambda row: sign * _gain(found[row]))
     gain = difference(found[best])
@@ -59,7 +60,10 @@ def _gain(cell: Cell) -> float:
 
 
 def _controls(cells: dict[str, Cell], gists: Sequence[Contender]) -> str:
-    beyond = [row.label for row in gists if cells[row.name].is_beyond_controls]
+    judged = [row for row in gists if cells[row.name].is_beyond_controls is not None]
+    if not judged:
+        return "No control of the gists was run: what they gain may be what wrong gists gain, too."
+    beyond = [row.label for row in judged if cells[row.name].is_beyond_controls]
     if not beyond:
-        return "No gists say more than their controls: what they gain, wrong gists gain too."
+        return "No gists can be told from their controls: what they gain, wrong gists may gain, too."
     return f"More than all of their controls say: {', '.join(beyond)}."

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megacontext.evaluation.results.account import TaskAccount, account_json, account_of
+from megacontext.evaluation.results.estimates import INTERVALS
 from megacontext.evaluation.results.page import report_html
 from megacontext.evaluation.runs.run import EvalRun
 
@@ -29,7 +30,11 @@ def write_report(run: EvalRun) -> Report:
     """Write everything to the run's folder."""
     about, records, folder = run.folder.about, run.folder.records, run.folder.path
     accounts = [account_of(task, records, run.rows_of(task)) for task in run.tasks]
-    content = {**about, "tasks": {account.task.name: account_json(account) for account in accounts}}
+    content = {
+        **about,
+        "intervals": INTERVALS,
+        "tasks": {account.task.name: account_json(account) for account in accounts},
+    }
     results, page, picture = folder / "results.json", folder / "report.html", folder / "report.png"
     results.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page.write_text(report_html(about, accounts, run.rows), encoding="utf-8")

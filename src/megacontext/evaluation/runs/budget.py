@@ -21,9 +21,9 @@ def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
             f"budget is {budget}, but {info.name} was made for windows of at most {info.max_positions}: use a budget "
             f"of {info.max_positions} or less"
         )
+    case = plan.make()  # raises InvalidValueError where the data cannot make so long a history
     if plan.windows:
         return
-    case = plan.make()
     recent = recent_room(budget)
     shown = smallest_window(
         TreeGeometry(setup.block_tokens),

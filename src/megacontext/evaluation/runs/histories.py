@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from megacontext.ports.text import TextCodec
 from megacontext.runtime.assembly import open as open_memory
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["CaseHistories", "EvidenceFinder", "Shelf"]
+__all__ = ["CaseHistories", "EvidenceFinder", "Shelf", "shares_text"]
 
 PIECE_TOKENS = 1024
+DONORS_TRIED = 4
+PROBES, PROBE_CHARS = 32, 60
 
 
 class Shelf:
@@ -27,6 +29,7 @@ class Shelf:
         shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left half made
         self._folder = folder
         self._open = partial(open_memory, base=handle, create=True, block_tokens=block_tokens, gist_width=gist_width)
+        self._codec = handle.codec
         self._memories: dict[tuple[str, str], OpenedMemory] = {}
         self._folders: dict[tuple[str, str], Path] = {}
         self._cases: dict[str, Case] = {}
@@ -50,6 +53,20 @@ class Shelf:
                 else:
                     memory.append(document.token_ids, source=document.name)
         return self._memories[plan.key, gister]
+
+    def donor(self, plan: Plan, others: Sequence[Plan]) -> Plan | None:
+        """One of the next of other histories whose text is none of this one's; the next where all of them share some
+        (lines of noise, for example)."""
+        text = self._text(plan)
+        for other in others[:DONORS_TRIED]:
+            if not shares_text(text, self._text(other)):
+                return other
+        return next(iter(others), None)
+
+    def _text(self, plan: Plan) -> str:
+        decode = self._codec.decode
+        documents = self.case(plan).documents
+        return "\n".join(document.text or decode(document.token_ids) for document in documents)
 
     def keep(self, *plans: Plan | None) -> None:
         """Remove all other histories."""
@@ -112,6 +129,12 @@ class EvidenceFinder:
         stop = _first(len(window), lambda size: words in self._decode(window[:size]))
         size = _first(stop, lambda size: words in self._decode(window[stop - size : stop]))
         return start + stop - size, start + stop
+
+
+def shares_text(text: str, other: str) -> bool:
+    """Whether a piece of one text stands in the other one, as far as a few probes of it tell."""
+    starts = {len(text) * number // PROBES for number in range(PROBES)}
+    return any(text[start : start + PROBE_CHARS] in other for start in starts)
 
 
 def _first(limit: int, holds: Callable[[int], bool]) -> int:

@@ -26,7 +26,8 @@ RUN, TRIALS, WORK, LOCK = "run.json", "trials.jsonl", "work", "run.lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One method on one history and window. skipped: why it could not run, '' if it did."""
+    """One method on one history and window. skipped: why it could not run, '' if it did; may_run: whether it may, next
+    time; history: a digest of the tokens that were asked about, '' in records of before."""
 
     task: str
     key: str
@@ -35,6 +36,8 @@ class Record:
     method: str
     seconds: float = 0.0
     skipped: str = ""
+    may_run: bool = False
+    history: str = ""
     items: tuple[ItemResult, ...] = field(default=())
 
     @property
@@ -90,7 +93,16 @@ class RunFolder:
         return list(self._records.values())
 
     def has(self, place: tuple[str, str, int, str]) -> bool:
-        return place in self._records
+        return place in self._records and not self._records[place].may_run
+
+    def check_history(self, task: str, key: str, history: str) -> None:
+        """Raise InvalidValueError if what was found of a history was found of another one."""
+        for record in self._records.values():
+            if (record.task, record.key) == (task, key) and record.history not in ("", history):
+                raise InvalidValueError(
+                    f"{self.path} was run on another text for {key}: the data, the Python version whose library is "
+                    "read, or this program have changed since; run it anew in another folder (--out)"
+                )
 
     def add(self, record: Record) -> None:
         """Keep a record; it is on disk when this returns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.errors import BaseModelError, DeviceMemoryError, InvalidValueError
 from megacontext.evaluation.data_folder import DataFolder
 from megacontext.evaluation.methods.contenders import Contender, default_gister, pick, rows_for
 from megacontext.evaluation.methods.method import Span
@@ -109,7 +110,8 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
     )
     plans = {task.name: task.plans(setup) for task in tasks}
     for planned in plans.values():
-        check_budget(setup, planned[0], handle.info)
+        for plan in {tuple(plan.facets.items()): plan for plan in reversed(planned)}.values():  # one of each kind
+            check_budget(setup, plan, handle.info)
     folder = RunFolder(config.out, _settings(config, handle, data), stamp(), resume=config.resume)
     runner = _Runner(folder, handle, config)
     total, number = sum(map(len, plans.values())), 0
@@ -118,7 +120,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
             for at, plan in enumerate(plans[task.name]):
                 if on_step:
                     on_step(plan.key, number, total)
-                runner.run(task, rows[task.name], plan, _donor(plans[task.name], at))
+                runner.run(task, rows[task.name], plan, _donors(plans[task.name], at))
                 number += 1
     finally:
         runner.close()
@@ -150,12 +152,11 @@ def _settings(config: EvalConfig, handle: BaseHandle, data: DataFolder) -> dict[
     }
 
 
-def _donor(plans: Sequence[Plan], at: int) -> Plan | None:
-    """Another history, of the same length if there is one."""
-    others = [*plans[at + 1 :], *plans[:at]]
+def _donors(plans: Sequence[Plan], at: int) -> list[Plan]:
+    """Other histories, those of the same length if there are some."""
+    others = [plan for plan in [*plans[at + 1 :], *plans[:at]] if plan.key != plans[at].key]
     length = plans[at].facets.get("length")
-    same = [plan for plan in others if plan.facets.get("length") == length]
-    return next(iter(same or others), None)
+    return [plan for plan in others if plan.facets.get("length") == length] or others
 
 
 class _Runner:
@@ -168,7 +169,7 @@ class _Runner:
     def close(self) -> None:
         self._shelf.close()
 
-    def run(self, task: Task, rows: Sequence[Contender], plan: Plan, donor: Plan | None) -> None:
+    def run(self, task: Task, rows: Sequence[Contender], plan: Plan, donors: Sequence[Plan]) -> None:
         """All methods in all windows on one history, as far as they are not recorded."""
         windows = plan.windows or {self._budget: ""}
         missing = [
@@ -179,12 +180,14 @@ class _Runner:
         ]
         if not missing:
             return
+        donor = self._shelf.donor(plan, donors)
         self._shelf.keep(plan, donor)
-        items, evidence = self._items(plan)
+        items, evidence, history = self._items(plan)
+        self._folder.check_history(task.name, plan.key, history)
         histories = CaseHistories(self._shelf, plan, donor)
         for budget, row in missing:
             began = time.perf_counter()
-            results, skipped = self._try(row, histories, budget, items, evidence)
+            results, skipped, may_run = self._try(row, histories, budget, items, evidence)
             facets = {**plan.facets, **({"window": windows[budget]} if windows[budget] else {})}
             self._folder.add(
                 Record(
@@ -195,16 +198,20 @@ class _Runner:
                     method=row.name,
                     seconds=round(time.perf_counter() - began, 3),
                     skipped=skipped,
+                    may_run=may_run,
+                    history=history,
                     items=results,
                 )
             )
 
-    def _items(self, plan: Plan) -> tuple[Sequence[Item], list[tuple[Span, ...]]]:
-        """What is asked, and where in the history each answer stands."""
+    def _items(self, plan: Plan) -> tuple[Sequence[Item], list[tuple[Span, ...]], str]:
+        """What is asked, where in the history each answer stands, and a digest of the history."""
         items = self._shelf.case(plan).items
         memory = self._shelf.memory(plan, default_gister(self._handle.info))
-        finder = EvidenceFinder(memory.codec, memory.tokens(0, memory.num_tokens))
-        return items, [finder.spans(item.evidence) for item in items]
+        token_ids = memory.tokens(0, memory.num_tokens)
+        finder = EvidenceFinder(memory.codec, token_ids)
+        history = hashlib.sha256(token_ids.astype("<u4").tobytes()).hexdigest()[:16]
+        return items, [finder.spans(item.evidence) for item in items], history
 
     def _try(
         self,
@@ -213,15 +220,16 @@ class _Runner:
         budget: int,
         items: Sequence[Item],
         evidence: Sequence[tuple[Span, ...]],
-    ) -> tuple[tuple[ItemResult, ...], str]:
-        """Results of all items, or why there are none."""
+    ) -> tuple[tuple[ItemResult, ...], str, bool]:
+        """Results of all items, or why there are none and whether there may be some another time."""
         if row.missing:
-            return (), f"{self._handle.info.name} {row.missing}"
+            return (), f"{self._handle.info.name} {row.missing}", False
         try:
             method = row.make(histories, self._handle.load(), budget)
             try:
-                return tuple(run_item(method, item, spans) for item, spans in zip(items, evidence, strict=True)), ""
+                found = [run_item(method, item, spans) for item, spans in zip(items, evidence, strict=True)]
+                return tuple(found), "", False
             finally:
                 method.close()
         except (BaseModelError, InvalidValueError) as error:  # a BudgetError is one of these
-            return (), str(error)
+            return (), str(error), isinstance(error, DeviceMemoryError)

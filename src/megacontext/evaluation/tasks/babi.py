@@ -10,6 +10,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from megacontext.errors import InvalidValueError
 from megacontext.evaluation.data_folder import NOVELS, DataFolder
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
 from megacontext.evaluation.tasks.task import (
@@ -67,13 +68,18 @@ def _stories(data: DataFolder) -> dict[int, list[dict[str, Any]]]:
 
 
 def babi_case(setup: Setup, key: str, length: int, kind: int, stories: list[dict[str, Any]]) -> Case:
-    """One story up to one of its questions, hidden in a novel."""
+    """One story up to one of its questions, hidden in a novel that is at least as long."""
     random = setup.random(key)
-    story = random.choice(stories)
-    line, text, answer, supporting = random.choice(story["questions"])
-    facts = [(number, fact) for number, fact in story["facts"] if number < line]
-    used = sum(len(setup.codec.encode(f"{fact} ").token_ids) for _, fact in facts)
-    novel = stretch(random, setup.codec, setup.data.books, length - ROOM_TOKENS - used - len(facts))
+    for story in random.sample(stories, len(stories)):
+        line, text, answer, supporting = random.choice(story["questions"])
+        facts = [(number, fact) for number, fact in story["facts"] if number < line]
+        used = sum(len(setup.codec.encode(f"{fact} ").token_ids) + 1 for _, fact in facts)
+        free = length - ROOM_TOKENS - used
+        if free >= max(used, 1):
+            break
+    else:
+        raise InvalidValueError(f"a length of {length} holds no story of qa{kind} and as much of a novel; use 4k")
+    novel = stretch(random, setup.codec, setup.data.books, free)
     history, spans = _scatter(random, setup, novel, facts)
     options = tuple(sorted({found for other in stories for _, _, found, _ in other["questions"]}))
     evidence = tuple(spans[number] for number in supporting)

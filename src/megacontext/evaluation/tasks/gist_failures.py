@@ -12,8 +12,10 @@ token-based context compression.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 
+from megacontext.errors import InvalidValueError
 from megacontext.evaluation.data_folder import NOVELS
 from megacontext.evaluation.hidden_facts import draw_facts
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, sentences_of, stretch, stretch_texts
@@ -24,6 +26,8 @@ __all__ = ["AlongTheWayTask", "BoundaryTask", "SurpriseTask"]
 SOURCE = "Deng et al. (2024), A silver bullet or a compromise for full attention?"
 OFFSETS = (4, 8, 16, 32, 64)
 DIGITS = 32
+MOST_DRAWS = 20
+LINE_END = re.compile(r"(?<!\n)\n(?!\n)")
 DIGIT_PARTS = 4
 CUE_WORDS = 5
 SHORTEST_SENTENCE_WORDS, LONGEST_SENTENCE_WORDS = 14, 40
@@ -103,14 +107,22 @@ class SurpriseTask(_ClosedTask):
     def case(self, setup: Setup, key: str, length: int) -> Case:
         """A novel with two sentences of another one in it; two of its own and those are quoted."""
         random = setup.random(key)
-        books = setup.data.books
-        own_book, other_book = random.sample(range(len(books)), 2) if len(books) > 1 else (0, 0)
-        other = stretch(random, setup.codec, [books[other_book]], 4096)
-        foreign = random.sample(_quotable(other, other), 2)
-        used = sum(len(setup.codec.encode(sentence).token_ids) + 2 for sentence in foreign)
-        novel = stretch(random, setup.codec, [books[own_book]], length - ROOM_TOKENS - used)
-        middle = novel[: int(0.7 * len(novel))]
-        own = random.sample(_quotable(middle, novel), 2)
+        books = [_unwrapped(book) for book in setup.data.books]
+        for _ in range(MOST_DRAWS):  # a place may have no two sentences that can be quoted: a table of contents
+            own_book, other_book = random.sample(range(len(books)), 2) if len(books) > 1 else (0, 0)
+            other = stretch(random, setup.codec, [books[other_book]], 4096)
+            foreign = random.sample(found, 2) if len(found := _quotable(other, other)) > 1 else []
+            used = sum(len(setup.codec.encode(sentence).token_ids) + 2 for sentence in foreign)
+            novel = stretch(random, setup.codec, [books[own_book]], length - ROOM_TOKENS - used)
+            middle = novel[: int(0.7 * len(novel))]
+            own = random.sample(found, 2) if len(found := _quotable(middle, novel)) > 1 else []
+            if own and foreign:
+                break
+        else:
+            raise InvalidValueError(
+                f"no {length} tokens of the books hold two sentences of {SHORTEST_SENTENCE_WORDS} to "
+                f"{LONGEST_SENTENCE_WORDS} words that stand once; use a greater length, or novels"
+            )
         history = hide(novel, foreign, [random.uniform(0.05, 0.7) for _ in foreign])
         items = [
             _quotation(setup, sentence, {"sentence": name})
@@ -149,6 +161,15 @@ class AlongTheWayTask(_ClosedTask):
         item = Continuation(target_ids=encoded.token_ids, labels=labels, cue=f"\n{begin}", evidence=(statement,))
         history = hide(novel, [statement], [random.uniform(0.05, 0.7)])
         return Case(documents=(Document(name="novel", text=history),), items=(item,))
+
+
+def _unwrapped(text: str) -> str:
+    """Paragraphs as one line each.
+
+    >>> _unwrapped("A long\\nsentence.\\n\\nAnother one.")
+    'A long sentence.\\n\\nAnother one.'
+    """
+    return LINE_END.sub(" ", text)
 
 
 def _quotable(text: str, whole: str) -> list[str]:

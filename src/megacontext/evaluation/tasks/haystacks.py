@@ -20,13 +20,16 @@ SENTENCE_GAP = re.compile(r"(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)[.!?][”’\"'
 PARAGRAPH = re.compile(r"\n\n+")
 MOST_CHARS_PER_TOKEN = 8
 SAMPLE_CHARS = 20_000
+FEWEST_PLACES = 8
 
 
 def stretch(random: Random, codec: TextCodec, texts: Sequence[str], num_tokens: int) -> str:
     """At most ``num_tokens`` tokens of text (few less), from a random paragraph on; where a text ends the next begins.
 
-    Raises InvalidValueError if all texts together are empty.
+    Raises InvalidValueError if all texts together are empty, or no token is asked for.
     """
+    if num_tokens < 1:
+        raise InvalidValueError(f"{num_tokens} tokens of text leave no room for a history; ask for a greater length")
     whole, encoded = _from_random_paragraph(random, codec, texts, num_tokens)
     return whole[: encoded[num_tokens]] if len(encoded) > num_tokens else whole
 
@@ -34,14 +37,26 @@ def stretch(random: Random, codec: TextCodec, texts: Sequence[str], num_tokens: 
 def stretch_texts(
     random: Random, codec: TextCodec, texts: Sequence[str], num_tokens: int, num_next: int
 ) -> tuple[str, str]:
-    """``num_tokens`` tokens of one text, where one is long enough, and the ``num_next`` that follow."""
+    """``num_tokens`` tokens of text, and the ``num_next`` that follow.
+
+    Of one text, all places alike, where those that are long enough have room for ``FEWEST_PLACES`` stretches beside
+    each other; else of all of them one after another in a circle, or the same few would be drawn over and over.
+    Raises InvalidValueError if there is less text than that.
+    """
     length = num_tokens + num_next
     chars = _chars_for(codec, texts, length)
-    long_enough = [number for number, text in enumerate(texts) if len(text) > chars] or list(range(len(texts)))
-    first = random.choice(long_enough)
-    text = texts[first] if len(texts[first]) > chars else "\n\n".join([*texts[first:], *texts[:first]])
-    while len(text) <= chars:
-        text += "\n\n" + text
+    room = [max(0, len(text) - chars) for text in texts]
+    if sum(room) >= FEWEST_PLACES * chars:
+        (text,) = random.choices(texts, room)
+    else:
+        first = random.randrange(len(texts))
+        text = "\n\n".join([*texts[first:], *texts[:first]])
+        if len(text) <= chars:
+            raise InvalidValueError(
+                f"{length} tokens of text are wanted, some {chars} characters, and all texts together have "
+                f"{len(text)}; ask for a smaller length, or give a data folder that holds more"
+            )
+        text += "\n\n" + text[:chars]
     start = _paragraph_start(random, text, len(text) - chars)
     piece = text[start : start + chars]
     edges = codec.encode(piece).char_starts

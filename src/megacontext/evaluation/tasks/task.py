@@ -148,7 +148,7 @@ class Setup:
         return self.num_samples or (quick if self.is_quick else usual)
 
     def chosen_lengths(self, usual: Sequence[int], quick: Sequence[int]) -> tuple[int, ...]:
-        return self.lengths or tuple(quick if self.is_quick else usual)
+        return tuple(dict.fromkeys(self.lengths)) or tuple(quick if self.is_quick else usual)
 
 
 @dataclass(frozen=True, kw_only=True)

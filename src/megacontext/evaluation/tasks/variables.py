@@ -34,6 +34,7 @@ __all__ = ["CommonWordsTask", "VariablesTask"]
 NUM_CHAINS, NUM_HOPS = 1, 4
 NAME_LETTERS = 5
 NUM_COMMON, COMMON_TIMES, OTHER_TIMES = 10, 30, 3
+LEAST_SHARE = 0.9  # of its length that a list must fill
 WORD_LISTS = (NOUN_LIST, ADJECTIVE_LIST, VERB_LIST)
 RULER = "Hsieh et al. (2024), RULER: What's the real context size of your long-context language models?"
 
@@ -89,9 +90,8 @@ class CommonWordsTask(Task):
     reads = WORD_LISTS
 
     def plans(self, setup: Setup) -> list[Plan]:
-        return plans_by_length(
-            self.name, setup, common_words_case, usual=((4096, 16384, 32768), 20), quick=((4096,), 2)
-        )
+        usual = (4096, 16384, 32768) if setup.data.folder else (4096,)  # the short lists have no more words
+        return plans_by_length(self.name, setup, common_words_case, usual=(usual, 20), quick=((4096,), 2))
 
 
 def common_words_case(setup: Setup, key: str, length: int) -> Case:
@@ -109,11 +109,16 @@ def common_words_case(setup: Setup, key: str, length: int) -> Case:
         setup.random(key, "order").shuffle(words)
         return " ".join(f"{number + 1}. {word}" for number, word in enumerate(words))
 
-    num_others = bisect_right(range(len(others)), limit, key=lambda count: _count(setup, listed(count))) - 1
+    num_others = bisect_right(range(len(others) + 1), limit, key=lambda count: _count(setup, listed(count))) - 1
     if num_others < 1:
         raise InvalidValueError(
             f"a length of {length} cannot hold {NUM_COMMON} words {COMMON_TIMES} times and others beside them; use at "
             f"least {2 * _count(setup, listed(0))}"
+        )
+    if num_others == len(others) and _count(setup, listed(num_others)) < LEAST_SHARE * limit:
+        raise InvalidValueError(
+            f"a length of {length} takes more different words than the {len(known)} at hand, which make "
+            f"{_count(setup, listed(num_others))} tokens; use a smaller length, or a data folder with longer lists"
         )
     question = Question(
         text="What are the 10 most common words in the above list?",
