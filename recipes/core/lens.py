@@ -292,12 +292,12 @@ def main() -> None:
         one.load_state_dict(weights)
     lens, (_, curve) = lenses[0], taught[0]
     torch.set_num_threads(args.processes)
-    write_beside(args.model, lens.to(torch.bfloat16), made)
-    lens.float()  # judged as it is written
+    lens.to(torch.bfloat16).float()  # judged as it is written
     kept = label_kept(args, test=True)
     questions = [sample for name, sample in kept if name != "plain"]
     samples = Counter(name for name, _ in label_kept(args, test=False))
     found = {"loss": curve, **judgement(lens, kept), "seeds": [report(other, questions) for other in lenses]}
+    write_beside(args.model, lens.to(torch.bfloat16), made)
     tell(args.model, {**found, "samples": dict(sorted(samples.items()))})
     print(f"{samples.total()} samples, {time.monotonic() - began:.0f} seconds")
 

@@ -93,6 +93,14 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         core_config_of(tmp_path)
 
 
+def test_weights_that_are_no_numbers_are_refused(model: Qwen3ForCausalLM, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.model.norm.weight[3] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CorruptionError, match=r"model\.norm\.weight of .*model\.safetensors holds values that are no"):
+        load_model(Core(core_config_of(tmp_path)), tmp_path)
+
+
 def test_weights_that_were_cut_off_are_refused(model: Qwen3ForCausalLM, tmp_path: Path) -> None:
     core = Core(core_config_of(tmp_path))
     path = tmp_path / "model.safetensors"

@@ -78,6 +78,43 @@ def test_a_run_with_a_lens_learns_it_and_logs_what_it_says(source: TextSource, t
     assert {"agreement/plain/level_1", "correlation/plain/level_1", "swap_rate/plain", "residency/plain"} <= {*figures}
 
 
+def test_a_resumed_memory_run_ends_with_the_same_bits(source: TextSource, tmp_path: Path) -> None:
+    """Core, GistNet, reconstructor and lens, by windows with variants and by plain rows."""
+    settings = read_settings(written(tmp_path))
+    plan = Plan.read(settings)
+
+    def loop(out: str) -> TrainingLoop:
+        learner = build_learner(settings, 0, compiled=False)
+        learner.place(torch.device("cpu"))
+        optimizer = MasterOptimizer(learner.weights, plan.optim)
+        return TrainingLoop(
+            loss=learner.loss,
+            optimizer=optimizer,
+            source=source,
+            stages=plan.stages,
+            config=plan.loop,
+            out=tmp_path / out,
+            gauges=learner.gauges,
+        )
+
+    whole = loop("whole")
+    whole.run()
+    loop("parts").run(until_step=3)
+    again = loop("parts")
+    again.resume()
+    assert again.state.step == 3
+    again.run()
+    assert again.state.tokens_by_row_kind == whole.state.tokens_by_row_kind
+    assert {name.partition(".")[0] for name in whole.optimizer.masters} == {
+        "core",
+        "gist_net",
+        "reconstructor",
+        "lens_net",
+    }
+    for name, master in whole.optimizer.masters.items():
+        assert torch.equal(again.optimizer.masters[name], master), name
+
+
 def test_a_run_without_one_has_none(source: TextSource, tmp_path: Path) -> None:
     settings = read_settings(written(tmp_path, CONFIG.replace("[lens]\n", "").replace(", variants = 2", "")))
     learner = build_learner(settings, 0, compiled=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.focus.lenses.features import (
     MAX_LEVEL,
     MAX_LOG2,
@@ -399,6 +399,15 @@ def test_a_lens_learns_which_words_are_asked_about(next_door: bool) -> None:
     hits = hit_report({"lens": lambda one: lens_utilities(lens, one), "words": lambda one: words_lens(one)}, held_out)
     assert hits["words"]["within_1"]["accuracy"] < 0.6
     assert hits["lens"]["within_1"]["accuracy"] > 0.9
+
+
+def test_a_loss_that_is_no_number_stops_a_lens() -> None:
+    samples = made_up_samples(40, seed=1)
+    lens = LensNet(LensNetConfig(width=samples[0].query_QD.shape[-1]))
+    with torch.no_grad():
+        lens.down.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match=r"step 0: the lens's loss is nan on 4 samples of questions"):
+        train_lens(lens, samples, LensTraining(num_steps=3, samples_per_step=4, num_strangers=0))
 
 
 @pytest.mark.parametrize("change", [{"hide_words": 2.0}, {"num_strangers": -1}, {"num_steps": 0}, {"num_scanned": 0}])

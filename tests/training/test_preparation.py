@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from megacontext.errors import InvalidValueError, UsageError
 from megacontext.training import preparation
 from megacontext.training.preparation import MOST_COUNTED_CHARS, add_stories, load_stores, num_tokens, prepare
+from megacontext.training.source_files import refuse_other_sources
 
 
 @pytest.fixture
@@ -124,6 +125,23 @@ def test_a_prepared_folder_is_left_alone_whatever_the_data_became(data: Path, pa
     (data / "books" / "books_train.jsonl.xz").unlink()  # reading again would fail
     prepare(data, [packages], out, vocab_size=500)
     assert snapshot(out) == before
+
+
+def test_a_run_that_goes_on_hears_of_other_data(data: Path, packages: Path, tmp_path: Path) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    prepare(data, [packages], out, vocab_size=400)
+    refuse_other_sources(data, out)
+    moved.mkdir()
+    refuse_other_sources(moved, out)  # arrays are there, files are not needed
+    books = data / "books" / "books_train.jsonl.xz"
+    books.write_bytes(lzma.compress(b'{"id": "other", "text": "another book"}\n'))
+    with pytest.raises(InvalidValueError, match=r"books_train.jsonl.xz is not what .*out was made of, and a run"):
+        refuse_other_sources(data, out)
+    (out / "sources.json").write_text("[1]")
+    with pytest.raises(InvalidValueError, match=r"sources.json is no list of files"):
+        refuse_other_sources(data, out)
+    (out / "sources.json").unlink()
+    refuse_other_sources(data, out)
 
 
 def test_a_folder_begun_without_cleaning_is_finished_without_it(data: Path, packages: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from megacontext.training.gist_cuts import GistCut
 from megacontext.training.loop import LoopConfig, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.reference import ReferenceConfig, build_reference, window_loss
+from megacontext.training.stopping import placing
 from megacontext.training.windows import TextSource
 
 TINY = ReferenceConfig(
@@ -138,6 +139,22 @@ def test_weights_that_are_no_numbers_never_replace_a_checkpoint(source: TextSour
     with pytest.raises(TrainingError, match=r"embed_tokens\.weight holds values that are no numbers"):
         loop.save()
     assert digest(tmp_path) == saved
+
+
+def test_what_does_not_fit_outside_of_a_step_is_one_line() -> None:
+    with (
+        pytest.raises(TrainingError, match=r"out of memory on the model's weights on cuda:0 \(CUDA out of") as caught,
+        placing("the model's weights", 10**9, torch.device("cuda", 0), fix="take a smaller [model]"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
+    assert "1,000,000,000 weights with masters, gradients and moments take 16.0 GB before any batch: take a" in str(
+        caught.value
+    )
+    with (
+        pytest.raises(RuntimeError, match="shapes differ"),
+        placing("weights", 1, torch.device("cpu"), fix="none"),
+    ):
+        raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize(

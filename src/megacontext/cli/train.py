@@ -95,6 +95,8 @@ def train(
 ) -> None:
     """Train a core, or a core and its memory, as a configuration file says (recipes/core/)."""
     if dry_run:
+        if device not in ("auto", "cpu"):
+            raise typer.BadParameter(f"--device is {device}, but a dry run measures on the CPU; leave it out")
         _print_costs(configs, eager=eager, json=json)
         return
     if len(configs) > 1:

@@ -124,6 +124,11 @@ def load_model(core: Core, folder: Path, *, gist_bias: float = 0.0) -> None:
         ) from error
     except SafetensorError as error:
         raise CorruptionError(f"{folder / 'model.safetensors'} is damaged ({error}); take another copy") from error
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise CorruptionError(
+                f"{name} of {folder / 'model.safetensors'} holds values that are no numbers; take another copy"
+            )
     load_masters(core, {**dict(core.named_parameters()), **masters_of(weights, config)}, prefix="")
     with torch.no_grad():
         for name, weight in core.named_parameters():

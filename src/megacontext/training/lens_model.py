@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.focus.lenses.features import (
     MAX_LOG2,
     TOKENS_BEFORE,
@@ -192,7 +192,7 @@ def train_lens(
 ) -> list[float]:
     """Train in place with AdamW and a linear decay; the mean loss of every hundred steps. weights: how often each
     sample is drawn, beside the others; watch: what counts the steps, a progress bar for one; judge: called with the
-    number of steps after every ``judge_every``."""
+    number of steps after every ``judge_every``. Raises TrainingError where a loss is no number."""
     random = Random(config.seed)
     indices = range(len(samples))
     optimizer = torch.optim.AdamW(lens.parameters(), lr=config.rate, weight_decay=0.01)
@@ -208,6 +208,12 @@ def train_lens(
         seen = stacked([looked(sample, some, random) for sample, some in zip(chosen, strangers, strict=True)])
         hide_words_(seen, torch.tensor([random.random() < config.hide_words for _ in chosen]))
         loss = lens_loss(lens, stacked(chosen), seen, measured=config.measured)
+        if not loss.isfinite():
+            asked = sorted({"questions" if sample.asks else "text" for sample in chosen})
+            raise TrainingError(
+                f"step {step}: the lens's loss is {loss.item()} on {len(chosen)} samples of {' and '.join(asked)}; the "
+                "model's own lens is as it was: take another seed, or a lower rate in LensTraining"
+            )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(lens.parameters(), 1.0)

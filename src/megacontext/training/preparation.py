@@ -31,6 +31,7 @@ from megacontext.training.duplicates import WordRuns, refuse_without_packages
 from megacontext.training.enough_text import check_records, origins, refuse_short
 from megacontext.training.new_files import in_one_move
 from megacontext.training.recall import TRAINING, draw_facts
+from megacontext.training.source_files import note_sources
 from megacontext.training.tokens import (
     END_OF_TEXT,
     PAD,
@@ -200,6 +201,7 @@ def _write_stores(
     if cleaned:
         counted = {side: _counted(tokenizer, one, stores[side]) for side, one in sides.items()}
         _write_report(out, {"rules": SAYS, **counted})
+    note_sources(data, out)
     for side in SIDES:
         for domain in DOMAINS:
             stores[side][domain].save(out / f"{domain}_{side}.npz")

@@ -8,6 +8,7 @@ import os
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ from megacontext.training.plan import Plan
 from megacontext.training.preparation import load_stores, prepare
 from megacontext.training.rehearsal import rehearse
 from megacontext.training.settings import Settings, read_settings
+from megacontext.training.source_files import refuse_other_sources
+from megacontext.training.stopping import placing
 from megacontext.training.team import Team, join_team
 from megacontext.training.tokens import TokenStore, read_tokenizer
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
@@ -149,21 +152,26 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     plan, given = _plan(args, settings, checkpoint)
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
-    learner.place(device)
+    num_weights = sum(weight.numel() for part in learner.parts.values() for weight in part.parameters())
+    does_not_fit = partial(placing, num_weights=num_weights, device=device)
+    with does_not_fit("the model's weights", fix=f"take a smaller [model] than that of {settings.path}"):
+        learner.place(device)
     team = join_team()
     source, made_of = _texts(args, settings, plan, learner, team)
     gauges = _with_peak(learner.gauges, plan.loop, device)
     rehearse(source, plan.stages, where=f"{settings.path}: ")
+    with does_not_fit("masters and moments", fix=f"take a smaller [model] than that of {settings.path}"):
+        optimizer = MasterOptimizer(learner.weights, plan.optim, team=team, first=learner.first, frozen=learner.frozen)
     loop = TrainingLoop(
         loss=learner.loss,
-        optimizer=MasterOptimizer(learner.weights, plan.optim, team=team, first=learner.first, frozen=learner.frozen),
+        optimizer=optimizer,
         source=source,
         stages=plan.stages,
         config=plan.loop,
         out=args.out,
         identity=made_of,
         gauges=gauges,
-        judge=_judge(learner, settings, plan, args.out / "data") if team.is_first else None,
+        judge=_judge(learner, settings, plan, args.out / "data", does_not_fit) if team.is_first else None,
         given_seed=given.get("seed"),
         given_minutes=given.get("minutes"),
     )
@@ -180,7 +188,9 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     _note_start(args, settings, loop)
     state = loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
     if gate is not None:
-        _say(gate.judge(args.out, state.step))
+        fix = f"{checkpoint} is whole: --resume where there is more, or with fewer rows in [gate], judges it again"
+        with does_not_fit("the rows that judge the finished run", fix=fix):
+            _say(gate.judge(args.out, state.step))
     return state
 
 
@@ -208,6 +218,8 @@ def _texts(
     """Prepared text, which the first of a team prepares, and what the run is made of."""
     folder = args.out / "data"
     if team.is_first:
+        if args.resume:
+            refuse_other_sources(args.data, folder)
         prepare(
             args.data,
             args.packages,
@@ -237,7 +249,13 @@ def _texts(
     return TextSource(tokenizer, stores, plan.shares), made_of
 
 
-def _judge(learner: Learner, settings: Settings, plan: Plan, folder: Path) -> Callable[[], Mapping[str, float]] | None:
+def _judge(
+    learner: Learner,
+    settings: Settings,
+    plan: Plan,
+    folder: Path,
+    does_not_fit: Callable[..., AbstractContextManager[None]],
+) -> Callable[[], Mapping[str, float]] | None:
     """What a run that learns gists looks at beside its own rows: held-out text, where there is enough of it."""
     core, gist_net = learner.parts.get("core"), learner.parts.get("GistNet")
     if not isinstance(core, Core) or not isinstance(gist_net, GistNet):
@@ -246,7 +264,15 @@ def _judge(learner: Learner, settings: Settings, plan: Plan, folder: Path) -> Ca
         return None
     files = {name: folder / f"{name}_held_out.npz" for name, share in plan.shares.items() if share}
     rows = probe_rows({name: TokenStore.load(file) for name, file in files.items() if file.is_file()})
-    return partial(probe_gists, core, gist_net, rows) if rows else None
+    if not rows:
+        return None
+    fix = f"give [loop] of {settings.path} a probe_every beyond num_steps, then --resume, or take a smaller [model]"
+
+    def probe() -> Mapping[str, float]:
+        with does_not_fit("the held-out rows that are looked at meanwhile", fix=fix):
+            return probe_gists(core, gist_net, rows)
+
+    return probe
 
 
 def _gate(learner: Learner, settings: Settings, plan: Plan, folder: Path, source: TextSource) -> BaseGate | None:

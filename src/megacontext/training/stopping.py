@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 
 from megacontext.errors import MegaContextError, TrainingError
 from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch
+from megacontext.training.tokens import first_line
 from megacontext.training.windows import TextSource
 
-__all__ = ["Where", "checkpoint_line", "is_out_of_memory", "not_finite", "out_of_memory", "what_fits"]
+__all__ = ["Where", "checkpoint_line", "is_out_of_memory", "not_finite", "out_of_memory", "placing", "what_fits"]
 
+BYTES_PER_WEIGHT = 2 + 2 + 4 + 4 + 4  # it and its gradient in bfloat16; master, its gradient and a moment in float32
 FAILED_BATCH = "failed_batch.pt"
 CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "out of memory")  # what it says in a RuntimeError
 
@@ -83,11 +86,29 @@ def out_of_memory(error: BaseException, batch: Batch, where: Where, *, fits: Bat
         advice += f" and length = {fits.length}" if fits.length < batch.kind.length else ""
         advice += f" and variants = {fits.num_variants}" if fits.num_variants < batch.kind.num_variants else ""
         advice += ", or take a smaller [model]"
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    said = first_line(error)[:160]
     return TrainingError(
         f"step {where.step}: out of memory on {_described(batch.kind, where.stage)} ({said}); {advice}. "
         f"{checkpoint_line(where)} then"
     )
+
+
+@contextmanager
+def placing(what: str, num_weights: int, device: torch.device, fix: str) -> Iterator[None]:
+    """Say in one line what does not fit outside of a step. what: it takes memory; num_weights: that are learned.
+
+    Raises TrainingError.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        needed = num_weights * BYTES_PER_WEIGHT / 1e9
+        raise TrainingError(
+            f"out of memory on {what} on {device} ({first_line(error)[:160]}); {num_weights:,} weights with masters, "
+            f"gradients and moments take {needed:.1f} GB before any batch: {fix}"
+        ) from error
 
 
 def what_fits(
