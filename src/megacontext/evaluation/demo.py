@@ -27,7 +27,7 @@ from megacontext.evaluation.demo_screen import DemoScreen
 from megacontext.evaluation.focus_trace import FocusStep, FocusTrace
 from megacontext.evaluation.haystack import MEMORY_NAME, Haystack, build_haystack, history_memory, sources_of, text_name
 from megacontext.evaluation.library import Library, assemble_library
-from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus, recent_room
+from megacontext.evaluation.methods.focused import FocusedMemory, OracleFocus
 from megacontext.evaluation.methods.learned import with_learned
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import Recency
@@ -35,7 +35,7 @@ from megacontext.evaluation.methods.retrieval import Retrieval
 from megacontext.evaluation.outputs import write_outputs
 from megacontext.evaluation.pace import Pace, best_pace
 from megacontext.evaluation.report import Costs
-from megacontext.evaluation.runs.budget import smallest_window
+from megacontext.evaluation.runs.budget import needed_budget
 from megacontext.evaluation.scores import Comparison, MethodScore
 from megacontext.evaluation.short_histories import ShortConfig, compare_short_histories
 from megacontext.evaluation.stamp import stamp
@@ -117,16 +117,12 @@ def check_window(config: DemoConfig, info: BaseInfo) -> None:
             f"budget is {budget}, but {info.name} was made for windows of at most {info.max_positions}: use a budget "
             f"of {info.max_positions} or less"
         )
-    needed = smallest_window(
-        TreeGeometry(DEFAULT_BLOCK_TOKENS),
-        gist_width=1,
-        num_tokens=config.num_tokens,
-        recent_tokens=recent_room(budget),
-    )
-    if budget < needed + ROOM_TOKENS:
+    tree = TreeGeometry(DEFAULT_BLOCK_TOKENS)
+    needed = needed_budget(budget, tree, gist_width=1, num_tokens=config.num_tokens, room=ROOM_TOKENS)
+    if budget < needed:
         raise BudgetError(
             f"budget is {budget}, but a history of {config.num_tokens:,} tokens with a question needs "
-            f"{needed + ROOM_TOKENS} entries: use a budget of at least {needed + ROOM_TOKENS}"
+            f"{needed} entries: use a budget of at least {needed}"
         )
 
 

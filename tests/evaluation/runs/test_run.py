@@ -25,6 +25,7 @@ from megacontext.errors import (
 from megacontext.evaluation.methods.method import NOTHING, Lead, Method
 from megacontext.evaluation.methods.plain import Recency
 from megacontext.evaluation.results.writing import write_report
+from megacontext.evaluation.runs.budget import needed_budget, smallest_window
 from megacontext.evaluation.runs.histories import EvidenceFinder, Shelf
 from megacontext.evaluation.runs.run import EvalConfig, _donors, evaluate
 from megacontext.evaluation.runs.trials import run_item
@@ -32,6 +33,7 @@ from megacontext.evaluation.tasks.task import Case, Choice, Continuation, Docume
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import byte_codec, tiny_base
 from megacontext.testing.model_folder import write_model_folder
+from megacontext.tree.geometry import TreeGeometry
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,18 @@ def test_what_found_no_memory_is_tried_again(base: str, tmp_path: Path, monkeypa
     (record,) = evaluate(replace(settings, resume=True)).folder.records
     assert record.items
     assert record.skipped == ""
+
+
+def test_an_item_without_room_leaves_the_others(base: str, tmp_path: Path) -> None:
+    """64 tokens of text need more room than a question for a code."""
+    settings = config(base, tmp_path / "run", tasks=("gap",), lengths=(1024,), methods=("recency", "mean"))
+    records = evaluate(settings).folder.records
+    some = [record for record in records if record.items and record.skipped]
+    assert "recency" in {record.method for record in some}
+    for record in records:
+        measured = [bool(item.measures) for item in record.items]
+        assert measured == ([True] * 4 + [False] if record in some else [True] * len(measured))
+        assert bool(record.skipped) == (record in some or not record.items)
 
 
 def test_each_length_is_looked_at_before_anything_runs(base: str, tmp_path: Path) -> None:
@@ -253,6 +267,17 @@ def test_a_budget_that_cannot_hold_a_question_is_an_error(base: str, tmp_path: P
     evaluate(config(base, tmp_path / "out", budget_entries=smallest + 32, num_samples=1))  # room for the recent tokens
     with pytest.raises(BudgetError, match="budget of at least"):
         evaluate(config(base, tmp_path / "other", budget_entries=smallest - 1))
+
+
+def test_a_sixteenth_of_a_short_history_holds_it_and_what_comes() -> None:
+    tree = TreeGeometry(32)
+    for num_tokens in range(1850, 1950):
+        shown = smallest_window(tree, gist_width=1, num_tokens=num_tokens, budget_entries=2048 // 16)
+        assert shown + 40 <= 2048 // 16, "a question and its answer"
+    for budget in (64, 200, 250, 300, 1000):
+        needed = needed_budget(budget, tree, gist_width=1, num_tokens=9000, room=100)
+        assert needed >= budget
+        assert needed == needed_budget(needed, tree, gist_width=1, num_tokens=9000, room=100)
 
 
 class Scripted(Method):

@@ -17,21 +17,22 @@ from megacontext.runtime.config import SessionConfig
 from megacontext.runtime.events import DoneEvent
 from megacontext.runtime.opened import OpenedMemory
 
-__all__ = ["RECENCY", "FocusedMemory", "OracleFocus", "WindowShape", "recent_room"]
+__all__ = ["RECENCY", "FocusedMemory", "OracleFocus", "WindowShape", "recent_room", "sink_room"]
 
 RECENT_TOKENS = 64  # what a session keeps raw unless the window is small
 RECENT_SHARE = 8
+LEAST_FOR_SINKS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowShape:
-    """What moves the cut, and how many of the last and first tokens stay raw. recent_tokens: None for as many as the
-    budget lets."""
+    """What moves the cut, and how many of the last and first tokens stay raw. recent_tokens, sink_tokens: None for as
+    many as the budget lets."""
 
     lens: str | Lens = "auto"
     allocator: str | Allocator = "greedy"
     recent_tokens: int | None = None
-    sink_tokens: int = SessionConfig.sink_tokens
+    sink_tokens: int | None = None
 
     def config(self, budget_entries: int) -> SessionConfig:
         recent = recent_room(budget_entries) if self.recent_tokens is None else self.recent_tokens
@@ -40,7 +41,7 @@ class WindowShape:
             lens=self.lens,
             allocator=self.allocator,
             recent_tokens=recent,
-            sink_tokens=self.sink_tokens,
+            sink_tokens=sink_room(budget_entries) if self.sink_tokens is None else self.sink_tokens,
         )
 
 
@@ -111,6 +112,16 @@ class OracleFocus(FocusedMemory):
     def close(self) -> None:
         super().close()
         self._told.close()
+
+
+def sink_room(budget_entries: int) -> int:
+    """How many of the first tokens stay raw: none where the window is small, because their whole block stays with them,
+    and a gist for each of its neighbours.
+
+    >>> sink_room(256), sink_room(128)
+    (4, 0)
+    """
+    return SessionConfig.sink_tokens if budget_entries >= LEAST_FOR_SINKS else 0
 
 
 def recent_room(budget_entries: int) -> int:

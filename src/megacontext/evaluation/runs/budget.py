@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from megacontext.errors import BudgetError
-from megacontext.evaluation.methods.focused import recent_room
+from megacontext.evaluation.methods.focused import recent_room, sink_room
 from megacontext.evaluation.tasks.task import Case, Choice, Item, Plan, Question, Setup
 from megacontext.focus.working_context import WorkingContext, WorkingContextConfig
 from megacontext.ports.base import BaseInfo, lead_ids, question_ids
 from megacontext.ports.text import TextCodec
 from megacontext.tree.geometry import TreeGeometry
 
-__all__ = ["check_budget", "smallest_window"]
+__all__ = ["check_budget", "needed_budget", "smallest_window"]
 
 
 def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
@@ -24,15 +24,13 @@ def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
     case = plan.make()  # raises InvalidValueError where the data cannot make so long a history
     if plan.windows:
         return
-    recent = recent_room(budget)
-    shown = smallest_window(
+    needed = needed_budget(
+        budget,
         TreeGeometry(setup.block_tokens),
         gist_width=setup.gist_width,
         num_tokens=_num_tokens(case, codec),
-        recent_tokens=recent,
+        room=len(lead_ids(info)) + max(_room(item, info, codec) for item in case.items),
     )
-    history = shown + len(lead_ids(info))
-    needed = history + max(_room(item, info, codec) for item in case.items)
     if budget < needed:
         raise BudgetError(
             f"budget is {budget}, but {plan.key} needs {needed} entries for its question, its answer and the coarsest "
@@ -40,13 +38,27 @@ def check_budget(setup: Setup, plan: Plan, info: BaseInfo) -> None:
         )
 
 
-def smallest_window(tree: TreeGeometry, *, gist_width: int, num_tokens: int, recent_tokens: int) -> int:
-    """Entries of the coarsest view of a history whose last tokens stay raw."""
+def needed_budget(budget: int, tree: TreeGeometry, *, gist_width: int, num_tokens: int, room: int) -> int:
+    """``budget``, or if it cannot hold the coarsest view of a history and ``room`` entries, the next that can: what
+    stays raw depends on it."""
+    while (
+        needed := room + smallest_window(tree, gist_width=gist_width, num_tokens=num_tokens, budget_entries=budget)
+    ) > budget:
+        budget = needed
+    return budget
+
+
+def smallest_window(tree: TreeGeometry, *, gist_width: int, num_tokens: int, budget_entries: int) -> int:
+    """Entries of the coarsest view of a history in windows of that budget, whose first and last tokens stay raw."""
     context = WorkingContext(
         tree,
         gist_width=gist_width,
         num_tokens=num_tokens,
-        config=WorkingContextConfig(budget_entries=num_tokens, recent_tokens=recent_tokens),
+        config=WorkingContextConfig(
+            budget_entries=num_tokens,
+            recent_tokens=recent_room(budget_entries),
+            sink_tokens=sink_room(budget_entries),
+        ),
     )
     return context.smallest_budget
 

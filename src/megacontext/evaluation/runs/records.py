@@ -26,7 +26,8 @@ RUN, TRIALS, WORK, LOCK = "run.json", "trials.jsonl", "work", "run.lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One method on one history and window. skipped: why it could not run, '' if it did; may_run: whether it may, next
+    """One method on one history and window. skipped: why it, or some of its items, could not run, '' if
+    all did; may_run: whether it may, next
     time; history: a digest of the tokens that were asked about, '' in records of before."""
 
     task: str

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import BaseModelError, DeviceMemoryError, InvalidValueError
+from megacontext.errors import BaseModelError, BudgetError, DeviceMemoryError, InvalidValueError
 from megacontext.evaluation.data_folder import DataFolder
 from megacontext.evaluation.methods.contenders import Contender, default_gister, pick, rows_for
 from megacontext.evaluation.methods.method import Span
@@ -221,15 +221,22 @@ class _Runner:
         items: Sequence[Item],
         evidence: Sequence[tuple[Span, ...]],
     ) -> tuple[tuple[ItemResult, ...], str, bool]:
-        """Results of all items, or why there are none and whether there may be some another time."""
+        """Results of all items that the window has room for, why others have none, and whether they may have some
+        another time."""
         if row.missing:
             return (), f"{self._handle.info.name} {row.missing}", False
         try:
             method = row.make(histories, self._handle.load(), budget)
             try:
-                found = [run_item(method, item, spans) for item, spans in zip(items, evidence, strict=True)]
-                return tuple(found), "", False
+                found, reasons = [], []
+                for item, spans in zip(items, evidence, strict=True):
+                    try:
+                        found.append(run_item(method, item, spans))
+                    except BudgetError as error:  # what follows the history takes more room than another item
+                        found.append(ItemResult(facets=dict(item.facets), measures={}, evidence=tuple(spans)))
+                        reasons.append(str(error))
+                return tuple(found) if len(reasons) < len(found) else (), next(iter(reasons), ""), False
             finally:
                 method.close()
-        except (BaseModelError, InvalidValueError) as error:  # a BudgetError is one of these
+        except (BaseModelError, InvalidValueError) as error:
             return (), str(error), isinstance(error, DeviceMemoryError)
