@@ -25,7 +25,8 @@ from scipy.stats import t as student_t
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.training.card import read_figures
-from megacontext.training.held_out import processor
+from megacontext.training.held_out import device_option, processor
+from megacontext.training.recipe import training_device
 from megacontext.training.settings import Settings, read_settings
 from megacontext.values import whole_number
 
@@ -78,7 +79,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only-seed", type=int, help="run this one and stop: for a process for each")
     parser.add_argument("--steps", type=int, default=200)
+    device_option(parser)
     args = parser.parse_args()
+    device = training_device(args.device)
     whole_number("--seeds", args.seeds, least=2)
     whole_number("--steps", args.steps, least=1)
     torch.set_num_threads(1)
@@ -91,7 +94,7 @@ def main() -> None:
             asked = {"steps": args.steps, "weight": weight}
             if not (folder / "result.json").exists():
                 arm_settings = changed(settings, index=weight, seed=seed, num_steps=args.steps)
-                result = {**asked, **one_run(arm_settings, source, held_out, folder, start=args.start)}
+                result = {**asked, **one_run(arm_settings, source, held_out, folder, start=args.start, device=device)}
                 (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
             runs[arm].append(read_figures(folder / "result.json", parts=("nats",), measure="recipes/core/auxiliary.py"))
             if not asked.items() <= runs[arm][-1].items():

@@ -18,18 +18,25 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.cli.failures import run_script
-from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.errors import InvalidValueError
 from megacontext.training.card import read_figures
 from megacontext.training.checkpoint import read_checkpoint
-from megacontext.training.held_out import core_logits, held_out_source, nets_with_gists, processor
+from megacontext.training.held_out import (
+    core_logits,
+    device_option,
+    held_out_source,
+    nets_with_gists,
+    plain_logits,
+    processor,
+)
 from megacontext.training.memory_scoring import recall_by_ratio, recall_in_windows
 from megacontext.training.recall import Asking
+from megacontext.training.recipe import training_device
 from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
@@ -38,7 +45,6 @@ from megacontext.training.tokens import first_line, read_tokenizer, token_bytes,
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
-CPU = torch.device("cpu")
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
 WIDTHS = (16, 8, 4, 2, 1)  # vectors of a gist of 32 tokens
@@ -57,21 +63,6 @@ def measure_plain(logits: Logits, source: TextSource, tokenizer: Tokenizer, coun
         },
         "recall": recall_report(logits, source, count=count),
     }
-
-
-def plain_logits(folder: Path) -> Logits:
-    """A plain model as a decoder: ids [B, T] to logits [B, T, V]."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype(CPU)).eval()
-    except (OSError, ValueError, LookupError, RuntimeError) as error:
-        raise BaseModelError(f"{folder} holds no plain model ({first_line(error)}); give another --plain") from error
-
-    @torch.no_grad()
-    def logits(ids_bt: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = model(ids_bt, use_cache=False).logits
-        return scores
-
-    return logits
 
 
 def puzzles(source: TextSource, count: int, *, in_unseen: bool = False) -> list[Window]:
@@ -180,18 +171,20 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
     parser.add_argument("--threads", type=int, default=2)
+    device_option(parser)
     args = parser.parse_args()
     whole_number("--rows", args.rows, least=2)  # gists of another row are one of the controls
     whole_number("--threads", args.threads, least=1)
     torch.set_num_threads(args.threads)
+    device = training_device(args.device)
     count = args.rows
     if args.only == "plain":
-        nets = read_core_folder(args.model, dtype=working_dtype(CPU), device=CPU)
+        nets = read_core_folder(args.model, dtype=working_dtype(device), device=device)
     else:
-        nets = nets_with_gists(args.model)
+        nets = nets_with_gists(args.model, device=device)
     tokenizer = read_tokenizer(args.model)
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
-    beside = plain_logits(BaseHandle(args.plain).folder)
+    beside = plain_logits(BaseHandle(args.plain).folder, device)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": lambda: measure_plain(core_logits(nets.core), source, tokenizer, count),
         "before": lambda: measure_plain(beside, source, tokenizer, count),

@@ -28,7 +28,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
 from megacontext.nets.lens_net import QUERY_TOKENS, LensNet, LensNetConfig
 from megacontext.training.card import read_figures
-from megacontext.training.held_out import held_out_source, nets_with_gists
+from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
 from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import (
     LensTraining,
@@ -44,6 +44,7 @@ from megacontext.training.moments import Moment, moments_of
 from megacontext.training.preparation import load_stores
 from megacontext.training.puzzles import Puzzle
 from megacontext.training.recall import Asking
+from megacontext.training.recipe import training_device
 from megacontext.training.rows import plain_row, puzzle_row, recall_row
 from megacontext.training.settings import read_settings
 from megacontext.training.tokens import read_tokenizer
@@ -87,7 +88,7 @@ def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool
     small samples that stay between large windows that go would keep the allocator from giving memory back.
     """
     torch.set_num_threads(1)
-    nets = nets_with_gists(args.model, with_lens=False)
+    nets = nets_with_gists(args.model, with_lens=False, device=training_device(args.device))
     assert nets.gist_net is not None
     tokenizer = read_tokenizer(args.model)
     if test:
@@ -267,7 +268,9 @@ def main() -> None:
         "--judge", action="store_true", help="teach none: judge the one that the model has, from a run with [lens]"
     )
     parser.add_argument("--keep", action="store_true", help="take the samples that an earlier call left in --out")
+    device_option(parser)  # to label on; a lens is so small that it learns on the CPU
     args = parser.parse_args()
+    training_device(args.device)
     for name in ("processes", "seeds", "measured", "rows"):
         whole_number(f"--{name}", getattr(args, name), least=1)
     least = BATCH * TEST_SHARE * args.processes

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from megacontext.cli.failures import run_script
-from megacontext.training.held_out import held_out_source, nets_with_gists
+from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
 from megacontext.training.position_probe import index_errors, scaled_sigma_nats
+from megacontext.training.recipe import training_device
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import text_rows
 from megacontext.training.tokens import read_tokenizer
@@ -32,9 +33,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder with a GistNet")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--rows", type=int, default=64, help="rows of each domain")
+    device_option(parser)
     args = parser.parse_args()
     whole_number("--rows", args.rows, least=2)
-    nets = nets_with_gists(args.model)
+    nets = nets_with_gists(args.model, device=training_device(args.device))
     assert nets.gist_net is not None
     core, gist_net = nets.core.float(), nets.gist_net.float()
     tokenizer = read_tokenizer(args.model)

@@ -33,12 +33,13 @@ from megacontext.training.card import read_figures
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.curriculum import ROWS
 from megacontext.training.gauges import num_weights
-from megacontext.training.held_out import core_logits, held_out_source, processor, run_tokenizer
+from megacontext.training.held_out import CPU, core_logits, device_option, held_out_source, processor, run_tokenizer
 from megacontext.training.loop import LoopConfig, TrainingLoop
 from megacontext.training.memory_windows import Control, score_windows
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
+from megacontext.training.recipe import training_device
 from megacontext.training.rows import aligned_row
 from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors
 from megacontext.training.scoring import spread_windows, token_nlls
@@ -90,12 +91,14 @@ def one_run(
     *,
     start: Path | None = None,
     compiled: bool = True,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Train what the settings say for so many steps, from nothing or from a model, and judge it. places: errors of the
     index head, if it was asked for."""
     began = time.monotonic()
     config = settings.read("loop", LoopConfig)
     learner = build_learner(settings, config.seed, start=start, compiled=compiled)
+    learner.place(device)
     core, gist_net = learner.parts["core"], learner.parts["GistNet"]
     assert isinstance(core, Core)
     assert isinstance(gist_net, GistNet)
@@ -250,7 +253,9 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 144, 192], choices=sorted(LAYERS))
     parser.add_argument("--model", default="reference-core", help="bundled core, or folder: what length is worth to it")
     parser.add_argument("--eager", action="store_true", help="do not compile: starts at once, steps are slower")
+    device_option(parser)
     args = parser.parse_args()
+    device = training_device(args.device)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
     source, held_out = texts_of(args.run, settings.shares)
@@ -261,7 +266,7 @@ def main() -> None:
             result = folder / "result.json"
             if not result.exists():
                 size = sized(settings, width, max(1, round(tokens / PER_STEP)))
-                run = one_run(size, source, held_out, folder, compiled=not args.eager)
+                run = one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
                 result.write_text(json.dumps(run, indent=2) + "\n")
             runs.append(read_figures(result, parts=("weights", "tokens", "nats"), measure="recipes/core/scaling.py"))
             print(f"width {width}, {runs[-1]['tokens']:,} tokens: {runs[-1]['nats']:.3f} nats", flush=True)
@@ -274,9 +279,7 @@ def main() -> None:
         }
         for name, (curve, points) in found.items()
     }
-    nets = read_core_folder(
-        BaseHandle(args.model).folder, dtype=working_dtype(torch.device("cpu")), device=torch.device("cpu")
-    )
+    nets = read_core_folder(BaseHandle(args.model).folder, dtype=working_dtype(device), device=device)
     windows = judge_windows(nets.core, held_out)
     content = {"machine": f"one core, one thread, {processor()}", "curves": report, "windows": windows, "runs": runs}
     (args.out / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -106,10 +106,13 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
     Raises InvalidValueError naming the model and the measure that it lacks, or models measured on different questions.
     """
     rows: list[dict[str, Any]] = []
-    counts = {model: figures["recall"].get("rows") for model, figures in models.items()}
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{model} on {count}" for model, count in counts.items())
-        raise InvalidValueError(f"the models were measured on different questions ({said} rows); give all --rows alike")
+    for part in (*PARTS[1:], "text"):
+        counts = {model: figures[part].get("rows") for model, figures in models.items() if part in figures}
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{model} on {count}" for model, count in counts.items())
+            raise InvalidValueError(
+                f"'{part}' of the models was measured on different questions ({said} rows); give all --rows alike"
+            )
     for name, measure in measures(models).items():
         values: list[float | None] = []
         for model, figures in models.items():

@@ -11,17 +11,15 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
 
-from megacontext.bases.precision import working_dtype
 from megacontext.cli.failures import run_script
-from megacontext.errors import BaseModelError
 from megacontext.training.checkpoint import read_checkpoint
-from megacontext.training.held_out import held_out_source, processor
+from megacontext.training.held_out import device_option, held_out_source, plain_logits, processor
 from megacontext.training.preparation import load_stores
+from megacontext.training.recipe import training_device
 from megacontext.training.scoring import bits_per_byte, cut_report, far_copy, recall_report
 from megacontext.training.settings import read_settings
-from megacontext.training.tokens import first_line, read_tokenizer, token_bytes, token_pieces
+from megacontext.training.tokens import read_tokenizer, token_bytes, token_pieces
 
 HERE = Path(__file__).parent
 
@@ -34,22 +32,16 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=HERE / "config.toml")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    device_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     began = time.monotonic()
     scale = 0.1 if args.quick else 1.0
     state = read_checkpoint(args.out / "checkpoint.pt")["state"]
-    try:
-        model = AutoModelForCausalLM.from_pretrained(args.model, dtype=working_dtype(torch.device("cpu"))).eval()
-    except (OSError, ValueError, LookupError, RuntimeError) as error:
-        raise BaseModelError(f"{args.model} holds no model ({first_line(error)}); run export.py first") from error
+    logits = plain_logits(args.model, training_device(args.device))
     tokenizer = read_tokenizer(args.model)
     held_out = load_stores(args.out / "data", "held_out")
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
-
-    def logits(ids_bt: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = model(ids_bt, use_cache=False).logits
-        return scores
 
     pieces = token_pieces(tokenizer)
     bytes_v = token_bytes(tokenizer)

@@ -18,6 +18,7 @@ from megacontext.bases import attention, rearranging
 from megacontext.bases.huggingface import HuggingFaceBase
 from megacontext.bases.key_turning import KeyTurning, LayerTurning
 from megacontext.bases.native import NativeBase
+from megacontext.focus.lenses.features import word_features
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
@@ -103,7 +104,8 @@ def test_the_nets_that_learned_with_the_core():
         assert keys.device == DEVICE
         features = np.zeros((5, len(base.lens_features)), dtype=np.float32)
         assert query.evidence(keys, features).shape == (5,)
-        assert query.evidence(keys, features, np.zeros((5, 6, 4), dtype=np.float32)).shape == (5,)
+        words = word_features(np.zeros((5, 20), dtype=np.int64), np.arange(6)).words
+        assert query.evidence(keys, features, words).shape == (5,)
         assert len(query.stakes[1]) == 2
 
 

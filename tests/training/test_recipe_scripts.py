@@ -247,5 +247,5 @@ def test_a_run_without_text_to_judge_by_is_refused(
 
 def test_figures_of_a_run_that_says_nothing_are_not_measured(said: Said, run: Path, model: Path) -> None:
     (model / "evaluation.json").unlink()  # where there are figures, what they tell of the run stays
-    line = said("core/evaluate.py", "--out", run, "--model", model, "--plain", "reference-plain", "--rows", "1")
+    line = said("core/evaluate.py", "--out", run, "--model", model, "--plain", "reference-plain", "--rows", "2")
     assert "run/checkpoint.pt is no file" in line

@@ -157,6 +157,7 @@ class LensNet(nn.Module):
         """The same from the amounts of different words, and the column of each at the query's places; of those that
         ``columns_4Q`` knows, the last count. What a column weighs is what its places weigh together."""
         num_kinds, num_heads, num_queries = queries.words_4WQ.shape
+        assert columns_4Q.shape[-1] >= num_queries, "fewer tokens than states that ask"
         columns_4WQ = columns_4Q[:, None, -num_queries:].expand(-1, num_heads, -1)
         weights_4WC = queries.words_4WQ.new_zeros(num_kinds, num_heads, amounts_nC.shape[-1])
         return amounts_nC @ weights_4WC.scatter_add_(2, columns_4WQ, queries.words_4WQ).flatten(0, 1).T

@@ -40,8 +40,9 @@ class Reconstructor(nn.Module):
         ``check_share``."""
         gist_width = gists_NrD.shape[1]
         self.check_share(span_tokens=span_tokens, gist_width=gist_width)
-        slots_K = torch.arange(span_tokens) * gist_width // span_tokens
-        within_K = torch.arange(span_tokens) - (slots_K * span_tokens + gist_width - 1) // gist_width
+        places_K = torch.arange(span_tokens, device=gists_NrD.device)
+        slots_K = places_K * gist_width // span_tokens
+        within_K = places_K - (slots_K * span_tokens + gist_width - 1) // gist_width
         normed_NrD = functional.rms_norm(gists_NrD, (self.width,), eps=NORM_EPSILON)
         hidden_NKM = functional.silu(self.up(normed_NrD))[:, slots_K] * self.place_gain[within_K]
         x_NKD = self.down(hidden_NKM) + self.look(normed_NrD)[:, slots_K] + self.place[within_K]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,24 +14,60 @@ from torch import Tensor
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.bases.precision import working_dtype
-from megacontext.errors import InvalidValueError
+from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.training.preparation import load_stores
-from megacontext.training.tokens import read_tokenizer
+from megacontext.training.tokens import first_line, read_tokenizer
 from megacontext.training.windows import TextSource
 
-__all__ = ["JUDGED", "core_logits", "held_out_source", "nets_with_gists", "processor", "run_tokenizer"]
+__all__ = [
+    "CPU",
+    "JUDGED",
+    "core_logits",
+    "device_option",
+    "held_out_source",
+    "nets_with_gists",
+    "plain_logits",
+    "processor",
+    "run_tokenizer",
+]
 
 JUDGED = ("books", "code")
 
 
-def nets_with_gists(folder: Path, *, with_lens: bool = True) -> CoreNets:
-    """The nets of a folder, or those beside its LensNet; InvalidValueError if no GistNet is among them."""
-    cpu = torch.device("cpu")
-    nets = read_core_folder(folder, dtype=working_dtype(cpu), device=cpu, with_lens=with_lens)
+CPU = torch.device("cpu")
+
+
+def nets_with_gists(folder: Path, *, with_lens: bool = True, device: torch.device = CPU) -> CoreNets:
+    """The nets of a folder, or those beside its LensNet, on a device but for the lens: what it is asked about lies on
+    the CPU. InvalidValueError if no GistNet is among them."""
+    nets = read_core_folder(folder, dtype=working_dtype(device), device=device, with_lens=with_lens)
     if nets.gist_net is None:
         raise InvalidValueError(f"{folder} has no GistNet; export a run that was trained with one")
-    return nets
+    return nets if nets.lens_net is None else dataclasses.replace(nets, lens_net=nets.lens_net.cpu())
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """``--device`` for a recipe that measures; ``training_device`` reads it."""
+    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
+
+
+def plain_logits(folder: Path, device: torch.device = CPU) -> Callable[[Tensor], Tensor]:
+    """A plain model as a decoder: ids [B, T] to logits [B, T, V], which come back to where the ids are. Raises
+    BaseModelError where there is none."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=working_dtype(device)).eval().to(device)
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
+        raise BaseModelError(f"{folder} holds no plain model ({first_line(error)}); give another") from error
+
+    @torch.no_grad()
+    def logits(ids_BT: Tensor) -> Tensor:
+        scores: Tensor = model(ids_BT.to(device), use_cache=False).logits
+        return scores.to(ids_BT.device)
+
+    return logits
 
 
 def run_tokenizer(run: Path) -> Tokenizer:

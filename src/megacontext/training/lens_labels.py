@@ -173,8 +173,8 @@ def sample_of(
     *,
     needed_T: npt.NDArray[np.float32] | None = None,
 ) -> LensSample:
-    """A sample of row ``index`` of a run whose tail alone is open. saved_LCT: nats that opening a block saves on each
-    token of the row; needed_T: nats that full context saves there."""
+    """A sample, on the CPU, of row ``index`` of a run whose tail alone is open. saved_LCT: nats that opening a block
+    saves on each token of the row; needed_T: nats that full context saves there."""
     assert run.tapped_BSD is not None
     num_closed, block_tokens = run.gists_BCrD.shape[1], run.windows.block_tokens
     shift = num_closed - num_closed * block_tokens  # from a position in the row to its entry in the window
@@ -191,8 +191,8 @@ def sample_of(
     elif saved_LCT is not None and needed_T is not None:
         evidence_C = torch.from_numpy(_holders(saved_LCT[0, :, horizon], needed_T[horizon])).float()
     return LensSample(
-        query_QD=run.tapped_BSD[index, query].clone(),
-        gists_CD=run.gists_BCrD[index, :, 0].clone(),
+        query_QD=run.tapped_BSD[index, query].cpu().clone(),
+        gists_CD=run.gists_BCrD[index, :, 0].cpu().clone(),
         features_CF=features_of(moment, num_closed=num_closed, block_tokens=block_tokens),
         saved_LC=saved_LC,
         evidence_C=evidence_C,

@@ -136,7 +136,7 @@ class MemoryLearner(nn.Module):
         """Nats per token of some spans, evenly spread over the batch, from their gists alone."""
         num_spans, span_tokens = spans_NK.shape
         wanted = min(num_spans, max(1, self.config.reconstructed_tokens // span_tokens))
-        rows = torch.arange(wanted) * num_spans // wanted
+        rows = torch.arange(wanted, device=gists_NrD.device) * num_spans // wanted
         hidden_ND = self.reconstructor(gists_NrD[rows], span_tokens=span_tokens).flatten(0, 1)
         targets_N = spans_NK[rows].flatten()
         spare = -len(targets_N) % CHUNK_STEP

@@ -37,9 +37,9 @@ def index_errors(
     for row in rows:
         run, index_S = _window(core, gist_net, row, tail_tokens=tail_tokens, block_tokens=block_tokens, layer=layer)
         assert run.tapped_BSD is not None
-        states.append(run.tapped_BSD[0].double())
+        states.append(run.tapped_BSD[0].cpu().double())
         indices.append(index_S)
-        is_gist.append(run.windows.sigma_BS[0] > 0)
+        is_gist.append(run.windows.sigma_BS[0].cpu() > 0)
     half = len(rows) // 2
     fitted_D = _ridge(torch.cat(states[:half]), torch.cat(indices[:half]))
     missed_n = _with_one(torch.cat(states[half:])) @ fitted_D - torch.cat(indices[half:])

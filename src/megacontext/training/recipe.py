@@ -176,21 +176,24 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
         given_minutes=given.get("minutes"),
     )
     gate = _gate(learner, settings, plan, args.out / "data", source) if team.is_first else None
+    fix = f"{checkpoint} is whole: --resume where there is more, or with fewer rows in [gate], judges it again"
+
+    def judge_run() -> None:
+        if gate is not None:
+            with does_not_fit("the rows that judge the finished run", fix=fix):
+                _say(gate.judge(args.out, loop.state.step))
+
     if args.resume:
         loop.resume()
         if loop.progress >= 1:
             _finished(loop)
-            if gate is not None:
-                _say(gate.judge(args.out, loop.state.step))
+            judge_run()
             return loop.state
     if not team.is_first:
         return loop.run()
     _note_start(args, settings, loop)
     state = loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
-    if gate is not None:
-        fix = f"{checkpoint} is whole: --resume where there is more, or with fewer rows in [gate], judges it again"
-        with does_not_fit("the rows that judge the finished run", fix=fix):
-            _say(gate.judge(args.out, state.step))
+    judge_run()
     return state
 
 
@@ -266,7 +269,7 @@ def _judge(
     rows = probe_rows({name: TokenStore.load(file) for name, file in files.items() if file.is_file()})
     if not rows:
         return None
-    fix = f"give [loop] of {settings.path} a probe_every beyond num_steps, then --resume, or take a smaller [model]"
+    fix = f"give [loop] of {settings.path} a probe_every beyond num_steps, or take a smaller [model]"
 
     def probe() -> Mapping[str, float]:
         with does_not_fit("the held-out rows that are looked at meanwhile", fix=fix):

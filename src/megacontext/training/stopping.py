@@ -24,14 +24,14 @@ __all__ = ["Where", "checkpoint_line", "is_out_of_memory", "not_finite", "out_of
 
 BYTES_PER_WEIGHT = 2 + 2 + 4 + 4 + 4  # it and its gradient in bfloat16; master, its gradient and a moment in float32
 FAILED_BATCH = "failed_batch.pt"
-CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "out of memory")  # what it says in a RuntimeError
+ALLOCATORS = ("can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")  # in a RuntimeError
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocator of a device or of the processor had nothing left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in CPU_ALLOCATOR)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ALLOCATORS)
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def not_finite(what: str, batch: Batch, losses_BT: Tensor, where: Where) -> Trai
         "stage": where.stage.name,
         "batch": batch.kind.name,
         "row_kinds": list(batch.row_kinds),
-        "ids_BT": batch.ids_BT,
-        "targets_BT": batch.targets_BT,
-        "weights_BT": batch.weights_BT,
-        "losses_BT": losses_BT.detach().clone(),
+        "ids_BT": batch.ids_BT.cpu(),
+        "targets_BT": batch.targets_BT.cpu(),
+        "weights_BT": batch.weights_BT.cpu(),
+        "losses_BT": losses_BT.detach().cpu().clone(),
     }
     kept_at = where.out / (f"failed_batch_{where.rank}.pt" if where.rank else FAILED_BATCH)
     partial = kept_at.with_suffix(".partial")
@@ -107,7 +107,7 @@ def placing(what: str, num_weights: int, device: torch.device, fix: str) -> Iter
         needed = num_weights * BYTES_PER_WEIGHT / 1e9
         raise TrainingError(
             f"out of memory on {what} on {device} ({first_line(error)[:160]}); {num_weights:,} weights with masters, "
-            f"gradients and moments take {needed:.1f} GB before any batch: {fix}"
+            f"gradients and moments take about {needed:.1f} GB before any batch: {fix}"
         ) from error
 
 

@@ -131,6 +131,9 @@ def test_the_same_text_twice_is_one_history() -> None:
     assert twice is not None
     assert (twice.units, twice.count) == (4, 2 * once.count)
     assert (twice.low, twice.high) == (once.low, once.high)
+    few = Outcomes([*found[:2], *again[:2]], "nats").estimate("own")
+    assert few is not None
+    assert few.units == 2, "so it is where there are too few to draw"
 
 
 def test_a_draw_without_a_gap_leaves_a_closure_without_an_interval() -> None:

@@ -148,7 +148,9 @@ class Outcomes:
         shared = sorted(set.intersection(*(set(self._found[method]) for method in methods)))
         names = sorted({self._histories[key] for key, _, _ in shared})
         if len(names) < FEWEST_HISTORIES:
-            rows = {place: row for row, place in enumerate(shared)}
+            items = sorted({(self._histories[key], budget, number) for key, budget, number in shared})
+            by_item = {item: row for row, item in enumerate(items)}
+            rows = {place: by_item[self._histories[place[0]], place[1], place[2]] for place in shared}
         else:
             by_history = {name: row for row, name in enumerate(names)}
             rows = {place: by_history[self._histories[place[0]]] for place in shared}

@@ -94,7 +94,7 @@ def _task(account: TaskAccount, rows: Sequence[Contender]) -> list[str]:
     missing = notes(account, rows)
     if missing:
         lines = "".join(f"<li>{escape(line)}</li>" for line in missing)
-        parts.append(f"<details><summary>rows without figures</summary><ul class='dim'>{lines}</ul></details>")
+        parts.append(f"<details><summary>what has no figures</summary><ul class='dim'>{lines}</ul></details>")
     return parts
 
 

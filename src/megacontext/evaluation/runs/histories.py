@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from megacontext.bases.registry import BaseHandle
@@ -68,9 +68,9 @@ class Shelf:
         documents = self.case(plan).documents
         return "\n".join(document.text or decode(document.token_ids) for document in documents)
 
-    def keep(self, *plans: Plan | None) -> None:
+    def keep(self, *plans: Plan) -> None:
         """Remove all other histories."""
-        kept = {plan.key for plan in plans if plan is not None}
+        kept = {plan.key for plan in plans}
         for key, gister in [held for held in self._memories if held[0] not in kept]:
             self._memories.pop((key, gister)).close()
             shutil.rmtree(self._folders.pop((key, gister)), ignore_errors=True)
@@ -82,12 +82,12 @@ class Shelf:
 
 
 class CaseHistories:
-    """One case's memories, and those of another case (``Histories`` for contenders)."""
+    """One case's memories, and those of another case (``Histories`` for contenders), chosen when it is asked for."""
 
-    def __init__(self, shelf: Shelf, plan: Plan, donor: Plan | None) -> None:
+    def __init__(self, shelf: Shelf, plan: Plan, donors: Sequence[Plan]) -> None:
         self._shelf = shelf
         self._plan = plan
-        self._donor = donor
+        self._donors = donors
 
     def memory(self, gister: str) -> OpenedMemory:
         return self._shelf.memory(self._plan, gister)
@@ -96,6 +96,10 @@ class CaseHistories:
         if self._donor is None:
             raise InvalidValueError("gists of another history need two histories; ask for at least 2 samples")
         return self._shelf.memory(self._donor, gister)
+
+    @cached_property
+    def _donor(self) -> Plan | None:
+        return self._shelf.donor(self._plan, self._donors)
 
 
 class EvidenceFinder:

@@ -97,9 +97,15 @@ class RunFolder:
         return place in self._records and not self._records[place].may_run
 
     def check_history(self, task: str, key: str, history: str) -> None:
-        """Raise InvalidValueError if what was found of a history was found of another one."""
+        """Raise InvalidValueError if what was found of a history was found of another one, or by a version that drew
+        histories in another way."""
         for record in self._records.values():
-            if (record.task, record.key) == (task, key) and record.history not in ("", history):
+            if not record.history:
+                raise InvalidValueError(
+                    f"{self.path} was begun by an earlier version, which drew other histories, and is not finished; "
+                    "run it anew in another folder (--out)"
+                )
+            if (record.task, record.key) == (task, key) and record.history != history:
                 raise InvalidValueError(
                     f"{self.path} was run on another text for {key}: the data, the Python version whose library is "
                     "read, or this program have changed since; run it anew in another folder (--out)"

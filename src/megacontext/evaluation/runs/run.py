@@ -110,7 +110,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
     )
     plans = {task.name: task.plans(setup) for task in tasks}
     for planned in plans.values():
-        for plan in {tuple(plan.facets.items()): plan for plan in reversed(planned)}.values():  # one of each kind
+        for plan in _one_of_each(planned):
             check_budget(setup, plan, handle.info)
     folder = RunFolder(config.out, _settings(config, handle, data), stamp(), resume=config.resume)
     runner = _Runner(folder, handle, config)
@@ -152,6 +152,12 @@ def _settings(config: EvalConfig, handle: BaseHandle, data: DataFolder) -> dict[
     }
 
 
+def _one_of_each(plans: Sequence[Plan]) -> list[Plan]:
+    """The first of each length and domain: what the data cannot make, it can make of none of them. Kinds of questions
+    are as long, and making a million tokens takes seconds."""
+    return list({(plan.facets.get("length"), plan.facets.get("domain")): plan for plan in reversed(plans)}.values())
+
+
 def _donors(plans: Sequence[Plan], at: int) -> list[Plan]:
     """Other histories, those of the same length if there are some."""
     others = [plan for plan in [*plans[at + 1 :], *plans[:at]] if plan.key != plans[at].key]
@@ -180,29 +186,27 @@ class _Runner:
         ]
         if not missing:
             return
-        donor = self._shelf.donor(plan, donors)
-        self._shelf.keep(plan, donor)
+        self._shelf.keep(plan)
+        try:
+            self._shelf.case(plan)
+        except InvalidValueError as error:  # the first of its length could be made
+            for budget, row in missing:
+                self._folder.add(self._record(task, plan, budget, row, skipped=str(error)))
+            return
         items, evidence, history = self._items(plan)
         self._folder.check_history(task.name, plan.key, history)
-        histories = CaseHistories(self._shelf, plan, donor)
+        histories = CaseHistories(self._shelf, plan, donors)
         for budget, row in missing:
             began = time.perf_counter()
             results, skipped, may_run = self._try(row, histories, budget, items, evidence)
-            facets = {**plan.facets, **({"window": windows[budget]} if windows[budget] else {})}
-            self._folder.add(
-                Record(
-                    task=task.name,
-                    key=plan.key,
-                    facets=facets,
-                    budget=budget,
-                    method=row.name,
-                    seconds=round(time.perf_counter() - began, 3),
-                    skipped=skipped,
-                    may_run=may_run,
-                    history=history,
-                    items=results,
-                )
-            )
+            told = {"skipped": skipped, "may_run": may_run, "history": history, "items": results}
+            seconds = round(time.perf_counter() - began, 3)
+            self._folder.add(self._record(task, plan, budget, row, seconds=seconds, **told))
+
+    def _record(self, task: Task, plan: Plan, budget: int, row: Contender, **told: Any) -> Record:
+        window = (plan.windows or {}).get(budget)
+        facets = {**plan.facets, **({"window": window} if window else {})}
+        return Record(task=task.name, key=plan.key, facets=facets, budget=budget, method=row.name, **told)
 
     def _items(self, plan: Plan) -> tuple[Sequence[Item], list[tuple[Span, ...]], str]:
         """What is asked, where in the history each answer stands, and a digest of the history."""

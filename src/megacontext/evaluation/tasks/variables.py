@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import string
 from bisect import bisect_right
+from functools import partial
 from itertools import pairwise
 
 from megacontext.errors import InvalidValueError
@@ -90,8 +91,19 @@ class CommonWordsTask(Task):
     reads = WORD_LISTS
 
     def plans(self, setup: Setup) -> list[Plan]:
-        usual = (4096, 16384, 32768) if setup.data.folder else (4096,)  # the short lists have no more words
-        return plans_by_length(self.name, setup, common_words_case, usual=(usual, 20), quick=((4096,), 2))
+        usual: tuple[int, ...] = (4096, 16384, 32768)
+        quick: tuple[int, ...] = (4096,)
+        if not setup.data.folder:  # the short lists make no more than one of these, by the tokenizer
+            usual = quick = (next(filter(partial(_can_list, setup), (4096, 2048)), 4096),)
+        return plans_by_length(self.name, setup, common_words_case, usual=(usual, 20), quick=(quick, 2))
+
+
+def _can_list(setup: Setup, length: int) -> bool:
+    try:
+        common_words_case(setup, "", length)
+    except InvalidValueError:
+        return False
+    return True
 
 
 def common_words_case(setup: Setup, key: str, length: int) -> Case:
