@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from megacontext.errors import InvalidValueError
 from megacontext.training.corpus import Document
+from megacontext.training.curriculum import ROWS
 from megacontext.training.cuts import cut_row
 from megacontext.training.rows import dense_row, plain_row, recall_row
 from megacontext.training.tokens import TokenStore, encode_documents
@@ -91,3 +93,18 @@ def test_numbers_are_encoded_digit_by_digit_and_documents_end(tokenizer: Tokeniz
     )
     assert store.ids_N[store.starts_D[1] - 1] == tokenizer.token_to_id("<|endoftext|>")
     assert store.names == ("a", "b")
+
+
+@pytest.mark.parametrize("length", [1, 47])
+def test_a_row_without_room_for_quotations_is_refused(source: TextSource, length: int) -> None:
+    with pytest.raises(
+        InvalidValueError, match=f"a row of {length} tokens has no room for quotations; use at least 48"
+    ):
+        ROWS["quotes"](source, Random(0), length)
+    assert len(ROWS["quotes"](source, Random(0), 48).tokens_T) == 48
+
+
+def test_rows_with_hardly_any_text_can_be_made(source: TextSource) -> None:
+    assert source.openings(np.zeros(0, dtype=np.uint16), "books").tolist() == []
+    for seed in range(20):
+        ROWS["strewn"](source, Random(seed), 40)

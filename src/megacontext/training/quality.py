@@ -29,7 +29,7 @@ _GENERATED = re.compile(
 )
 _TOP = re.compile(r"""(?:\s*(?:#[^\n]*|[rR]?\"{3}.*?\"{3}|[rR]?'{3}.*?'{3}))*""", re.DOTALL)
 _TEST_FILE = re.compile(r"(^|/)(test_[^/]*|conftest)\.py$|/_tests?/")
-_STRING = re.compile(r"""[rbuRBU]?(['"])(?:\\.|(?!\1).)*\1""")
+_STRING = re.compile(r"""[rbuRBU]?(['"])(?:\\.|(?!\1)[^\\\n])*\1""")
 _DATA = re.compile(r"[\s\d.,:()\[\]{}+\-xXeEa-fA-F]*")
 _LINK = re.compile(r"(?:https?://|\]\()\S+")
 _TOP_COMMENTS = re.compile(r"(?:#!.*\n)?(?:#.*coding[:=].*\n)?((?:#.*\n)+)")

@@ -123,6 +123,10 @@ def quotes_row(source: TextSource, random: Random, length: int) -> Window:
     What a piece begins with cannot be known: its first two tokens cost nothing.
     """
     stop = 2 * length // 3 // ALIGNED_BLOCK * ALIGNED_BLOCK
+    if stop <= QUOTED:
+        raise InvalidValueError(
+            f"a row of {length} tokens has no room for quotations; use at least {3 * ALIGNED_BLOCK // 2}"
+        )
     text = source.stretch(random, source.domain(random), stop).tolist()
     strip = Strip()
     strip.add_text(text)

@@ -166,7 +166,7 @@ class TextSource:
         may = self.opens_line_V[ids_N]
         if domain != "code":
             may[1:] |= self.ends_sentence_V[ids_N[:-1]]
-        may[0] = False
+        may[:1] = False
         return np.flatnonzero(may)
 
     def statement(self, random: Random, fact: Fact, domain: str, *, new_line: bool) -> Ids:
