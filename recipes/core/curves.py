@@ -87,7 +87,7 @@ def _panel(axes: Any, several: Sequence[RunCurves], lines: Mapping[str, tuple[st
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, labelcolor=TEXT)
+        axes.legend(facecolor=BACKGROUND, edgecolor="none", framealpha=1, fontsize=8, labelcolor=TEXT)
 
 
 def main() -> None:
