@@ -128,6 +128,42 @@ def test_the_oracle_serves_no_question(megacontext, filled_memory, verb):
     assert_one_line(result, 2, "psychic", "attention, auto, lensnet, lexical, recency")
 
 
+def test_an_archive_is_a_file(megacontext, filled_memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(megacontext("export", filled_memory, "-"), 2, "- is no file", "./-")
+    assert_one_line(megacontext("import", "-", "copy"), 2, "- is no file")
+    (tmp_path / "backups").mkdir()
+    assert_one_line(megacontext("export", filled_memory, "backups"), 2, "is a folder", "backups/memory.tar")
+    assert [path.name for path in tmp_path.iterdir()] == ["backups"]
+
+
+def test_a_label_given_twice_is_said(megacontext, filled_memory, tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    both = ("--label", "team=a", "--label", "team=b")
+    result = megacontext("ingest", filled_memory, tmp_path / "a.txt", *both)
+    assert_one_line(result, 2, "team is labelled twice, 'a' and 'b'")
+
+
+def test_what_changes_nothing_of_a_dry_run_is_said(megacontext):
+    for option in (["--minutes", "3"], ["--seed", "3"], ["--resume"], ["--start", "x"]):
+        result = megacontext("train", "memory", "--dry-run", *option)
+        assert_one_line(result, 2, f"{option[0]} changes nothing of a dry run")
+
+
+def test_no_more_is_read_of_a_text_than_is_scored(megacontext, filled_memory, monkeypatch):
+    class Endless(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            buffer[:] = "é".encode() * (len(buffer) // 2) + b"x" * (len(buffer) % 2)
+            return len(buffer)
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
+    scored = megacontext("score", filled_memory, "--text", "-", "--max-tokens", 6, "--json")
+    assert scored.data["num_tokens"] == 6
+
+
 def test_a_demo_with_an_unknown_base_makes_no_folder(megacontext, tmp_path):
     assert_one_line(megacontext("demo", "--out", tmp_path / "demo", "--base", "no/such"), 1, "no/such")
     assert not (tmp_path / "demo").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megacontext.runtime import assembly
 from megacontext.units import MIB
 
 LINE = b"A line that speaks of the weather and of bread.\n"
@@ -164,6 +165,16 @@ def test_standard_input_that_is_closed_is_said(megacontext, memory, monkeypatch,
     assert said in done.err
     assert "unexpected" not in done.err
     assert done.err.count("\n") == 1
+
+
+def test_empty_lines_between_piped_turns_are_passed_over(megacontext, memory, monkeypatch):
+    turns = io.TextIOWrapper(io.BytesIO(b"One?\n\n  \nTwo?\n\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", turns)
+    assert megacontext("chat", memory, "--max-new-tokens", 2).code == 0
+    with assembly.open(memory, read_only=True) as opened:
+        said = opened.text(0, opened.num_tokens)
+    assert "One?" in said
+    assert "Two?" in said
 
 
 def test_a_turn_in_another_encoding_is_said(megacontext, memory, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,36 @@ def test_a_reader_that_goes_away_is_no_error(filled_memory, arguments):
     os.close(write_end)
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_changes_no_exit_code(filled_memory, stream):
+    redirect = {"stdout": ">&-", "stderr": "2>&-"}[stream]
+    for arguments, code in ((["sources", str(filled_memory)], 0), (["nonsense"], 2)):
+        line = f"{shlex.join(command(*arguments))} {redirect}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stderr
+        assert "unexpected" not in done.stderr
+
+
+def test_sigterm_leaves_nothing_half_written(filled_memory, tmp_path):
+    script = """
+import sys, time
+from megacontext.runtime import transfer
+transfer.write_archive = lambda *args: (print("writing", flush=True), time.sleep(60))
+from megacontext.cli.main import main
+main()
+"""
+    arguments = [sys.executable, "-c", script, "export", str(filled_memory), str(tmp_path / "a.tar")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (143, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_ends_quietly_with_130(filled_memory):

@@ -41,7 +41,7 @@ def test_the_old_one_is_kept_until_it_is_dropped(megacontext, memory, other_base
     assert (again.code, again.err.count("\n")) == (2, 1)
     assert "nothing to do" in again.err
     assert "--drop-old" in again.err
-    dropped = megacontext("regist", memory, "--drop-old", "--json").data
+    dropped = megacontext("regist", memory, "--drop-old", "--json").data["report"]
     assert dropped["freed_bytes"] > 10_000
     assert dropped["kept"] == []
     assert "it was before" not in megacontext("inspect", memory).out

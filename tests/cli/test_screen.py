@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megacontext.cli.focus_picture import strip
-from megacontext.cli.screen import counted, place_of, quote, shorten_uri
+from megacontext.cli.screen import PIPED_WIDTH, counted, output_console, place_of, print_json, quote, shorten_uri
 
 
 def test_a_short_text_is_quoted_whole_on_one_line():
@@ -44,6 +45,17 @@ def test_a_strip_shows_the_finest_level_of_each_share():
 def test_names_keep_to_one_line_and_leave_the_terminal_alone():
     assert shorten_uri("file:///notes/two%0Alines%1B[31m.txt") == r"/notes/two\nlines\x1b[31m.txt"
     assert shorten_uri("chat\tof today") == r"chat\tof today"
+
+
+def test_json_has_no_numbers_that_are_none(capsys):
+    print_json({"error": float("inf"), "nats": [1.5, float("nan")], "count": 3})
+    assert json.loads(capsys.readouterr().out) == {"error": None, "nats": [1.5, None], "count": 3}
+
+
+def test_a_width_that_is_no_width_is_the_usual_one(monkeypatch):
+    for columns, width in (("2", 20), ("0", PIPED_WIDTH), ("x", PIPED_WIDTH), ("90", 90)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert output_console().width == width
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 sources"), (1, "1 source"), (1024, "1,024 sources")])

@@ -84,11 +84,18 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(MemoryExistsError, match="choose another folder with --out"):
         prepare_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "library").mkdir()
+    (tmp_path / MARKER).write_text("What my project is about.", encoding="utf-8")
+    with pytest.raises(MemoryExistsError, match="choose another folder with --out"):
+        prepare_folder(tmp_path)
+    assert (tmp_path / "library").is_dir()
+    assert (tmp_path / MARKER).read_text(encoding="utf-8") == "What my project is about."
 
 
 def test_an_earlier_demo_is_replaced(tmp_path: Path) -> None:
     prepare_folder(tmp_path / "demo")
     (tmp_path / "demo" / "library").mkdir()
+    (tmp_path / "demo" / "results.json").write_text("{}", encoding="utf-8")
     prepare_folder(tmp_path / "demo")
     assert [path.name for path in (tmp_path / "demo").iterdir()] == [MARKER]
 

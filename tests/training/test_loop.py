@@ -93,6 +93,22 @@ def test_a_resumed_run_ends_with_the_same_bits(source: TextSource, tmp_path: Pat
         assert torch.equal(second.optimizer.weights[name], whole.optimizer.weights[name]), name
 
 
+def test_ctrl_c_says_from_where_a_run_goes_on(
+    source: TextSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = make_loop(source, tmp_path, num_steps=8)
+    loop.run(until_step=3)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"interrupted at step 3. {tmp_path / 'checkpoint.pt'} (step 3) is as it was; --resume" in said
+
+
 def test_kinds_rows_and_domains_are_drawn_by_their_shares(tokenizer: Tokenizer, stores: dict[str, TokenStore]) -> None:
     source = TextSource(tokenizer, stores, {"code": 0.1, "books": 0.9})
     often = BatchKind(name="often", share=0.9, rows=1, length=64, mix={"dense": 0.1, "plain": 0.9})

@@ -96,10 +96,10 @@ def published_profiles() -> tuple[BaseProfile, ...]:
     return tuple(sorted(profiles, key=lambda profile: (profile.family.lower(), profile.num_parameters)))
 
 
-def find_profile(name: str, folder: Path) -> BaseProfile | None:
-    """What is known of a base: the ``megacontext.toml`` in its folder, else the shipped one for its name."""
+def find_profile(name: str, folder: Path, *, own: bool = True) -> BaseProfile | None:
+    """What is known of a base: the ``megacontext.toml`` in its folder (own), else the shipped one for its name."""
     path = folder / PROFILE_FILE
-    if path.is_file():
+    if own and path.is_file():
         return read_profile(path)
     path = PUBLISHED_FOLDER / f"{name.rpartition('/')[2].lower()}.toml"
     profile = read_profile(path) if path.is_file() else None

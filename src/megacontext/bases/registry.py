@@ -61,16 +61,24 @@ class BaseHandle:
     id_or_path: a name in ``BUNDLED``, a folder, or a Hugging Face id; device: auto (CUDA if there is one), cpu, cuda,
     cuda:N; dtype: bfloat16, float16, float32, auto (bfloat16 where the device has units for it, see
     ``bases/precision.py``), or int8, int4: computed as auto, with linear layers quantised while they are read; profile:
-    a config of the base, in place of the one that is found (``bases/profiles.py``).
+    a config of the base, in place of the one that is found (``bases/profiles.py``); own_profile: whether one in its
+    folder counts, which it does not for who writes another.
     Raises UnknownNameError, BaseModelError, InvalidValueError; each names what is missing.
     """
 
     def __init__(
-        self, id_or_path: str, *, dtype: str = "auto", device: str = "auto", profile: Path | None = None
+        self,
+        id_or_path: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        profile: Path | None = None,
+        own_profile: bool = True,
     ) -> None:
         check_placement(dtype, device)
         self._dtype, self._device = dtype, device
         self._profile_path = profile
+        self._own_profile = own_profile
         self._loading = threading.Lock()
         self._loaded: Base | None = None
         self._is_refused = False  # by our own adapter
@@ -135,7 +143,7 @@ class BaseHandle:
         """What is known of the base beyond its weights, if anything is."""
         if self._profile_path is not None:
             return read_profile(self._profile_path)
-        return find_profile(self.name, self.folder)
+        return find_profile(self.name, self.folder, own=self._own_profile)
 
     @functools.cached_property
     def info(self) -> BaseInfo:

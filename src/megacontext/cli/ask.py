@@ -48,6 +48,7 @@ def ask(
         answer = stream_answer(events, show=not json, strip=True)
         spans = session.explain(limit=num_sources)
     if json:
-        print_json({"question": question, "answer": answer.text, "reason": answer.reason, "sources": spans})
+        told = {"answer": answer.text, "reason": answer.reason, "warnings": answer.warnings}
+        print_json({"question": question, **told, "sources": spans})
     elif num_sources:
         print_explained(spans, question=question)

@@ -59,6 +59,8 @@ def _read_turn(console: Console) -> str | None:
         console.print("[bold cyan]>[/bold cyan] ", end="")
     try:
         line = lines.readline()
+        while line and not line.strip() and not lines.isatty():  # a blank line ends a talk, not a file of turns
+            line = lines.readline()
     except KeyboardInterrupt:
         line = ""
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,7 @@ def check(
             _print_damages(out, report.damages)
             if not repair and any(damage.repairable for damage in report.damages):
                 out.print(
-                    f"megacontext check {visible_line(memory)} --repair rebuilds what can be rebuilt",
+                    f"megacontext check {visible_line(shlex.quote(memory))} --repair rebuilds what can be rebuilt",
                     markup=False,
                     soft_wrap=True,
                 )
@@ -60,7 +61,7 @@ def check(
         if report.unused_bytes:
             out.print(
                 f"{format_bytes(report.unused_bytes)} are of an ingest that was interrupted, or goes on; in the first "
-                f"case megacontext check {visible_line(memory)} --repair removes them",
+                f"case megacontext check {visible_line(shlex.quote(memory))} --repair removes them",
                 markup=False,
                 soft_wrap=True,
             )

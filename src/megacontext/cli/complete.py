@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -21,7 +20,6 @@ from megacontext.cli.options import (
     TopPOption,
 )
 from megacontext.cli.screen import print_json
-from megacontext.cli.visible import visible_text
 
 __all__ = ["complete"]
 
@@ -49,8 +47,7 @@ def complete(
         opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,
     ):
         events = session.complete(prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
-        if not json:
-            sys.stdout.write(visible_text(prompt))
-        answer = stream_answer(events, show=not json, strip=False)
+        answer = stream_answer(events, show=not json, strip=False, prompt=prompt)
     if json:
-        print_json({"prompt": prompt, "continuation": answer.text, "reason": answer.reason})
+        told = {"continuation": answer.text, "reason": answer.reason, "warnings": answer.warnings}
+        print_json({"prompt": prompt, **told})

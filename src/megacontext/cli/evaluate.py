@@ -169,6 +169,7 @@ def _run(config: EvalConfig, *, json: bool) -> None:
 
     from megacontext.bases.registry import BaseHandle
     from megacontext.evaluation.results.writing import write_report
+    from megacontext.evaluation.runs.records import RUN
     from megacontext.evaluation.runs.run import evaluate as run_tasks
     from megacontext.gisters.gistnet import untaught_shape
 
@@ -188,10 +189,16 @@ def _run(config: EvalConfig, *, json: bool) -> None:
         def step(what: str, number: int, total: int) -> None:
             bar.update(shown, description=what, completed=number, total=total)
 
+        if config.resume and not (config.out / RUN).is_file():
+            console.print(f"there is no run in {config.out} to go on with; one begins", markup=False, soft_wrap=True)
         try:
             run = run_tasks(config, on_step=step)
         except KeyboardInterrupt:
-            console.print(f"interrupted; what is done is in {config.out}: go on with the same arguments and --resume")
+            console.print(
+                f"interrupted; what is done is in {config.out}: go on with the same arguments and --resume",
+                markup=False,
+                soft_wrap=True,
+            )
             raise
     report = write_report(run)
     if json:
@@ -214,4 +221,4 @@ def _show(run: EvalRun, report: Report) -> None:
             out.print(note, style="dim")
     out.print()
     for file in report.files:
-        out.print(str(file))
+        out.print(str(file), markup=False, soft_wrap=True)

@@ -1,14 +1,17 @@
 """The entry point: runs a verb, and turns whatever it raises into one line and an exit code.
 
-0 done, 1 failed, 2 wrong usage; 130 interrupted, 141 the reader of our output went away.
+0 done, 1 failed, 2 wrong usage; 130 interrupted, 141 the reader of our output went away, 143 ended (SIGTERM).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import typer
@@ -27,7 +30,16 @@ CLICK_ERROR: Any = typer.BadParameter.__mro__[2]
 
 def main() -> None:
     """Console script."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: what is done counts, not what is said of it
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for as long as we run
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Leave as after an error, so that what is half written is removed."""
+    raise SystemExit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -57,12 +57,15 @@ def parse_lens(name: str) -> str:
 
 def parse_labels(labels: list[str]) -> dict[str, str]:
     """``["team=infra"]`` -> ``{"team": "infra"}``."""
-    parsed = {}
+    parsed: dict[str, str] = {}
     for label in labels:
         key, equals, value = label.partition("=")
         if not equals or not key.strip():
             raise typer.BadParameter(f"{label!r} is not a label; write KEY=VALUE, such as team=infra")
-        parsed[key.strip()] = value
+        if parsed.setdefault(key.strip(), value) != value:
+            raise typer.BadParameter(
+                f"{key.strip()} is labelled twice, {parsed[key.strip()]!r} and {value!r}; give one of them"
+            )
     return parsed
 
 

@@ -126,7 +126,7 @@ def _print(memory: str, report: RegistReport) -> None:
 
 def _print_dropped(memory: str, freed_bytes: int, kept: tuple[str, ...], json: bool) -> None:
     if json:
-        print_json({"freed_bytes": freed_bytes, "kept": kept})
+        print_json({"memory": memory, "report": {"freed_bytes": freed_bytes, "kept": kept}})
     elif not freed_bytes and not kept:
         output_console().print("there is nothing to be removed")
     else:

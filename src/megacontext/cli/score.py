@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["score"]
 
+MOST_BYTES_PER_TOKEN = 64  # more than a token of text has; white space that is one token may be longer
+
 
 def score(
     memory: MemoryArgument,
@@ -38,7 +41,7 @@ def score(
 
     Lower is better: nats per token, and bits per byte of text. No method looks at the continuation before it is scored.
     """
-    continuation = _read(text)
+    continuation = _read(text, most_bytes=MOST_BYTES_PER_TOKEN * max_tokens)
     with open_for_questions(memory) as opened, error_console().status("[dim]scoring[/dim]"):
         if not opened.num_tokens:
             raise EmptySourceError(f"{memory} has no tokens, so nothing can go on from it; ingest something first")
@@ -62,25 +65,33 @@ def score(
         for result in results
     ]
     out = output_console()
-    out.print(f"{len(token_ids):,} tokens after a history of {num_history:,}")
+    is_cut = len(token_ids) == max_tokens
+    what = f"{'the first ' if is_cut else ''}{len(token_ids):,} tokens after a history of {num_history:,}"
+    out.print(what + (" (--max-tokens takes more)" if is_cut else ""))
     columns = ["method", "window", "nats per token", "bits per byte"]
     print_table(out, columns, rows, right=columns[1:])
     if all(result["name"] != "full" for result in results):
         out.print("full context: does not fit into the base's positions", style="dim")
 
 
-def _read(text: str) -> str:
+def _read(text: str, *, most_bytes: int) -> str:
+    """The beginning of a file: what is scored is its first tokens."""
+    name = "standard input" if text == "-" else text
     try:
-        raw = open_input("give --text a file").buffer.read() if text == "-" else Path(text).read_bytes()
-        content = raw.decode("utf-8")
+        if text == "-":
+            raw = open_input("give --text a file").buffer.read(most_bytes)
+        else:
+            with Path(text).open("rb") as file:
+                raw = file.read(most_bytes)
+        content = codecs.getincrementaldecoder("utf-8")().decode(raw, final=len(raw) < most_bytes)
     except UnicodeDecodeError as error:
-        raise NotTextError(f"{text} is not UTF-8 text (byte {error.start}); score a text file") from error
+        raise NotTextError(f"{name} is not UTF-8 text (byte {error.start}); score a text file") from error
     except OSError as error:
         raise UnreadableSourceError(
-            f"{text} cannot be read ({error.strerror}); check its name and permissions"
+            f"{name} cannot be read ({error.strerror}); check its name and permissions"
         ) from error
     if not content.strip():
-        raise EmptySourceError(f"{text} has no text; there is nothing to score")
+        raise EmptySourceError(f"{name} has no text; there is nothing to score")
     return content
 
 

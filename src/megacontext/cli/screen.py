@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import sys
@@ -29,6 +30,7 @@ __all__ = [
 QUOTE_CHARS = 160
 # a table in a file or pipe is not cut to the width of a terminal that is not there
 PIPED_WIDTH = 200
+NARROWEST = 20
 
 
 class _Console(Console):
@@ -50,8 +52,9 @@ def error_console() -> Console:
 
 
 def print_json(data: object) -> None:
-    """One JSON document on standard output."""
-    sys.stdout.write(visible_json(json.dumps(_jsonable(data), ensure_ascii=False, indent=2)) + "\n")
+    """One JSON document on standard output; numbers that are none (an error that nobody knows) are null."""
+    text = json.dumps(_jsonable(data), ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write(visible_json(text) + "\n")
 
 
 def quote(text: str, about: str = "", limit: int = QUOTE_CHARS) -> str:
@@ -107,7 +110,7 @@ def place_of(uri: str, line_start: int, line_stop: int) -> str:
 
 def _columns() -> int:
     columns = os.environ.get("COLUMNS", "")
-    return int(columns) if columns.isdecimal() else 0
+    return max(NARROWEST, int(columns)) if columns.isdecimal() and int(columns) else 0
 
 
 def _jsonable(data: object) -> Any:
@@ -117,4 +120,6 @@ def _jsonable(data: object) -> Any:
         return {str(key): _jsonable(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
         return [_jsonable(item) for item in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
     return data

@@ -97,6 +97,9 @@ def train(
     if dry_run:
         if device not in ("auto", "cpu"):
             raise typer.BadParameter(f"--device is {device}, but a dry run measures on the CPU; leave it out")
+        given = {"--minutes": minutes, "--start": start, "--resume": resume or None, "--seed": seed}
+        if unread := [name for name, value in given.items() if value is not None]:
+            raise typer.BadParameter(f"{unread[0]} changes nothing of a dry run, which is of all steps; leave it out")
         _print_costs(configs, eager=eager, json=json)
         return
     if len(configs) > 1:
@@ -127,6 +130,7 @@ def train(
     else:
         output_console().print(
             f"step {state.step:,}, {format_count(state.tokens)} tokens, {state.seconds / 60:.1f} minutes: {checkpoint}",
+            markup=False,
             soft_wrap=True,
         )
 

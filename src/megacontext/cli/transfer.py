@@ -25,6 +25,7 @@ ArchiveArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Tar archi
 
 def export_memory(memory: MemoryArgument, archive: ArchiveArgument, json: JsonOption = False) -> None:
     """Copy a memory into one file, also while somebody writes to it."""
+    _refuse_pipe(archive)
     from megacontext.runtime import transfer
 
     with _progress("exporting") as progress:
@@ -34,11 +35,19 @@ def export_memory(memory: MemoryArgument, archive: ArchiveArgument, json: JsonOp
 
 def import_memory(archive: ArchiveArgument, memory: MemoryArgument, json: JsonOption = False) -> None:
     """Make a new memory from an exported file; every byte is verified."""
+    _refuse_pipe(archive)
     from megacontext.runtime import transfer
 
     with _progress("importing") as progress:
         report = transfer.import_memory(archive, memory, progress=progress)
     _print(report, f"imported {archive} to {memory}", json)
+
+
+def _refuse_pipe(archive: Path) -> None:
+    if str(archive) == "-":
+        raise typer.BadParameter(
+            "- is no file: an archive is read twice to be verified; name one (./- if it is so called)"
+        )
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from megacontext.evaluation.methods.learned import with_learned
 from megacontext.evaluation.methods.method import Method
 from megacontext.evaluation.methods.plain import Recency
 from megacontext.evaluation.methods.retrieval import Retrieval
-from megacontext.evaluation.outputs import write_outputs
+from megacontext.evaluation.outputs import OUTPUTS, write_outputs
 from megacontext.evaluation.pace import Pace, best_pace
 from megacontext.evaluation.report import Costs
 from megacontext.evaluation.runs.budget import needed_budget
@@ -51,7 +51,7 @@ from megacontext.values import whole_number
 __all__ = ["DemoConfig", "DemoResult", "run_demo"]
 
 METHODS: tuple[type[Method], ...] = (Recency, Retrieval, FocusedMemory, OracleFocus)
-MARKER = "README.txt"
+MARKER, MADE_BY = "README.txt", "Made by `megacontext demo`"
 CONTEXT_TOKENS = 1200  # read before each continuation: more than a window, so that recency sees nothing else
 NUM_SHOWN = 4
 NUM_TRACED = 40
@@ -279,18 +279,28 @@ def measure_decoding(
 
 def prepare_folder(out: Path) -> None:
     """Make ``out``, or empty it of an earlier demo; refuse to touch a folder that is somebody else's."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).is_file())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not _is_of_a_demo(out))):
         raise MemoryExistsError(f"{out} is not empty and no earlier demo's; choose another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     for name in ("library", MEMORY_NAME):
         shutil.rmtree(out / name, ignore_errors=True)
+    for name in OUTPUTS:  # of other facts, if this demo is stopped before it has its own
+        (out / name).unlink(missing_ok=True)
     (out / MARKER).write_text(
-        f"Made by `megacontext demo`; the next one replaces it.\n\n{MEMORY_NAME}: the memory; ask it yourself:\n"
+        f"{MADE_BY}; the next one replaces it.\n\n{MEMORY_NAME}: the memory; ask it yourself:\n"
         f'  megacontext ask {out / MEMORY_NAME} "What is the code for ...?"\n'
         "library: the texts with the facts in them\n"
         "index.html: the account; detail.png: its picture; results.json: every figure\n",
         encoding="utf-8",
     )
+
+
+def _is_of_a_demo(folder: Path) -> bool:
+    """Many folders have a file of that name; a demo's begins as only a demo's does."""
+    try:
+        return (folder / MARKER).read_text(encoding="utf-8").startswith(MADE_BY)
+    except (OSError, ValueError):
+        return False
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,10 +98,13 @@ class DemoScreen:
         for sentence in verdicts(short):
             self.console.print(f"Short histories: {escape(sentence)}")
         self.console.print("± is one standard error; differences are paired.", style="dim")
-        self.console.print(f"\n{seconds:.0f} s in all; look at {' and '.join(map(str, files))}")
+        self.console.print(
+            f"\n{seconds:.0f} s in all; look at {' and '.join(map(str, files))}", markup=False, soft_wrap=True
+        )
         if samples:
             memory = files[0].parent / MEMORY_NAME
-            self.console.print(f'ask it yourself: megacontext ask {memory} "{samples[0]["question"]}"', style="dim")
+            ask = f'ask it yourself: megacontext ask {shlex.quote(str(memory))} "{samples[0]["question"]}"'
+            self.console.print(ask, style="dim", markup=False, soft_wrap=True)
 
     def _bar(self) -> Progress:
         return Progress(

@@ -19,15 +19,16 @@ from megacontext.units import format_count
 if TYPE_CHECKING:
     from megacontext.evaluation.demo import DemoResult
 
-__all__ = ["RESULTS", "write_outputs"]
+__all__ = ["OUTPUTS", "RESULTS", "write_outputs"]
 
-RESULTS = "results.json"
+PAGE, PICTURE, RESULTS = OUTPUTS = ("index.html", "detail.png", "results.json")
 
 
 def write_outputs(out: Path, result: DemoResult, settings: Mapping[str, Any]) -> list[Path]:
     """Write everything to ``out``; the files to look at. Without matplotlib (extra ``figures``) there is no PNG."""
-    page, picture, results = out / "index.html", out / "detail.png", out / RESULTS
-    results.write_text(json.dumps(_content(result, settings), indent=2, default=float) + "\n", encoding="utf-8")
+    page, picture, results = out / PAGE, out / PICTURE, out / RESULTS
+    content = json.dumps(_content(result, settings), indent=2, default=float, allow_nan=False)
+    results.write_text(content + "\n", encoding="utf-8")
     page.write_text(_page(result), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:
         return [page, results]

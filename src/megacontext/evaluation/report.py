@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -121,7 +122,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         if share:
             entry["accuracy"] = {"value": share.value, "interval": share.interval, "trials": share.trials}
         if nll:
-            entry["nll"] = {"value": nll.value, "standard_error": nll.error, "trials": nll.count}
+            error = nll.error if math.isfinite(nll.error) else None  # of a single value nobody knows it
+            entry["nll"] = {"value": nll.value, "standard_error": error, "trials": nll.count}
         methods.append(entry)
     return {
         "title": comparison.title,

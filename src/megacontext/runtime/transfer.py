@@ -58,6 +58,8 @@ def export_memory(path: str | PathLike[str], archive: Path, *, progress: Progres
     the memory repaired), CorruptionError (a file is missing, or the copy would lack what a repair can make again).
     """
     folder = memory_folder(path)
+    if archive.is_dir():
+        raise InvalidValueError(f"{archive} is a folder; name a file in it, such as {archive / 'memory.tar'}")
     if archive.exists():
         raise InvalidValueError(f"{archive} exists already; choose another name, or remove it first")
     if not archive.absolute().parent.is_dir():

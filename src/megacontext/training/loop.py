@@ -6,8 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ class TrainingLoop:
         ):
             for tracker in trackers:
                 closing.callback(tracker.close)
+            closing.enter_context(self._interrupted())
             task = bar.add_task("training", total=self.config.num_steps, completed=self.state.step)
             while self.progress < 1 and self.state.step != until_step:
                 self.step()
@@ -148,6 +149,17 @@ class TrainingLoop:
         if self.saved_step != self.state.step:
             self.save()
         return self.state
+
+    @contextmanager
+    def _interrupted(self) -> Iterator[None]:
+        """Ctrl-C: say from where the run goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.team.is_first:
+                line = f"interrupted at step {self.state.step}. {checkpoint_line(self._where)}"
+                Console(stderr=True).print(line, soft_wrap=True, markup=False, highlight=False)
+            raise
 
     def step(self) -> None:
         """One step: draw, differentiate, step, count, and move to the next stage when the gate opens."""

@@ -18,6 +18,7 @@ from megacontext.evaluation.porting import measuring
 from megacontext.evaluation.porting.checks import CheckResult
 from megacontext.evaluation.porting.port import PortConfig, port
 from megacontext.evaluation.porting.room import LEAST_WINDOW
+from megacontext.ports.base import BaseDefaults
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,16 @@ def ported(base: Path | str, out: Path, **options: Any) -> Any:
     found = port(config, on_step=lambda what, number, total: steps.append(what))
     assert {step.partition(" (")[0] for step in steps} >= {"loading", "checking", "measuring speed"}
     return found
+
+
+def test_a_config_that_cannot_be_read_is_no_obstacle_to_another(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    (folder / "megacontext.toml").write_text("format = 99\n")
+    with pytest.raises(BaseModelError, match="write it again with `megacontext port`"):
+        _ = BaseHandle(str(folder)).info
+    again = BaseHandle(str(folder), own_profile=False)
+    assert again.profile is None
+    assert again.info.defaults == BaseDefaults()
 
 
 def test_a_model_gets_a_config_that_is_read_back_and_a_page(model_folder: Path, tmp_path: Path) -> None:

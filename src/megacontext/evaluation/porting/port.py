@@ -11,7 +11,7 @@ from pathlib import Path
 
 import megacontext
 from megacontext.bases.describing import DTYPE_BYTES, Traits, describe, describe_core, whole_config
-from megacontext.bases.profiles import PROFILE_FILE, find_profile
+from megacontext.bases.profiles import PROFILE_FILE
 from megacontext.bases.registry import BUNDLED_FOLDER, BaseHandle
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
@@ -87,7 +87,7 @@ def port(config: PortConfig, *, on_step: OnStep) -> Ported:
     on_step: told what is done now, and how far it is. Raises BaseModelError, UnknownNameError, InvalidValueError;
     StorageFullError.
     """
-    handle = BaseHandle(config.base, dtype=config.dtype, device=config.device)
+    handle = BaseHandle(config.base, dtype=config.dtype, device=config.device, own_profile=False)
     if config.installs and BUNDLED_FOLDER in handle.folder.parents:
         raise InvalidValueError(f"{config.base} is bundled and brings its own defaults; leave out --install")
     for folder in (config.out, *([handle.folder] if config.installs else [])):
@@ -108,7 +108,7 @@ def port(config: PortConfig, *, on_step: OnStep) -> Ported:
         what = f"measuring gists (about {_duration(plan.seconds)})"
         measured = measure_shapes(base, plan, on_step=lambda number, total: on_step(what, number, total))
         choices = choose(base.info, measured, cost, checks)
-    profile = find_profile(handle.name, handle.folder)
+    profile = handle.profile
     traits = _traits(handle, base, cost)
     ported = Ported(
         info=base.info,
@@ -140,7 +140,7 @@ def _precision(handle: BaseHandle, base: Base, sample: str, device: str) -> Chec
     if dtype != "float32":
         rooms = [memory for memory in (memory_bytes(), total_bytes(base.info.device)) if memory]
         if needed <= MOST_COMPARED * min(rooms, default=0):
-            exact = BaseHandle(handle.name, dtype="float32", device=device).load()
+            exact = BaseHandle(handle.name, dtype="float32", device=device, own_profile=False).load()
             return compare_precision(Probe.of_text(base, sample), exact)
         why = f"float32 weights would take more than {MOST_COMPARED:.0%} of the memory; not compared"
     return CheckResult(name="precision", passed=True, error=None, limit=limit, detail=why)

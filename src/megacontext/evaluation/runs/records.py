@@ -19,7 +19,7 @@ from megacontext.errors import CorruptionError, InvalidValueError, MemoryExistsE
 from megacontext.evaluation.runs.trials import ItemResult
 from megacontext.values import reason_of
 
-__all__ = ["Record", "RunFolder"]
+__all__ = ["RUN", "Record", "RunFolder"]
 
 RUN, TRIALS, WORK, LOCK = "run.json", "trials.jsonl", "work", "run.lock"
 
