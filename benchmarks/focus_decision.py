@@ -115,7 +115,7 @@ class Decider:
         engine.reserve(len(query.scratch), purpose="the question")
         if engine.focus.needs_window:
             engine.show(query.scratch)
-        look = OneLook(engine.memory)
+        look = OneLook(engine.memory, num_tokens=engine.working_context.num_tokens)
         self.watch.watch(look, "search_hits", "search")
         move: Callable[..., Edits] = partial(engine.focus.refocus, query.text, query.token_ids, look=look)
         with self.watch.timed("all"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,6 +56,13 @@ def test_bad_nominations_are_named(start, stop, utility, message):
     nomination = Nomination(start=start, stop=stop, utility=utility)
     with pytest.raises(InvalidScoresError, match=message):
         validate_scores(WC.view(), FocusScores(utility=np.ones(WC.num_entries), nominations=[nomination]))
+
+
+def test_utilities_that_add_up_to_more_than_a_number_are_named():
+    most = Nomination(start=0, stop=8, utility=1e308)
+    scores = FocusScores(utility=np.ones(WC.num_entries), nominations=[most, replace(most, stop=16)])
+    with pytest.raises(InvalidScoresError, match="the utilities together are more than a float64 holds"):
+        validate_scores(WC.view(), scores)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_question_that_words_answer_does_not_run_twice(memory, question, looks
 
 def test_a_look_asks_the_memory_once_and_hands_out_copies(memory):
     counting = CountingMemory(memory)
-    look = OneLook(counting)
+    look = OneLook(counting, num_tokens=counting.num_tokens)
     hits = look.search_hits("Kolibri", limit=4)
     assert hits
     assert all(isinstance(hit, SearchHit) for hit in hits)

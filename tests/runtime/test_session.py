@@ -230,6 +230,21 @@ def test_a_memory_that_outgrew_its_window_is_seen_again_through_a_larger_one(mem
         session.nll(CONTINUATION)
 
 
+def test_what_pins_have_outgrown_can_be_unpinned(memory):
+    with memory.session(budget_entries=180) as session:
+        session.pin(1000, 1016)
+        while True:
+            memory.append(np.tile(CONTINUATION, 50)[:1999])
+            try:
+                session.refocus()
+            except BudgetError as error:
+                assert "unpin something" in str(error)
+                break
+        session.unpin(1000, 1016)
+        session.refocus()
+        assert session.working_context.num_tokens == memory.num_tokens
+
+
 def test_explain_names_the_source_of_the_fact(memory):
     with memory.session(budget_entries=512) as session:
         answer_of(session.generate(QUESTION, max_new_tokens=4))
@@ -299,6 +314,8 @@ def test_positions_global_leave_room_for_the_answer(tmp_path, base):
                 BudgetError, match=r"behind .* tokens, but with positions='global' .* use positions='win"
             ):
                 session.generate("Who?", max_new_tokens=80, stop=())
+            with pytest.raises(BudgetError, match="a continuation of 70 tokens needs 69 entries behind"):
+                session.nll(np.arange(97, 97 + 70) % 256)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -76,11 +76,12 @@ def test_a_base_that_learned_on_the_timeline_is_given_it(plain_reader):
     assert plain.positions.tolist() == list(range(17))
 
 
-def test_a_large_window_squeezes_gists_rather_than_end_behind_what_the_base_learned(plain_reader):
+@pytest.mark.parametrize("known", [{"learned_positions": 600}, {"learned_positions": 0, "max_positions": 600}])
+def test_a_large_window_squeezes_gists_rather_than_end_behind_what_the_base_learned(plain_reader, known):
     reader = plain_reader(np.arange(200), dim=32, gist_width=2)
     rows = WindowRows.of_cut(CUT, gist_width=2)
     base = tiny_core_base()
-    base.info = replace(base.info, learned_positions=600)
+    base.info = replace(base.info, **known)
     ends = []
     for capacity_entries in (300, 600, 1200):
         window = WindowReader(TREE, reader, base, positions="auto", capacity_entries=capacity_entries)

@@ -8,8 +8,9 @@ characters), and the words of a passage are known when it is written, so that da
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
+
+from megacontext.folding import UNSPACED, fold
 
 __all__ = ["words_of"]
 
@@ -20,8 +21,6 @@ _RUN = re.compile(r"\w{1,256}")
 _PLAIN_RUN = re.compile(r"[a-z0-9]{1,256}")
 _PART = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z0-9]+|[A-Z0-9]+")
 _COMPOUND = re.compile(r"_|[a-z][0-9]*[A-Z]|[A-Z][A-Z][a-z]")
-# Thai, Lao, Khmer, kana, Han: no spaces between words
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
 def words_of(text: str) -> list[str]:
@@ -47,10 +46,8 @@ def _expanded(run: str) -> str:
 
 def _unicode_words(run: str) -> list[str]:
     words: list[str] = []
-    decomposed = unicodedata.normalize("NFKD", run).casefold()
-    folded = "".join(char for char in decomposed if not unicodedata.combining(char))
-    for word in _RUN.findall(folded):
-        if _UNSPACED.search(word) and len(word) > 1:
+    for word in _RUN.findall(fold(run)):
+        if UNSPACED.search(word) and len(word) > 1:
             words.extend(word[i : i + 2] for i in range(len(word) - 1))
         elif word.strip("_"):
             words.append(word)

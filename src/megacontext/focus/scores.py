@@ -41,6 +41,10 @@ def validate_scores(cut: CutView, scores: FocusScores) -> None:
             )
         what = f"utility of nomination [{nomination.start}, {nomination.stop})"
         number(what, nomination.utility, least=0, error=InvalidScoresError)
+    with np.errstate(over="ignore"):
+        total = float(utility.sum(dtype=np.float64)) + sum(float(each.utility) for each in scores.nominations)
+    if not np.isfinite(total):
+        raise InvalidScoresError("the utilities together are more than a float64 holds; give them in a smaller unit")
 
 
 class UtilityField:

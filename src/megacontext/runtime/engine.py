@@ -193,6 +193,12 @@ class Engine:
                 f"{purpose} needs {num_entries} entries and the history at least {smallest}, but windows of "
                 f"{self.base.info.name} have at most {limit}: shorten it"
             )
+        self._check_reach(num_entries, purpose)
+        self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
+
+    def _check_reach(self, num_entries: int, purpose: str) -> None:
+        """Raise BudgetError if places that count the whole history would end behind what the base knows."""
+        limit = self.base.info.max_positions
         furthest = self._num_lead + self.working_context.num_tokens + num_entries
         positions = self.config.positions if self.config.positions != "auto" else self.base.info.positions
         if positions == "global" and furthest > limit:
@@ -200,7 +206,6 @@ class Engine:
                 f"{purpose} needs {num_entries} entries behind {self.working_context.num_tokens:,} tokens, but with "
                 f"positions='global' {self.base.info.name} knows positions below {limit:,}: use positions='window'"
             )
-        self.focus.allot(self._budget_entries, reserved_entries=num_entries, purpose=purpose)
 
     @contextmanager
     def whole_window(self) -> Iterator[None]:
@@ -216,6 +221,7 @@ class Engine:
 
     def make_room(self, num_entries: int, purpose: str) -> None:
         """The same, but only if there is not enough room already."""
+        self._check_reach(num_entries, purpose)
         if self._num_lead + self.working_context.cost + num_entries > self._budget_entries:
             self.reserve(num_entries, purpose)
 
@@ -280,7 +286,7 @@ class Engine:
             self.focus.refocus,
             query.text,
             query.token_ids,
-            look=OneLook(self.memory),
+            look=OneLook(self.memory, num_tokens=self.working_context.num_tokens),
             asking_tokens=0 if len(query.scratch) else len(query.token_ids),
             hysteresis=hysteresis,
         )

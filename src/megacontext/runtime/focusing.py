@@ -60,16 +60,20 @@ FREE = Hysteresis()
 
 class OneLook:
     """A ``MemoryView`` for the length of one refocus, in which the memory does not change: what a lens asks for again
-    it gets from the first time. One that wants attention scores twice, and searches for the same words both times."""
+    it gets from the first time. One that wants attention scores twice, and searches for the same words both times.
 
-    def __init__(self, memory: Memory) -> None:
+    num_tokens: of the cut, which stands still while an answer goes on and the memory grows.
+    """
+
+    def __init__(self, memory: Memory, *, num_tokens: int) -> None:
         self._memory = memory
+        self._num_tokens = num_tokens
         self._texts: dict[tuple[int, int], str] = {}
         self._hits: dict[tuple[str, int], tuple[SearchHit, ...]] = {}
 
     @property
     def num_tokens(self) -> int:
-        return self._memory.num_tokens
+        return self._num_tokens
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
         return self._memory.tokens(start, stop)

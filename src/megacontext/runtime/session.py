@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from megacontext.errors import InvalidValueError, MemoryClosedError
+from megacontext.errors import BudgetError, InvalidValueError, MemoryClosedError
 from megacontext.focus.working_context import WorkingContext
 from megacontext.memory.intake import valid_token_ids
 from megacontext.memory.memory import Memory
@@ -105,9 +105,16 @@ class Session:
         engine.turn += 1
 
     def unpin(self, start: int, stop: int) -> None:
-        """Let a span collapse again, pinned or not. Raises: InvalidValueError, MemoryClosedError."""
-        engine = self._begin()
-        engine.working_context.unpin(start, stop)
+        """Let a span collapse again, pinned or not. Raises: InvalidValueError, MemoryClosedError; BudgetError where the
+        other pins are still more than fits (the span is let go all the same)."""
+        self._check_open()
+        try:
+            engine = self._begin()
+        except BudgetError:  # pins leave no room for what the memory grew by; so this has to come first
+            self._engine.working_context.unpin(start, stop)
+            engine = self._begin()
+        else:
+            engine.working_context.unpin(start, stop)
         engine.turn += 1
 
     def resize(self, budget_entries: int) -> None:

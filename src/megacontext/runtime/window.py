@@ -114,7 +114,7 @@ class WindowReader:
         self._reader = reader
         self._base = base
         self._numbering: RowNumbering = base.info.positions if positions == "auto" else positions
-        self._gist_extent = window_gist_extent(capacity_entries, base.info.learned_positions)
+        self._gist_extent = window_gist_extent(capacity_entries, base.info.learned_positions or base.info.max_positions)
 
     def place(self, rows: WindowRows, *, num_tokens: int) -> Placement:
         """Where rows stand. ``num_tokens``: where the scratch begins when positions are global."""

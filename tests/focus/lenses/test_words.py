@@ -4,7 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from megacontext.catalog.words import words_of
 from megacontext.focus.lenses.words import FUNCTION_WEIGHT, NAME_WEIGHT, find_these, find_words, query_words, stem
+from megacontext.folding import without_accents
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,33 @@ def test_identifiers_are_found_whole_and_in_parts():
 def test_positions_are_those_of_the_text():
     text = "— The café, Anna-Lena’s"
     for word, start, stop in find_words(text):
-        assert stem(text[start:stop]) == word
+        assert stem(without_accents(text[start:stop])) == word
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("小王的门禁密码是什么？", "小王的门禁密码是四八二一三。"),
+        ("田中さんの暗証番号は何ですか", "田中さんの暗証番号は四桁です。"),
+        ("รหัสของสมชายคืออะไร", "รหัสของสมชายคือสี่แปด"),
+    ],
+)
+def test_scripts_without_spaces_are_compared_by_pairs_as_the_index_has_them(question, text):
+    weights, content = query_words(question)
+    assert all(run in question for run in content)
+    assert set(weights) <= set(words_of(question)), "no pair that the index does not have"
+    found = find_these(f"Before. {text} After.", weights)
+    assert len({word for word, _, _ in found}) >= 0.4 * len(weights)
+    assert found == [each for each in find_words(f"Before. {text} After.") if each[0] in weights]
+
+
+def test_accents_are_folded_as_in_the_index():
+    weights, content = query_words("Where does Jose Nunez live?")
+    assert content == ["Jose", "Nunez", "live"]
+    text = "Later… señor José Nuñez moved; NuñezTower is his."
+    found = find_these(text, weights)
+    assert [text[start:stop] for _, start, stop in found] == ["José", "Nuñez", "Nuñez"]
+    assert query_words("José Nuñez")[0].keys() == query_words("Jose Nunez")[0].keys()
 
 
 def test_names_weigh_much_and_questions_little():

@@ -1,10 +1,13 @@
-"""Words as the lexical lens compares them: case folded, light stems, identifiers whole and in parts."""
+"""Words as the lexical lens compares them: case and accents folded as in the index, light stems, identifiers whole and
+in parts, scripts without spaces by pairs of characters."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
+
+from megacontext.folding import UNSPACED, fold, without_accents
 
 __all__ = ["FUNCTION_WEIGHT", "find_these", "find_words", "query_words"]
 
@@ -14,6 +17,7 @@ SUFFIXES = ("ing", "ed", "es", "s")
 SHORTEST_STEM = 4
 CACHED_WORDS = 1 << 15
 SPACES = (" ", "\n")
+NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 # words that ask, connect or point: they say little about where an answer stands
 FUNCTION_TEXT = """
@@ -42,7 +46,8 @@ def stem(word: str) -> str:
 
 
 def find_words(text: str) -> Iterator[tuple[str, int, int]]:
-    """``(stem, start, stop)`` of every word, in characters; compound ones also part by part."""
+    """``(stem, start, stop)`` of every word, in characters; compound ones also part by part, and what has no spaces by
+    every pair of characters."""
     for match in WORD.finditer(text):
         begin = match.start()
         for word, start, stop in _forms(match.group()):
@@ -52,9 +57,10 @@ def find_words(text: str) -> Iterator[tuple[str, int, int]]:
 def find_these(text: str, stems: Collection[str]) -> list[tuple[str, int, int]]:
     """What ``find_words`` finds of these stems, without a look at the rest of the text: a stem begins its word, in
     lower case, and no word goes over a space."""
-    folded = text.casefold()
+    folded = text if text.isascii() else NOT_ASCII.sub(_folded_match, text)
     if len(folded) != len(text):  # a character that folds to two: places are no longer the same
         return [found for found in find_words(text) if found[0] in stems]
+    folded = folded.casefold()
     return [
         (word, start + low, start + high)
         for start, stop in _chunks_with(folded, stems)
@@ -79,16 +85,44 @@ def _chunks_with(folded: str, stems: Collection[str]) -> list[tuple[int, int]]:
 @lru_cache(maxsize=CACHED_WORDS)
 def _forms(word: str) -> tuple[tuple[str, int, int], ...]:
     """What is found of one word, in its own characters: most were seen many times before."""
-    parts = list(PART.finditer(word))
-    found = [(stem(part.group()), part.start(), part.end()) for part in parts if len(parts) > 1]
-    return ((stem(word), 0, len(word)), *found)
+    if _has_no_spaces(word):
+        folded, places = _with_places(word, _folded)
+        return tuple((folded[at : at + 2], places[at], places[at + 1] + 1) for at in range(len(folded) - 1))
+    plain, places = (word, range(len(word))) if word.isascii() else _with_places(word, _plain)
+    parts = list(PART.finditer(plain))
+    found = [(stem(part.group()), places[part.start()], places[part.end() - 1] + 1) for part in parts if len(parts) > 1]
+    return ((stem(plain), 0, len(word)), *found)
+
+
+def _has_no_spaces(word: str) -> bool:
+    return not word.isascii() and len(word) > 1 and UNSPACED.search(word) is not None
+
+
+def _with_places(word: str, change: Callable[[str], str]) -> tuple[str, Sequence[int]]:
+    """A word changed character by character, and the place in it that each of the new ones comes from."""
+    changed = [change(char) for char in word]
+    return "".join(changed), [at for at, new in enumerate(changed) for _ in new]
+
+
+def _folded_match(found: re.Match[str]) -> str:
+    return _folded(found.group())
+
+
+@lru_cache(maxsize=CACHED_WORDS)
+def _folded(char: str) -> str:
+    return fold(char) if char.isalnum() else char  # dots and quotation marks are in no word
+
+
+@lru_cache(maxsize=CACHED_WORDS)
+def _plain(char: str) -> str:
+    return without_accents(char)
 
 
 def query_words(text: str) -> tuple[dict[str, float], list[str]]:
     """What each distinct stem of a question weighs before rarity is known (names much, function words little), and
     the words as they were written that are worth a search."""
     weights: dict[str, float] = {}
-    content: dict[str, None] = {}
+    content: dict[str, None] = {run: None for run in WORD.findall(text) if _has_no_spaces(run)}
     sentence_start = True
     position = 0
     for word, start, stop in find_words(text):
@@ -96,7 +130,8 @@ def query_words(text: str) -> tuple[dict[str, float], list[str]]:
         surface = text[start:stop]
         weight = _weight(word, surface, sentence_start=sentence_start)
         weights[word] = max(weights.get(word, 0.0), weight)
-        if weight > FUNCTION_WEIGHT and start >= position:  # parts of a compound are found with it
+        is_of_run = not surface.isascii() and UNSPACED.search(surface)  # which is searched for as a whole
+        if weight > FUNCTION_WEIGHT and start >= position and not is_of_run:  # parts of a compound are found with it
             content[surface] = None
         sentence_start, position = False, max(position, stop)
     return weights, list(content)
