@@ -40,7 +40,7 @@ class CountingMemory:
 def focuses(memory, monkeypatch, make_look):
     """The cut, utility and report after each question, and the searches that it took."""
     counting = CountingMemory(memory)
-    monkeypatch.setattr(engine_module, "OneLook", lambda _: make_look(counting))
+    monkeypatch.setattr(engine_module, "OneLook", lambda _, num_tokens: make_look(counting, num_tokens=num_tokens))
     with memory.session(budget_entries=384, lens="auto") as session:
         found = []
         for question in QUESTIONS:
@@ -55,7 +55,7 @@ def test_a_refocus_with_auto_searches_once_and_finds_what_two_searches_found(mem
     once, searches, asked = focuses(memory, monkeypatch, OneLook)
     find = LexicalLens.find
     monkeypatch.setattr(LexicalLens, "find", lambda lens, request: find(LexicalLens(recency=0.0), request))
-    twice, searches_before, asked_before = focuses(memory, monkeypatch, lambda counting: counting)
+    twice, searches_before, asked_before = focuses(memory, monkeypatch, lambda counting, num_tokens: counting)
     assert once == twice
     assert len(searches) == len(QUESTIONS)
     assert searches_before == [search for search in searches for _ in range(2)]

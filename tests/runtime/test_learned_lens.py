@@ -85,7 +85,8 @@ def test_a_session_feeds_it_what_training_did(tmp_path):
     told, cut = lens.told, lens.request.cut
     assert told.query_token_ids.tolist() == sample.query_ids_Q.tolist() == row.tokens_T[asked - 64 : asked].tolist()
     assert cut.levels[:11].tolist() == [1] * 11
-    blocks, features, words, logits = told.asked[-1]
+    blocks, features, in_common, logits = told.asked[-1]
+    words = in_common.by_token()
     assert blocks.tolist() == list(range(11))
     np.testing.assert_allclose(features, seen.features_NF, rtol=1e-5)
     np.testing.assert_allclose(words, seen.words_NQ4, rtol=1e-5)

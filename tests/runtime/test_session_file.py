@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 
 import numpy as np
@@ -69,6 +70,28 @@ def edit_part(metadata, part, **told):
 
 def edit(metadata, **told):
     metadata[HEADER] = json.dumps({**json.loads(metadata[HEADER]), **told})
+
+
+def test_a_copy_that_went_on_by_itself_gets_no_state_of_the_other(tmp_path):
+    """The same age, base and number of erasures, but other tokens behind the first ones."""
+    with made(tmp_path / "m.mc", tiny_base(), num_tokens=2000):
+        pass
+    shutil.copytree(tmp_path / "m.mc", tmp_path / "copy.mc")
+    with assembly.open(tmp_path / "m.mc", base=tiny_base()) as memory:
+        memory.append(TOKENS[2000:4000], source="more")
+        with used(memory) as session:
+            session.save(tmp_path / "s")
+        with memory.restore_session(tmp_path / "s") as restored:
+            before = restored.num_forwarded_entries
+            own = restored.nll(CONTINUATION)
+            assert restored.num_forwarded_entries - before < 100, "it goes on from the state"
+    with assembly.open(tmp_path / "copy.mc", base=tiny_base()) as other:
+        other.append(TOKENS[1000:3000], source="other")
+        with other.restore_session(tmp_path / "s") as restored:
+            before = restored.num_forwarded_entries
+            theirs = restored.nll(CONTINUATION)
+            assert restored.num_forwarded_entries - before > 300, "the window is made anew of the copy's own tokens"
+    assert np.abs(own - theirs).max() > 1e-3
 
 
 @pytest.mark.parametrize("make_base", [tiny_base, tiny_core_base])
@@ -267,7 +290,7 @@ def test_a_file_of_before_is_refused(tmp_path, base):
     with made(tmp_path / "m.mc", base) as memory, used(memory) as session:
         session.save(tmp_path / "s")
         rewritten(tmp_path / "s", lambda _, metadata: (edit(metadata, format=1), metadata.pop(DIGEST)))
-        with pytest.raises(InvalidValueError, match=r"another version \(format 1, this one reads 3\); save it again"):
+        with pytest.raises(InvalidValueError, match=r"another version \(format 1, this one reads 4\); save it again"):
             memory.restore_session(tmp_path / "s")
 
 

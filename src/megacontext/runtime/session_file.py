@@ -1,7 +1,8 @@
 """A session in a file: its cut, its pins and the model's state, so that it goes on where it stood, bit for bit.
 
-One safetensors file, under a checksum. What was erased from the memory since must not come back through it: the
-model's state is left out then, and made anew of the cut. The file holds what the window shows, in the model's words;
+One safetensors file, under a checksum. What was erased from the memory since must not come back through it, nor what
+only a copy of the memory came to hold: where the rows of the window no longer stand for the tokens and gists that the
+model read, its state is left out and made anew of the cut. The file holds what the window shows, in the model's words;
 keep it as private as the memory.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from megacontext.errors import (
     BaseMismatchError,
@@ -36,7 +38,7 @@ from megacontext.runtime.placement import LEAD, SCRATCH
 from megacontext.storage.faults import os_faults
 from megacontext.storage.syncing import sync
 from megacontext.tree.cuts import Cut
-from megacontext.values import span, whole_number
+from megacontext.values import number, span, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIGEST", "HEADER", "SavedSession", "digest_of", "read_session", "restore_into", "save_session"]
 
-FORMAT = 3
+FORMAT = 4
 HEADER = "megacontext_session"
 DIGEST = "sha256"
 CACHE = "cache."
@@ -94,9 +96,12 @@ def save_session(engine: Engine, path: Path) -> None:
         "pins": engine.working_context.pins,
         "budgets": [engine.budget_entries, engine.working_context.config.budget_entries],
         "detail": engine.detail.state(),
+        "tokens_per_row": engine.tokens_per_row,
     }
     if engine.window is not None and not engine.is_outdated:  # else it may hold what was erased
         found, header["window"] = _window_of(engine, engine.window)
+        if header["window"] is not None:
+            header["shown"] = _digest_of_shown(engine, found["window.keys"].numpy())
         arrays |= found
     with os_faults(f"saving the session to {path}"):
         path = path.resolve()  # through a link, not onto it
@@ -179,6 +184,8 @@ def restore_into(engine: Engine, saved: SavedSession) -> None:
             utility=saved.arrays["cut.utility"].numpy(),
         )
         engine.detail.restore(header["detail"], num_tokens=cut_rows.num_tokens)
+        if engine.base.info.is_remote:
+            engine.tokens_per_row = number("tokens_per_row", header["tokens_per_row"], above=0)
         if header.get("window") and header["num_erased"] == engine.memory.reader.num_erased:
             _restore_window(engine, saved)
 
@@ -207,9 +214,24 @@ def _restore_window(engine: Engine, saved: SavedSession) -> None:
     limits = np.where(levels <= SCRATCH, engine.base.info.vocab_size, engine.memory.num_tokens)
     if (levels < LEAD).any() or (places < 0).any() or (places >= limits).any():
         raise ValueError("a row of the window stands for nothing that is there")
+    if _digest_of_shown(engine, rows["keys"]) != saved.header["shown"]:
+        return  # the memory says something else there: a copy that went on by itself, or an erasure that was cut
     cached = base.cache_from(cache, window.capacity_entries)
     window.restore(rows, saved.header["window"], cached, saved.arrays.get("window.logits"))
     engine.window = window
+
+
+def _digest_of_shown(engine: Engine, keys_W3: npt.NDArray[np.int64]) -> str:
+    """SHA-256 of the tokens and gist vectors of the memory that rows of a window stand for."""
+    reader = engine.memory.reader
+    raw, gists = (keys_W3[mask] for mask in (keys_W3[:, 0] == 0, keys_W3[:, 0] > 0))
+    digest = hashlib.sha256(np.ascontiguousarray(reader.tokens_at(raw[:, 1]), dtype="<u4").data)
+    if len(gists):
+        nodes = np.unique(gists[:, :2], axis=0)
+        widths = np.power(engine.memory.info.block_tokens, nodes[:, 0])
+        vectors = reader.gist_batch(nodes[:, 0], nodes[:, 1] // widths).vectors
+        digest.update(np.ascontiguousarray(vectors, dtype="<f2").data)
+    return digest.hexdigest()
 
 
 def _window_of(engine: Engine, window: ModelWindow) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:

@@ -23,7 +23,7 @@ from megacontext.training.puzzles import Puzzle
 from megacontext.training.records import Record, read_records
 from megacontext.training.tokens import TokenStore
 
-__all__ = ["BABI", "WORLDS", "Story", "StoryBook", "has_stories", "parse_story", "read_stories"]
+__all__ = ["BABI", "FILES", "WORLDS", "Story", "StoryBook", "has_stories", "parse_story", "read_stories"]
 
 BABI = "babi"
 """Name of the token store that holds stories."""

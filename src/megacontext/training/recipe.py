@@ -135,18 +135,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     that ``resume`` does not ask for, or the other way round.
     """
     checkpoint = args.out / "checkpoint.pt"
-    if not args.resume and checkpoint.exists():
-        raise InvalidValueError(f"{args.out} holds a run already; add --resume, or give another --out")
-    if args.resume and not checkpoint.exists():
-        raise InvalidValueError(f"{args.out} has no checkpoint.pt to resume; start a run there first")
-    for folder in (args.data, *args.packages):
-        if not folder.is_dir():
-            raise InvalidValueError(f"{folder} is no folder; give one with text to read")
-    if args.out.exists() and not args.out.is_dir():
-        raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
-    if args.minutes is not None:
-        number("--minutes", args.minutes, above=0)
-    refuse_missing(args.track)
+    _refuse_impossible(args, checkpoint)
     device = training_device(args.device)
     settings = read_settings(args.config)
     plan, given = _plan(args, settings, checkpoint)
@@ -195,6 +184,22 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     state = loop.run(trackers=open_trackers(args.track, args.out, {**settings.tables, "config": str(args.config)}))
     judge_run()
     return state
+
+
+def _refuse_impossible(args: RunArguments, checkpoint: Path) -> None:
+    """What is asked for against what is there, before anything is read or written."""
+    if not args.resume and checkpoint.exists():
+        raise InvalidValueError(f"{args.out} holds a run already; add --resume, or give another --out")
+    if args.resume and not checkpoint.exists():
+        raise InvalidValueError(f"{args.out} has no checkpoint.pt to resume; start a run there first")
+    for folder in (args.data, *args.packages):
+        if not folder.is_dir():
+            raise InvalidValueError(f"{folder} is no folder; give one with text to read")
+    if args.out.exists() and not args.out.is_dir():
+        raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
+    if args.minutes is not None:
+        number("--minutes", args.minutes, above=0)
+    refuse_missing(args.track)
 
 
 def _plan(args: RunArguments, settings: Settings, checkpoint: Path) -> tuple[Plan, dict[str, Any]]:

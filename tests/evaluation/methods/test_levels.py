@@ -45,7 +45,7 @@ def test_all_but_the_end_is_shown_at_one_level(level: int, num_nodes: int, memor
 def test_a_level_that_does_not_fit_says_what_would(memory: OpenedMemory) -> None:
     shape = WindowShape(lens="recency", allocator=OneLevel(1), recent_tokens=30)
     method = FocusedMemory(memory, BASE, budget_entries=120, shape=shape)
-    with pytest.raises(BudgetError, match="at level 1 needs 163"):
+    with pytest.raises(BudgetError, match="at level 1 needs 156"):
         method.nll(TARGET)
     method.close()
 

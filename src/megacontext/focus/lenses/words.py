@@ -57,10 +57,9 @@ def find_words(text: str) -> Iterator[tuple[str, int, int]]:
 def find_these(text: str, stems: Collection[str]) -> list[tuple[str, int, int]]:
     """What ``find_words`` finds of these stems, without a look at the rest of the text: a stem begins its word, in
     lower case, and no word goes over a space."""
-    folded = text if text.isascii() else NOT_ASCII.sub(_folded_match, text)
+    folded = text.casefold() if text.isascii() else NOT_ASCII.sub(_folded_match, text).casefold()
     if len(folded) != len(text):  # a character that folds to two: places are no longer the same
         return [found for found in find_words(text) if found[0] in stems]
-    folded = folded.casefold()
     return [
         (word, start + low, start + high)
         for start, stop in _chunks_with(folded, stems)
@@ -122,7 +121,8 @@ def query_words(text: str) -> tuple[dict[str, float], list[str]]:
     """What each distinct stem of a question weighs before rarity is known (names much, function words little), and
     the words as they were written that are worth a search."""
     weights: dict[str, float] = {}
-    content: dict[str, None] = {run: None for run in WORD.findall(text) if _has_no_spaces(run)}
+    is_plain = text.isascii()
+    content: dict[str, None] = {} if is_plain else {run: None for run in WORD.findall(text) if _has_no_spaces(run)}
     sentence_start = True
     position = 0
     for word, start, stop in find_words(text):
@@ -130,7 +130,7 @@ def query_words(text: str) -> tuple[dict[str, float], list[str]]:
         surface = text[start:stop]
         weight = _weight(word, surface, sentence_start=sentence_start)
         weights[word] = max(weights.get(word, 0.0), weight)
-        is_of_run = not surface.isascii() and UNSPACED.search(surface)  # which is searched for as a whole
+        is_of_run = not is_plain and UNSPACED.search(surface)  # which is searched for as a whole
         if weight > FUNCTION_WEIGHT and start >= position and not is_of_run:  # parts of a compound are found with it
             content[surface] = None
         sentence_start, position = False, max(position, stop)
