@@ -135,7 +135,9 @@ class _Columns(NamedTuple):
 
     def _counted(self, cells: npt.NDArray[np.int64], num_blocks: int) -> _Found:
         """BM25's terms of cells, each as often as it was found."""
-        cells_m, counts_m = np.unique(cells, return_counts=True)
+        counts_N = np.bincount(cells, minlength=num_blocks * self.num_columns)
+        cells_m = np.flatnonzero(counts_N > 0)  # of bools: ten times as fast as of numbers, and four times as sorting
+        counts_m = counts_N[cells_m]
         rows_m, columns_m = np.divmod(cells_m, self.num_columns)
         num_with_C = np.bincount(columns_m, minlength=self.num_columns)
         rarity_C = np.log1p((num_blocks - num_with_C + 0.5) / (num_with_C + 0.5))
@@ -150,17 +152,18 @@ def _continues(
 ) -> npt.NDArray[np.float64]:
     """How many of the query's last tokens [n] stand right before a token of each block."""
     num_blocks, width = blocks_nK.shape
-    first = max(0, num_before - 1)  # the end of what may go on with the block's first token
-    goes_on_nE = np.ones((num_blocks, width - 1 - first), dtype=np.bool_)
-    length_nE = np.zeros((num_blocks, width - 1 - first), dtype=np.int64)
+    longest_n = np.zeros(num_blocks)
+    if not len(query_Q):
+        return longest_n
+    tokens_N = blocks_nK.reshape(-1)
+    at_m = np.flatnonzero(tokens_N == query_Q[-1])  # few
+    lines_m = at_m % width
+    ends = (lines_m >= num_before - 1) & (lines_m < width - 1)
+    at_m, lines_m = at_m[ends], lines_m[ends]
     for back, token in enumerate(query_Q[: -TOKENS_CONTINUED - 1 : -1]):
-        stands = blocks_nK[:, max(0, first - back) : width - 1 - back] == token
-        if not stands.shape[1]:
-            break  # blocks are shorter than what may go on
-        goes_on_nE[:, -stands.shape[1] :] &= stands
-        goes_on_nE[:, : -stands.shape[1]] = False
-        length_nE += goes_on_nE
-    longest_n: npt.NDArray[np.float64] = length_nE.max(axis=1, initial=0).astype(np.float64)
+        goes_on = (lines_m >= back) & (tokens_N.take(at_m - back) == token)
+        at_m, lines_m = at_m[goes_on], lines_m[goes_on]
+        longest_n[at_m // width] = back + 1
     return longest_n
 
 
