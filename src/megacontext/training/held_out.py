@@ -48,7 +48,7 @@ def nets_with_gists(folder: Path, *, with_lens: bool = True, device: torch.devic
 
 
 def device_option(parser: argparse.ArgumentParser) -> None:
-    """``--device`` for a recipe that measures; ``training_device`` reads it."""
+    """``--device`` of a recipe; ``training_device`` reads it."""
     parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
 
 

@@ -30,7 +30,7 @@ from megacontext.training.core_export import trained_shapes
 from megacontext.training.enough_text import refuse_short
 from megacontext.training.gauges import Gauges, measured_peak
 from megacontext.training.gist_probe import PROBED_SHAPE, ROW_TOKENS, probe_gists, probe_rows
-from megacontext.training.held_out import core_logits
+from megacontext.training.held_out import core_logits, device_option
 from megacontext.training.loop import LoopConfig, LoopState, LossFunction, TrainingLoop
 from megacontext.training.optim import MasterOptimizer
 from megacontext.training.plan import Plan
@@ -123,7 +123,7 @@ def recipe_parser(description: str | None, *, config: Path) -> argparse.Argument
     parser.add_argument("--minutes", type=float, help="end after this many minutes; rates then follow the clock")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--seed", type=int, help="of first weights and batches, instead of the configuration's")
-    parser.add_argument("--device", default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:N")
+    device_option(parser)
     parser.add_argument("--track", action="append", default=[], help=f"log to one of {', '.join(TRACKERS)}, too")
     return parser
 

@@ -29,7 +29,8 @@ from megacontext.evaluation.runs.budget import needed_budget, smallest_window
 from megacontext.evaluation.runs.histories import EvidenceFinder, Shelf
 from megacontext.evaluation.runs.run import EvalConfig, _donors, evaluate
 from megacontext.evaluation.runs.trials import run_item
-from megacontext.evaluation.tasks.task import Case, Choice, Continuation, Document, Plan, Question
+from megacontext.evaluation.tasks import distance
+from megacontext.evaluation.tasks.task import Case, Choice, Continuation, Document, Plan, Question, Setup
 from megacontext.runtime.opened import OpenedMemory
 from megacontext.testing.fake_base import byte_codec, tiny_base
 from megacontext.testing.model_folder import write_model_folder
@@ -131,6 +132,24 @@ def test_an_item_without_room_leaves_the_others(base: str, tmp_path: Path) -> No
         measured = [bool(item.measures) for item in record.items]
         assert measured == ([True] * 4 + [False] if record in some else [True] * len(measured))
         assert bool(record.skipped) == (record in some or not record.items)
+
+
+def test_a_history_that_cannot_be_made_leaves_the_others(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = distance.distance_case
+
+    def sometimes(setup: Setup, key: str, length: int) -> Case:
+        if key.endswith("/1"):
+            raise InvalidValueError("no place for it")
+        return make(setup, key, length)
+
+    monkeypatch.setattr(distance, "distance_case", sometimes)
+    settings = config(base, tmp_path / "run", methods=("recency",), num_samples=3)
+    found = {record.key[-1]: record for record in evaluate(settings).folder.records}
+    assert [bool(found[number].items) for number in "012"] == [True, False, True]
+    assert found["1"].skipped == "no place for it"
+    assert len(evaluate(replace(settings, resume=True)).folder.records) == 3
 
 
 def test_each_length_is_looked_at_before_anything_runs(base: str, tmp_path: Path) -> None:

@@ -23,10 +23,9 @@ class PassageRetrieval(PlainWindow):
     """The best passages, in order of time, each closed by a line end; the rest of the window is the last tokens.
 
     passage_tokens: room for passages, at most half of the window; one of them at least where it fits at all, however
-    long the memory's blocks make it. The
-    default, one passage or two that overlap, is what serves the reference model best: of 50 facts in 309 k tokens it
-    finds 50 with 248 and 46 with 495, because a second fact misleads so small a model (an early checkpoint, 40 facts:
-    37 with 138, 38 with 248, 32 with 346, 23 with 495).
+    long the memory's blocks make it. The default, one passage or two that overlap, is what serves the reference model
+    best: of 50 facts in 309 k tokens it finds 50 with 248 and 46 with 495, because a second fact misleads so small a
+    model (an early checkpoint, 40 facts: 37 with 138, 38 with 248, 32 with 346, 23 with 495).
     """
 
     def __init__(

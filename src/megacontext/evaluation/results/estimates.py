@@ -92,7 +92,7 @@ class Outcomes:
         if not counts[0].sum():
             return None
         value = float(totals[0].sum() / counts[0].sum())
-        low, high = self._interval(value, self._draw(totals, counts)[0], least=0.0, num_units=len(counts[0]))
+        low, high = self._within_shares(value, self._draw(totals, counts)[0], least=0.0, num_units=len(counts[0]))
         if self._is_share and value in (0.0, 1.0):
             low, high = Share(successes=round(value * len(counts[0])), trials=len(counts[0])).interval
         return Estimate(value=value, low=low, high=high, count=int(counts[0].sum()), units=len(counts[0]))
@@ -107,7 +107,7 @@ class Outcomes:
         values = totals.sum(axis=1) / counts.sum(axis=1)
         draws = self._draw(totals, counts)
         value, num_units = float(values[0] - values[1]), counts.shape[1]
-        low, high = self._interval(value, draws[0] - draws[1], least=-1.0, num_units=num_units)
+        low, high = self._within_shares(value, draws[0] - draws[1], least=-1.0, num_units=num_units)
         if self._is_share and low == high:
             low, high = _score_interval(values, num_units)
         return Estimate(value=value, low=low, high=high, count=int(counts[0].sum()), units=num_units)
@@ -163,8 +163,8 @@ class Outcomes:
                 counts[number, rows[place]] += count
         return totals, counts
 
-    def _interval(self, value: float, draws: Floats, *, least: float, num_units: int) -> tuple[float, float]:
-        """Of what shares are at least, and 1 at most."""
+    def _within_shares(self, value: float, draws: Floats, *, least: float, num_units: int) -> tuple[float, float]:
+        """The interval; of shares not below ``least`` nor above 1."""
         low, high = _interval(value, draws, num_units=num_units)
         return (max(low, least), min(high, 1.0)) if self._is_share and num_units > 1 else (low, high)
 

@@ -26,9 +26,9 @@ RUN, TRIALS, WORK, LOCK = "run.json", "trials.jsonl", "work", "run.lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One method on one history and window. skipped: why it, or some of its items, could not run, '' if
-    all did; may_run: whether it may, next
-    time; history: a digest of the tokens that were asked about, '' in records of before."""
+    """One method on one history and window. skipped: why it, or some of its items, could not run, '' if all did;
+    may_run: whether it may, next time; history: a digest of the tokens that were asked about, '' where there was no
+    history and in records of before."""
 
     task: str
     key: str
@@ -100,7 +100,7 @@ class RunFolder:
         """Raise InvalidValueError if what was found of a history was found of another one, or by a version that drew
         histories in another way."""
         for record in self._records.values():
-            if not record.history:
+            if record.items and not record.history:
                 raise InvalidValueError(
                     f"{self.path} was begun by an earlier version, which drew other histories, and is not finished; "
                     "run it anew in another folder (--out)"
