@@ -130,7 +130,7 @@ def test_the_oracle_serves_no_question(megacontext, filled_memory, verb):
 
 def test_an_archive_is_a_file(megacontext, filled_memory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert_one_line(megacontext("export", filled_memory, "-"), 2, "- is no file", "./-")
+    assert_one_line(megacontext("export", filled_memory, "-"), 2, "- is no file", "name one")
     assert_one_line(megacontext("import", "-", "copy"), 2, "- is no file")
     (tmp_path / "backups").mkdir()
     assert_one_line(megacontext("export", filled_memory, "backups"), 2, "is a folder", "backups/memory.tar")

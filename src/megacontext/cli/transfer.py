@@ -45,9 +45,7 @@ def import_memory(archive: ArchiveArgument, memory: MemoryArgument, json: JsonOp
 
 def _refuse_pipe(archive: Path) -> None:
     if str(archive) == "-":
-        raise typer.BadParameter(
-            "- is no file: an archive is read twice to be verified; name one (./- if it is so called)"
-        )
+        raise typer.BadParameter("- is no file: an archive is read twice to be verified; name one")
 
 
 @contextmanager
