@@ -67,7 +67,8 @@ def measure_plain(logits: Logits, source: TextSource, tokenizer: Tokenizer, coun
 
 def puzzles(source: TextSource, count: int, *, in_unseen: bool = False) -> list[Window]:
     """Rows that ask about held-out names and numbers."""
-    return [puzzle_row(source, Random(f"7/{index}"), LENGTH, test=True, in_unseen=in_unseen) for index in range(count)]
+    draws = (Random(f"7/{index}") for index in range(count))
+    return [puzzle_row(source, random, LENGTH, test=True, in_unseen=in_unseen, product=True) for random in draws]
 
 
 def measure_wordings(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:

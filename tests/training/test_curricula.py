@@ -76,11 +76,11 @@ def test_joins_that_leave_no_room_are_refused_when_they_are_read() -> None:
 def test_rows_as_short_as_they_may_be_are_made_whatever_is_drawn(source: TextSource) -> None:
     """Four rows, as many as a rehearsal draws, are not enough to know it."""
     for seed in range(100):
-        assert len(recall_row(source, Random(seed), 112).tokens_T) == 112
+        assert len(recall_row(source, Random(seed), 160).tokens_T) == 160
         assert len(puzzle_row(source, Random(seed), 512).tokens_T) == 512
-    with pytest.raises(InvalidValueError, match=r"20 times puzzles of about .* tokens did not fit into a row of 64"):
+    with pytest.raises(InvalidValueError, match=r"100 times puzzles of about .* tokens did not fit into a row of 64"):
         puzzle_row(source, Random(0), 64)
-    with pytest.raises(InvalidValueError, match="20 times facts did not fit into a row of 8; use longer rows"):
+    with pytest.raises(InvalidValueError, match="100 times facts did not fit into a row of 8; use longer rows"):
         recall_row(source, Random(0), 8)
 
 

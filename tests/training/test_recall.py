@@ -11,7 +11,7 @@ from megacontext.training.cuts import cut_row
 from megacontext.training.names import any_name, is_test, similar_name
 from megacontext.training.recall import SPLIT_BY_VALUE, Asking, Fact, draw_facts
 from megacontext.training.rows import dense_row, recall_row
-from megacontext.training.windows import ANSWER_WEIGHT, TextSource
+from megacontext.training.windows import ANSWER_WEIGHT, Strip, TextSource, Window
 
 ROWS = {"dense": (dense_row, 256), "recall": (recall_row, 1024), "cut": (cut_row, 1024)}
 
@@ -70,6 +70,23 @@ def test_every_question_is_answerable_from_the_text_before_it(
             )
             num_answers += 1
     assert num_answers > 60
+
+
+@pytest.mark.parametrize("length", [512, 2048])
+@pytest.mark.parametrize("asking", [Asking(), Asking(test=True, key="code", product=True)])
+def test_what_a_row_asks_fits_into_it(
+    length: int, asking: Asking, source: TextSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    read_off = Strip.window
+
+    def window(strip: Strip, size: int) -> Window:
+        asked.append(len(strip.answers))
+        return read_off(strip, size)
+
+    monkeypatch.setattr(Strip, "window", window)
+    kept = [len(recall_row(source, Random(seed), length, asking).answers) for seed in range(60)]
+    assert kept == asked
 
 
 def test_distances_reach_from_near_to_the_whole_window(source: TextSource) -> None:

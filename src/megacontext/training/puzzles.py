@@ -33,13 +33,19 @@ OWNED = ("locker", "office", "boat", "workshop", "cabin", "garage", "studio")
 @dataclass(frozen=True, kw_only=True)
 class Puzzle:
     """A question about several statements. statements: in order of time; subjects: what they are about; value: the
-    answer."""
+    answer; beside_it: the numbers of statements that the answer does not need."""
 
     key: str
     subjects: tuple[str, ...]
     statements: tuple[str, ...]
     ask: str
     value: str
+    beside_it: frozenset[int] = frozenset()
+
+    @property
+    def is_needed(self) -> tuple[bool, ...]:
+        """Of each statement, whether the answer needs it."""
+        return tuple(number not in self.beside_it for number in range(len(self.statements)))
 
     def is_about(self, other: Puzzle) -> bool:
         """Whether a statement of the other one names a subject of this one."""
@@ -158,6 +164,7 @@ def _count(random: Random, test: bool) -> Puzzle:
         statements=statements,
         ask=f"How many times was {name} in {city}?",
         value=f"{times}",
+        beside_it=frozenset(number for number, place in enumerate(visits) if place != city),
     )
 
 

@@ -5,6 +5,7 @@ Every kind is one function of a source of text, a random state and a length.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from random import Random
 
 import numpy as np
@@ -33,7 +34,7 @@ ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
 SPREAD_BLOCKS = 16
 QUOTED = 24  # tokens of the longest quoted piece
-DRAWS = 20  # until facts fit into a row
+DRAWS = 100  # until facts fit into a row
 
 
 def plain_row(source: TextSource, random: Random, length: int) -> Window:
@@ -159,42 +160,60 @@ def recall_row(source: TextSource, random: Random, length: int, asking: Asking =
     for _ in range(DRAWS):
         facts = draw_facts(random, random.randint(2, max(3, length // 80)), asking)
         asked_last = random.sample(facts, min(len(facts), random.randint(2, 8)))
+        closing = [(source.question(random, fact, asking), fact) for fact in asked_last]
+        midway = {fact: source.question(random, fact, asking) for fact in facts if random.random() < 0.4}
+        last = sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
+        spent = last + sum(len(ask) + len(answer) for ask, answer, _ in midway.values())
+        if (filler := length + 1 - spent - 24 * len(facts)) <= 0:
+            continue
         text = source.stretch(random, domain, length + 1)
-        openings = source.openings(text, domain)
-        closing = [source.question(random, fact, asking) for fact in asked_last]
-        filler = length + 1 - sum(len(ask) + len(answer) for ask, answer, _ in closing) - 24 * len(facts)
-        if filler > 0:
+        strip = Strip()
+        at = _tell(source, random, strip, domain, text, filler, facts, midway)
+        if (need := length + 1 - last - len(strip.tokens)) >= 0:
             break
     else:
         raise InvalidValueError(f"{DRAWS} times facts did not fit into a row of {length}; use longer rows")
-    strip = Strip()
+    strip.add_text(text[at : at + need].tolist())
+    for question, fact in closing:
+        strip.add_question(*question, fact, ANSWER_WEIGHT)
+    while len(strip.tokens) < length:
+        fact = random.choice(facts)
+        strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+    return strip.window(length)
+
+
+def _tell(
+    source: TextSource,
+    random: Random,
+    strip: Strip,
+    domain: str,
+    text: npt.NDArray[np.uint16],
+    filler: int,
+    facts: Sequence[Fact],
+    midway: Mapping[Fact, tuple[Ids, Ids, slice]],
+) -> int:
+    """Write text with the facts slipped in, and the questions that come midway; how much of the text was used.
+    filler: text within which facts stand, one in five of them within its last 128 tokens."""
+    openings = source.openings(text, domain)
     events: list[tuple[int, int, Fact, bool]] = []
     for order, fact in enumerate(facts):
         is_anywhere = random.random() < 0.8
         place = random.randrange(filler) if is_anywhere else filler - random.randrange(min(filler, 128))
         events.append((place, order, fact, False))
-        if random.random() < 0.4:
+        if fact in midway:
             events.append((random.randint(place, max(place, filler)), order + len(facts), fact, True))
     at = 0
     for place, _, fact, is_question in sorted(events, key=lambda event: event[:2]):
         stop = next_opening(openings, max(place, at))
         strip.add_text(text[at:stop].tolist())
         if is_question:
-            strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
+            strip.add_question(*midway[fact], fact, ANSWER_WEIGHT)
         else:
             new_line = stop < len(text) and bool(source.opens_line_V[text[stop]]) and random.random() < 0.7
             new_line = new_line or domain == "code"
             strip.add_fact(source.statement(random, fact, domain, new_line=new_line), fact)
         at = max(at, stop)
-    need = length + 1 - len(strip.tokens) - sum(len(ask) + len(answer) for ask, answer, _ in closing)
-    if need > 0:
-        strip.add_text(text[at : at + need].tolist())
-    for (ask, answer, value), fact in zip(closing, asked_last, strict=True):
-        strip.add_question(ask, answer, value, fact, ANSWER_WEIGHT)
-    while len(strip.tokens) < length:
-        fact = random.choice(facts)
-        strip.add_question(*source.question(random, fact, asking), fact, ANSWER_WEIGHT)
-    return strip.window(length)
+    return at
 
 
 def next_opening(openings: npt.NDArray[np.int64], place: int) -> int:
@@ -205,16 +224,26 @@ def next_opening(openings: npt.NDArray[np.int64], place: int) -> int:
 
 def dense_puzzle_row(source: TextSource, random: Random, length: int, *, test: bool = False) -> Window:
     """A few puzzles with little between their statements, then nothing but questions."""
-    puzzles = draw_puzzles(random, random.randint(2, 4), test=test)
-    strip = Strip()
     domain = source.domain(random)
-    gap = random.choice((0, 0, 8, 24))
-    waiting = [list(puzzle.statements) for puzzle in puzzles]
-    while any(waiting):
-        index = random.choice([index for index, left in enumerate(waiting) if left])
-        if gap:
-            strip.add_text(source.stretch(random, domain, random.randint(1, gap)).tolist(), joined=False)
-        strip.add_fact(source.encode(random.choice((" ", "\n")) + waiting[index].pop(0)), puzzles[index])
+    for _ in range(DRAWS):
+        puzzles = draw_puzzles(random, random.randint(2, 4), test=test)
+        strip = Strip()
+        gap = random.choice((0, 0, 8, 24))
+        waiting = [list(zip(puzzle.statements, puzzle.is_needed, strict=True)) for puzzle in puzzles]
+        while any(waiting):
+            index = random.choice([index for index, left in enumerate(waiting) if left])
+            if gap:
+                strip.add_text(source.stretch(random, domain, random.randint(1, gap)).tolist(), joined=False)
+            text, is_needed = waiting[index].pop(0)
+            ids = source.encode(random.choice((" ", "\n")) + text)
+            strip.add_fact(ids, puzzles[index], is_evidence=is_needed)
+        asked = [(source.question(random, puzzle, TRAINING), puzzle) for puzzle in random.sample(puzzles, len(puzzles))]
+        if len(strip.tokens) + sum(len(ask) + len(answer) for (ask, answer, _), _ in asked) <= length + 1:
+            break
+    else:
+        raise InvalidValueError(f"{DRAWS} times puzzles did not fit into a row of {length}; use longer rows")
+    for question, puzzle in asked:
+        strip.add_question(*question, puzzle, ANSWER_WEIGHT)
     while len(strip.tokens) <= length:
         for puzzle in random.sample(puzzles, len(puzzles)):
             strip.add_question(*source.question(random, puzzle, TRAINING), puzzle, ANSWER_WEIGHT)
@@ -222,23 +251,31 @@ def dense_puzzle_row(source: TextSource, random: Random, length: int, *, test: b
 
 
 def puzzle_row(
-    source: TextSource, random: Random, length: int, *, test: bool = False, in_unseen: bool = False
+    source: TextSource,
+    random: Random,
+    length: int,
+    *,
+    test: bool = False,
+    in_unseen: bool = False,
+    product: bool = False,
 ) -> Window:
     """Real text of one domain with the statements of puzzles slipped in anywhere, in order; asked for at the end.
-    in_unseen: whether in words that no row of training has."""
+    in_unseen: whether in words that no row of training has; product: as sessions ask, and in no other way."""
     domain = source.domain(random)
     for _ in range(DRAWS):
         puzzles = draw_puzzles(random, random.randint(2, max(3, length // 200)), test=test)
         if in_unseen:
             puzzles = [in_unseen_words(puzzle, Random(puzzle.ask)) for puzzle in puzzles]
         asked = random.sample(puzzles, min(len(puzzles), 6))
-        closing = [(source.question(random, puzzle, TRAINING), puzzle) for puzzle in asked]
+        closing = [(source.question(random, puzzle, Asking(product=product)), puzzle) for puzzle in asked]
         statements = [
-            (source.encode((" " if domain != "code" else "\n# ") + text), puzzle)
+            (source.encode((" " if domain != "code" else "\n# ") + text), puzzle, is_needed)
             for puzzle in puzzles
-            for text in puzzle.statements
+            for text, is_needed in zip(puzzle.statements, puzzle.is_needed, strict=True)
         ]
-        spent = sum(len(ids) for ids, _ in statements) + sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
+        spent = sum(len(ids) for ids, _, _ in statements) + sum(
+            len(ask) + len(answer) for (ask, answer, _), _ in closing
+        )
         if (room := length + 1 - spent) >= 0:
             break
     else:
@@ -249,13 +286,14 @@ def puzzle_row(
     openings = source.openings(text, domain)
     places = {puzzle: sorted(random.randint(0, room) for _ in puzzle.statements) for puzzle in puzzles}
     events = sorted(
-        ((places[puzzle].pop(0), order) for order, (_, puzzle) in enumerate(statements)), key=lambda event: event[0]
+        ((places[puzzle].pop(0), order) for order, (_, puzzle, _) in enumerate(statements)), key=lambda event: event[0]
     )
     strip, at = Strip(), 0
     for place, order in events:
         stop = next_opening(openings, max(place, at))
         strip.add_text(text[at:stop].tolist())
-        strip.add_fact(*statements[order])
+        ids, puzzle, is_needed = statements[order]
+        strip.add_fact(ids, puzzle, is_evidence=is_needed)
         at = stop
     strip.add_text(text[at:].tolist())
     for question, puzzle in closing:

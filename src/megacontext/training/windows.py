@@ -82,11 +82,14 @@ class Strip:
         self.targets.extend([0] * len(ids))
         self.weights.extend([0.0] * len(ids))
 
-    def add_fact(self, ids: Sequence[int], fact: Fact | Puzzle, *, joined: bool = True) -> None:
-        """Add a statement and remember where it stands."""
+    def add_fact(
+        self, ids: Sequence[int], fact: Fact | Puzzle, *, joined: bool = True, is_evidence: bool = True
+    ) -> None:
+        """Add a statement, and remember where it stands if the answer needs it."""
         start = len(self.tokens)
         self.add_text(ids, joined=joined)
-        self.stated.setdefault(fact, []).append((start, len(self.tokens)))
+        if is_evidence:
+            self.stated.setdefault(fact, []).append((start, len(self.tokens)))
 
     def add_question(
         self, ask: Sequence[int], answer: Sequence[int], value: slice, fact: Fact | Puzzle, weight: float
