@@ -55,6 +55,7 @@ def base_tables(report: dict[str, Any]) -> list[str]:
     return [table(("", "plain model", "this core"), rows)]
 
 
+NO_KIND = ("rows", "questions")  # what a part says of itself
 CLOSURES = {"closure": "closure", "closure_of_plain": "closure of the plain model's"}
 
 
@@ -62,7 +63,7 @@ def recall_tables(report: dict[str, Any]) -> list[str]:
     """Questions in windows of 512, 256 and 128 of 2,048 tokens, with controls."""
     tables = []
     for kind, ways in report["recall"].items():
-        if kind == "rows":
+        if kind in NO_KIND:
             continue
         ceilings = [measure for measure in CLOSURES if any(measure in one for one in ways.values())]
         rows = []
@@ -111,7 +112,7 @@ def ratio_tables(report: dict[str, Any]) -> list[str]:
     """Questions answered from gists alone, by how many tokens one vector stands for."""
     tables = []
     for kind, ways in report.get("ratios", {}).items():
-        if kind == "rows":
+        if kind in NO_KIND:
             continue
         rows = [("as it is", "", percent(ways["full"]["exact"]), "", f"{ways['full']['answer_nats']:.2f}", "", "")]
         for ratio in (name.removesuffix("/recency") for name in ways if name.endswith("/recency")):

@@ -8,10 +8,11 @@ Beside it stands a plain model on the same text and the same questions: what the
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -71,12 +72,24 @@ def puzzles(source: TextSource, count: int, *, in_unseen: bool = False) -> list[
     return [puzzle_row(source, random, LENGTH, test=True, in_unseen=in_unseen, product=True) for random in draws]
 
 
+def digest_of(rows: Mapping[str, Sequence[Window]]) -> str:
+    """A name for these questions: figures of other ones cannot be compared with theirs."""
+    found = hashlib.sha256()
+    for kind, some in rows.items():
+        found.update(kind.encode())
+        for row in some:
+            found.update(row.tokens_T.tobytes())
+            found.update(repr([(answer.start, answer.stop, answer.evidence) for answer in row.answers]).encode())
+    return found.hexdigest()
+
+
 def measure_wordings(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:
     """The same puzzles asked in words that training has not; controls are those of the words that it has."""
     assert nets.gist_net is not None
     lens_net = nets.lens_net and nets.lens_net.float()
     rows = puzzles(source, count, in_unseen=True)
     return {
+        "questions": digest_of({"puzzles": rows}),
         "puzzles in unseen words": recall_in_windows(
             nets.core,
             nets.gist_net,
@@ -86,7 +99,7 @@ def measure_wordings(nets: CoreNets, plain: Logits, source: TextSource, count: i
             plain=plain,
             only=("gists", "lens"),
             controls=("real",),
-        )
+        ),
     }
 
 
@@ -102,7 +115,7 @@ def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int
     return {
         kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, lens_net=lens_net, plain=plain)
         for kind, some in rows.items()
-    }
+    } | {"questions": digest_of(rows)}
 
 
 def measure_ratios(nets: CoreNets, source: TextSource, count: int) -> dict[str, Any]:
@@ -113,7 +126,8 @@ def measure_ratios(nets: CoreNets, source: TextSource, count: int) -> dict[str, 
         "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
         "puzzles": puzzles(source, count),
     }
-    return {kind: recall_by_ratio(nets.core, nets.gist_net, some, widths=WIDTHS) for kind, some in rows.items()}
+    found = {kind: recall_by_ratio(nets.core, nets.gist_net, some, widths=WIDTHS) for kind, some in rows.items()}
+    return found | {"questions": digest_of(rows)}
 
 
 def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int) -> dict[str, Any]:

@@ -113,6 +113,13 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
             raise InvalidValueError(
                 f"'{part}' of the models was measured on different questions ({said} rows); give all --rows alike"
             )
+    asked = {model: figures["recall"].get("questions") for model, figures in models.items()}
+    if len(set(asked.values())) > 1:
+        said = ", ".join(f"{model} {str(digest)[:12]}" for model, digest in asked.items())
+        raise InvalidValueError(
+            f"'recall' of the models was measured on different questions ({said}); run `recipes/core/evaluate.py "
+            "--only recall` for each of them with one version, --config and held-out side"
+        )
     for name, measure in measures(models).items():
         values: list[float | None] = []
         for model, figures in models.items():

@@ -168,6 +168,11 @@ def test_seeds_stand_side_by_side(
     twice = said("core/seeds.py", "--models", models[0], models[0], "--json", tmp_path / "one.json")
     assert "--models names a folder twice" in twice
     assert "one seed" in said("core/seeds.py", "--models", models[0], "--json", tmp_path / "one.json")
+    figures["recall"]["questions"] = "0123456789abcdef"
+    (models[1] / "evaluation.json").write_text(json.dumps(figures))
+    line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
+    assert "measured on different questions" in line
+    assert f"{models[1]} 0123456789ab" in line
     lose(models[1] / "evaluation.json", "recall")
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
     assert "seed_1" in line
