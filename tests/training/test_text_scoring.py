@@ -128,6 +128,19 @@ def test_the_oracle_opens_the_block_of_the_coming_word(nets, rows, monkeypatch):
     assert often[8][:, 17].all(), "the word comes 70 tokens after the first scored one"
 
 
+def test_the_oracle_knows_a_word_that_began_before_it_chooses():
+    from megacontext.training import text_scoring
+
+    ids = np.arange(2048) % 40
+    for place in (17 * 32 + 5, FIRST + 63):
+        ids[place : place + 2] = 40, 41
+    ids[20 * 32 : 20 * 32 + 2] = ids[[FIRST + 60, FIRST + 67]] = 42  # near text has it, and no far word
+    row = Window(tokens_T=ids, targets_T=ids, weights_T=np.ones(2048, np.float32))
+    pieces = [b" "] * 40 + [b" lant", b"ern", b" x"]
+    for at, every in ((FIRST, 64), (FIRST + 64, 64), (FIRST + 64, 8), (FIRST + 56, 8)):
+        assert text_scoring._oracle(row, at, every, pieces_V=pieces)[0] == 17, (at, every)
+
+
 def test_shares_are_measured_against_full_context(rows):
     rng = np.random.default_rng(0)
     recent = rng.uniform(1, 3, (4, 256))

@@ -169,9 +169,10 @@ def _lexical(row: Window, at: int, every: int, *, length: int) -> npt.NDArray[np
 
 
 def _oracle(row: Window, at: int, every: int, *, pieces_V: Sequence[bytes]) -> npt.NDArray[np.int64]:
-    """Blocks that hold most of the far words among the next tokens, which no lens may see; then most of all of them."""
-    pieces = [pieces_V[index] for index in row.tokens_T[: at + every]]
-    far = row.tokens_T[word_tokens(pieces, first=at)["far"]]
+    """Blocks that hold most of the far words among the next tokens, which no lens may see; then most of all of them.
+    A word that began before them, or goes on behind them, is far as a whole, as it is scored."""
+    positions = word_tokens([pieces_V[index] for index in row.tokens_T], first=FIRST)["far"]
+    far = row.tokens_T[[position for position in positions if at <= position < at + every]]
     blocks = _far_blocks(row)
     scores = 10 * lexical_scores(blocks, far) + lexical_scores(blocks, row.tokens_T[at : at + every])
     return np.argsort(-scores, kind="stable")
