@@ -21,10 +21,10 @@ import torch
 from megacontext.bases.native import NativeBase
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
-from megacontext.focus.lenses.features import TOKENS_BEFORE, word_features
+from megacontext.focus.lenses.features import TOKENS_BEFORE, feature_columns, word_features
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.ports.base import BaseInfo
 from megacontext.training.core_model import compile_core, window_loss
 from megacontext.training.curriculum import Batch, BatchKind
@@ -108,10 +108,10 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
     positions[-SCRATCH:] = positions[-SCRATCH] + np.arange(SCRATCH)
     cache = base.new_cache(num_entries)
     base.forward(inputs, positions, cache, spreads_T=spreads)
-    features = random.random((num_entries - SCRATCH, len(FEATURES))).astype(np.float32)
+    ones = np.ones(num_entries - SCRATCH, dtype=np.int64)
     stored = base.lens_keys(random.normal(size=(num_entries - SCRATCH, 1, base.info.dim)).astype(np.float16))
     scanned = base.lens_keys(random.normal(size=(num_scanned, 1, base.info.dim)).astype(np.float16))
-    scan_features = random.random((num_scanned, len(FEATURES))).astype(np.float32)
+    scan_features = random.random((num_scanned, len(base.lens_features))).astype(np.float32)
 
     def forward() -> object:
         return base.forward(inputs, positions, base.new_cache(num_entries), spreads_T=spreads)
@@ -123,8 +123,13 @@ def lens_rows(base: NativeBase, num_entries: int, num_scanned: int, repeats: int
 
     def look() -> object:
         common = word_features(blocks, asked)
-        features[:, FEATURES.index("lexical")] = common.lexical_n
-        features[:, FEATURES.index("continues")] = common.continues_n
+        features = feature_columns(
+            base.lens_features,
+            levels_n=ones,
+            widths_n=BLOCK * ones,
+            distances_n=BLOCK * (len(ones) - np.arange(len(ones))),
+            in_common=common,
+        )
         query = base.lens_query(cache, num_queries=SCRATCH)
         return query.evidence(stored, features, common.words), query.stakes
 

@@ -26,7 +26,7 @@ from megacontext.bases.core_folder import write_lens
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
-from megacontext.nets.lens_net import QUERY_TOKENS, LensNet, LensNetConfig
+from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training.card import read_figures
 from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
 from megacontext.training.lens_labels import LensSample, label
@@ -52,8 +52,10 @@ from megacontext.training.trackers import open_trackers
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
-BLOCK, TAIL, BATCH = 32, 256 + QUERY_TOKENS, 4
-LENGTH = 2048 + QUERY_TOKENS  # 56 blocks before the tail
+BLOCK, TAIL, BATCH = 32, 512, 4
+LENGTH = 2048  # as long as the core's rows: 48 blocks before the tail
+TEXT_AFTER = 256  # tokens of the tail that stand between the blocks and the first moment of text, at least
+TEXT_STEP = 8  # tokens between two moments of text to learn from; it is judged at every other one
 TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
 NUM_JUDGED = 128  # of each kind, while a lens learns
@@ -69,13 +71,13 @@ MAKERS: dict[str, Callable[[bool], Maker]] = {
 
 
 def rows_with_moments(
-    make: Maker, source: TextSource, seed: str, *, asking: bool
+    make: Maker, source: TextSource, seed: str, *, asking: bool, step_tokens: int
 ) -> Iterator[tuple[Window, list[Moment]]]:
     """Rows whose tail has moments to ask at, without end."""
     index = 0
     while True:
         row = make(source, Random(f"{seed}/{index}"))
-        moments = moments_of(row, tail_tokens=TAIL, block_tokens=BLOCK)
+        moments = moments_of(row, tail_tokens=TAIL, block_tokens=BLOCK, text_after=TEXT_AFTER, step_tokens=step_tokens)
         if moments and (moments[0].answer is not None) == asking:  # a row may lose its only question
             yield row, moments
         index += 1
@@ -99,7 +101,9 @@ def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     for kind, maker in MAKERS.items():
-        drawn = rows_with_moments(maker(test), source, f"{kind}/{test}/{part}", asking=kind in QUESTIONS)
+        step = 2 * TEXT_STEP if test else TEXT_STEP
+        seed = f"{kind}/{test}/{part}"
+        drawn = rows_with_moments(maker(test), source, seed, asking=kind in QUESTIONS, step_tokens=step)
         measured_rows = args.measured // (MEASURED_SHARE if kind in QUESTIONS else 1)
         for measured, num_rows in ((True, measured_rows), (False, args.rows if kind in QUESTIONS else 0)):
             count = num_rows // (TEST_SHARE if test else 1) // args.processes
@@ -124,6 +128,7 @@ def _name(kind: str, moment: Moment) -> str:
 def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> None:
     """Let all processes label, unless the samples of an earlier call are to be kept."""
     made = {"model": _digests(args.model), "tail": TAIL, "length": LENGTH, "tokens_before": TOKENS_BEFORE}
+    made["features"] = list(FEATURES)
     told = args.out / "lens" / f"{'test' if test else 'train'}.json"
     if args.keep and told.exists():
         if (kept := read_figures(told, measure="recipes/core/lens.py")) != made:

@@ -56,8 +56,9 @@ def test_evidence_is_the_lens_nets_own() -> None:
     with torch.no_grad():
         queries = lens.queries(states[-6:])
         found = lens.found(queries, lens.keys(vectors[:, 0].float()))
-        blind = lens(found, None, torch.from_numpy(features))
-        reading = lens(found, lens.in_common(queries, torch.from_numpy(words.by_token())), torch.from_numpy(features))
+        blind = lens(queries, found, None, torch.from_numpy(features))
+        in_common = lens.in_common(queries, torch.from_numpy(words.by_token()))
+        reading = lens(queries, found, in_common, torch.from_numpy(features))
     keys, query = base.lens_keys(vectors.numpy()), base.lens_query(cache, num_queries=6)
     for given, expected in ((None, blind), (words, reading)):
         said = query.evidence(keys, features, given)

@@ -11,8 +11,8 @@ SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 
 
 def scores(lens: LensNet, asked: torch.Tensor, entries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    found = lens.found(lens.queries(asked), lens.keys(entries))
-    logits: torch.Tensor = lens(found, None, features)
+    queries = lens.queries(asked)
+    logits: torch.Tensor = lens(queries, lens.found(queries, lens.keys(entries)), None, features)
     return logits
 
 

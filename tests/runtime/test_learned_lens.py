@@ -106,6 +106,7 @@ def lexical_base():
     with torch.no_grad():
         lens = base._lens_net
         lens.match_weight.zero_()
+        lens.told_weight.zero_()
         lens.up.weight.zero_()
         lens.up.weight[0, FEATURES.index("lexical") - len(FEATURES)] = 20.0
         lens.down.weight.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection
 from random import Random
@@ -12,8 +13,11 @@ import torch
 
 from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.focus.lenses.features import (
+    COMPARED,
+    LAST_TOKENS,
     MAX_LEVEL,
     MAX_LOG2,
+    MAX_WORDS,
     TOKENS_BEFORE,
     TOKENS_CONTINUED,
     UNKNOWN,
@@ -70,6 +74,10 @@ def test_text_is_looked_at_every_16_tokens(source: TextSource) -> None:
     assert [moment.query[1] for moment in moments] == list(range(768, 1009, 16))
     assert all(moment.horizon == (moment.query[1] - 1, moment.query[1] + 15) for moment in moments)
     assert moments[0].query == (704, 768)
+    later = moments_of(
+        plain_row(source, Random(0), 1024), tail_tokens=512, block_tokens=32, text_after=256, step_tokens=8
+    )
+    assert [moment.query[1] for moment in later] == list(range(768, 1009, 8))
 
 
 def test_labels_are_what_opening_a_block_alone_saves(
@@ -133,6 +141,7 @@ def test_labels_are_what_opening_a_block_alone_saves(
         np.testing.assert_allclose(siblings_C, told, atol=1e-4)  # one amount for all blocks of a moment
         evidence_C = torch.zeros(3)
         for saved_C, needed in zip(saved_CT[:, horizon].T, needed_T[horizon], strict=True):
+            saved_C = saved_C - saved_C.median().clamp(min=0)  # what any block brings
             held_C = saved_C.clamp(max=needed) * (saved_C >= needed / 4)
             if needed >= 0.02 and float(held_C.sum()) > 0:
                 num_held += 1
@@ -172,7 +181,7 @@ def test_lexical_scores_prefer_rare_shared_tokens() -> None:
 
 def test_words_in_common_are_counted_by_token_and_by_pair() -> None:
     blocks = np.array([[1, 2, 3, 9], [2, 1, 9, 9], [9, 4, 9, 9], [9, 9, 9, 9]])
-    scores, in_common, _ = word_features(blocks, np.array([1, 2, 7]), num_before=0)
+    scores, in_common, *_ = word_features(blocks, np.array([1, 2, 7]), num_before=0)
     words = in_common.by_token()
     np.testing.assert_allclose(scores, lexical_scores(blocks, np.array([1, 2, 7])))
     assert words.shape == (4, 3, 4)
@@ -184,6 +193,28 @@ def test_words_in_common_are_counted_by_token_and_by_pair() -> None:
     assert pairs[:, 0].tolist() == [0, 0, 0, 0], "nothing stands before the first"
     assert pairs[:, 1].tolist() == pytest.approx([1, 0, 0, 0])
     assert word_features(blocks, np.array([4]), num_before=0).words.by_token()[2, 0, 0] == pytest.approx(1)
+
+
+def test_the_last_tokens_are_compared_apart() -> None:
+    rng = np.random.default_rng(0)
+    blocks, query = rng.integers(0, 400, (30, 48)), rng.integers(0, 400, 64)
+    found = word_features(blocks, query)
+    most = np.log1p((30 - 0.5) / 1.5)
+    for place, length in enumerate(LAST_TOKENS):
+        alone = lexical_scores(blocks[:, TOKENS_BEFORE:], query[-length:])
+        told = lexical_scores(blocks[:, TOKENS_BEFORE:], query)
+        np.testing.assert_allclose(found.lexical_n, told)
+        np.testing.assert_allclose(found.last_n2[:, place], alone / most)
+        np.testing.assert_allclose(found.columns()[f"lexical_{length}"], alone / most / MAX_WORDS)
+    assert tuple(found.columns()) == COMPARED
+    only = np.full((3, 48), 7)
+    only[1, 20], only[2, 21:23] = 9, 9
+    said = word_features(only, np.array([9, 5, 5])).last_n2[:, 0]
+    assert said[0] == 0
+    assert said[1] > 0
+    one = np.full((3, 48), 7)
+    one[1, 20] = 9
+    assert word_features(one, np.array([9, 5, 5])).last_n2.tolist() == [[0, 0], [1, 1], [0, 0]], "once, in one alone"
 
 
 def test_what_goes_on_may_have_begun_in_the_block_before() -> None:
@@ -281,7 +312,7 @@ def test_calibration_compares_what_is_said_with_what_was_saved() -> None:
     blind = calibration(lens, samples)["level 1"]
     assert abs(blind["correlation"]) < 0.3
     train_lens(
-        lens, made_up_samples(2000, seed=1), LensTraining(num_steps=400, rate=5e-3, num_strangers=0, measured=0.2)
+        lens, made_up_samples(2000, seed=1), LensTraining(num_steps=600, rate=5e-3, num_strangers=0, measured=0.2)
     )
     levels = calibration(lens, samples, num_bins=4)
     told = levels["level 1"]
@@ -425,6 +456,46 @@ def test_a_lens_of_another_version_is_refused() -> None:
     assert LensNetConfig(features=list(FEATURES)) == LensNetConfig()  # type: ignore[arg-type] # as JSON has it
     with pytest.raises(InvalidValueError, match="2 kinds of words and 4 tokens before a block"):
         LensNetConfig(word_kinds=2, tokens_before=4)
+    with pytest.raises(InvalidValueError, match="features lexical, mood, of which each has to be one of level, "):
+        LensNetConfig(features=("lexical", "mood"))
+    with pytest.raises(InvalidValueError, match=r"lexical, lexical, .* once; make a new lens"):
+        LensNetConfig(features=("lexical", "lexical"))
+
+
+def test_a_lens_is_told_the_features_that_it_was_taught() -> None:
+    """One that knows fewer than this version still says what it said."""
+    sample, *_ = made_up_samples(1, seed=5)
+    torch.manual_seed(0)
+    few = LensNet(dataclasses.replace(SMALL, features=("lexical", "log2_distance"), direct=False))
+    assert not {"told_weight", "trust.weight"} & set(few.state_dict())
+    seen = looked(sample)
+    with torch.no_grad():
+        queries, logits = lens_logits(few, sample, seen=seen)
+        found = few.found(queries, few.keys(sample.gists_CD))
+        features = seen.features_NF[:, [FEATURES.index("lexical"), FEATURES.index("log2_distance")]]
+        torch.testing.assert_close(logits, few(queries, found, few.in_common(queries, seen.words_NQ4), features))
+    assert queries.trust_T is None
+
+
+def test_words_of_the_last_tokens_lead_until_something_is_learned() -> None:
+    torch.manual_seed(0)
+    lens = LensNet(SMALL)
+    with torch.no_grad():
+        for weight in (lens.up.weight, lens.down.weight, lens.match_weight):
+            weight.zero_()
+        queries = lens.queries(torch.randn(6, 32))
+        assert queries.trust_T is not None
+        assert queries.trust_T.unique().tolist() == [1.0]
+        features = torch.zeros(3, len(FEATURES))
+        features[1, FEATURES.index("lexical_8")] = 0.5
+        logits = lens(queries, torch.zeros(3, 2), None, features)
+        torch.testing.assert_close(logits - logits[0], torch.tensor([0.0, 2.0, 0.0]))
+        lens.trust.bias.fill_(-50.0)
+        nothing = lens(lens.queries(torch.randn(6, 32)), torch.zeros(3, 2), None, features)
+        torch.testing.assert_close(nothing - nothing[0], torch.zeros(3))
+    places = lens.word_places.unflatten(0, (WORD_KINDS, -1))
+    assert (places[0] == places[3]).all()
+    assert [int((row == 0).sum()) for row in places[0]] == [6, 3, 1, 1]
 
 
 def test_words_of_short_blocks_can_be_compared() -> None:

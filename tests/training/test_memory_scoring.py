@@ -158,7 +158,7 @@ def test_the_lens_opens_what_it_values_for_each_question(nets: tuple[Core, GistN
     torch.manual_seed(0)
     lens_net = LensNet(LensNetConfig(width=nets[0].config.width, num_heads=2, key_dim=8, mlp_width=16))
     with torch.no_grad():
-        for weight in (lens_net.match_weight, lens_net.up.weight, lens_net.down.weight):
+        for weight in (lens_net.match_weight, lens_net.told_weight, lens_net.up.weight, lens_net.down.weight):
             weight.zero_()
         lens_net.up.weight[0, FEATURES.index("lexical") - len(FEATURES)] = 20.0  # it goes by the words alone
         lens_net.down.weight[0, 0] = 1.0

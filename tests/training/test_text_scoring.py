@@ -40,6 +40,7 @@ def nets() -> TextNets:
     lens_net = LensNet(LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16))
     with torch.no_grad():
         lens_net.match_weight.zero_()
+        lens_net.told_weight.zero_()
         lens_net.up.weight.zero_()
         lens_net.up.weight[0, FEATURES.index("lexical") - len(FEATURES)] = 20.0  # it goes by the words alone
         lens_net.down.weight.zero_()

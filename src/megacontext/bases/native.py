@@ -30,7 +30,7 @@ from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gaussian_rope import frequencies
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, LensNet
+from megacontext.nets.lens_net import LensNet
 from megacontext.ports.base import BaseInfo, ModelCache
 from megacontext.ports.text import TextCodec
 
@@ -42,8 +42,6 @@ class NativeBase:
 
     core, gist_net: taken over, in evaluation mode, same dtype and device; info: what a memory must know.
     """
-
-    lens_features = FEATURES
 
     def __init__(
         self,
@@ -59,6 +57,7 @@ class NativeBase:
         self._core = core.eval()
         self._gist_encoder = GistEncoder(gist_net.eval()) if gist_net is not None else None
         self._lens_net = lens_net.float().eval() if lens_net is not None else None
+        self.lens_features = lens_net.config.features if lens_net is not None else ()
         self.lens_query_tokens = lens_net.config.query_tokens if lens_net is not None else 0
         weight = core.embed_tokens.weight
         self._dtype, self._device = weight.dtype, weight.device

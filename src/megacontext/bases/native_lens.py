@@ -48,7 +48,7 @@ class NativeLensQuery:
             slices = range(0, len(keys_mHE), SLICE_KEYS)
             found_mH = torch.cat([self._lens.found(self._queries, keys_mHE[at : at + SLICE_KEYS]) for at in slices])
             in_common_mw = None if words is None else _by_vector(self._in_common(words, *placed), gist_width)
-            logits_m = self._lens(found_mH, in_common_mw, _by_vector(known_nF, gist_width))
+            logits_m = self._lens(self._queries, found_mH, in_common_mw, _by_vector(known_nF, gist_width))
         logits_n: npt.NDArray[np.float32] = logits_m.view(-1, gist_width).amax(1).cpu().numpy()
         return logits_n
 

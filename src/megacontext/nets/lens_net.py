@@ -14,7 +14,7 @@ be had; the second depends on what stands for the span now, a gist of its own or
 - O(entries): nothing here compares entries with each other
 
 Shape legend: Q query tokens, n entries, r vectors per entry, D width, H heads, E key dimension, W word heads,
-F features, L levels.
+F features, T words and features that are told, L levels.
 """
 
 from __future__ import annotations
@@ -41,21 +41,33 @@ __all__ = [
     "shares_of",
 ]
 
-# What a lens knows of an entry beside its vectors; each is scaled to about [0, 1] by who fills it in. Three of them
-# vary today: log2_distance, lexical, continues.
-FEATURES = ("level", "log2_width", "log2_distance", "lexical", "residency", "continues")
+# What a lens may know of an entry beside its vectors, scaled to about [0, 1] by who fills it in. Level and width are
+# those of one block wherever a lens is taught or asked today, and residency is 0.
+FEATURES = (
+    "level",
+    "log2_width",
+    "log2_distance",
+    "lexical",
+    "residency",
+    "continues",
+    "lexical_8",
+    "lexical_32",
+)
 QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
 WORD_KINDS = 4  # a token, a token with the one before it, and both right before the span
 TOKENS_BEFORE = 16  # right before a span that are compared, too
 LEAST_AMOUNT = 1e-38  # float32 counts no further: e^-87
+OUTSIDE = -4.0  # the logit of a place outside of where a way to weigh words begins
+FIRST_WORDS = 4.0  # logits of ``lexical_8`` at first: where MAX_WORDS words of the last tokens are in common
 STAKE_LEVELS = 2  # of the gist that stands for a span: its own, or one of level 2 and above
 
 
 @dataclass(frozen=True, kw_only=True)
 class LensNetConfig:
     """width: that of the core; query_tokens: the most that ask, the last ones of the window; num_word_heads: ways to
-    weigh them where words are compared, for each kind of word; features, word_kinds, tokens_before: what it was taught
-    to be told (``FEATURES``, ``WORD_KINDS``, ``TOKENS_BEFORE``)."""
+    weigh them where words are compared, for each kind of word; features: those of ``FEATURES`` that it is told;
+    word_kinds, tokens_before: as it was taught to be told (``WORD_KINDS``, ``TOKENS_BEFORE``); direct: whether words
+    and features count as much as what is asked makes them, and for themselves, beside what the MLP makes of them."""
 
     width: int = 256
     num_heads: int = 4
@@ -66,28 +78,41 @@ class LensNetConfig:
     features: tuple[str, ...] = FEATURES
     word_kinds: int = WORD_KINDS
     tokens_before: int = TOKENS_BEFORE
+    direct: bool = True
 
     def __post_init__(self) -> None:
-        told = (tuple(self.features), self.word_kinds, self.tokens_before)
-        object.__setattr__(self, "features", told[0])
-        if told != (FEATURES, WORD_KINDS, TOKENS_BEFORE):
+        object.__setattr__(self, "features", tuple(self.features))
+        strange = [name for name in self.features if name not in FEATURES]
+        if strange or len(set(self.features)) < len(self.features):
             raise InvalidValueError(
-                f"this lens was taught with the features {', '.join(self.features)}, {self.word_kinds} kinds of words "
-                f"and {self.tokens_before} tokens before a block, but this version tells it {', '.join(FEATURES)}, "
-                f"{WORD_KINDS} and {TOKENS_BEFORE}; make a new lens with recipes/core/lens.py"
+                f"this lens is told the features {', '.join(self.features)}, of which each has to be one of "
+                f"{', '.join(FEATURES)}, once; make a new lens with recipes/core/lens.py"
             )
+        if (self.word_kinds, self.tokens_before) != (WORD_KINDS, TOKENS_BEFORE):
+            raise InvalidValueError(
+                f"this lens was taught with {self.word_kinds} kinds of words and {self.tokens_before} tokens before a "
+                f"block, but this version tells it {WORD_KINDS} and {TOKENS_BEFORE}; make a new lens with "
+                "recipes/core/lens.py"
+            )
+
+    @property
+    def columns(self) -> list[int]:
+        """The place of each of its features among ``FEATURES``."""
+        return [FEATURES.index(name) for name in self.features]
 
 
 class Queries(NamedTuple):
     """What the last tokens ask: unit vectors [H, Q, E], how much each matters [H, Q] (logits), and how much each counts
     where words are compared [WORD_KINDS, W, Q] (sums to 1 over Q); the evidence that nothing is needed [] (a logit
-    beside those of spans), and what is at stake [L] in nats."""
+    beside those of spans), what is at stake [L] in nats, and how far words and features are trusted [T] (0 to 2): a
+    question wants other ones than running text. None for a lens that trusts them alike."""
 
     vectors_HQE: Tensor  # noqa: N815 - shape suffix
     salience_HQ: Tensor  # noqa: N815 - shape suffix
     words_4WQ: Tensor  # noqa: N815 - shape suffix
     nothing: Tensor
     stakes_L: Tensor  # noqa: N815 - shape suffix
+    trust_T: Tensor | None  # noqa: N815 - shape suffix
 
 
 class LensNet(nn.Module):
@@ -102,13 +127,19 @@ class LensNet(nn.Module):
         self.key = nn.Linear(config.width, key_width, bias=False)
         self.sharpness = nn.Parameter(torch.full((config.num_heads,), 4.0))
         self.word_salience = nn.Linear(config.width, WORD_KINDS * config.num_word_heads, bias=False)
-        self.word_places = nn.Parameter(torch.zeros(WORD_KINDS * config.num_word_heads, config.query_tokens))
-        self.up = nn.Linear(config.num_heads + WORD_KINDS * config.num_word_heads + len(FEATURES), config.mlp_width)
+        self.word_places = nn.Parameter(_windows(config).repeat(WORD_KINDS, 1))
+        num_told = WORD_KINDS * config.num_word_heads + len(config.features)
+        self.up = nn.Linear(config.num_heads + num_told, config.mlp_width)
         self.down = nn.Linear(config.mlp_width, 1)
         self.need_salience = nn.Linear(config.width, 1, bias=False)
         self.need_places = nn.Parameter(torch.zeros(1, config.query_tokens))
         self.need = nn.Linear(config.width, 1 + STAKE_LEVELS)
         self.match_weight = nn.Parameter(torch.full((config.num_heads,), 1.0 / config.num_heads))
+        if config.direct:
+            self.told_weight = nn.Parameter(_begun(config, num_told))
+            self.trust = nn.Linear(config.width, num_told)
+            nn.init.zeros_(self.trust.weight)
+            nn.init.zeros_(self.trust.bias)
 
     def queries(self, hidden_QD: Tensor) -> Queries:
         """From the core's hidden states of the last tokens; of more than ``query_tokens``, the last ones count."""
@@ -118,13 +149,15 @@ class LensNet(nn.Module):
         num_queries = normed_QD.shape[-2]
         logits_wQ = self.word_salience(normed_QD).transpose(-2, -1) + self.word_places[:, -num_queries:]
         need_1Q = self.need_salience(normed_QD).transpose(-2, -1) + self.need_places[:, -num_queries:]
-        need_N = self.need((need_1Q.softmax(-1) @ normed_QD)[..., 0, :])
+        asked_D = (need_1Q.softmax(-1) @ normed_QD)[..., 0, :]
+        need_N = self.need(asked_D)
         return Queries(
             functional.normalize(q_HQE, dim=-1),
             self.salience(normed_QD).transpose(-2, -1),
             logits_wQ.softmax(-1).unflatten(-2, (WORD_KINDS, -1)),
             need_N[..., 0],
             functional.softplus(need_N[..., 1:]),
+            2 * self.trust(asked_D).sigmoid() if self.config.direct else None,
         )
 
     def keys(self, gists_nD: Tensor) -> Tensor:
@@ -162,17 +195,38 @@ class LensNet(nn.Module):
         weights_4WC = queries.words_4WQ.new_zeros(num_kinds, num_heads, amounts_nC.shape[-1])
         return amounts_nC @ weights_4WC.scatter_add_(2, columns_4WQ, queries.words_4WQ).flatten(0, 1).T
 
-    def forward(self, found_nH: Tensor, in_common_nw: Tensor | None, features_nF: Tensor) -> Tensor:
+    def forward(self, queries: Queries, found_nH: Tensor, in_common_nw: Tensor | None, features_nF: Tensor) -> Tensor:
         """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``.
 
-        in_common_nw: None if nobody has looked at words.
+        found_nH: as ``found`` has it; in_common_nw: None if nobody has looked at words; features_nF: in the order of
+        the configuration's.
         """
         if in_common_nw is None:
             num_words = WORD_KINDS * self.config.num_word_heads
             in_common_nw = found_nH.new_zeros(*found_nH.shape[:-1], num_words)
-        told_nT = torch.cat([found_nH, in_common_nw, features_nF.to(found_nH)], dim=-1)
-        logits_n: Tensor = self.down(functional.gelu(self.up(told_nT)))[..., 0] + found_nH @ self.match_weight
-        return logits_n
+        told_nT = torch.cat([in_common_nw, features_nF.to(found_nH)], dim=-1)
+        if queries.trust_T is not None:
+            told_nT = told_nT * queries.trust_T[..., None, :]
+        known = self.up(torch.cat([found_nH, told_nT], dim=-1))
+        logits_n: Tensor = self.down(functional.gelu(known))[..., 0] + found_nH @ self.match_weight
+        return logits_n + told_nT @ self.told_weight if self.config.direct else logits_n
+
+
+def _windows(config: LensNetConfig) -> Tensor:
+    """Where each way [W, Q] to weigh the query's tokens begins: all of them, their second half, last quarter ..."""
+    places_WQ = torch.full((config.num_word_heads, config.query_tokens), OUTSIDE)
+    for head in range(config.num_word_heads):
+        places_WQ[head, -max(1, config.query_tokens >> head) :] = 0.0
+    return places_WQ
+
+
+def _begun(config: LensNetConfig, num_told: int) -> Tensor:
+    """What words and features [T] count for themselves at first: the words of the last tokens, and nothing else."""
+    weight_T = torch.zeros(num_told)
+    for place, name in enumerate(config.features):
+        if name == "lexical_8":
+            weight_T[place - len(config.features)] = FIRST_WORDS
+    return weight_T
 
 
 def shares_of(logits_n: Tensor, nothing: Tensor) -> Tensor:

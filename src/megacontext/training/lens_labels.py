@@ -10,8 +10,8 @@ Two things are measured, by the nets that the lens will serve:
   gists of its siblings, so all of them save what those tell, and that stays: it is what reaching there is worth. With a
   median of its own, the second would be the first again, because they differ by one amount for all blocks of a moment;
 - which block holds what is needed. Questions know it. In text it is decided where it is clear: on tokens that full
-  context makes much cheaper, by the share that each block alone brings of that. Elsewhere an opened block is lucky as
-  often as not, and nothing is needed.
+  context makes much cheaper, by the share that each block alone brings of that, less what any block brings. Elsewhere
+  an opened block is lucky as often as not, and nothing is needed.
 
 Shape legend: B rows, T tokens, C closed blocks, K tokens of a block, P before it, Q query tokens, D width, F features,
 L levels.
@@ -207,9 +207,9 @@ def sample_of(
 def _holders(saved_CH: npt.NDArray[np.float32], needed_H: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """How likely each block [C] holds what a horizon of text needs, from what opening it saves on each of its H tokens
     and what full context does: every token that needs something far away counts as many nats as that saves, and they
-    are shared among the blocks that bring a good part of them."""
+    are shared among the blocks that bring a good part of them beyond what any block brings (the median)."""
     is_far_H = needed_H >= FAR_NATS
-    saved_CH = np.minimum(saved_CH, needed_H)
+    saved_CH = np.minimum(saved_CH - np.maximum(np.median(saved_CH, axis=0), 0.0), needed_H)
     held_CH = np.where(is_far_H & (saved_CH >= LEAST_PART * needed_H), saved_CH, 0.0)
     total_H = held_CH.sum(0)
     nats_H = np.where(total_H > 0, needed_H, 0.0)

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.focus.lenses.features import (
+    COMPARED,
     MAX_LOG2,
     TOKENS_BEFORE,
-    TOKENS_CONTINUED,
     feature_columns,
     lexical_scores,
     word_features,
@@ -54,7 +54,7 @@ __all__ = [
 Scorer = Callable[[LensSample], Tensor]
 Part = TypeVar("Part", LensSample, "Looked")
 DISTANCE = FEATURES.index("log2_distance")
-COMPARED = [FEATURES.index("lexical"), FEATURES.index("continues")]  # what is known of words in common
+IN_COMMON = [FEATURES.index(name) for name in COMPARED]  # what is known of words in common
 NEAREST, FARTHEST = 8.0, 20.0  # log2 of how far strangers stand
 
 
@@ -114,14 +114,14 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
         blocks = np.concatenate([blocks, blocks_XK.numpy()])
         features_NF = torch.cat([features_NF, torch.from_numpy(columns)])
     common = word_features(blocks, query)
-    columns_N2 = [common.lexical_n / max(1e-9, common.lexical_n.max()), common.continues_n / TOKENS_CONTINUED]
-    features_NF[:, COMPARED] = torch.from_numpy(np.stack(columns_N2, axis=1)).float()
+    told = common.columns()
+    features_NF[:, IN_COMMON] = torch.from_numpy(np.stack([told[name] for name in COMPARED], axis=1)).float()
     return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words.by_token()), gists_XD=gists_XD)
 
 
 def hide_words_(seen: Looked, is_hidden_B: Tensor) -> None:
     """Leave nothing of words in common in some of stacked ones."""
-    seen.features_NF[is_hidden_B.nonzero(), :, COMPARED] = 0
+    seen.features_NF[is_hidden_B.nonzero(), :, IN_COMMON] = 0
     seen.words_NQ4[is_hidden_B] = 0
 
 
@@ -131,7 +131,8 @@ def lens_logits(lens: LensNet, sample: LensSample, *, seen: Looked | None = None
     keys_NHE = lens.keys(torch.cat([sample.gists_CD, seen.gists_XD], dim=-2).float())
     queries = lens.queries(sample.query_QD.float())
     in_common_Nw = lens.in_common(queries, seen.words_NQ4)
-    logits_N: Tensor = lens(lens.found(queries, keys_NHE), in_common_Nw, seen.features_NF)
+    features_NF = seen.features_NF[..., lens.config.columns]
+    logits_N: Tensor = lens(queries, lens.found(queries, keys_NHE), in_common_Nw, features_NF)
     return queries, logits_N
 
 
@@ -243,7 +244,7 @@ def _lookalikes(
     keys_PHE = lens.keys(gists_PD.float())
     features_PF = torch.from_numpy(
         feature_columns(
-            FEATURES,
+            lens.config.features,
             levels_n=np.ones(len(gists_PD), dtype=np.int64),
             widths_n=np.full(len(gists_PD), blocks_PK.shape[-1] - TOKENS_BEFORE),
             distances_n=np.full(len(gists_PD), int(2 ** ((NEAREST + FARTHEST) / 2))),
@@ -254,7 +255,8 @@ def _lookalikes(
     for sample in chosen:
         own = {block.tobytes() for block in sample.blocks_CK[:, TOKENS_BEFORE:].numpy()}
         is_own_P = torch.tensor([told in own for told in told_P])
-        logits_P = lens(lens.found(lens.queries(sample.query_QD.float()), keys_PHE), None, features_PF)
+        queries = lens.queries(sample.query_QD.float())
+        logits_P = lens(queries, lens.found(queries, keys_PHE), None, features_PF)
         free = (~is_own_P).nonzero()[:, 0].tolist()
         likely = logits_P.masked_fill(is_own_P, -torch.inf).topk(min(len(free), count // 2)).indices
         indices = torch.cat(

@@ -35,17 +35,18 @@ def moments_of(
     tail_tokens: int,
     block_tokens: int,
     query_tokens: int = QUERY_TOKENS,
+    text_after: int = QUERY_TOKENS,
     horizon_tokens: int = HORIZON_TOKENS,
     step_tokens: int = HORIZON_TOKENS,
 ) -> list[Moment]:
     """Every question of the tail whose evidence lies before it, asked for the first time; in a row that asks nothing,
-    every ``step_tokens``, with the ``horizon_tokens`` after it."""
+    every ``step_tokens`` behind the tail's first ``text_after``, with the ``horizon_tokens`` after it."""
     num_tokens = len(row.tokens_T)
     first = num_tokens - tail_tokens
     if not row.answers:
         return [
             Moment(query=(at - query_tokens, at), horizon=(at - 1, at - 1 + horizon_tokens))
-            for at in range(first + query_tokens, num_tokens - horizon_tokens + 2, step_tokens)
+            for at in range(first + max(text_after, query_tokens), num_tokens - horizon_tokens + 2, step_tokens)
         ]
     moments = []
     for answer in row.answers:

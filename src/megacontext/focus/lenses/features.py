@@ -1,7 +1,7 @@
 """What a learned lens is told of a span beside its vectors. Training and sessions fill it in here, by one rule.
 
 Shape legend: n spans, K tokens of a block, Q query tokens, U different ones of them, P different pairs, C columns of
-``WordsInCommon``, m words found, F features.
+``WordsInCommon``, m words found, F features, 2 lengths of ``LAST_TOKENS``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from megacontext.errors import BaseModelError
 from megacontext.ports.words import WordsInCommon
 
 __all__ = [
+    "COMPARED",
+    "LAST_TOKENS",
     "MAX_LEVEL",
     "MAX_LOG2",
     "TOKENS_BEFORE",
@@ -31,19 +33,35 @@ __all__ = [
 MAX_LEVEL, MAX_LOG2 = 8.0, 40.0  # scales of features: levels and widths or distances up to 2^40 tokens
 TOKENS_BEFORE = 16  # that a block is read with: what it goes on with may have begun in the block before
 TOKENS_CONTINUED = 4  # of the query's last ones that are looked for right before a token of a block
+LAST_TOKENS = (8, 32)  # of the query, whose words are compared apart: what comes next is often what was just begun
+MAX_WORDS = 4.0  # a scale, too: of rare words that a span has in common with the last tokens; more are above 1
 UNKNOWN = -1  # a token that nobody has read, or that is not there
+
+COMPARED = ("lexical", "continues", *(f"lexical_{length}" for length in LAST_TOKENS))
+"""Features that are known where words were compared."""
 
 
 class InCommon(NamedTuple):
     """What blocks have in common with a query.
 
     lexical_n: BM25; words: by query token; continues_n: how many of the query's last tokens stand right before some
-    token of the block, at most ``TOKENS_CONTINUED``: it may go on there.
+    token of the block, at most ``TOKENS_CONTINUED``: it may go on there; last_n2: BM25 of the last ``LAST_TOKENS`` of
+    the query, a word that one block alone holds once counting 1.
     """
 
     lexical_n: npt.NDArray[np.float64]
     words: WordsInCommon
     continues_n: npt.NDArray[np.float64]
+    last_n2: npt.NDArray[np.float64]
+
+    def columns(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The features [n] that say of a span what it has in common with the query, by name."""
+        best = float(self.lexical_n.max(initial=0.0))
+        return {
+            "lexical": self.lexical_n / best if best > 0 else np.zeros(len(self.lexical_n)),
+            "continues": self.continues_n / TOKENS_CONTINUED,
+            **{f"lexical_{length}": self.last_n2[:, place] / MAX_WORDS for place, length in enumerate(LAST_TOKENS)},
+        }
 
 
 def blocks_with_before(tokens_T: npt.NDArray[np.integer], *, block_tokens: int) -> npt.NDArray[np.int64]:
@@ -59,7 +77,8 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
 
     A token's rarity is that among these blocks.
     """
-    return _Columns.of(query_Q).found_in(blocks_nK, num_before=0).lexical_n
+    columns = _Columns.of(query_Q)
+    return columns.found_in(blocks_nK, num_before=0).lexical_n(columns.of_4Q[0])
 
 
 def word_features(
@@ -81,15 +100,28 @@ def word_features(
         amounts_m=(found.terms_m / most).astype(np.float32),
         columns_4Q=columns.of_4Q,
     )
-    return InCommon(found.lexical_n, words, _continues(blocks_nK, query_Q, num_before))
+    own_Q = columns.of_4Q[0]
+    last_n2 = np.stack([found.lexical_n(own_Q[-length:]) / most for length in LAST_TOKENS], axis=1)
+    return InCommon(found.lexical_n(own_Q), words, _continues(blocks_nK, query_Q, num_before), last_n2)
 
 
 class _Found(NamedTuple):
-    """BM25's terms of what was found, by cell as ``WordsInCommon`` numbers them, and their sum [n] over own words."""
+    """BM25's terms of what was found: by cell as ``WordsInCommon`` numbers them, that is by span (row) and column."""
 
+    num_spans: int
+    num_columns: int
     cells_m: npt.NDArray[np.int64]
+    rows_m: npt.NDArray[np.int64]
+    columns_m: npt.NDArray[np.int64]
     terms_m: npt.NDArray[np.float64]
-    lexical_n: npt.NDArray[np.float64]
+
+    def lexical_n(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The sum [n] over some of the columns."""
+        is_meant_C = np.zeros(self.num_columns, dtype=np.bool_)
+        is_meant_C[columns] = True
+        meant = np.flatnonzero(is_meant_C.take(self.columns_m))
+        rows_m, terms_m = self.rows_m.take(meant), self.terms_m.take(meant)
+        return np.bincount(rows_m, weights=terms_m, minlength=self.num_spans).astype(np.float64)
 
 
 class _Columns(NamedTuple):
@@ -118,7 +150,8 @@ class _Columns(NamedTuple):
         """What is found in blocks whose first ``num_before`` columns stand before them."""
         (num_blocks, width), num_different = blocks_nK.shape, len(self.ids_U)
         if not num_blocks or not num_different:
-            return _Found(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(num_blocks))
+            nowhere = np.zeros(0, dtype=np.int64)
+            return _Found(num_blocks, self.num_columns, nowhere, nowhere, nowhere, np.zeros(0))
         place_V = np.full(int(max(self.ids_U[-1], blocks_nK.max())) + 2, -1)  # the last: for UNKNOWN
         place_V[self.ids_U] = np.arange(num_different)
         places_N = place_V.take(blocks_nK.reshape(-1))
@@ -142,9 +175,7 @@ class _Columns(NamedTuple):
         num_with_C = np.bincount(columns_m, minlength=self.num_columns)
         rarity_C = np.log1p((num_blocks - num_with_C + 0.5) / (num_with_C + 0.5))
         terms_m = counts_m * 2.2 / (counts_m + 1.2) * rarity_C[columns_m]
-        own = columns_m < len(self.ids_U)
-        lexical_n = np.bincount(rows_m[own], weights=terms_m[own], minlength=num_blocks).astype(np.float64)
-        return _Found(cells_m, terms_m, lexical_n)
+        return _Found(num_blocks, self.num_columns, cells_m, rows_m, columns_m, terms_m)
 
 
 def _continues(
@@ -181,13 +212,12 @@ def feature_columns(
     Raises BaseModelError for a name that this version cannot fill in.
     """
     zeros_n = np.zeros(len(levels_n))
-    best = 0.0 if in_common is None else float(in_common.lexical_n.max(initial=0.0))
+    compared = dict.fromkeys(COMPARED, zeros_n) if in_common is None else in_common.columns()
     columns: Mapping[str, npt.NDArray[np.floating]] = {
         "level": levels_n / MAX_LEVEL,
         "log2_width": np.log2(widths_n) / MAX_LOG2,
         "log2_distance": np.log2(np.maximum(1, distances_n)) / MAX_LOG2,
-        "lexical": zeros_n if in_common is None or best <= 0 else in_common.lexical_n / best,
-        "continues": zeros_n if in_common is None else in_common.continues_n / TOKENS_CONTINUED,
+        **compared,
         "residency": zeros_n,  # no label knows of it yet
     }
     for name in names:
