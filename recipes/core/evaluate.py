@@ -39,10 +39,11 @@ from megacontext.training.memory_scoring import recall_by_ratio, recall_in_windo
 from megacontext.training.recall import Asking
 from megacontext.training.recipe import training_device
 from megacontext.training.rows import puzzle_row, recall_row
+from megacontext.training.run_logs import last_start
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import TextNets, pair_report, score_ways, share_report, text_rows
-from megacontext.training.tokens import first_line, read_tokenizer, token_bytes, token_pieces
+from megacontext.training.tokens import read_tokenizer, token_bytes, token_pieces
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
@@ -145,11 +146,10 @@ def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count
 
 def _num_processes(run: Path) -> int:
     """How many trained the run when it was last started."""
-    path = run / "starts.jsonl"
-    try:
-        return int(json.loads(path.read_text().splitlines()[-1]).get("processes", 1))
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InvalidValueError(f"{path} tells of no start ({first_line(error)}); give the --out of a run") from error
+    processes = last_start(run).get("processes", 1)
+    if not isinstance(processes, int):
+        raise InvalidValueError(f"{run / 'starts.jsonl'} says {processes!r} processes; give the --out of a run")
+    return processes
 
 
 def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ figures of before get another name (`evaluation.before.json`) and a lens that wa
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from megacontext.bases.core_keeping import outdated_figures
 from megacontext.cli.failures import run_script
@@ -19,23 +21,29 @@ from megacontext.training.core_export import export_checkpoint
 from megacontext.training.settings import read_settings
 
 
+def checked(path: Path) -> Mapping[str, Any]:
+    """The tables of a configuration whose nets can be."""
+    settings = read_settings(path)
+    settings.read("model", CoreConfig)
+    if "gist_net" in settings:
+        settings.read("gist_net", GistNetConfig)
+    return settings.tables
+
+
 def main() -> None:
     """Export; may run while training goes on (the checkpoint is replaced in one move)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote its checkpoint")
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
     parser.add_argument(
-        "--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from, for their logs"
+        "--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from: their logs, what they taught"
     )
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
+    parser.add_argument("--config", type=Path, help="its configuration, where the run noted none or another is meant")
     args = parser.parse_args()
-    settings = read_settings(args.config)
-    settings.read("model", CoreConfig)
-    if "gist_net" in settings:
-        settings.read("gist_net", GistNetConfig)
+    tables = None if args.config is None else checked(args.config)
     lens = args.model / "lens_net.safetensors"
     had_lens = lens.exists()
-    state = export_checkpoint(args.out, settings.tables, args.model, earlier=args.earlier)
+    state = export_checkpoint(args.out, args.model, tables, earlier=args.earlier)
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")
     if had_lens and not lens.exists():
         print("the lens was taught beside the weights before and is gone: teach another (recipes/core/lens.py)")

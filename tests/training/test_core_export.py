@@ -82,7 +82,7 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
         {"batches": [{"length": 64, "gists": {"shapes": [[32, 2], [32, 1]]}}, {"length": 128}]},
         {"batches": [{"length": 96, "gists": {"shapes": [[8, 1]]}}]},
     ]
-    state = export_checkpoint(run, {**SETTINGS, "stage": stages}, tmp_path / "model")
+    state = export_checkpoint(run, tmp_path / "model", {**SETTINGS, "stage": stages})
     assert state["step"] == 7
     base = load_base(str(tmp_path / "model"))
     assert isinstance(base, SupportsLearnedGists)
@@ -98,6 +98,38 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
     torch.testing.assert_close(ours.float(), expected.float(), atol=0.02, rtol=0.02)
 
 
+def test_what_was_taught_is_what_the_run_and_those_before_drew(
+    learner: MemoryLearner, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Whatever another configuration of the same nets says."""
+    first, last, model = tmp_path / "first", tmp_path / "last", tmp_path / "model"
+    drawn = {
+        first: [{"length": 256, "gists": {"shapes": [[16, 1]]}}],
+        last: [{"length": 96, "gists": {"shapes": [[8, 1]]}}, {"length": 64}],
+    }
+    for run, batches in drawn.items():
+        run.mkdir()
+        start = {"settings": {**SETTINGS, "stage": [{"batches": batches}]}}
+        (run / "starts.jsonl").write_text("{}\n" + json.dumps(start) + "\n")
+    torch.save(checkpoint_of(learner), last / "checkpoint.pt")
+    save_tokenizer(tokenizer, last / "data" / "tokenizer")
+    export_checkpoint(last, model, earlier=[first])
+    info = BaseHandle(str(model)).info
+    assert (info.trained_shapes, info.learned_positions) == (((8, 1), (16, 1)), 256)
+    export_checkpoint(last, model)
+    info = BaseHandle(str(model)).info
+    assert (info.trained_shapes, info.learned_positions) == (((8, 1),), 96)
+    for noted, line in (
+        ("", "tells of no start"),
+        ("[]\n", "tells of no start"),
+        ('{"settings": 1}\n', "give its conf"),
+    ):
+        (last / "starts.jsonl").write_text(noted)
+        with pytest.raises(InvalidValueError, match=line):
+            export_checkpoint(last, model)
+    assert BaseHandle(str(model)).info.learned_positions == 96
+
+
 def test_a_lens_that_was_learned_beside_is_exported_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
     torch.manual_seed(0)
     lens = LensNet(LensNetConfig(width=SHAPE.width))
@@ -109,7 +141,7 @@ def test_a_lens_that_was_learned_beside_is_exported_too(tokenizer: Tokenizer, tm
     )
     save_tokenizer(tokenizer, tmp_path / "data" / "tokenizer")
     torch.save(checkpoint_of(learner), tmp_path / "checkpoint.pt")
-    export_checkpoint(tmp_path, SETTINGS, tmp_path / "model")  # of a file without [lens]
+    export_checkpoint(tmp_path, tmp_path / "model", SETTINGS)  # of a file without [lens]
     assert isinstance(load_base(str(tmp_path / "model")), SupportsLearnedLens)
     found = read_core_folder(tmp_path / "model", dtype=torch.float32, device=torch.device("cpu")).lens_net
     assert found is not None
@@ -123,13 +155,13 @@ def test_what_runs_told_lies_beside_the_model(learner: MemoryLearner, tokenizer:
     long = line * (LARGE_BYTES // len(line) + 1)
     for run in (first, last):
         run.mkdir()
-        (run / "starts.jsonl").write_text(json.dumps({"step": 0, "run": run.name}) + "\n")
+        (run / "starts.jsonl").write_text(json.dumps({"step": 0, "run": run.name, "settings": SETTINGS}) + "\n")
     (first / "log.jsonl").write_text(line * 2)
     (last / "log.jsonl").write_text(long + '{"step": 40, "n')  # a run that is going on
     torch.save(checkpoint_of(learner), last / "checkpoint.pt")
     save_tokenizer(tokenizer, last / "data" / "tokenizer")
     for _ in range(2):  # a folder that is there is replaced
-        export_checkpoint(last, SETTINGS, model, earlier=[first])
+        export_checkpoint(last, model, SETTINGS, earlier=[first])
     assert gzip.decompress((model / "log.jsonl.gz").read_bytes()).decode() == long
     assert (model / "log.1.jsonl").read_text() == line * 2
     assert [json.loads((model / f"{name}.jsonl").read_text())["run"] for name in ("starts.1", "starts")] == [
@@ -139,10 +171,10 @@ def test_what_runs_told_lies_beside_the_model(learner: MemoryLearner, tokenizer:
     assert not (model / "log.jsonl").exists()
     load_base(str(model))
     with pytest.raises(InvalidValueError, match="gone is no folder"):
-        export_checkpoint(last, SETTINGS, model, earlier=[tmp_path / "gone"])
+        export_checkpoint(last, model, SETTINGS, earlier=[tmp_path / "gone"])
     assert (model / "log.1.jsonl").exists()
     (last / "log.jsonl").unlink()  # a run that logged nothing
-    export_checkpoint(last, SETTINGS, model)
+    export_checkpoint(last, model, SETTINGS)
     assert sorted(path.name for path in model.glob("*.jsonl*")) == ["starts.jsonl"]
 
 

@@ -18,7 +18,7 @@ from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training.checkpoint import all_masters, read_checkpoint, same_nets
 from megacontext.training.export import tokenizer_files
-from megacontext.training.run_logs import copy_run_logs
+from megacontext.training.run_logs import copy_run_logs, last_start
 
 __all__ = ["core_prefix", "export_checkpoint", "load_checkpoint_nets", "load_masters", "trained_shapes"]
 
@@ -50,13 +50,17 @@ def core_prefix(masters: Mapping[str, Tensor]) -> str:
     return "core." if any(name.startswith("core.") for name in masters) else ""
 
 
-def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> CoreNets:
+def load_checkpoint_nets(
+    checkpoint: Mapping[str, Any], settings: Mapping[str, Any], *, earlier: Sequence[Mapping[str, Any]] = ()
+) -> CoreNets:
     """The nets of a checkpoint in bfloat16: the core, the GistNet if the settings describe one, and the lens that was
-    learned beside them, if there was one."""
+    learned beside them, if there was one. earlier: the settings of the runs that this one went on from: what they drew
+    was learned, too."""
     masters = all_masters(checkpoint)
     core = Core(CoreConfig(**settings["model"]))
     load_masters(core, masters, prefix=core_prefix(masters))
-    longest = max((batch["length"] for stage in settings.get("stage", ()) for batch in stage["batches"]), default=0)
+    stages = [stage for one in (settings, *earlier) for stage in one.get("stage", ())]
+    longest = max((batch["length"] for stage in stages for batch in stage["batches"]), default=0)
     if "gist_net" not in settings:
         return CoreNets(core=core.to(torch.bfloat16).eval(), learned_positions=longest)
     gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
@@ -70,7 +74,7 @@ def load_checkpoint_nets(checkpoint: Mapping[str, Any], settings: Mapping[str, A
         gist_net=gist_net.to(torch.bfloat16).eval(),
         lens_net=lens_net,
         learned_positions=longest,
-        trained_shapes=trained_shapes(settings),
+        trained_shapes=trained_shapes({"stage": stages}),
     )
 
 
@@ -81,17 +85,29 @@ def trained_shapes(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(drawn))
 
 
+def settings_of(run: Path) -> Mapping[str, Any]:
+    """The tables of the configuration that a run was last started with. InvalidValueError if it noted none."""
+    settings = last_start(run).get("settings")
+    if not isinstance(settings, dict) or "model" not in settings:
+        raise InvalidValueError(f"{run / 'starts.jsonl'} says nothing of a [model]; give its configuration, --config")
+    return settings
+
+
 def export_checkpoint(
-    run: Path, settings: Mapping[str, Any], folder: Path, *, earlier: Sequence[Path] = ()
+    run: Path, folder: Path, settings: Mapping[str, Any] | None = None, *, earlier: Sequence[Path] = ()
 ) -> dict[str, Any]:
     """Write the model folder of a run's checkpoint, with its logs and those of the runs that it went on from; what the
-    run was at by then."""
+    run was at by then. settings: those that the run noted when it was last started, or others. What shapes and lengths
+    were taught is what these and the runs before drew."""
     checkpoint = read_checkpoint(run / "checkpoint.pt")
+    settings = settings_of(run) if settings is None else settings
     shape: dict[str, Mapping[str, Any]] = {"model": asdict(CoreConfig(**settings["model"]))}
     if "gist_net" in settings:
         shape["gist_net"] = asdict(GistNetConfig(**settings["gist_net"]))
     same_nets(run / "checkpoint.pt", checkpoint.get("identity", {}), shape)
-    nets = load_checkpoint_nets(checkpoint, settings)
+    nets = load_checkpoint_nets(
+        checkpoint, settings, earlier=[settings_of(one) for one in earlier if (one / "starts.jsonl").is_file()]
+    )
     files = tokenizer_files(run / "data" / "tokenizer")
     with tempfile.TemporaryDirectory() as kept:
         logs = copy_run_logs([*earlier, run], Path(kept))

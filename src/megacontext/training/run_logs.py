@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from megacontext.errors import InvalidValueError
+from megacontext.training.tokens import first_line
 
-__all__ = ["LARGE_BYTES", "copy_run_logs", "drop_torn_line"]
+__all__ = ["LARGE_BYTES", "copy_run_logs", "drop_torn_line", "last_start"]
 
 LOGS = ("log.jsonl", "starts.jsonl")
 LARGE_BYTES = 256 * 1024  # of a log, from which on it is kept compressed
@@ -37,6 +40,20 @@ def copy_run_logs(runs: Sequence[Path], folder: Path) -> list[Path]:
             copy.write_bytes(content)
             written.append(copy)
     return written
+
+
+def last_start(run: Path) -> Mapping[str, Any]:
+    """What a run noted of itself when it was last started: configuration, processes, versions. InvalidValueError if it
+    noted nothing that can be read."""
+    path = run / "starts.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+        start = json.loads(lines[-1])
+        if not isinstance(start, dict):
+            raise TypeError(f"its last line is {lines[-1][:40]!r}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InvalidValueError(f"{path} tells of no start ({first_line(error)}); give the --out of a run") from error
+    return start
 
 
 def drop_torn_line(log: Path) -> None:
