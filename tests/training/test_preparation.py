@@ -130,18 +130,35 @@ def test_a_prepared_folder_is_left_alone_whatever_the_data_became(data: Path, pa
 def test_a_run_that_goes_on_hears_of_other_data(data: Path, packages: Path, tmp_path: Path) -> None:
     out, moved = tmp_path / "out", tmp_path / "moved"
     prepare(data, [packages], out, vocab_size=400)
-    refuse_other_sources(data, out)
+    refuse_other_sources(data, [], out)
     moved.mkdir()
-    refuse_other_sources(moved, out)  # arrays are there, files are not needed
+    refuse_other_sources(moved, [], out)  # arrays are there, files are not needed
     books = data / "books" / "books_train.jsonl.xz"
     books.write_bytes(lzma.compress(b'{"id": "other", "text": "another book"}\n'))
     with pytest.raises(InvalidValueError, match=r"books_train.jsonl.xz is not what .*out was made of, and a run"):
-        refuse_other_sources(data, out)
+        refuse_other_sources(data, [], out)
     (out / "sources.json").write_text("[1]")
     with pytest.raises(InvalidValueError, match=r"sources.json is no list of files"):
-        refuse_other_sources(data, out)
+        refuse_other_sources(data, [], out)
     (out / "sources.json").unlink()
-    refuse_other_sources(data, out)
+    refuse_other_sources(data, [], out)
+
+
+def test_a_run_that_goes_on_hears_of_other_code(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400)
+    refuse_other_sources(data, [packages], out)
+    (packages / "alpha" / "two.py").write_text(code("another one"))
+    with pytest.raises(InvalidValueError, match=r"alpha of --packages .* is not the code that .*out was made of"):
+        refuse_other_sources(data, [packages], out)
+    refuse_other_sources(data, [], out)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InvalidValueError, match=r"alpha and \d+ more of --packages .*none is not the code"):
+        refuse_other_sources(data, [tmp_path / "none"], out)
+    noted = json.loads((out / "sources.json").read_text())
+    del noted["packages"]
+    (out / "sources.json").write_text(json.dumps(noted))  # as folders of before are
+    refuse_other_sources(data, [tmp_path / "none"], out)
 
 
 def test_a_folder_begun_without_cleaning_is_finished_without_it(data: Path, packages: Path, tmp_path: Path) -> None:

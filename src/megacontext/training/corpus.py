@@ -25,6 +25,7 @@ __all__ = [
     "join_projects",
     "limit_projects",
     "package_files",
+    "package_listings",
     "read_books",
     "read_knowledge",
     "read_packages",
@@ -131,6 +132,18 @@ def package_files(roots: Iterable[Path], *, held_out: bool) -> Iterator[Document
             seen.add(folder.name)
             if (folder.name in HELD_OUT_PACKAGES) == held_out:
                 yield from _read_files(folder.name, _python_files(folder, held_out=held_out), root)
+
+
+def package_listings(roots: Iterable[Path]) -> dict[str, str]:
+    """A digest of the names and sizes of the files that would be read of each installed package, by its name."""
+    listings: dict[str, str] = {}
+    for root in roots:
+        for folder in _package_folders(root):
+            if folder.name not in listings and folder.name not in HELD_OUT_STANDARD_LIBRARY | {"megacontext"}:
+                files = _python_files(folder, held_out=folder.name in HELD_OUT_PACKAGES)
+                told = [(path.relative_to(root).as_posix(), path.lstat().st_size) for path in files]
+                listings[folder.name] = hashlib.sha256(repr(told).encode()).hexdigest()
+    return listings
 
 
 def unreadable_because(file: Document) -> str | None:

@@ -201,7 +201,7 @@ def _write_stores(
     if cleaned:
         counted = {side: _counted(tokenizer, one, stores[side]) for side, one in sides.items()}
         _write_report(out, {"rules": SAYS, **counted})
-    note_sources(data, out)
+    note_sources(data, packages, out)
     for side in SIDES:
         for domain in DOMAINS:
             stores[side][domain].save(out / f"{domain}_{side}.npz")

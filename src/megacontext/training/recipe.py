@@ -227,7 +227,8 @@ def _texts(
     folder = args.out / "data"
     if team.is_first:
         if args.resume:
-            refuse_other_sources(args.data, folder)
+            given = () if args.packages == (installed_packages(),) else args.packages  # an environment may change
+            refuse_other_sources(args.data, given, folder)
         prepare(
             args.data,
             args.packages,
