@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from megacontext.evaluation.methods.contenders import rows_for
 from megacontext.evaluation.results.estimates import stretch
 from record import RESULTS
 
-__all__ = ["page", "read_runs", "report_of", "separates_nothing"]
+__all__ = ["is_level", "page", "read_runs", "report_of", "separates_nothing"]
 
 RUNS = RESULTS / "evaluation"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -30,9 +31,9 @@ their intervals do not separate is not told apart. `score` and `right` are share
 the answer, the other losses nats a token. The reports of the runs (closures, paired differences, every part of a task)
 are {reports}.
 
-Read them so: the tables pool window sizes (`gap`), distances and domains, which those reports show apart.
+Read them so: the tables pool window sizes (`gap`), distances and domains; "part by part" shows them apart.
 {positions}
-{silent}{before}
+{silent}{level}{before}
 """
 
 
@@ -43,6 +44,9 @@ Runs without a word on their intervals in `results.json` (here: {names}) were ju
 reports show those: too narrow by a factor of 1.9 for four histories, 1.3 for eight. The tables below stretch them. In
 these runs documentation at 4 k was one page, so that two of its four histories are the same, and `lines` at 32 k also
 drew cases that end before, from 8 k on."""
+LEVEL = """
+In {names} perfect focus is nowhere told apart from recency: what is measured there is what the core can do,
+whatever it is shown, and no method is better than another."""
 SILENT = """{names} score 0 for every method, perfect focus included, at every length: the core
 answers none of them, and they separate nothing here but in nats, where those are given."""
 
@@ -62,14 +66,16 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     """The whole page in Markdown."""
     reports = ", ".join(f"[{name}]({report_of(name).name})" for name in runs)
     learned = BaseHandle("reference").info.learned_positions
-    silent = [f"`{name}`" for run in runs.values() for name in run["tasks"] if separates_nothing(run["tasks"][name])]
-    names = " and ".join([", ".join(silent[:-1]), silent[-1]] if len(silent) > 1 else silent)
+    tasks = [(name, task) for run in runs.values() for name, task in run["tasks"].items()]
+    silent = [f"`{name}`" for name, task in tasks if separates_nothing(task)]
+    level = [f"`{name}`" for name, task in tasks if not separates_nothing(task) and is_level(task)]
     short = [f"`{name}`" for name, run in runs.items() if max(run["settings"]["lengths"]) <= learned]
     within = f" Histories within that are those of {', '.join(short)}." if short else ""
     before = [f"`{name}`" for name, run in runs.items() if "intervals" not in run]
     remarks = {
         "positions": POSITIONS.format(learned=learned, within=within),
-        "silent": SILENT.format(names=names) if silent else "",
+        "silent": SILENT.format(names=_named(silent)) if silent else "",
+        "level": LEVEL.format(names=_named(level)) if level else "",
         "before": BEFORE.format(names=", ".join(before)) if before else "",
     }
     parts = [HEAD.format(reports=reports, **remarks)]
@@ -83,6 +89,7 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         )
         for name, task in run["tasks"].items():
             parts += [f"## {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task, run)]
+            parts += [*_part_tables(name, task)]
     return "\n".join(parts)
 
 
@@ -95,15 +102,53 @@ def separates_nothing(task: dict[str, Any]) -> bool:
     return bool(found) and not any(found)
 
 
-def _table(name: str, task: dict[str, Any], run: dict[str, Any]) -> str:
+def is_level(task: dict[str, Any]) -> bool:
+    """Whether the oracle lies within recency's interval wherever answers are right or wrong."""
+    right = [table["methods"] for table in task["tables"] if not table["lower_is_better"]]
+    pairs = [(methods["recency"]["all"], methods["oracle"]["all"]) for methods in right if "oracle" in methods]
+    return bool(pairs) and all(
+        recency["estimate"]["low"] <= oracle["estimate"]["value"] <= recency["estimate"]["high"]
+        for recency, oracle in pairs
+    )
+
+
+def _named(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _part_tables(name: str, task: dict[str, Any]) -> Iterator[str]:
+    """A folded table of the parts of every measure that has several, without intervals: the reports have these."""
+    labels, told = _labels(), []
+    for table in task["tables"]:
+        found = dict.fromkeys(part for one in table["methods"].values() for part in one)
+        parts = [part for part in found if part != "all"]
+        values = [part["estimate"]["value"] for one in table["methods"].values() for part in one.values()]
+        if len(parts) < 2 or table["metric"] == "answer nats" or not any(values):
+            continue
+        digits = 3 if table["lower_is_better"] else 2
+        told += [f"{_head(name, table)}\n", f"| method | {' | '.join(parts)} |", f"|{' --- |' * (len(parts) + 1)}"]
+        for method, one in table["methods"].items():
+            cells = [f"{one[part]['estimate']['value']:.{digits}f}" if part in one else "" for part in parts]
+            told.append(f"| {labels[method]} | {' | '.join(cells)} |")
+        told.append("")
+    if told:
+        yield "\n".join(["<details><summary>part by part</summary>\n", *told, "</details>\n"])
+
+
+def _labels() -> dict[str, str]:
     info = BaseHandle("reference").info
-    labels = {row.name: row.label for kind in ("all", "levels", "closed") for row in rows_for(kind, info)}
-    tables = task["tables"]
-    heads = [
-        f"{table['title'].removeprefix(name).strip(', ')}, {table['metric']} ".lstrip(", ")
-        + f"({'less' if table['lower_is_better'] else 'more'} is better)"
-        for table in tables
-    ]
+    return {row.name: row.label for kind in ("all", "levels", "closed") for row in rows_for(kind, info)}
+
+
+def _head(name: str, table: dict[str, Any]) -> str:
+    """What a table measures, and of which histories."""
+    of = f"{table['title'].removeprefix(name).strip(', ')}, {table['metric']} ".lstrip(", ")
+    return f"{of}({'less' if table['lower_is_better'] else 'more'} is better)"
+
+
+def _table(name: str, task: dict[str, Any], run: dict[str, Any]) -> str:
+    labels, tables = _labels(), task["tables"]
+    heads = [_head(name, table) for table in tables]
     methods = list(dict.fromkeys(method for table in tables for method in table["methods"]))
     bare = "intervals" not in run
     rows = [[labels[method], *(_figure(table, method, bare=bare) for table in tables)] for method in methods]

@@ -64,6 +64,41 @@ def test_a_task_separates_nothing_where_even_perfect_focus_scores_0():
     assert all(f"`{name}`" in head for name in silent)
 
 
+def test_a_task_is_level_where_perfect_focus_is_not_told_from_recency():
+    evaluation = script("evaluation_page")
+
+    def task(*oracles):
+        recency = {"all": {"estimate": {"value": 0.3, "low": 0.2, "high": 0.5}}}
+        tables = [
+            {
+                "lower_is_better": False,
+                "methods": {"recency": recency, "oracle": {"all": {"estimate": {"value": value}}}},
+            }
+            for value in oracles
+        ]
+        return {"tables": [*tables, {"lower_is_better": True, "methods": {}}]}
+
+    assert evaluation.is_level(task(0.4, 0.5))
+    assert not evaluation.is_level(task(0.4, 0.6))
+    assert not evaluation.is_level(task(0.1))
+    assert not evaluation.is_level(task())
+
+
+def test_every_part_of_a_task_stands_on_the_page():
+    evaluation = script("evaluation_page")
+    runs = evaluation.read_runs()
+    for run in runs.values():
+        for name, task in run["tasks"].items():
+            told = "".join(evaluation._part_tables(name, task))
+            for table in task["tables"]:
+                parts = {part for one in table["methods"].values() for part in one} - {"all"}
+                any_right = any(part["estimate"]["value"] for one in table["methods"].values() for part in one.values())
+                if len(parts) > 1 and table["metric"] != "answer nats" and any_right:
+                    assert all(f"| {part} |" in told for part in parts), (name, parts)
+    page = evaluation.page(runs)
+    assert page.count("<details>") == page.count("</details>") > 5
+
+
 @pytest.mark.parametrize(
     ("value", "target", "reached", "times"),
     [
