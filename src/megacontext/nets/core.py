@@ -1,7 +1,8 @@
 """The native core: a decoder whose window may mix raw tokens and gists.
 
 - every entry has a position and an uncertainty (Gaussian RoPE); an all-token window is a plain decoder
-- partial rotary: half of each head is free of position, where content matches content however far away
+- partial rotary: the first ``rotary_dims`` of each head turn with position, the others match content however far away;
+  the last one is kept for the bias of gist keys (62 of 64 turn in the bundled core, which began as a plain model)
 - QK-norm with a learned gain; grouped-query attention; SwiGLU; RMSNorm before each part
 - embeddings also see the two entries before (token shift), so that one layer can copy
 - keys of gists carry a learned bias per head: memory can be turned down without touching how text is read
