@@ -140,6 +140,21 @@ def test_logs_of_several_seeds_become_one_picture(
     runpy.run_path(str(RECIPES / "core" / "curves.py"), run_name="__main__")
     assert capsys.readouterr().out == f"{picture}\n"
     assert picture.read_bytes().startswith(b"\x89PNG")
+    laws = tmp_path / "laws.json"
+    for run, factor in zip(runs, (0.5, 0.6), strict=True):
+        figures = [(tokens, 0.1 + factor * (tokens / 1e6) ** -0.5) for tokens in range(10**6, 41 * 10**6, 10**6)]
+        lines = [{"step": step, "tokens": t, "delta_nll_64/level_1": v} for step, (t, v) in enumerate(figures)]
+        (run / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    arguments = ["curves.py", *(f"--runs={run}" for run in runs), f"--out={picture}", f"--laws={laws}"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(RECIPES / "core" / "curves.py"), run_name="__main__")
+    found = json.loads(laws.read_text())
+    assert list(found) == ["delta-NLL@64, level 1"], "of what was logged"
+    law = found["delta-NLL@64, level 1"]
+    assert [law[name] for name in ("floor", "factor", "power")] == pytest.approx([0.1, 0.5, 0.5], abs=0.01)
+    assert law["mean_distance"][0] < 0.001 < law["mean_distance"][1] == pytest.approx(0.03, abs=0.01)
+    assert law["foretold"]["160000000"] == pytest.approx(0.1 + 0.5 * 160**-0.5, abs=0.002)
+    capsys.readouterr()
     assert "--runs is given 4 times" in said("core/curves.py", *(f"--runs={runs[0]}",) * 4, f"--out={picture}")
     (runs[1] / "log.jsonl").write_text("{}\n")
     assert f"{runs[1] / 'log.jsonl'} line 1 is no figures" in said("core/curves.py", "--runs", *runs, "--out", picture)

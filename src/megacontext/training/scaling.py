@@ -61,20 +61,20 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class PowerLaw:
-    """L(T) = floor + factor / T^power, T tokens of context."""
+    """L(T) = floor + factor / T^power, T tokens of context, or seen in training."""
 
     floor: float
     factor: float
     power: float
 
     def at(self, tokens: float) -> float:
-        """Nats that so much context is expected to leave."""
+        """Nats that so many tokens are expected to leave."""
         return float(self.floor + self.factor / float(tokens) ** self.power)
 
 
-def fit_power(nats_by_tokens: Mapping[int, float]) -> PowerLaw:
-    """The law through nats of the same tokens after different numbers of tokens, by least squares; InvalidValueError
-    for fewer than four."""
+def fit_power(nats_by_tokens: Mapping[int, float] | Mapping[float, float]) -> PowerLaw:
+    """The law through nats by numbers of tokens (in any unit in which the factor is below 20,000), by least squares;
+    InvalidValueError for fewer than four."""
     from scipy.optimize import least_squares
 
     if len(nats_by_tokens) < FEWEST_CONTEXTS:
