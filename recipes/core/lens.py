@@ -198,7 +198,8 @@ def teach(args: argparse.Namespace, width: int, seed: int) -> tuple[dict[str, to
                 tracker.log(figures, step)
 
         samples = [sample for _, sample in labelled]
-        curve = train_lens(lens, samples, LensTraining(seed=seed), weights, watch=watch, judge=judge)
+        config = LensTraining(seed=seed, num_steps=args.steps)
+        curve = train_lens(lens, samples, config, weights, watch=watch, judge=judge)
     return lens.state_dict(), curve
 
 
@@ -268,6 +269,7 @@ def main() -> None:
         default=1,
         help="how many label, and how many seeds are taught, at the same time, one core each",
     )
+    parser.add_argument("--steps", type=int, default=LensTraining.num_steps, help="of teaching, each of 32 samples")
     parser.add_argument("--seeds", type=int, default=1, help="lenses to teach; the first is written, all are judged")
     parser.add_argument(
         "--judge", action="store_true", help="teach none: judge the one that the model has, from a run with [lens]"
@@ -276,7 +278,7 @@ def main() -> None:
     device_option(parser)  # to label on; a lens is so small that it learns on the CPU
     args = parser.parse_args()
     training_device(args.device)
-    for name in ("processes", "seeds", "measured", "rows"):
+    for name in ("processes", "seeds", "steps", "measured", "rows"):
         whole_number(f"--{name}", getattr(args, name), least=1)
     least = BATCH * TEST_SHARE * args.processes
     for name, smallest in (("measured", least * MEASURED_SHARE), ("rows", least)):
