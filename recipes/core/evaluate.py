@@ -47,6 +47,7 @@ from megacontext.training.tokens import read_tokenizer, token_bytes, token_piece
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
+APART = "apart"
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
 WIDTHS = (16, 8, 4, 2, 1)  # vectors of a gist of 32 tokens
@@ -71,6 +72,15 @@ def puzzles(source: TextSource, count: int, *, in_unseen: bool = False) -> list[
     """Rows that ask about held-out names and numbers."""
     draws = (Random(f"7/{index}") for index in range(count))
     return [puzzle_row(source, random, LENGTH, test=True, in_unseen=in_unseen, product=True) for random in draws]
+
+
+def asked_rows(source: TextSource, count: int) -> dict[str, list[Window]]:
+    """What recall is judged by: rows of held-out codes, and of puzzles."""
+    codes = Asking(test=True, key="code", product=True)
+    return {
+        "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
+        "puzzles": puzzles(source, count),
+    }
 
 
 def digest_of(rows: Mapping[str, Sequence[Window]]) -> str:
@@ -108,25 +118,28 @@ def measure_recall(nets: CoreNets, plain: Logits, source: TextSource, count: int
     """Exact recall of held-out names and values at three budgets, with controls."""
     assert nets.gist_net is not None
     lens_net = nets.lens_net and nets.lens_net.float()
-    codes = Asking(test=True, key="code", product=True)
-    rows = {
-        "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
-        "puzzles": puzzles(source, count),
-    }
+    rows = asked_rows(source, count)
     return {
         kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, lens_net=lens_net, plain=plain)
         for kind, some in rows.items()
     } | {"questions": digest_of(rows)}
 
 
+def measure_apart(nets: CoreNets, plain: Logits, source: TextSource, count: int) -> dict[str, Any]:
+    """What gists alone close of what full context is worth to a plain model that was trained apart."""
+    assert nets.gist_net is not None
+    rows = asked_rows(source, count)
+    found: dict[str, Any] = {
+        kind: recall_in_windows(nets.core, nets.gist_net, some, budgets=BUDGETS, plain=plain, only=("gists",))
+        for kind, some in rows.items()
+    }
+    return found | {"questions": digest_of(rows)}
+
+
 def measure_ratios(nets: CoreNets, source: TextSource, count: int) -> dict[str, Any]:
     """Exact recall of held-out names and values from gists alone, at every ratio that GistNet was taught."""
     assert nets.gist_net is not None
-    codes = Asking(test=True, key="code", product=True)
-    rows = {
-        "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
-        "puzzles": puzzles(source, count),
-    }
+    rows = asked_rows(source, count)
     found = {kind: recall_by_ratio(nets.core, nets.gist_net, some, widths=WIDTHS) for kind, some in rows.items()}
     return found | {"questions": digest_of(rows)}
 
@@ -182,7 +195,9 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--plain", default="reference-plain", help="bundled model, or folder, to stand beside it")
     parser.add_argument(
-        "--only", choices=("plain", "before", "recall", "wordings", "ratios", "text"), help="one of the parts"
+        "--only",
+        choices=("plain", "before", "recall", "wordings", "ratios", "text", APART),
+        help="one of the parts; apart: gists alone against --plain, a model that the core did not begin as",
     )
     parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
     parser.add_argument("--threads", type=int, default=2)
@@ -206,6 +221,7 @@ def main() -> None:
         "recall": lambda: measure_recall(nets, beside, source, count),
         "wordings": lambda: measure_wordings(nets, beside, source, count),
         "ratios": lambda: measure_ratios(nets, source, count),
+        APART: lambda: measure_apart(nets, beside, source, count) | {"against": Path(args.plain).name},
         "text": lambda: measure_text(nets, source, tokenizer, count),
     }
     path = args.model / "evaluation.json"
@@ -213,7 +229,7 @@ def main() -> None:
     if (args.out / "checkpoint.pt").exists() or "run" not in report:
         report["run"] = _told(args.earlier, args.out)  # else that of the run which made the folder stays
     for name, measure in parts.items():
-        if args.only in (None, name):
+        if args.only == name or (args.only is None and name != APART):
             began = time.monotonic()
             report[name] = {**measure(), "rows": count}
             path.write_text(json.dumps(report, indent=2) + "\n")

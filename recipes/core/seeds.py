@@ -46,6 +46,8 @@ def figure_at(*path: str, sign: int = 1) -> Callable[[Figures], float | None]:
 def measures(models: Mapping[str, Figures]) -> dict[str, Measure]:
     """What is compared, by name: what every seed must have been measured for, and what all have been."""
     found = recall_measures()
+    if all("apart" in figures for figures in models.values()):
+        found |= apart_measures()
     if all("text" in figures for figures in models.values()):
         found |= text_measures(
             lens=all("lens, every 8" in figures["text"]["books"]["ways"] for figures in models.values())
@@ -74,6 +76,20 @@ def recall_measures() -> dict[str, Measure]:
             found[f"{domain}, nats a token, {who}"] = figure_at(part, "validation", domain, "nats_per_token")
             name = f"{domain}, far words, what far context saves, {who}"
             found[name] = figure_at(part, "far_context", domain, "far_words", sign=-1)
+    return found
+
+
+def apart_measures() -> dict[str, Measure]:
+    """What `--only apart` adds: closure against a plain model that no core began as."""
+    found: dict[str, Measure] = {}
+    for kind in ("codes", "puzzles"):
+        for control, whose in (("real", ""), ("shuffled", ", another row's")):
+            for entries, share in BUDGETS.items():
+                path = ("apart", kind, f"{entries}/gists/{control}", "closure_of_plain")
+                found[f"{kind}: closure against a plain model trained apart at {share}{whose}"] = figure_at(*path)
+        found[f"{kind}: exact from full context, the plain model trained apart"] = figure_at(
+            "apart", kind, "plain", "exact", "accuracy"
+        )
     return found
 
 
@@ -113,12 +129,14 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
             raise InvalidValueError(
                 f"'{part}' of the models was measured on different questions ({said} rows); give all --rows alike"
             )
-    asked = {model: figures["recall"].get("questions") for model, figures in models.items()}
-    if len(set(asked.values())) > 1:
+    for part in ("recall", "apart"):
+        asked = {model: figures[part].get("questions") for model, figures in models.items() if part in figures}
+        if len(set(asked.values())) < 2:
+            continue
         said = ", ".join(f"{model} {str(digest)[:12]}" for model, digest in asked.items())
         raise InvalidValueError(
-            f"'recall' of the models was measured on different questions ({said}); run `recipes/core/evaluate.py "
-            "--only recall` for each of them with one version, --config and held-out side"
+            f"'{part}' of the models was measured on different questions ({said}); run `recipes/core/evaluate.py "
+            f"--only {part}` for each of them with one version, --config and held-out side"
         )
     for name, measure in measures(models).items():
         values: list[float | None] = []

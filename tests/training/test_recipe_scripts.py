@@ -174,6 +174,7 @@ def test_seeds_stand_side_by_side(
     monkeypatch.setattr(sys, "argv", arguments)
     runpy.run_path(str(RECIPES / "core" / "seeds.py"), run_name="__main__")
     rows = {row["measure"]: row for row in json.loads((tmp_path / "seeds.json").read_text())["measures"]}
+    assert not any("trained apart" in name for name in rows), "which was not measured"
     row = rows["codes: closure by gists alone at 1/16"]
     assert row["values"] == [0.8, 0.9, 0.85]
     assert row["mean"] == 0.85
@@ -183,10 +184,20 @@ def test_seeds_stand_side_by_side(
     twice = said("core/seeds.py", "--models", models[0], models[0], "--json", tmp_path / "one.json")
     assert "--models names a folder twice" in twice
     assert "one seed" in said("core/seeds.py", "--models", models[0], "--json", tmp_path / "one.json")
+    for folder in models:
+        apart = {"apart": figures["recall"] | {"questions": "one", "against": "other"}}
+        (folder / "evaluation.json").write_text(json.dumps(figures | apart))
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(RECIPES / "core" / "seeds.py"), run_name="__main__")
+    rows = {row["measure"]: row for row in json.loads((tmp_path / "seeds.json").read_text())["measures"]}
+    told = figures["recall"]["puzzles"]["512/gists/real"]["closure_of_plain"]
+    assert rows["puzzles: closure against a plain model trained apart at 1/4"]["mean"] == pytest.approx(told)
+    capsys.readouterr()
     figures["recall"]["questions"] = "0123456789abcdef"
     (models[1] / "evaluation.json").write_text(json.dumps(figures))
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
-    assert "measured on different questions" in line
+    assert "'recall' of the models was measured on different questions" in line
+    assert "evaluate.py --only recall` for each" in line
     assert f"{models[1]} 0123456789ab" in line
     lose(models[1] / "evaluation.json", "recall")
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
