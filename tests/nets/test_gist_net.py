@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.gist_net import GistNet, GistNetConfig, attended, share_means, slot_centers
+from megacontext.nets.gist_net import GistNet, GistNetConfig, activated, attended, share_means, slot_centers
 
 SMALL = GistNetConfig(width=32, num_layers=2, num_heads=4, mlp_width=48, num_pool_heads=4, pool_head_dim=8)
 
@@ -116,3 +116,18 @@ def test_slots_stand_in_the_middle_of_their_share() -> None:
 def test_an_impossible_gist_is_refused(num_vectors: int, level: int, num_children: int, gist_width: int) -> None:
     with pytest.raises(InvalidValueError, match="cannot make"):
         net()(spans(1, num_vectors), level=level, num_children=num_children, gist_width=gist_width)
+
+
+def test_gelu_is_by_tanh_where_it_is_learned_and_no_other_where_it_is_not() -> None:
+    x = torch.linspace(-6, 6, 4001)
+    by_tanh = torch.nn.functional.gelu(x, approximate="tanh")
+    assert torch.equal(activated(x), by_tanh)
+    with torch.no_grad():
+        assert torch.equal(activated(x), by_tanh)
+        exact = activated(x.bfloat16()).float()
+    assert not torch.equal(exact, torch.nn.functional.gelu(x.bfloat16(), approximate="tanh").float())
+    assert torch.equal(activated(x.bfloat16()), torch.nn.functional.gelu(x.bfloat16(), approximate="tanh"))
+    of_rounded = torch.nn.functional.gelu(x.bfloat16().float(), approximate="tanh")
+    assert float((exact - of_rounded).abs().max()) <= 2**-6 + 5e-4, "what bfloat16 rounds 4 to 8 to"
+    small = x.abs() < 1
+    assert float((exact - of_rounded)[small].abs().max()) <= 2**-9 + 5e-4

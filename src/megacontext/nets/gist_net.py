@@ -25,7 +25,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.norm import rms_normed
 from megacontext.values import whole_number
 
-__all__ = ["GistNet", "GistNetConfig", "attended", "share_means", "slot_centers"]
+__all__ = ["GistNet", "GistNetConfig", "activated", "attended", "share_means", "slot_centers"]
 
 NUM_LEVEL_KINDS = 2  # made of tokens; made of gists
 FIRST_SCALE = 0.1  # of what is learned, beside the mean
@@ -80,6 +80,16 @@ def attended(q_NHKE: Tensor, k_NHKE: Tensor, v_NHKE: Tensor) -> Tensor:
     return y_NHKE
 
 
+def activated(x: Tensor) -> Tensor:
+    """GELU (Hendrycks and Gimpel 2016), by tanh.
+
+    Where no gradients are wanted, on a CPU in bfloat16, the exact one: there it is vectorised and takes a quarter of
+    the time, and both differ by less than half a thousandth, which is less than that precision rounds to.
+    """
+    is_exact = x.device.type == "cpu" and x.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    return functional.gelu(x, approximate="none" if is_exact else "tanh")
+
+
 class EncoderLayer(nn.Module):
     """Bidirectional attention and a GELU MLP over the vectors of one span."""
 
@@ -99,7 +109,7 @@ class EncoderLayer(nn.Module):
         q, k = rms_normed(qkv[:, :, :2]).permute(2, 0, 3, 1, 4)
         y = attended(q, k, qkv[:, :, 2].transpose(1, 2))
         x_NKD = x_NKD + self.out(y.transpose(1, 2).flatten(2))
-        hidden = functional.gelu(self.up(rms_normed(x_NKD)), approximate="tanh")
+        hidden = activated(self.up(rms_normed(x_NKD)))
         out: Tensor = x_NKD + self.down(hidden)
         return out
 
@@ -152,7 +162,7 @@ class GistNet(nn.Module):
         reach = like.new_full((gist_width, 1), math.log2(num_children / gist_width))
         asks_rF = torch.cat([self._features(centers_r, like), reach], dim=-1)
         y_NrD = self._pool(x_NKD, self.slot_query(asks_rF))
-        hidden = functional.gelu(self.up(rms_normed(y_NrD)), approximate="tanh")
+        hidden = activated(self.up(rms_normed(y_NrD)))
         y_NrD = rms_normed(y_NrD + self.down(hidden))
         kind = min(level, NUM_LEVEL_KINDS) - 1
         means_NrD = share_means(vectors_NKD, gist_width) * self.mean_gain[kind]
