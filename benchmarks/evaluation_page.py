@@ -45,8 +45,8 @@ reports show those: too narrow by a factor of 1.9 for four histories, 1.3 for ei
 these runs documentation at 4 k was one page, so that two of its four histories are the same, and `lines` at 32 k also
 drew cases that end before, from 8 k on."""
 LEVEL = """
-In {names} perfect focus is nowhere told apart from recency: what is measured there is what the core can do,
-whatever it is shown, and no method is better than another."""
+In {names} perfect focus is nowhere told apart from recency in what is right: what is measured there is what
+the core can do, whatever it is shown."""
 SILENT = """{names} score 0 for every method, perfect focus included, at every length: the core
 answers none of them, and they separate nothing here but in nats, where those are given."""
 

@@ -48,6 +48,7 @@ from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
 APART = "apart"
+PLAIN = "reference-plain"
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
 WIDTHS = (16, 8, 4, 2, 1)  # vectors of a gist of 32 tokens
@@ -81,6 +82,11 @@ def asked_rows(source: TextSource, count: int) -> dict[str, list[Window]]:
         "codes": [recall_row(source, Random(f"7/{index}"), LENGTH, codes) for index in range(count)],
         "puzzles": puzzles(source, count),
     }
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each weights file of a model."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
 
 
 def digest_of(rows: Mapping[str, Sequence[Window]]) -> str:
@@ -193,7 +199,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
     parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
-    parser.add_argument("--plain", default="reference-plain", help="bundled model, or folder, to stand beside it")
+    parser.add_argument("--plain", help=f"bundled model, or folder, to stand beside it (default: {PLAIN})")
     parser.add_argument(
         "--only",
         choices=("plain", "before", "recall", "wordings", "ratios", "text", APART),
@@ -205,6 +211,9 @@ def main() -> None:
     args = parser.parse_args()
     whole_number("--rows", args.rows, least=2)  # gists of another row are one of the controls
     whole_number("--threads", args.threads, least=1)
+    if args.only == APART and args.plain is None:
+        raise InvalidValueError(f"--only {APART} needs --plain: a plain model that the core did not begin as")
+    plain = BaseHandle(args.plain or PLAIN).folder
     torch.set_num_threads(args.threads)
     device = training_device(args.device)
     count = args.rows
@@ -214,14 +223,14 @@ def main() -> None:
         nets = nets_with_gists(args.model, device=device)
     tokenizer = read_tokenizer(args.model)
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
-    beside = plain_logits(BaseHandle(args.plain).folder, device)
+    beside = plain_logits(plain, device)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": lambda: measure_plain(core_logits(nets.core), source, tokenizer, count),
         "before": lambda: measure_plain(beside, source, tokenizer, count),
         "recall": lambda: measure_recall(nets, beside, source, count),
         "wordings": lambda: measure_wordings(nets, beside, source, count),
         "ratios": lambda: measure_ratios(nets, source, count),
-        APART: lambda: measure_apart(nets, beside, source, count) | {"against": Path(args.plain).name},
+        APART: lambda: measure_apart(nets, beside, source, count) | {"against": weights_of(plain)},
         "text": lambda: measure_text(nets, source, tokenizer, count),
     }
     path = args.model / "evaluation.json"

@@ -17,7 +17,7 @@ from megacontext.bases.core_keeping import outdated_figures
 from megacontext.cli.failures import run_script
 from megacontext.nets.core import CoreConfig
 from megacontext.nets.gist_net import GistNetConfig
-from megacontext.training.core_export import export_checkpoint
+from megacontext.training.core_export import drawn_before, export_checkpoint
 from megacontext.training.settings import read_settings
 
 
@@ -35,15 +35,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote its checkpoint")
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
-    parser.add_argument(
-        "--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from: their logs, what they taught"
-    )
+    earlier = "runs, or a model, that --out went on from: for their logs, and what they taught"
+    parser.add_argument("--earlier", type=Path, nargs="*", default=(), help=earlier)
     parser.add_argument("--config", type=Path, help="its configuration, where the run noted none or another is meant")
     args = parser.parse_args()
     tables = None if args.config is None else checked(args.config)
     lens = args.model / "lens_net.safetensors"
     had_lens = lens.exists()
     state = export_checkpoint(args.out, args.model, tables, earlier=args.earlier)
+    for untold in (one for one in args.earlier if drawn_before(one) is None):
+        print(f"{untold} tells nothing of what it drew: what was taught there alone is not counted")
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")
     if had_lens and not lens.exists():
         print("the lens was taught beside the weights before and is gone: teach another (recipes/core/lens.py)")

@@ -56,6 +56,7 @@ BLOCK, TAIL, BATCH = 32, 512, 4
 LENGTH = 2048  # as long as the core's rows: 48 blocks before the tail
 TEXT_AFTER = 256  # tokens of the tail that stand between the blocks and the first moment of text, at least
 TEXT_STEP = 8  # tokens between two moments of text to learn from; it is judged at every other one
+LABELS = 2  # of the rule by which evidence is measured: 2 takes off what any block brings
 TEST_SHARE = 5  # to judge by, a fifth as many rows as to learn from
 MEASURED_SHARE = 4  # of questions, a quarter as many rows have their blocks opened: for calibration
 NUM_JUDGED = 128  # of each kind, while a lens learns
@@ -128,7 +129,7 @@ def _name(kind: str, moment: Moment) -> str:
 def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bool) -> None:
     """Let all processes label, unless the samples of an earlier call are to be kept."""
     made = {"model": _digests(args.model), "tail": TAIL, "length": LENGTH, "tokens_before": TOKENS_BEFORE}
-    made["features"] = list(FEATURES)
+    made |= {"features": list(FEATURES), "text_after": TEXT_AFTER, "text_step": TEXT_STEP, "labels": LABELS}
     told = args.out / "lens" / f"{'test' if test else 'train'}.json"
     if args.keep and told.exists():
         if (kept := read_figures(told, measure="recipes/core/lens.py")) != made:

@@ -138,6 +138,10 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
             f"'{part}' of the models was measured on different questions ({said}); run `recipes/core/evaluate.py "
             f"--only {part}` for each of them with one version, --config and held-out side"
         )
+    beside = {model: figures["apart"].get("against") for model, figures in models.items() if "apart" in figures}
+    if len({json.dumps(weights) for weights in beside.values()}) > 1:
+        said = ", ".join(beside)
+        raise InvalidValueError(f"'apart' of {said} was measured against different plain models; give all one --plain")
     for name, measure in measures(models).items():
         values: list[float | None] = []
         for model, figures in models.items():

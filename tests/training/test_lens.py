@@ -13,7 +13,7 @@ import torch
 
 from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.focus.lenses.features import (
-    COMPARED,
+    COMPARED_FEATURES,
     LAST_TOKENS,
     MAX_LEVEL,
     MAX_LOG2,
@@ -206,7 +206,7 @@ def test_the_last_tokens_are_compared_apart() -> None:
         np.testing.assert_allclose(found.lexical_n, told)
         np.testing.assert_allclose(found.last_n2[:, place], alone / most)
         np.testing.assert_allclose(found.columns()[f"lexical_{length}"], alone / most / MAX_WORDS)
-    assert tuple(found.columns()) == COMPARED
+    assert tuple(found.columns()) == COMPARED_FEATURES
     only = np.full((3, 48), 7)
     only[1, 20], only[2, 21:23] = 9, 9
     said = word_features(only, np.array([9, 5, 5])).last_n2[:, 0]

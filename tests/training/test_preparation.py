@@ -135,7 +135,9 @@ def test_a_run_that_goes_on_hears_of_other_data(data: Path, packages: Path, tmp_
     refuse_other_sources(moved, [], out)  # arrays are there, files are not needed
     books = data / "books" / "books_train.jsonl.xz"
     books.write_bytes(lzma.compress(b'{"id": "other", "text": "another book"}\n'))
-    with pytest.raises(InvalidValueError, match=r"books_train.jsonl.xz is not what .*out was made of, and a run"):
+    with pytest.raises(
+        InvalidValueError, match=r"books_train.jsonl.xz is not what .*out was made of, .* --data .* in a new --out$"
+    ):
         refuse_other_sources(data, [], out)
     (out / "sources.json").write_text("[1]")
     with pytest.raises(InvalidValueError, match=r"sources.json is no list of files"):
@@ -149,7 +151,9 @@ def test_a_run_that_goes_on_hears_of_other_code(data: Path, packages: Path, tmp_
     prepare(data, [packages], out, vocab_size=400)
     refuse_other_sources(data, [packages], out)
     (packages / "alpha" / "two.py").write_text(code("another one"))
-    with pytest.raises(InvalidValueError, match=r"alpha of --packages .* is not the code that .*out was made of"):
+    with pytest.raises(
+        InvalidValueError, match=r"alpha of --packages .* is not the code that .*out was made of, .* in a new --out$"
+    ):
         refuse_other_sources(data, [packages], out)
     refuse_other_sources(data, [], out)
     (tmp_path / "none").mkdir()

@@ -193,6 +193,9 @@ def test_seeds_stand_side_by_side(
     told = figures["recall"]["puzzles"]["512/gists/real"]["closure_of_plain"]
     assert rows["puzzles: closure against a plain model trained apart at 1/4"]["mean"] == pytest.approx(told)
     capsys.readouterr()
+    other = figures["recall"] | {"questions": "one", "against": "another"}
+    (models[1] / "evaluation.json").write_text(json.dumps(figures | {"apart": other}))
+    assert "against different plain models" in said("core/seeds.py", *arguments[1:])
     figures["recall"]["questions"] = "0123456789abcdef"
     (models[1] / "evaluation.json").write_text(json.dumps(figures))
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")

@@ -9,15 +9,21 @@ import pytest
 import torch
 from tests.training.conftest import tiny_nets
 
-from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
+from megacontext.bases.registry import BaseHandle
 from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import FEATURES, WORD_KINDS, LensNet, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.core_export import load_masters, with_all_features
+from megacontext.training.core_recipe import build_learner
 from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
+from megacontext.training.settings import read_settings
 from megacontext.training.starting import Beginning
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "core"
 
 
 def learner_of(core: Core, gist_net: GistNet) -> MemoryLearner:
@@ -165,3 +171,34 @@ def test_another_gist_net_is_refused(folder: Path) -> None:
     learner = learner_of(Core(TINY_CORE), GistNet(replace(TINY_GIST_NET, mlp_width=16)))
     with pytest.raises(InvalidValueError, match=r"mlp_width is 16, but that of .* is 32; change \[gist_net\]"):
         Beginning.read(folder).fill_memory(learner)
+
+
+def test_a_lens_that_was_told_fewer_features_goes_on_and_says_what_it_said() -> None:
+    """The bundled one may be such a lens: a run that learns one begins with it."""
+    torch.manual_seed(3)
+    few = LensNetConfig(width=32, features=FEATURES[:6], direct=False)
+    before, after = LensNet(few), LensNet(LensNetConfig(width=32))
+    masters = with_all_features({f"lens_net.{name}": weight.detach() for name, weight in before.named_parameters()})
+    load_masters(after, masters, prefix="lens_net.")
+    asked, gists, features = torch.randn(9, 32), torch.randn(5, 32), torch.rand(5, len(FEATURES))
+    with torch.no_grad():
+        words = torch.rand(5, 9, WORD_KINDS)
+        said = []
+        for lens in (before, after):
+            queries = lens.queries(asked)
+            found = lens.found(queries, lens.keys(gists))
+            said.append(lens(queries, found, lens.in_common(queries, words), features[:, lens.config.columns]))
+    torch.testing.assert_close(*said)
+    assert with_all_features(masters).keys() == masters.keys()
+    assert with_all_features({"core.head.weight": asked}) == {"core.head.weight": asked}
+
+
+def test_a_run_that_learns_a_lens_begins_with_the_bundled_core() -> None:
+    settings = read_settings(RECIPES / "memory_lens.toml")
+    learner = build_learner(settings, 0, start=Path("reference-core"), compiled=False)
+    lens = learner.parts["LensNet"]
+    assert isinstance(lens, LensNet)
+    bundled = BaseHandle("reference-core").folder
+    shipped = read_core_folder(bundled, dtype=torch.float32, device=torch.device("cpu")).lens_net
+    assert shipped is not None
+    assert torch.equal(lens.query.weight, shipped.query.weight)

@@ -38,6 +38,7 @@ from megacontext.values import shown
 
 __all__ = ["CoreNets", "read_core_folder", "write_core_folder", "write_lens"]
 
+UNSAID: dict[str, dict[str, Any]] = {"lens_net": {"direct": False}}  # what folders of before do not say of a net
 CONFIGS: dict[str, type[Any]] = {"core": CoreConfig, "gist_net": GistNetConfig, "lens_net": LensNetConfig}
 NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net": LensNet}
 
@@ -191,7 +192,7 @@ def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
             f"{folder / CONFIG_FILE}: {name} has an unknown key {unknown[0]!r}; known are {', '.join(known)}"
         )
     try:
-        shape = kind(**config[name])
+        shape = kind(**UNSAID.get(name, {}) | config[name])
         with torch.device("meta"):
             net = NETS[name](shape)
     except (InvalidValueError, RuntimeError, TypeError, ValueError) as error:

@@ -87,7 +87,7 @@ def _taught_memory(
         parts["index head"] = learner.index_head
     if learner.lens is not None:
         parts[LENS] = learner.lens.net
-        trained |= {"lens": True}
+        trained |= {"lens": True, "lens_features": len(learner.lens.net.config.features)}
     still = learner.named_parameters() if memory.frozen_core else ()
     return Learner(
         learner.learned_parameters(),

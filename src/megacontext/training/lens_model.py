@@ -23,7 +23,7 @@ from torch import Tensor
 
 from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.focus.lenses.features import (
-    COMPARED,
+    COMPARED_FEATURES,
     MAX_LOG2,
     TOKENS_BEFORE,
     feature_columns,
@@ -54,7 +54,7 @@ __all__ = [
 Scorer = Callable[[LensSample], Tensor]
 Part = TypeVar("Part", LensSample, "Looked")
 DISTANCE = FEATURES.index("log2_distance")
-IN_COMMON = [FEATURES.index(name) for name in COMPARED]  # what is known of words in common
+IN_COMMON = [FEATURES.index(name) for name in COMPARED_FEATURES]  # what is known of words in common
 NEAREST, FARTHEST = 8.0, 20.0  # log2 of how far strangers stand
 
 
@@ -115,7 +115,7 @@ def looked(sample: LensSample, strangers: tuple[Tensor, Tensor] | None = None, r
         features_NF = torch.cat([features_NF, torch.from_numpy(columns)])
     common = word_features(blocks, query)
     told = common.columns()
-    features_NF[:, IN_COMMON] = torch.from_numpy(np.stack([told[name] for name in COMPARED], axis=1)).float()
+    features_NF[:, IN_COMMON] = torch.from_numpy(np.stack([told[name] for name in COMPARED_FEATURES], axis=1)).float()
     return Looked(features_NF=features_NF, words_NQ4=torch.from_numpy(common.words.by_token()), gists_XD=gists_XD)
 
 

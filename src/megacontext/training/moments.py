@@ -13,7 +13,7 @@ from megacontext.training.windows import Answer, Window
 
 __all__ = ["HORIZON_TOKENS", "Moment", "moments_of"]
 
-HORIZON_TOKENS = 16  # of text that follow a moment, until the next one
+HORIZON_TOKENS = 16  # of text that follow a moment
 
 
 @dataclass(frozen=True, kw_only=True)

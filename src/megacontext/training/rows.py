@@ -34,6 +34,7 @@ ALIGNED_FACTS = 4
 ALIGNED_BLOCK = 32
 SPREAD_BLOCKS = 16
 QUOTED = 24  # tokens of the longest quoted piece
+MIDWAY = 0.4  # of the facts of a row of recall are asked for before its end, too
 DRAWS = 100  # until facts fit into a row
 
 
@@ -157,11 +158,12 @@ def _short_statements(
 def recall_row(source: TextSource, random: Random, length: int, asking: Asking = TRAINING) -> Window:
     """Real text of one domain with facts slipped in anywhere, asked for later: some midway, the rest at the end."""
     domain = source.domain(random)
-    for _ in range(DRAWS):
+    for draw in range(DRAWS):
         facts = draw_facts(random, random.randint(2, max(3, length // 80)), asking)
         asked_last = random.sample(facts, min(len(facts), random.randint(2, 8)))
         closing = [(source.question(random, fact, asking), fact) for fact in asked_last]
-        midway = {fact: source.question(random, fact, asking) for fact in facts if random.random() < 0.4}
+        share = MIDWAY if draw < DRAWS // 2 else 0.0  # a short row may have no room for more than what it ends with
+        midway = {fact: source.question(random, fact, asking) for fact in facts if random.random() < share}
         last = sum(len(ask) + len(answer) for (ask, answer, _), _ in closing)
         spent = last + sum(len(ask) + len(answer) for ask, answer, _ in midway.values())
         if (filler := length + 1 - spent - 24 * len(facts)) <= 0:
@@ -172,7 +174,10 @@ def recall_row(source: TextSource, random: Random, length: int, asking: Asking =
         if (need := length + 1 - last - len(strip.tokens)) >= 0:
             break
     else:
-        raise InvalidValueError(f"{DRAWS} times facts did not fit into a row of {length}; use longer rows")
+        raise InvalidValueError(
+            f"{DRAWS} times facts and questions, lately of about {spent + 24 * len(facts)} tokens, did not fit into a "
+            f"row of {length}; use longer rows"
+        )
     strip.add_text(text[at : at + need].tolist())
     for question, fact in closing:
         strip.add_question(*question, fact, ANSWER_WEIGHT)
@@ -241,7 +246,10 @@ def dense_puzzle_row(source: TextSource, random: Random, length: int, *, test: b
         if len(strip.tokens) + sum(len(ask) + len(answer) for (ask, answer, _), _ in asked) <= length + 1:
             break
     else:
-        raise InvalidValueError(f"{DRAWS} times puzzles did not fit into a row of {length}; use longer rows")
+        raise InvalidValueError(
+            f"{DRAWS} times puzzles, lately of {len(strip.tokens)} tokens without questions, did not fit into a row of "
+            f"{length}; use longer rows"
+        )
     for question, puzzle in asked:
         strip.add_question(*question, puzzle, ANSWER_WEIGHT)
     while len(strip.tokens) <= length:

@@ -43,9 +43,7 @@ def refuse_other_sources(data: Path, packages: Sequence[Path], folder: Path) -> 
         return
     except (ValueError, TypeError) as error:
         raise InvalidValueError(f"{folder / SOURCES} is no list of files ({error}); take it away to go on") from error
-    fix = (
-        "and a run that goes on does not read it: give the {} that it was begun with, or begin another one with a new "
-    )
+    fix = "and a run that goes on does not read it: give the {} that it was begun with, or begin another in a new --out"
     for name, digest in noted.items():
         if (found := _digest(data / name)) is not None and found != digest:
             raise InvalidValueError(f"{data / name} is not what {folder} was made of, {fix.format('--data')}")

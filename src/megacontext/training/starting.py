@@ -17,7 +17,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNetConfig
 from megacontext.training.checkpoint import all_masters, read_checkpoint
-from megacontext.training.core_export import core_prefix, load_masters
+from megacontext.training.core_export import core_prefix, load_masters, with_all_features
 from megacontext.training.core_import import load_model, read_config
 from megacontext.training.memory_model import MemoryLearner
 from megacontext.training.tokens import TOKENIZER
@@ -57,7 +57,7 @@ class Beginning:
                 f"model, or the name of a bundled one: {', '.join(BUNDLED)}"
             )
         if not path.is_dir() and str(path) not in BUNDLED:
-            return cls(path=path, checkpoint=path, masters=all_masters(read_checkpoint(path)))
+            return cls(path=path, checkpoint=path, masters=with_all_features(all_masters(read_checkpoint(path))))
         folder = path if path.is_dir() else BUNDLED_FOLDER / BUNDLED[str(path)]
         if read_config(folder).get("model_type") != CORE_TYPE:
             return cls(path=path, folder=folder)
@@ -70,6 +70,7 @@ class Beginning:
             for name, weight in net.named_parameters()
         }
         gist_config = None if nets.gist_net is None else nets.gist_net.config
+        masters = with_all_features(masters)
         return cls(path=path, folder=folder, masters=masters, config=nets.core.config, gist_config=gist_config)
 
     @property

@@ -16,10 +16,11 @@ from megacontext.errors import BaseModelError
 from megacontext.ports.words import WordsInCommon
 
 __all__ = [
-    "COMPARED",
+    "COMPARED_FEATURES",
     "LAST_TOKENS",
     "MAX_LEVEL",
     "MAX_LOG2",
+    "MAX_WORDS",
     "TOKENS_BEFORE",
     "TOKENS_CONTINUED",
     "UNKNOWN",
@@ -37,7 +38,7 @@ LAST_TOKENS = (8, 32)  # of the query, whose words are compared apart: what come
 MAX_WORDS = 4.0  # a scale, too: of rare words that a span has in common with the last tokens; more are above 1
 UNKNOWN = -1  # a token that nobody has read, or that is not there
 
-COMPARED = ("lexical", "continues", *(f"lexical_{length}" for length in LAST_TOKENS))
+COMPARED_FEATURES = ("lexical", "continues", *(f"lexical_{length}" for length in LAST_TOKENS))
 """Features that are known where words were compared."""
 
 
@@ -212,7 +213,7 @@ def feature_columns(
     Raises BaseModelError for a name that this version cannot fill in.
     """
     zeros_n = np.zeros(len(levels_n))
-    compared = dict.fromkeys(COMPARED, zeros_n) if in_common is None else in_common.columns()
+    compared = dict.fromkeys(COMPARED_FEATURES, zeros_n) if in_common is None else in_common.columns()
     columns: Mapping[str, npt.NDArray[np.floating]] = {
         "level": levels_n / MAX_LEVEL,
         "log2_width": np.log2(widths_n) / MAX_LOG2,
