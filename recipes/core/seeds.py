@@ -2,8 +2,9 @@
 
 `python recipes/core/seeds.py --models FOLDER FOLDER ... --json FILE`
 
-Each folder is a model that `recipes/core/evaluate.py` has measured; what text brings back and what its lens finds
-(`recipes/core/lens.py`) are compared where all of them have been measured for that. Intervals are those of the mean
+Each folder is a model that `recipes/core/evaluate.py` has measured (or the file of its figures alone); what text brings
+back and what its lens finds (`recipes/core/lens.py`) are compared where all have been measured for that. Intervals are
+those of the mean
 over seeds (95 %, Student's t): they say what another seed would do, not what other questions would. All seeds of the
 recipe begin with the weights of one plain model, so what that one's own seed would change is in none of them.
 """
@@ -149,11 +150,16 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
                 values.append(measure(figures))
             except (LookupError, TypeError, ValueError) as error:
                 raise InvalidValueError(
-                    f"{model}/evaluation.json has no figure for '{name}' ({type(error).__name__}: {error}); run "
+                    f"{figures_of(Path(model))} has no figure for '{name}' ({type(error).__name__}: {error}); run "
                     "`recipes/core/evaluate.py` for plain and recall"
                 ) from error
         rows.append({"measure": name, "values": [_rounded(value) for value in values], **_summary(values)})
     return rows
+
+
+def figures_of(path: Path) -> Path:
+    """The file of a model's figures, or the one that was given."""
+    return path if path.is_file() else path / "evaluation.json"
 
 
 def _summary(values: Sequence[float | None]) -> dict[str, Any]:
@@ -179,23 +185,22 @@ def _shown(value: float | None) -> str:
 def main() -> None:
     """Read, compare, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, nargs="+", required=True, help="model folders, one of each seed")
+    parser.add_argument(
+        "--models", type=Path, nargs="+", required=True, help="one of each seed, or its file of figures"
+    )
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     args = parser.parse_args()
     if len({folder.resolve() for folder in args.models}) < len(args.models):
         raise InvalidValueError(f"--models names a folder twice: {', '.join(map(str, args.models))}; give each once")
     measure = "recipes/core/evaluate.py"
-    models = {
-        str(folder): dict(read_figures(folder / "evaluation.json", parts=PARTS, measure=measure))
-        for folder in args.models
-    }
+    models = {str(path): dict(read_figures(figures_of(path), parts=PARTS, measure=measure)) for path in args.models}
     for folder in args.models:
         if (folder / "lens.json").exists():
             models[str(folder)]["lens"] = read_figures(folder / "lens.json", measure="recipes/core/lens.py")
     if len(models) < 2:
         raise InvalidValueError(f"one seed ({args.models[0]}) tells nothing of others; give at least two --models")
     rows = side_by_side(models)
-    table = Table("", *(folder.name for folder in args.models), "mean", "95 %", title="One column for each seed")
+    table = Table("", *(path.stem for path in args.models), "mean", "95 %", title="One column for each seed")
     for row in rows:
         low, high = row["interval"] or (None, None)
         shown = (*row["values"], row["mean"])

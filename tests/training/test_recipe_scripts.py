@@ -181,6 +181,11 @@ def test_seeds_stand_side_by_side(
     assert row["deviation"] == 0.05
     assert row["interval"] == [pytest.approx(0.85 + sign * 4.3027 * 0.05 / 3**0.5, abs=1e-4) for sign in (-1, 1)]
     assert "seed_2" in capsys.readouterr().out
+    files = [shutil.copy(folder / "evaluation.json", tmp_path / f"{folder.name}.json") for folder in models]
+    monkeypatch.setattr(sys, "argv", ["seeds.py", "--models", *map(str, files), "--json", str(tmp_path / "again.json")])
+    runpy.run_path(str(RECIPES / "core" / "seeds.py"), run_name="__main__")
+    assert json.loads((tmp_path / "again.json").read_text())["measures"] == list(rows.values()), "of files alone"
+    capsys.readouterr()
     twice = said("core/seeds.py", "--models", models[0], models[0], "--json", tmp_path / "one.json")
     assert "--models names a folder twice" in twice
     assert "one seed" in said("core/seeds.py", "--models", models[0], "--json", tmp_path / "one.json")
