@@ -36,7 +36,7 @@ def train(
             metavar="CONFIG...",
             help=(
                 "Configuration: a file, or base, base_m, base_l, memory, memory_further, memory_settle, "
-                "memory_last, memory_lens, memory_m, memory_l; several for --dry-run."
+                "memory_last, memory_more, memory_lens, memory_m, memory_l; several for --dry-run."
             ),
             show_default=False,
         ),

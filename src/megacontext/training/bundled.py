@@ -16,6 +16,7 @@ BUNDLED = (
     "memory_further",
     "memory_settle",
     "memory_last",
+    "memory_more",
     "memory_lens",
     "memory_m",
     "memory_l",
