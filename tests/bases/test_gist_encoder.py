@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from megacontext.bases.gist_encoder import SLICE_SPANS, GistEncoder
+from megacontext.bases.gist_encoder import LARGE_SPANS, SLICE_SPANS, GistEncoder
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 
 CONFIG = GistNetConfig(width=32, num_layers=1, num_heads=2, mlp_width=32, num_pool_heads=2, pool_head_dim=8)
@@ -39,6 +39,33 @@ def test_gists_are_those_of_the_net_whoever_is_encoded_beside(net: GistNet, span
     for first in (0, 7, len(spans) - 1):
         np.testing.assert_array_equal(encoded(encoder, spans[first : first + 3]), together[first : first + 3])
     assert encoded(encoder, spans[:0]).shape == (0, 2, 32)
+
+
+def test_larger_slices_serve_where_they_give_the_same_bits(
+    net: GistNet, spans: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = net.forward
+
+    def watched(vectors: torch.Tensor, **options: int) -> torch.Tensor:
+        sizes.append(len(vectors))
+        made = real(vectors, **options)
+        return made * (1 + 1e-2 * is_other) if len(vectors) == LARGE_SPANS else made
+
+    monkeypatch.setattr(net, "forward", watched)
+    is_other = False
+    encoder = GistEncoder(net)
+    agreeing = encoded(encoder, spans)
+    assert sizes == [LARGE_SPANS, SLICE_SPANS, SLICE_SPANS, *[LARGE_SPANS] * 2]
+    sizes.clear()
+    encoded(encoder, spans)
+    assert sizes == [LARGE_SPANS] * 2, "asked once"
+    encoded(encoder, spans[:SLICE_SPANS])
+    assert sizes.pop() == SLICE_SPANS, "few are no more work than before"
+    is_other = True
+    sizes.clear()
+    np.testing.assert_array_equal(encoded(GistEncoder(net), spans), agreeing)
+    assert sizes == [LARGE_SPANS, SLICE_SPANS, SLICE_SPANS, *[SLICE_SPANS] * 4]
 
 
 def test_threads_may_encode_at_once(net: GistNet, spans: torch.Tensor) -> None:
