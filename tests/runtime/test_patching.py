@@ -36,8 +36,8 @@ def planned(old, new, patching=BARE, stale=None, ran=None):
 
 @pytest.fixture
 def make_window(plain_reader):
-    def make(patching=None, positions="window"):
-        base = tiny_core_base() if positions == "timeline" else tiny_base()
+    def make(patching=None, positions="window", seed=0):
+        base = tiny_core_base(seed=seed) if positions == "timeline" else tiny_base(seed=seed)
         reader = plain_reader(np.random.default_rng(1).integers(0, 256, NUM_TOKENS), dim=32)
         return ModelWindow(
             base, WindowReader(TREE, reader, base, positions=positions), capacity_entries=512, patching=patching
@@ -119,18 +119,19 @@ def test_a_patch_that_runs_all_behind_its_edit_is_a_fresh_forward(make_window, p
 @pytest.mark.parametrize("positions", ["window", "timeline"])
 def test_the_more_probes_run_the_nearer_is_the_window_to_a_fresh_one(make_window, positions):
     edits = [{n % 7, 20 + n % 11, 60 + n % 13} for n in range(12)]
-    fresh = make_window(None, positions)
-    show(fresh, edits[-1], [5, 6])
-    errors = []
-    for num_probes in (0, 60, 500):
-        window = make_window(Patching(num_probes=num_probes, drift_bound=1e9, refresh_share=1.0), positions)
-        for opened in edits:
-            show(window, opened, [5, 6])
-        assert window.num_patches > 5 or num_probes == 500
-        errors.append(float((window.next_logits - fresh.next_logits).abs().max()))
+    errors = {0: 0.0, 60: 0.0, 500: 0.0}  # mean of several models: of one it may be luck
+    for seed in range(6):
+        fresh = make_window(None, positions, seed)
+        show(fresh, edits[-1], [5, 6])
+        for num_probes in errors:
+            window = make_window(Patching(num_probes=num_probes, drift_bound=1e9, refresh_share=1.0), positions, seed)
+            for opened in edits:
+                show(window, opened, [5, 6])
+            assert window.num_patches > 5 or num_probes == 500
+            errors[num_probes] += float((window.next_logits - fresh.next_logits).abs().max()) / 6
     assert errors[0] > 0.05  # random weights mix all that they read: here patching is not free
-    assert errors[1] < errors[0] / 1.5
-    assert errors[2] < 1e-3
+    assert errors[60] < errors[0] / 1.5
+    assert errors[500] < 1e-3
 
 
 def test_a_window_is_computed_anew_when_it_drifted_beyond_its_bound(make_window):
