@@ -70,6 +70,7 @@ FITTED: Names = {
 NUM_FITTED = 16  # means of as many places, evenly spread over the logarithm of the tokens
 FORETOLD = (1.6e8, 3.2e8)  # tokens
 STYLES = ("-", "--", ":")
+FORMATS = (".png", ".svg", ".pdf")
 SMOOTHED = 20  # lines of the log, each of ten steps
 
 
@@ -149,6 +150,11 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.runs) > len(STYLES):
         raise InvalidValueError(f"--runs is given {len(args.runs)} times; a picture holds {len(STYLES)} of them")
+    if args.out.suffix.lower() not in FORMATS:
+        raise InvalidValueError(f"--out is {args.out}, which is no picture; end its name with {' or '.join(FORMATS)}")
+    for path in (args.out, args.laws):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidValueError(f"{path.parent} is no folder; make it first, or write elsewhere")
     several = [read_run_curves(folders) for folders in args.runs]
     draw(several, args.out)
     print(args.out)

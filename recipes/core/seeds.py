@@ -123,6 +123,13 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
     Raises InvalidValueError naming the model and the measure that it lacks, or models measured on different questions.
     """
     rows: list[dict[str, Any]] = []
+    for model, figures in models.items():
+        for part, found in figures.items():
+            if not isinstance(found, Mapping):
+                raise InvalidValueError(
+                    f"{figures_of(Path(model))}: {part} is {type(found).__name__}, no table of figures; run "
+                    "`recipes/core/evaluate.py` again"
+                )
     for part in (*PARTS[1:], "text"):
         counts = {model: figures[part].get("rows") for model, figures in models.items() if part in figures}
         if len(set(counts.values())) > 1:
@@ -190,6 +197,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     args = parser.parse_args()
+    if not args.json.absolute().parent.is_dir():
+        raise InvalidValueError(f"{args.json.parent} is no folder; make it first, or give another --json")
     if len({folder.resolve() for folder in args.models}) < len(args.models):
         raise InvalidValueError(f"--models names a folder twice: {', '.join(map(str, args.models))}; give each once")
     measure = "recipes/core/evaluate.py"

@@ -221,3 +221,9 @@ def test_a_half_written_folder_is_not_taken_for_one(folder: Path, nets: CoreNets
     assert (folder / "config.json").read_bytes() == before
     assert (folder / "gist_net.safetensors").exists()
     shutil.rmtree(folder.with_name("core.partial"))
+
+
+def test_weights_may_be_read_by_whoever_may_read_the_rest(folder: Path) -> None:
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    (folder / "new").touch()
+    assert modes == {(folder / "new").stat().st_mode & 0o777}

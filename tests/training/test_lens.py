@@ -458,6 +458,8 @@ def test_a_lens_of_another_version_is_refused() -> None:
         LensNetConfig(word_kinds=2, tokens_before=4)
     with pytest.raises(InvalidValueError, match="features lexical, mood, of which each has to be one of level, "):
         LensNetConfig(features=("lexical", "mood"))
+    with pytest.raises(InvalidValueError, match="direct is 'yes'; it must be true or false"):
+        LensNetConfig(direct="yes")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match=r"lexical, lexical, .* once; make a new lens"):
         LensNetConfig(features=("lexical", "lexical"))
 

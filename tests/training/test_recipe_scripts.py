@@ -155,6 +155,10 @@ def test_logs_of_several_seeds_become_one_picture(
     assert law["mean_distance"][0] < 0.001 < law["mean_distance"][1] == pytest.approx(0.03, abs=0.01)
     assert law["foretold"]["160000000"] == pytest.approx(0.1 + 0.5 * 160**-0.5, abs=0.002)
     capsys.readouterr()
+    assert "notes.txt, which is no picture" in said(
+        "core/curves.py", "--runs", *runs, f"--out={tmp_path / 'notes.txt'}"
+    )
+    assert "gone is no folder" in said("core/curves.py", "--runs", *runs, f"--out={tmp_path / 'gone' / 'a.png'}")
     assert "--runs is given 4 times" in said("core/curves.py", *(f"--runs={runs[0]}",) * 4, f"--out={picture}")
     (runs[1] / "log.jsonl").write_text("{}\n")
     assert f"{runs[1] / 'log.jsonl'} line 1 is no figures" in said("core/curves.py", "--runs", *runs, "--out", picture)
@@ -207,6 +211,9 @@ def test_seeds_stand_side_by_side(
     assert "'recall' of the models was measured on different questions" in line
     assert "evaluate.py --only recall` for each" in line
     assert f"{models[1]} 0123456789ab" in line
+    (models[1] / "evaluation.json").write_text(json.dumps(figures | {"recall": [1]}))
+    line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
+    assert "evaluation.json: recall is list, no table of figures" in line
     lose(models[1] / "evaluation.json", "recall")
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
     assert "seed_1" in line

@@ -160,8 +160,12 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _save(net: nn.Module, file: Path) -> str:
-    """Write the weights of a net; the sha256 of their file."""
+    """Write the weights of a net; the sha256 of their file. Who may read it is up to the process, as for other files:
+    the library would let nobody but its owner."""
+    file.touch()
+    mode = file.stat().st_mode
     save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
+    file.chmod(mode)
     return file_digest(file)
 
 

@@ -81,6 +81,8 @@ class LensNetConfig:
     direct: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.direct, bool):
+            raise InvalidValueError(f"direct is {self.direct!r}; it must be true or false")
         object.__setattr__(self, "features", tuple(self.features))
         strange = [name for name in self.features if name not in FEATURES]
         if strange or len(set(self.features)) < len(self.features):
