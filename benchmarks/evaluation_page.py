@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,7 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         )
         for name, task in run["tasks"].items():
             parts += [f"## {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task, run)]
-            parts += [*_part_tables(name, task)]
+            parts += filter(None, [_by_part(name, task)])
     return "\n".join(parts)
 
 
@@ -116,8 +115,9 @@ def _named(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _part_tables(name: str, task: dict[str, Any]) -> Iterator[str]:
-    """A folded table of the parts of every measure that has several, without intervals: the reports have these."""
+def _by_part(name: str, task: dict[str, Any]) -> str:
+    """Folded tables of the parts of every measure that has several, without intervals: the reports have these. Nothing
+    where none has."""
     labels, told = _labels(), []
     for table in task["tables"]:
         found = dict.fromkeys(part for one in table["methods"].values() for part in one)
@@ -131,8 +131,7 @@ def _part_tables(name: str, task: dict[str, Any]) -> Iterator[str]:
             cells = [f"{one[part]['estimate']['value']:.{digits}f}" if part in one else "" for part in parts]
             told.append(f"| {labels[method]} | {' | '.join(cells)} |")
         told.append("")
-    if told:
-        yield "\n".join(["<details><summary>part by part</summary>\n", *told, "</details>\n"])
+    return "\n".join(["<details><summary>part by part</summary>\n", *told, "</details>\n"]) if told else ""
 
 
 def _labels() -> dict[str, str]:

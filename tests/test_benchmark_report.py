@@ -89,7 +89,7 @@ def test_every_part_of_a_task_stands_on_the_page():
     runs = evaluation.read_runs()
     for run in runs.values():
         for name, task in run["tasks"].items():
-            told = "".join(evaluation._part_tables(name, task))
+            told = evaluation._by_part(name, task)
             for table in task["tables"]:
                 parts = {part for one in table["methods"].values() for part in one} - {"all"}
                 any_right = any(part["estimate"]["value"] for one in table["methods"].values() for part in one.values())

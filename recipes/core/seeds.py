@@ -122,7 +122,24 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
 
     Raises InvalidValueError naming the model and the measure that it lacks, or models measured on different questions.
     """
+    refuse_unlike(models)
     rows: list[dict[str, Any]] = []
+    for name, measure in measures(models).items():
+        values: list[float | None] = []
+        for model, figures in models.items():
+            try:
+                values.append(measure(figures))
+            except (LookupError, TypeError, ValueError) as error:
+                raise InvalidValueError(
+                    f"{figures_of(Path(model))} has no figure for '{name}' ({type(error).__name__}: {error}); run "
+                    "`recipes/core/evaluate.py` for plain and recall"
+                ) from error
+        rows.append({"measure": name, "values": [_rounded(value) for value in values], **_summary(values)})
+    return rows
+
+
+def refuse_unlike(models: Mapping[str, Figures]) -> None:
+    """InvalidValueError where figures are no tables, or of different questions or plain models."""
     for model, figures in models.items():
         for part, found in figures.items():
             if not isinstance(found, Mapping):
@@ -150,18 +167,6 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
     if len({json.dumps(weights) for weights in beside.values()}) > 1:
         said = ", ".join(beside)
         raise InvalidValueError(f"'apart' of {said} was measured against different plain models; give all one --plain")
-    for name, measure in measures(models).items():
-        values: list[float | None] = []
-        for model, figures in models.items():
-            try:
-                values.append(measure(figures))
-            except (LookupError, TypeError, ValueError) as error:
-                raise InvalidValueError(
-                    f"{figures_of(Path(model))} has no figure for '{name}' ({type(error).__name__}: {error}); run "
-                    "`recipes/core/evaluate.py` for plain and recall"
-                ) from error
-        rows.append({"measure": name, "values": [_rounded(value) for value in values], **_summary(values)})
-    return rows
 
 
 def figures_of(path: Path) -> Path:

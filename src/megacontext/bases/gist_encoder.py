@@ -16,7 +16,7 @@ Shape legend: N spans, K vectors per span, r gist width, D embedding width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier, Lock
@@ -61,11 +61,7 @@ class GistEncoder:
         if num_spans > SLICE_SPANS and vectors_NKD.device.type == "cpu":
             shape = (vectors_NKD.shape[1], level, num_children, gist_width)
             if shape not in self._agrees:
-                make(0, LARGE_SPANS)
-                at_once = gists_NRD[:LARGE_SPANS].copy()
-                for first in range(0, min(num_spans, LARGE_SPANS), SLICE_SPANS):
-                    make(first, SLICE_SPANS)
-                self._agrees[shape] = bool((gists_NRD[:LARGE_SPANS].view(np.uint16) == at_once.view(np.uint16)).all())
+                self._agrees[shape] = _agree(make, gists_NRD[:LARGE_SPANS])
             size = LARGE_SPANS if self._agrees[shape] else SLICE_SPANS
         slices = range(0, num_spans, size)
         if len(slices) <= 1 or vectors_NKD.device.type != "cpu" or torch.get_num_threads() == 1:
@@ -76,6 +72,16 @@ class GistEncoder:
                 for _ in pool.map(make, slices, itertools.repeat(size)):
                     pass  # an error of a slice is raised here
         return gists_NRD
+
+
+def _agree(make: Callable[[int, int], None], gists_NRD: npt.NDArray[np.float16]) -> bool:
+    """Whether the first gists come out the same to the bit from one large slice and from small ones.
+    make: fills in those from a span on, in a slice of a size."""
+    make(0, LARGE_SPANS)
+    at_once = gists_NRD.tobytes()
+    for first in range(0, len(gists_NRD), SLICE_SPANS):
+        make(first, SLICE_SPANS)
+    return gists_NRD.tobytes() == at_once
 
 
 @contextmanager
