@@ -21,6 +21,7 @@ from megacontext.cli.options import (
     TopPOption,
 )
 from megacontext.cli.screen import print_json
+from megacontext.values import whole_number
 
 __all__ = ["ask"]
 
@@ -36,10 +37,11 @@ def ask(
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     seed: SeedOption = None,
-    num_sources: Annotated[int, typer.Option("--sources", metavar="N", min=0, help="Blocks to quote; 0 for none.")] = 8,
+    num_sources: Annotated[int, typer.Option("--sources", metavar="N", help="Blocks to quote; 0 for none.")] = 8,
     json: JsonOption = False,
 ) -> None:
     """Answer a question, then show the sources that were in detail when it was produced."""
+    whole_number("--sources", num_sources, least=0)
     with (
         open_for_questions(memory, gister=gister) as opened,
         opened.session(budget_entries=budget, lens=lens, allocator=allocator, seed=seed) as session,

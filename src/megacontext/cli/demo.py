@@ -10,6 +10,7 @@ import typer
 
 from megacontext.cli.options import BudgetOption, JsonOption
 from megacontext.cli.screen import error_console, output_console, print_json
+from megacontext.values import whole_number
 
 __all__ = ["demo"]
 
@@ -37,9 +38,12 @@ def demo(
 
     Ends with a table and a picture. Nothing is downloaded.
     """
-    from megacontext.evaluation.demo import DemoConfig, run_demo
+    from megacontext.evaluation.demo import LEAST_TOKENS, DemoConfig, run_demo
     from megacontext.evaluation.outputs import RESULTS
 
+    for option, value, least in (("--tokens", num_tokens, LEAST_TOKENS), ("--facts", num_facts, 1)):
+        whole_number(option, value, least=least)
+    whole_number("--continuations", num_continuations, least=0)
     config = DemoConfig(
         out=out,
         num_tokens=num_tokens,

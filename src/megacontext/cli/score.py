@@ -15,6 +15,7 @@ from megacontext.cli.piped import open_input
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 from megacontext.errors import EmptySourceError, NotTextError, UnreadableSourceError
+from megacontext.values import whole_number
 
 if TYPE_CHECKING:
     from megacontext.evaluation.methods.method import Method, TokenIds
@@ -32,15 +33,14 @@ def score(
     ],
     budget: SuitedBudgetOption = None,
     lens: LensOption = "auto",
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", metavar="N", min=1, help="Score its first N tokens.")
-    ] = 256,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Score its first N tokens.")] = 256,
     json: JsonOption = False,
 ) -> None:
     """Score a continuation of the history, at a budget, against recency and full context.
 
     Lower is better: nats per token, and bits per byte of text. No method looks at the continuation before it is scored.
     """
+    whole_number("--max-tokens", max_tokens, least=1)
     continuation = _read(text, most_bytes=MOST_BYTES_PER_TOKEN * max_tokens)
     with open_for_questions(memory) as opened, error_console().status("[dim]scoring[/dim]"):
         if not opened.num_tokens:

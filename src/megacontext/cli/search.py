@@ -11,6 +11,7 @@ from megacontext.cli.opening import open_memory
 from megacontext.cli.options import JsonOption, MemoryArgument
 from megacontext.cli.screen import output_console, print_json, quote, shorten_uri
 from megacontext.cli.tables import print_table
+from megacontext.values import whole_number
 
 __all__ = ["search"]
 
@@ -18,10 +19,11 @@ __all__ = ["search"]
 def search(
     memory: MemoryArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="Any words.", show_default=False)],
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most matches to show.")] = 10,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="Most matches to show.")] = 10,
     json: JsonOption = False,
 ) -> None:
     """Find spans and sources that share words with TEXT, best first."""
+    whole_number("--limit", limit, least=1)
     with open_memory(memory) as opened:
         results = opened.search(text, limit=limit)
     if json:

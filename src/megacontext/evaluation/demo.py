@@ -48,10 +48,11 @@ from megacontext.runtime.shapes import DEFAULT_BLOCK_TOKENS
 from megacontext.tree.geometry import TreeGeometry
 from megacontext.values import whole_number
 
-__all__ = ["DemoConfig", "DemoResult", "run_demo"]
+__all__ = ["LEAST_TOKENS", "DemoConfig", "DemoResult", "run_demo"]
 
 METHODS: tuple[type[Method], ...] = (Recency, Retrieval, FocusedMemory, OracleFocus)
 MARKER, MADE_BY = "README.txt", "Made by `megacontext demo`"
+LEAST_TOKENS = 20_000
 CONTEXT_TOKENS = 1200  # read before each continuation: more than a window, so that recency sees nothing else
 NUM_SHOWN = 4
 NUM_TRACED = 40
@@ -77,7 +78,7 @@ class DemoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("num_tokens", 20_000), ("num_facts", 1), ("num_continuations", 0), ("num_short", 1)):
+        for name, least in (("num_tokens", LEAST_TOKENS), ("num_facts", 1), ("num_continuations", 0), ("num_short", 1)):
             whole_number(name, getattr(self, name), least=least)
 
 
