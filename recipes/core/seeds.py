@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ def figure_at(*path: str, sign: int = 1) -> Callable[[Figures], float | None]:
     def read(found: Any) -> float | None:
         for key in path:
             found = found[key]
-        return None if found is None else sign * float(found)
+        if found is None:
+            return None
+        if not isfinite(found):
+            raise ValueError(f"it is {found}")
+        return sign * float(found)
 
     return read
 

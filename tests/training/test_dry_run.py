@@ -13,7 +13,7 @@ import torch
 from tests.training.conftest import TINY_MODEL
 
 from megacontext.bases.precision import working_dtype
-from megacontext.errors import TrainingError
+from megacontext.errors import InvalidValueError, TrainingError
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.dry_run import RunCost, run_cost
 from megacontext.training.optim import MasterOptimizer, OptimConfig
@@ -93,6 +93,17 @@ def test_counts_are_those_of_the_optimizer_that_trains(configs: tuple[Path, Path
         others = num_trained - matrices
         assert cost.optimizer_bytes == pytest.approx(4 * matrices + 8 * others, abs=1000)
         assert cost.total_bytes > cost.master_bytes + cost.kept_bytes
+
+
+def test_nets_that_no_memory_holds_are_one_line(configs: tuple[Path, Path]) -> None:
+    text = configs[0].read_text()
+    assert "\nwidth = 32\n" in text
+    configs[0].write_text(text.replace("\nwidth = 32\n", "\nwidth = 100_000_000_000\n", 1))
+    with pytest.raises(TrainingError, match=r"base\.toml: out of memory on building its nets .*; lower width"):
+        cost_of(configs[0])
+    unlike = r"memory\.toml: \[gist_net\] width is 32, but \[model\] width 100000000000"
+    with pytest.raises(InvalidValueError, match=unlike):
+        cost_of(configs[1])
 
 
 def test_equal_batches_are_measured_once_and_larger_ones_keep_more(configs: tuple[Path, Path]) -> None:

@@ -190,6 +190,11 @@ def test_seeds_stand_side_by_side(
     runpy.run_path(str(RECIPES / "core" / "seeds.py"), run_name="__main__")
     assert json.loads((tmp_path / "again.json").read_text())["measures"] == list(rows.values()), "of files alone"
     capsys.readouterr()
+    told["closure"] = float("nan")
+    (tmp_path / "seed_1.json").write_text(json.dumps(figures))
+    line = said("core/seeds.py", "--models", *files, "--json", tmp_path / "one.json")
+    assert "seed_1.json has no figure for 'codes: closure by gists alone at 1/16' (ValueError: it is nan)" in line
+    told["closure"] = 0.85
     twice = said("core/seeds.py", "--models", models[0], models[0], "--json", tmp_path / "one.json")
     assert "--models names a folder twice" in twice
     assert "one seed" in said("core/seeds.py", "--models", models[0], "--json", tmp_path / "one.json")

@@ -23,6 +23,7 @@ from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.recipe import Learner
 from megacontext.training.settings import Settings
 from megacontext.training.starting import Beginning
+from megacontext.training.stopping import building
 from megacontext.values import number, whole_number
 
 __all__ = ["build_learner", "memory_gauges", "read_memory"]
@@ -44,7 +45,13 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
     lens_learning = read_lens(settings)
     if memory is not None and memory.frozen_core:
         refuse_raw(settings)
-    core = build_core(config, seed=seed)
+    if gist_config is not None and gist_config.width != config.width:
+        raise InvalidValueError(
+            f"{settings.path}: [gist_net] width is {gist_config.width}, but [model] width {config.width}; "
+            "give both the same"
+        )
+    with building(settings.path):
+        core = build_core(config, seed=seed)
     begin = Beginning.read(start)
     with _named(start, settings):
         begin.fill(core)
@@ -62,11 +69,12 @@ def build_learner(settings: Settings, seed: int, *, start: Path | None = None, c
             tokenizer=begin.tokenizer,
             first=begin.first_masters((name for name, _ in core.named_parameters()), core=""),
         )
-    gist_net = GistNet(gist_config).to(torch.bfloat16)
-    lens = None
-    if lens_learning is not None:
-        lens = CotrainedLens(LensNet(LensNetConfig(width=config.width)), lens_learning)
-    learner = MemoryLearner(core, gist_net, memory, lens=lens)
+    with building(settings.path):
+        gist_net = GistNet(gist_config).to(torch.bfloat16)
+        lens = None
+        if lens_learning is not None:
+            lens = CotrainedLens(LensNet(LensNetConfig(width=config.width)), lens_learning)
+        learner = MemoryLearner(core, gist_net, memory, lens=lens)
     refuse_unread(settings, learner)
     with _named(start, settings):
         begin.fill_memory(learner)

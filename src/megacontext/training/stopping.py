@@ -20,7 +20,16 @@ from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch
 from megacontext.training.tokens import first_line
 from megacontext.training.windows import TextSource
 
-__all__ = ["Where", "checkpoint_line", "is_out_of_memory", "not_finite", "out_of_memory", "placing", "what_fits"]
+__all__ = [
+    "Where",
+    "building",
+    "checkpoint_line",
+    "is_out_of_memory",
+    "not_finite",
+    "out_of_memory",
+    "placing",
+    "what_fits",
+]
 
 BYTES_PER_WEIGHT = 2 + 2 + 4 + 4 + 4  # it and its gradient in bfloat16; master, its gradient and a moment in float32
 FAILED_BATCH = "failed_batch.pt"
@@ -91,6 +100,23 @@ def out_of_memory(error: BaseException, batch: Batch, where: Where, *, fits: Bat
         f"step {where.step}: out of memory on {_described(batch.kind, where.stage)} ({said}); {advice}. "
         f"{checkpoint_line(where)} then"
     )
+
+
+@contextmanager
+def building(path: Path) -> Iterator[None]:
+    """Say in one line that the nets of a configuration do not fit, before any of them is there. path: of the file.
+
+    Raises TrainingError.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{path}: out of memory on building its nets ({first_line(error)[:160]}); lower width, num_layers, "
+            "mlp_width or vocab_size in [model]"
+        ) from error
 
 
 @contextmanager
