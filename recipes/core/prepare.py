@@ -1,6 +1,7 @@
 """Prepare token arrays without training, and tell what cleaning removed and how full the rows are.
 
-`python recipes/core/prepare.py --data FOLDER --packages FOLDER ... --out RUN [--uncleaned] [--tokenizer FOLDER]`
+`python recipes/core/prepare.py --data FOLDER --packages FOLDER ... --out RUN [--uncleaned | --repeats] \
+[--tokenizer FOLDER]`
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, nargs="*", default=[Path(sysconfig.get_paths()["purelib"])])
     parser.add_argument("--out", type=Path, required=True, help="token arrays go to OUT/data")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("base.toml"))
-    parser.add_argument("--uncleaned", action="store_true", help="leave out unreadable files alone")
+    less = parser.add_mutually_exclusive_group()
+    less.add_argument("--uncleaned", action="store_true", help="leave out unreadable files alone")
+    less.add_argument("--repeats", action="store_true", help="keep duplicates and near-duplicates")
     parser.add_argument("--tokenizer", type=Path, help="tokenizer folder to use instead of learning one")
     parser.add_argument("--rows", type=int, default=60, help="rows of each kind to measure")
     args = parser.parse_args()
@@ -81,6 +84,7 @@ def main() -> None:
         data,
         vocab_size=settings.vocab_size,
         cleaned=not args.uncleaned,
+        keeps_repeats=args.repeats,
         tokenizer=args.tokenizer,
         least_tokens={domain: LONGEST + 2 for domain, share in settings.shares.items() if share},
     )

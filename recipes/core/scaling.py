@@ -94,7 +94,7 @@ def one_run(
     device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Train what the settings say for so many steps, from nothing or from a model, and judge it. places: errors of the
-    index head, if it was asked for."""
+    index head, if it was asked for; sigma_factor: what every sigma is multiplied by, 1 unless it was learnt."""
     began = time.monotonic()
     config = settings.read("loop", LoopConfig)
     learner = build_learner(settings, config.seed, start=start, compiled=compiled)
@@ -121,6 +121,7 @@ def one_run(
         "tokens": state.tokens,
         "minutes": round((time.monotonic() - began) / 60, 2),
         "places": places,
+        "sigma_factor": float(core.log_sigma_scale.exp()),
         **judge(core.eval(), gist_net.eval(), held_out),
     }
 

@@ -99,6 +99,14 @@ def test_duplicates_go_and_the_first_stays() -> None:
     assert all(removal.because.startswith("alpha/a.py") for removal in cleaned.removals)
 
 
+def test_repeats_stay_where_they_are_wanted_and_other_rules_hold() -> None:
+    text = code("a", 40)
+    files = [file("a.py", text), file("b.py", text), file("c.py", text.replace("open", "opened", 1)), file("d.py", "")]
+    cleaned = clean(files, WordRuns(), keeps_repeats=True)
+    assert [document.name for document in cleaned.kept] == ["alpha/a.py", "alpha/b.py", "alpha/c.py"]
+    assert [(removal.rule, removal.name) for removal in cleaned.removals] == [("tiny", "alpha/d.py")]
+
+
 def test_twins_are_the_pairs_that_the_definition_names() -> None:
     """MinHash against all pairs: texts whose shared share runs from nothing to everything."""
     random = Random(5)

@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core
+from megacontext.nets.gaussian_rope import frequencies
 from megacontext.training.core_import import core_config_of, load_model
 from megacontext.training.core_model import hidden_states
 
@@ -63,6 +64,21 @@ def test_another_shape_is_refused(model: Qwen3ForCausalLM, tmp_path: Path) -> No
     core = Core(replace(core_config_of(tmp_path), num_layers=3))
     with pytest.raises(InvalidValueError, match=r"num_layers is 3, but weights of .* need 2"):
         load_model(core, tmp_path)
+
+
+def test_a_core_may_learn_sigma_and_turn_its_slowest_pairs_more_slowly(model: Qwen3ForCausalLM, tmp_path: Path) -> None:
+    plain = core_config_of(tmp_path)
+    pairs = plain.rotary_dims // 2
+    slow = replace(plain, learns_sigma=True, num_slow_bands=1, rotary_base=plain.rotary_base ** ((pairs - 1) / pairs))
+    core = Core(slow)
+    load_model(core, tmp_path)
+    assert core.log_sigma_scale.requires_grad
+    before_F = frequencies(plain.rotary_dims, base=plain.rotary_base)
+    after_F = frequencies(slow.rotary_dims, base=slow.rotary_base, num_slow_bands=1)
+    torch.testing.assert_close(after_F[:-1], before_F[:-1])
+    assert after_F[-1] < before_F[-1] / 1e6
+    with pytest.raises(InvalidValueError, match=r"rotary_base is .*, but weights of .* need"):
+        load_model(Core(replace(slow, rotary_base=plain.rotary_base)), tmp_path)
 
 
 @pytest.mark.parametrize(

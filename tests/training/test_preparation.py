@@ -80,6 +80,20 @@ def test_a_fresh_folder_is_cleaned_and_says_so(data: Path, packages: Path, tmp_p
     assert "babi" not in load_stores(tmp_path / "out", "train")
 
 
+def test_a_folder_that_keeps_repeats_says_so_and_is_finished_so(data: Path, packages: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(data, [packages], out, vocab_size=400, keeps_repeats=True)
+    told = json.loads((out / "preparation.json").read_text())
+    assert set(told["train"]["code"]["removed"]) == {"table"}
+    assert "table" in told["rules"]
+    assert not {"duplicate", "near-duplicate"} & set(told["rules"])
+    kept = texts_of(out, "train", "code")
+    assert list(kept) == ["alpha", "beta"]
+    (out / "code_train.npz").unlink()
+    prepare(data, [packages], out, vocab_size=400)
+    assert texts_of(out, "train", "code") == kept
+
+
 def test_a_tokenizer_can_be_given_and_another_one_is_refused(data: Path, packages: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     prepare(data, [packages], first, vocab_size=400)

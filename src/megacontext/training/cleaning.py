@@ -15,7 +15,7 @@ from megacontext.training.corpus import Document, limit_projects, unreadable_bec
 from megacontext.training.duplicates import LEAST_JACCARD, WordRuns, digest, share_within, twins
 from megacontext.training.quality import RULES, broken_rule, licence_header
 
-__all__ = ["SAYS", "Cleaned", "Removal", "clean", "clean_held_out", "report"]
+__all__ = ["ON_REPEATS", "SAYS", "Cleaned", "Removal", "clean", "clean_held_out", "report"]
 
 MOST_LEAKED = 0.5
 FEWEST_SAME_HEADERS = 3
@@ -35,6 +35,7 @@ SAYS = {name: rule.says for name, rule in RULES.items()} | {
     LEAKED: f"held out, but at least {MOST_LEAKED:.0%} of its runs of 13 words stand in the training text",
     HEADER: f"opening comments on licence or copyright in {FEWEST_SAME_HEADERS} or more files, but for the first",
 }
+ON_REPEATS = (SAME, NEAR)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Cleaned:
     removals: list[Removal] = field(default_factory=list)
 
 
-def clean(documents: Iterable[Document], runs: WordRuns) -> Cleaned:
-    """Apply all rules to one side; documents of projects stand together."""
+def clean(documents: Iterable[Document], runs: WordRuns, *, keeps_repeats: bool = False) -> Cleaned:
+    """Apply all rules to one side, or all but those on repeated text; documents of projects stand together."""
     cleaned = Cleaned([])
     for document in documents:
         rule = broken_rule(document)
@@ -67,19 +68,17 @@ def clean(documents: Iterable[Document], runs: WordRuns) -> Cleaned:
             cleaned.removals.append(_removal(rule, document))
     _trim_headers(cleaned)
     _drop_beyond_limit(cleaned)
-    _drop_same(cleaned)
-    found = {twin.repeated: twin for twin in twins(cleaned.kept, runs)}
-    before = cleaned.kept
-    cleaned.kept = [document for place, document in enumerate(before) if place not in found]
-    cleaned.removals += [
-        _removal(NEAR, before[place], f"{before[twin.of].name} ({twin.jaccard:.2f})") for place, twin in found.items()
-    ]
+    if not keeps_repeats:
+        _drop_same(cleaned)
+        _drop_near(cleaned, runs)
     return cleaned
 
 
-def clean_held_out(documents: Iterable[Document], train: Sequence[Document], runs: WordRuns) -> Cleaned:
+def clean_held_out(
+    documents: Iterable[Document], train: Sequence[Document], runs: WordRuns, *, keeps_repeats: bool = False
+) -> Cleaned:
     """Apply all rules to the held-out side, and remove what stands in the training text."""
-    cleaned = clean(documents, runs)
+    cleaned = clean(documents, runs, keeps_repeats=keeps_repeats)
     trained_on = {digest(document.text) for document in train}
     shares = share_within(cleaned.kept, train, runs)
     before, cleaned.kept = cleaned.kept, []
@@ -113,6 +112,15 @@ def _drop_same(cleaned: Cleaned) -> None:
             first[key] = document.name
             kept.append(document)
     cleaned.kept = kept
+
+
+def _drop_near(cleaned: Cleaned, runs: WordRuns) -> None:
+    found = {twin.repeated: twin for twin in twins(cleaned.kept, runs)}
+    before = cleaned.kept
+    cleaned.kept = [document for place, document in enumerate(before) if place not in found]
+    cleaned.removals += [
+        _removal(NEAR, before[place], f"{before[twin.of].name} ({twin.jaccard:.2f})") for place, twin in found.items()
+    ]
 
 
 def _trim_headers(cleaned: Cleaned) -> None:

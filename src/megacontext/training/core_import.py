@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,20 @@ def core_config_of(folder: Path) -> CoreConfig:
 def load_model(core: Core, folder: Path, *, gist_bias: float = 0.0) -> None:
     """Give a core the weights of a Qwen3 model folder. gist_bias: nats by which gist keys start off.
 
+    A core may learn a factor on sigma, and turn its slowest pairs more slowly (`num_slow_bands`): the model turned them
+    little. The others keep their frequencies, which takes another rotary base.
+
     Raises InvalidValueError for another architecture, another shape or missing tensors, CorruptionError for a damaged
     file.
     """
     config = core_config_of(folder)
+    num_pairs, num_slow = config.rotary_dims // 2, core.config.num_slow_bands
+    config = replace(
+        config,
+        learns_sigma=core.config.learns_sigma,
+        num_slow_bands=num_slow,
+        rotary_base=config.rotary_base ** ((num_pairs - num_slow) / num_pairs),
+    )
     for name, needed in asdict(config).items():
         given = getattr(core.config, name)
         if name != "max_positions" and given != needed and not (isinstance(given, float) and isclose(given, needed)):

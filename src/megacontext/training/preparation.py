@@ -16,7 +16,8 @@ from tokenizers import Tokenizer
 
 from megacontext.errors import InvalidValueError
 from megacontext.training.babi import BABI, has_stories, read_stories
-from megacontext.training.cleaning import SAYS, Cleaned, clean, clean_held_out, report
+from megacontext.training.card import read_figures
+from megacontext.training.cleaning import ON_REPEATS, SAYS, Cleaned, clean, clean_held_out, report
 from megacontext.training.corpus import (
     Document,
     join_projects,
@@ -102,6 +103,7 @@ def prepare(
     *,
     vocab_size: int,
     cleaned: bool = True,
+    keeps_repeats: bool = False,
     tokenizer: Path | None = None,
     least_tokens: Mapping[str, int] | None = None,
 ) -> None:
@@ -118,6 +120,7 @@ def prepare(
         vocab_size: tokens of the tokenizer, if one has to be learnt.
         cleaned: whether the rules of `quality` and the search for duplicates apply; else only unreadable files are
             left out.
+        keeps_repeats: whether text that repeats earlier text stays, though the other rules apply.
         tokenizer: folder of the one to use instead of learning one. Raises InvalidValueError if it holds none, or if
             ``out`` has another one already.
         least_tokens: how many each domain has to have to train on; raises InvalidValueError where it has fewer.
@@ -135,6 +138,7 @@ def prepare(
                 "give a new --out"
             )
         cleaned = cleaned and (out / REPORT).exists()  # or the others of this folder were not cleaned
+        keeps_repeats = cleaned and not set(ON_REPEATS) & set(_rules_of(out))
     if cleaned:
         refuse_without_packages()
     for folder in packages:
@@ -143,7 +147,21 @@ def prepare(
     with in_one_move(out) as partial:
         if used is not None:
             save_tokenizer(used, partial / "tokenizer")
-        _write_stores(data, packages, partial, vocab_size=vocab_size, cleaned=cleaned, least_tokens=least_tokens or {})
+        _write_stores(
+            data,
+            packages,
+            partial,
+            vocab_size=vocab_size,
+            cleaned=cleaned,
+            keeps_repeats=keeps_repeats,
+            least_tokens=least_tokens or {},
+        )
+
+
+def _rules_of(out: Path) -> dict[str, str]:
+    """The rules that the folder was cleaned by."""
+    rules = read_figures(out / REPORT, parts=["rules"], measure="recipes/core/prepare.py")["rules"]
+    return dict(rules)
 
 
 def _tokenizer_of(out: Path, given: Path | None) -> Tokenizer | None:
@@ -176,14 +194,16 @@ def _write_stores(
     *,
     vocab_size: int,
     cleaned: bool,
+    keeps_repeats: bool,
     least_tokens: Mapping[str, int],
 ) -> None:
     check_records(data, least_tokens)
     read = {side: read_documents(data, packages, held_out=side == "held_out") for side in SIDES}
     if cleaned:
         runs = WordRuns()
-        train = clean(read["train"], runs)
-        sides = {"held_out": clean_held_out(read["held_out"], train.kept, runs), "train": train}
+        train = clean(read["train"], runs, keeps_repeats=keeps_repeats)
+        held_out = clean_held_out(read["held_out"], train.kept, runs, keeps_repeats=keeps_repeats)
+        sides = {"held_out": held_out, "train": train}
         texts = {side: by_domain(one.kept) for side, one in sides.items()}
     else:
         texts = {side: by_domain(_uncleaned(documents)) for side, documents in read.items()}
@@ -200,7 +220,8 @@ def _write_stores(
     refuse_short(num_tokens, least_tokens, where=origins(data), removed=removed)
     if cleaned:
         counted = {side: _counted(tokenizer, one, stores[side]) for side, one in sides.items()}
-        _write_report(out, {"rules": SAYS, **counted})
+        rules = {name: says for name, says in SAYS.items() if not (keeps_repeats and name in ON_REPEATS)}
+        _write_report(out, {"rules": rules, **counted})
     note_sources(data, packages, out)
     for side in SIDES:
         for domain in DOMAINS:
