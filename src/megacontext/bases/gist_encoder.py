@@ -53,7 +53,7 @@ class GistEncoder:
             part = vectors_NKD[first : first + size]
             num_taken = len(part)
             part = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, size - num_taken))
-            with torch.no_grad():
+            with torch.inference_mode():
                 made = self._net(part, level=level, num_children=num_children, gist_width=gist_width)
             gists_NRD[first : first + num_taken] = made[:num_taken].to(torch.float16).cpu().numpy()
 

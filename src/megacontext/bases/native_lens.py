@@ -24,7 +24,7 @@ class NativeLensQuery:
 
     def __init__(self, lens: LensNet, states_QD: torch.Tensor) -> None:
         self._lens = lens
-        with torch.no_grad():
+        with torch.inference_mode():
             self._queries = lens.queries(states_QD.float())
 
     @property
@@ -41,7 +41,7 @@ class NativeLensQuery:
     ) -> npt.NDArray[np.float32]:
         """Logits [n]; of the r vectors of a gist the best counts."""
         gist_width, device = keys_nr.shape[1], keys_nr.device
-        with torch.no_grad():
+        with torch.inference_mode():
             told = (words.cells_m, words.amounts_m, words.columns_4Q) if words is not None else ()
             known_nF, *placed = on_device(device, features_nF, *told)
             keys_mHE = keys_nr.flatten(0, 1)
