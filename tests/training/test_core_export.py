@@ -116,6 +116,9 @@ def test_what_was_taught_is_what_the_run_and_those_before_drew(
     export_checkpoint(last, model, earlier=[first])
     info = BaseHandle(str(model)).info
     assert (info.trained_shapes, info.learned_positions) == (((8, 1), (16, 1)), 256)
+    export_checkpoint(last, tmp_path / "further", earlier=[model])  # a run that went on from all of that
+    info = BaseHandle(str(tmp_path / "further")).info
+    assert (info.trained_shapes, info.learned_positions) == (((8, 1), (16, 1)), 256)
     export_checkpoint(last, model)
     info = BaseHandle(str(model)).info
     assert (info.trained_shapes, info.learned_positions) == (((8, 1),), 96)

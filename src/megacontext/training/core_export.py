@@ -123,9 +123,11 @@ def settings_of(run: Path) -> Mapping[str, Any]:
 
 
 def drawn_before(folder: Path) -> Mapping[str, Any] | None:
-    """The stages of a run that another went on from, as its settings have them, or what a model says it was taught, as
-    a stage. None where neither is told."""
-    if (folder / "starts.jsonl").is_file():
+    """What a model says it was taught, as a stage: its own runs and those before them. Or the stages of a run that
+    another went on from, as its settings have them. None where neither is told."""
+    if not (folder / "config.json").is_file():
+        if not (folder / "starts.jsonl").is_file():
+            return None
         settings = last_start(folder).get("settings")
         return settings if isinstance(settings, dict) else None
     try:
@@ -149,7 +151,7 @@ def export_checkpoint(
         shape["gist_net"] = asdict(GistNetConfig(**settings["gist_net"]))
     same_nets(run / "checkpoint.pt", checkpoint.get("identity", {}), shape)
     nets = load_checkpoint_nets(
-        checkpoint, settings, earlier=[settings_of(one) for one in earlier if (one / "starts.jsonl").is_file()]
+        checkpoint, settings, earlier=[drawn for one in earlier if (drawn := drawn_before(one)) is not None]
     )
     files = tokenizer_files(run / "data" / "tokenizer")
     with tempfile.TemporaryDirectory() as kept:
