@@ -172,19 +172,32 @@ def _num_processes(run: Path) -> int:
 
 
 def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:
-    """What training took, with the runs that this one went on from."""
-    states = [read_checkpoint(one / "checkpoint.pt")["state"] for one in (*earlier, run)]
+    """What training took, with the runs and models that this one went on from."""
+    told = [_of_run(one) if (one / "checkpoint.pt").exists() else _of_model(one) for one in earlier]
+    told.append(_of_run(run))
     by_kind: Counter[str] = Counter()
-    for state in states:
-        by_kind.update(state["tokens_by_row_kind"])
+    for one in told:
+        by_kind.update(one["tokens_by_row_kind"])
     return {
-        "step": sum(state["step"] for state in states),
-        "tokens": sum(state["tokens"] for state in states),
+        "step": sum(one["step"] for one in told),
+        "tokens": sum(one["tokens"] for one in told),
         "tokens_by_row_kind": dict(by_kind),
-        "runs": [{"minutes": round(state["seconds"] / 60, 1), "stage_ends": state["stage_ends"]} for state in states],
-        "minutes": round(sum(state["seconds"] for state in states) / 60, 1),
+        "runs": [part for one in told for part in one["runs"]],
+        "minutes": round(sum(one["minutes"] for one in told), 1),
         "machine": f"{_num_processes(run)} process(es) of one thread, {processor()}",
     }
+
+
+def _of_run(run: Path) -> dict[str, Any]:
+    state = read_checkpoint(run / "checkpoint.pt")["state"]
+    minutes = round(state["seconds"] / 60, 1)
+    return {**state, "minutes": minutes, "runs": [{"minutes": minutes, "stage_ends": state["stage_ends"]}]}
+
+
+def _of_model(model: Path) -> dict[str, Any]:
+    """What a model that was measured says of the runs that made it."""
+    told = read_figures(model / "evaluation.json", parts=("run",), measure="recipes/core/evaluate.py")["run"]
+    return dict(told)
 
 
 def main() -> None:
@@ -197,7 +210,7 @@ def main() -> None:
         help="where training wrote token arrays and checkpoint, or prepare.py arrays alone",
     )
     parser.add_argument("--model", type=Path, required=True, help="model folder to measure")
-    parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="runs that --out went on from")
+    parser.add_argument("--earlier", type=Path, nargs="*", default=(), help="runs, or a model, that --out went on from")
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("memory.toml"))
     parser.add_argument("--plain", help=f"bundled model, or folder, to stand beside it (default: {PLAIN})")
     parser.add_argument(

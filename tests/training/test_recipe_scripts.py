@@ -23,6 +23,7 @@ Said = Callable[..., str]
 
 NEEDS = {
     "core/auxiliary.py": ("--run", "--out"),
+    "core/average.py": ("--before", "--after", "--model"),
     "core/card.py": ("--model",),
     "core/cleaning.py": ("--cleaned", "--uncleaned"),
     "core/curves.py": ("--runs", "--out"),

@@ -22,6 +22,7 @@ from megacontext.training.export import tokenizer_files
 from megacontext.training.run_logs import copy_run_logs, last_start
 
 __all__ = [
+    "END_OF_TEXT_ID",
     "core_prefix",
     "drawn_before",
     "export_checkpoint",
