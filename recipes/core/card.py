@@ -13,7 +13,7 @@ from megacontext.cli.failures import run_script
 from megacontext.training.card import percent, read_figures, rewrite_figures, table, tables_of
 
 WRITER = "recipes/core/card.py"
-PARTS = ("run", "plain", "before", "recall", "text")
+PARTS = ("run", "plain", "before", "recall")
 WAYS = (
     "recent 448",
     "recent 512",
@@ -228,14 +228,14 @@ def run_table(run: dict[str, Any]) -> str:
 
 
 def evaluation_tables(report: dict[str, Any]) -> list[str]:
-    """All that `evaluate.py` measures."""
+    """All that `evaluate.py` has measured."""
     return [
         run_table(report["run"]),
         *base_tables(report),
         *recall_tables(report),
         *kind_tables(report),
         *ratio_tables(report),
-        *text_tables(report),
+        *(text_tables(report) if "text" in report else ()),
     ]
 
 

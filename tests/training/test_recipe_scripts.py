@@ -94,7 +94,7 @@ def model(tmp_path: Path) -> Path:
         (lambda m: (m / "evaluation.json").write_text("[]"), "evaluation.json holds no figures; remove it and run"),
         (
             lambda m: (m / "evaluation.json").write_text('{"run": {}}'),
-            "evaluation.json lacks plain, before, recall, text",
+            "evaluation.json lacks plain, before, recall;",
         ),
         (
             lambda m: lose(m / "evaluation.json", "plain"),

@@ -65,7 +65,7 @@ class LensTraining:
     num_strangers: blocks of other rows beside each sample's own in every second step, half of them the likeliest of
     ``num_scanned`` drawn ones."""
 
-    num_steps: int = 3000
+    num_steps: int = 1000  # after more of them text that was measured is learnt by heart
     samples_per_step: int = 32
     rate: float = 2e-3
     measured: float = 0.02
