@@ -169,6 +169,7 @@ def test_seeds_stand_side_by_side(
     said: Said, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = json.loads((model / "evaluation.json").read_text())
+    figures.pop("apart", None)
     told, models = figures["recall"]["codes"]["128/gists/real"], []
     for seed, closure in enumerate((0.8, 0.9, 0.85)):
         told["closure"] = closure
