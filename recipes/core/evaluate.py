@@ -184,14 +184,19 @@ def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:
         "tokens_by_row_kind": dict(by_kind),
         "runs": [part for one in told for part in one["runs"]],
         "minutes": round(sum(one["minutes"] for one in told), 1),
-        "machine": f"{_num_processes(run)} process(es) of one thread, {processor()}",
+        "machine": "; then ".join(dict.fromkeys(one["machine"] for one in told)),
     }
 
 
 def _of_run(run: Path) -> dict[str, Any]:
     state = read_checkpoint(run / "checkpoint.pt")["state"]
     minutes = round(state["seconds"] / 60, 1)
-    return {**state, "minutes": minutes, "runs": [{"minutes": minutes, "stage_ends": state["stage_ends"]}]}
+    return {
+        **state,
+        "minutes": minutes,
+        "runs": [{"minutes": minutes, "stage_ends": state["stage_ends"]}],
+        "machine": f"{_num_processes(run)} process(es) of one thread, {processor()}",
+    }
 
 
 def _of_model(model: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,39 +102,42 @@ def out_of_memory(error: BaseException, batch: Batch, where: Where, *, fits: Bat
     )
 
 
-@contextmanager
-def building(path: Path) -> Iterator[None]:
+def building(path: Path) -> AbstractContextManager[None]:
     """Say in one line that the nets of a configuration do not fit, before any of them is there. path: of the file.
 
     Raises TrainingError.
     """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"{path}: out of memory on building its nets ({first_line(error)[:160]}); lower width, num_layers, "
-            "mlp_width or vocab_size in [model]"
-        ) from error
+    return _without_memory(
+        lambda line: (
+            f"{path}: out of memory on building its nets ({line}); lower width, num_layers, mlp_width or vocab_size in "
+            "[model]"
+        )
+    )
 
 
-@contextmanager
-def placing(what: str, num_weights: int, device: torch.device, fix: str) -> Iterator[None]:
+def placing(what: str, num_weights: int, device: torch.device, fix: str) -> AbstractContextManager[None]:
     """Say in one line what does not fit outside of a step. what: it takes memory; num_weights: that are learned.
 
     Raises TrainingError.
     """
+    needed = num_weights * BYTES_PER_WEIGHT / 1e9
+    return _without_memory(
+        lambda line: (
+            f"out of memory on {what} on {device} ({line}); {num_weights:,} weights with masters, "
+            f"gradients and moments take about {needed:.1f} GB before any batch: {fix}"
+        )
+    )
+
+
+@contextmanager
+def _without_memory(say: Callable[[str], str]) -> Iterator[None]:
+    """TrainingError where an allocator has nothing left. say: what, given the first line of what it said."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        needed = num_weights * BYTES_PER_WEIGHT / 1e9
-        raise TrainingError(
-            f"out of memory on {what} on {device} ({first_line(error)[:160]}); {num_weights:,} weights with masters, "
-            f"gradients and moments take about {needed:.1f} GB before any batch: {fix}"
-        ) from error
+        raise TrainingError(say(first_line(error)[:160])) from error
 
 
 def what_fits(
