@@ -33,13 +33,14 @@ def shown(base: NativeBase, num_entries: int = 40, *, pieces: tuple[int, ...] = 
 def some_words(*, num_spans: int, num_queries: int) -> WordsInCommon:
     """Half of all words in each span; some of them stand at two places of the query, some places have none."""
     rng, num_columns = np.random.default_rng(3), 3 * num_queries + 1
-    cells = np.flatnonzero(rng.random((num_spans, num_columns)) < 0.5)
-    cells = cells[cells % num_columns != num_columns - 1]
+    is_found_nC = rng.random((num_spans, num_columns)) < 0.5
+    is_found_nC[:, -1] = False
+    columns = np.nonzero(is_found_nC)[1]
     return WordsInCommon(
-        num_spans=num_spans,
         num_columns=num_columns,
-        cells_m=cells,
-        amounts_m=rng.random(len(cells)).astype(np.float32),
+        starts_n=np.concatenate([[0], is_found_nC.sum(1).cumsum()[:-1]]),
+        columns_m=columns,
+        amounts_m=rng.random(len(columns)).astype(np.float32),
         columns_4Q=rng.integers(0, num_columns, (4, num_queries)),
     )
 

@@ -1,7 +1,7 @@
 """What a window of the native core asks of its LensNet.
 
 Shape legend: n spans, r vectors of each, m = n r, Q query tokens, H heads, E key dimension, D width, F features,
-w words in common, weighed, C columns of ``WordsInCommon``.
+w words in common, weighed.
 """
 
 from __future__ import annotations
@@ -42,23 +42,21 @@ class NativeLensQuery:
         """Logits [n]; of the r vectors of a gist the best counts."""
         gist_width, device = keys_nr.shape[1], keys_nr.device
         with torch.inference_mode():
-            told = (words.cells_m, words.amounts_m, words.columns_4Q) if words is not None else ()
+            told = () if words is None else (words.starts_n, words.columns_m, words.amounts_m, words.columns_4Q)
             known_nF, *placed = on_device(device, features_nF, *told)
             keys_mHE = keys_nr.flatten(0, 1)
             slices = range(0, len(keys_mHE), SLICE_KEYS)
             found_mH = torch.cat([self._lens.found(self._queries, keys_mHE[at : at + SLICE_KEYS]) for at in slices])
-            in_common_mw = None if words is None else _by_vector(self._in_common(words, *placed), gist_width)
+            in_common_mw = None
+            if words is not None:
+                starts_n, columns_m, amounts_m, columns_4Q = placed
+                in_common_nw = self._lens.in_common_by_column(
+                    self._queries, starts_n, columns_m, amounts_m, columns_4Q, words.num_columns
+                )
+                in_common_mw = _by_vector(in_common_nw, gist_width)
             logits_m = self._lens(self._queries, found_mH, in_common_mw, _by_vector(known_nF, gist_width))
         logits_n: npt.NDArray[np.float32] = logits_m.view(-1, gist_width).amax(1).cpu().numpy()
         return logits_n
-
-    def _in_common(
-        self, words: WordsInCommon, cells_m: torch.Tensor, amounts_m: torch.Tensor, columns_4Q: torch.Tensor
-    ) -> torch.Tensor:
-        """Words in common [n, w], each query token weighed; the arrays of ``words`` on the device."""
-        amounts_N = torch.zeros(words.num_spans * words.num_columns, device=amounts_m.device)
-        amounts_N[cells_m] = amounts_m
-        return self._lens.in_common_by_column(self._queries, amounts_N.view(-1, words.num_columns), columns_4Q)
 
 
 def _by_vector(told_n: torch.Tensor, gist_width: int) -> torch.Tensor:

@@ -188,14 +188,26 @@ class LensNet(nn.Module):
         words_4nQ = words_nQ4[..., -num_queries:, :].movedim(-1, -3).to(queries.words_4WQ)
         return (words_4nQ @ queries.words_4WQ.transpose(-2, -1)).movedim(-3, -2).flatten(-2)
 
-    def in_common_by_column(self, queries: Queries, amounts_nC: Tensor, columns_4Q: Tensor) -> Tensor:
-        """The same from the amounts of different words, and the column of each at the query's places; of those that
+    def in_common_by_column(
+        self,
+        queries: Queries,
+        starts_n: Tensor,
+        columns_m: Tensor,
+        amounts_m: Tensor,
+        columns_4Q: Tensor,
+        num_columns: int,
+    ) -> Tensor:
+        """The same from what was found, in compressed rows as ``WordsInCommon`` has them; of the query's places that
         ``columns_4Q`` knows, the last count. What a column weighs is what its places weigh together."""
-        num_kinds, num_heads, num_queries = queries.words_4WQ.shape
+        num_heads, num_queries = queries.words_4WQ.shape[1:]
         assert columns_4Q.shape[-1] >= num_queries, "fewer tokens than states that ask"
         columns_4WQ = columns_4Q[:, None, -num_queries:].expand(-1, num_heads, -1)
-        weights_4WC = queries.words_4WQ.new_zeros(num_kinds, num_heads, amounts_nC.shape[-1])
-        return amounts_nC @ weights_4WC.scatter_add_(2, columns_4WQ, queries.words_4WQ).flatten(0, 1).T
+        weights_4WC = queries.words_4WQ.new_zeros(WORD_KINDS, num_heads, num_columns)
+        weights_Cw = weights_4WC.scatter_add_(2, columns_4WQ, queries.words_4WQ).flatten(0, 1).T.contiguous()
+        in_common_nw: Tensor = functional.embedding_bag(
+            columns_m, weights_Cw, starts_n, mode="sum", per_sample_weights=amounts_m
+        )
+        return in_common_nw
 
     def forward(self, queries: Queries, found_nH: Tensor, in_common_nw: Tensor | None, features_nF: Tensor) -> Tensor:
         """The evidence [n] that an entry holds what is needed, as logits beside ``Queries.nothing``.

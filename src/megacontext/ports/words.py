@@ -18,20 +18,22 @@ class WordsInCommon:
     """Amounts of words by span, of four kinds: the token itself and it with the one before, in the span and then in
     what stands right before it. A column is a word of one kind, whichever places of the query it stands at.
 
-    num_spans, num_columns: n and C, of which the last column is of no word. cells_m: ``span * C + column`` of what was
-    found, ascending. amounts_m: of each, 1 if one span alone holds it once. columns_4Q: the column of each kind and
-    query token, C - 1 for none.
+    A sparse matrix [n, C] in compressed rows: starts_n is where each span's words begin among all that were found,
+    columns_m their columns, amounts_m how much of each, 1 if one span alone holds it once. The last of the num_columns
+    (C) is of no word. columns_4Q: the column of each kind and query token, C - 1 for none.
     """
 
-    num_spans: int
     num_columns: int
-    cells_m: npt.NDArray[np.int64]
+    starts_n: npt.NDArray[np.int64]
+    columns_m: npt.NDArray[np.int64]
     amounts_m: npt.NDArray[np.float32]
     columns_4Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
 
     def by_token(self) -> npt.NDArray[np.float32]:
         """The amounts [n, Q, 4] of every query token, most of them 0."""
-        amounts_N = np.zeros(self.num_spans * self.num_columns, dtype=np.float32)
-        amounts_N[self.cells_m] = self.amounts_m
-        amounts_4nQ = amounts_N.reshape(self.num_spans, self.num_columns).T[self.columns_4Q].transpose(0, 2, 1)
+        num_spans = len(self.starts_n)
+        amounts_nC = np.zeros((num_spans, self.num_columns), dtype=np.float32)
+        rows_m = np.repeat(np.arange(num_spans), np.diff(self.starts_n, append=len(self.columns_m)))
+        amounts_nC[rows_m, self.columns_m] = self.amounts_m
+        amounts_4nQ = amounts_nC.T[self.columns_4Q].transpose(0, 2, 1)
         return np.ascontiguousarray(amounts_4nQ).transpose(1, 2, 0)  # kind by kind, as they are compared

@@ -1,7 +1,7 @@
 """What a learned lens is told of a span beside its vectors. Training and sessions fill it in here, by one rule.
 
 Shape legend: n spans, K tokens of a block, Q query tokens, U different ones of them, P different pairs, C columns of
-``WordsInCommon``, m words found, F features, 2 lengths of ``LAST_TOKENS``.
+``WordsInCommon``, m of what is found, F features, 2 lengths of ``LAST_TOKENS``.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.i
 
     A token's rarity is that among these blocks.
     """
-    columns = _Columns.of(query_Q)
-    return columns.found_in(blocks_nK, num_before=0).lexical_n(columns.of_4Q[0])
+    query = _Query.of(query_Q)
+    return query.found_in(blocks_nK, num_before=0).lexical_n(query.of_Q)
 
 
 def word_features(
@@ -91,30 +91,30 @@ def word_features(
     before a block do not count as its own, though a pair may begin there; they are compared apart, because a record
     whose name ends one block has its value in the next.
     """
-    num_blocks, columns = len(blocks_nK), _Columns.of(query_Q)
-    found = columns.found_in(blocks_nK, num_before=num_before)
+    num_blocks, query = len(blocks_nK), _Query.of(query_Q)
+    found = query.found_in(blocks_nK, num_before=num_before)
     most = np.log1p((max(1, num_blocks) - 0.5) / 1.5)
     words = WordsInCommon(
-        num_spans=num_blocks,
-        num_columns=columns.num_columns,
-        cells_m=found.cells_m,
+        num_columns=found.num_columns,
+        starts_n=np.searchsorted(found.rows_m, np.arange(num_blocks)),
+        columns_m=found.columns_m,
         amounts_m=(found.terms_m / most).astype(np.float32),
-        columns_4Q=columns.of_4Q,
+        columns_4Q=found.columns_4Q,
     )
-    own_Q = columns.of_4Q[0]
-    last_n2 = np.stack([found.lexical_n(own_Q[-length:]) / most for length in LAST_TOKENS], axis=1)
-    return InCommon(found.lexical_n(own_Q), words, _continues(blocks_nK, query_Q, num_before), last_n2)
+    last_n2 = np.stack([found.lexical_n(query.of_Q[-length:]) / most for length in LAST_TOKENS], axis=1)
+    return InCommon(found.lexical_n(query.of_Q), words, _continues(blocks_nK, query_Q, num_before), last_n2)
 
 
 class _Found(NamedTuple):
-    """BM25's terms of what was found: by cell as ``WordsInCommon`` numbers them, that is by span (row) and column."""
+    """BM25's terms of what was found, by span (row, ascending) and column. Own tokens have the first columns, and the
+    last is of no word."""
 
     num_spans: int
     num_columns: int
-    cells_m: npt.NDArray[np.int64]
     rows_m: npt.NDArray[np.int64]
     columns_m: npt.NDArray[np.int64]
     terms_m: npt.NDArray[np.float64]
+    columns_4Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
 
     def lexical_n(self, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """The sum [n] over some of the columns."""
@@ -125,58 +125,84 @@ class _Found(NamedTuple):
         return np.bincount(rows_m, weights=terms_m, minlength=self.num_spans).astype(np.float64)
 
 
-class _Columns(NamedTuple):
-    """The different tokens [U] and pairs [P] of a query, and the column of each at each of its places: own tokens, own
-    pairs, both again for what stands before a block, and a last column for no word."""
+class _Query(NamedTuple):
+    """The different tokens [U] and pairs [P] of a query, and which of them each of its places has; no pair ends at the
+    first. A pair of tokens is written as one number, first * U + second, of their places among the different ones."""
 
     ids_U: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
     pairs_P: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
-    of_4Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    of_Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
+    pair_of_Q: npt.NDArray[np.int64]  # noqa: N815 - shape suffix
 
     @classmethod
-    def of(cls, query_Q: npt.NDArray[np.integer]) -> _Columns:
+    def of(cls, query_Q: npt.NDArray[np.integer]) -> _Query:
         ids_U, of_Q = np.unique(query_Q.astype(np.int64), return_inverse=True)
-        pairs_P, of_pair = np.unique(of_Q[:-1] * len(ids_U) + of_Q[1:], return_inverse=True)
-        num_words = len(ids_U) + len(pairs_P)
-        of_4Q = np.full((4, len(query_Q)), 2 * num_words)
-        of_4Q[0], of_4Q[1, 1:] = of_Q, len(ids_U) + of_pair
-        of_4Q[2], of_4Q[3, 1:] = num_words + of_4Q[0], num_words + of_4Q[1, 1:]
-        return cls(ids_U, pairs_P, of_4Q)
-
-    @property
-    def num_columns(self) -> int:
-        return 2 * (len(self.ids_U) + len(self.pairs_P)) + 1
+        pairs_P, pair_of_Q = np.unique(of_Q[:-1] * len(ids_U) + of_Q[1:], return_inverse=True)
+        return cls(ids_U, pairs_P, of_Q, pair_of_Q)
 
     def found_in(self, blocks_nK: npt.NDArray[np.integer], *, num_before: int) -> _Found:
         """What is found in blocks whose first ``num_before`` columns stand before them."""
         (num_blocks, width), num_different = blocks_nK.shape, len(self.ids_U)
         if not num_blocks or not num_different:
             nowhere = np.zeros(0, dtype=np.int64)
-            return _Found(num_blocks, self.num_columns, nowhere, nowhere, nowhere, np.zeros(0))
+            return _counted(nowhere, num_blocks, self._columns(np.full(len(self.pairs_P), -1), num_different))
         place_V = np.full(int(max(self.ids_U[-1], blocks_nK.max())) + 2, -1)  # the last: for UNKNOWN
         place_V[self.ids_U] = np.arange(num_different)
         places_N = place_V.take(blocks_nK.reshape(-1))
-        at_m = np.flatnonzero(places_N >= 0)
-        rows_m = at_m // width
-        lines_m = at_m - rows_m * width
-        cells_m = rows_m * self.num_columns + (lines_m < num_before) * (num_different + len(self.pairs_P))
-        lefts_m = places_N.take(at_m - 1)
-        ends = np.flatnonzero((lefts_m >= 0) & (lines_m > 0) & (len(self.pairs_P) > 0))
-        codes = lefts_m[ends] * num_different + places_N[at_m[ends]]
-        pairs = np.minimum(np.searchsorted(self.pairs_P, codes), len(self.pairs_P) - 1)
-        pair_cells = (cells_m[ends] + num_different + pairs)[self.pairs_P[pairs] == codes]
-        return self._counted(np.concatenate([cells_m + places_N[at_m], pair_cells]), num_blocks)
+        at_t = np.flatnonzero(places_N >= 0)
+        rows_t = at_t // width
+        lines_t = at_t - rows_t * width
+        lefts_t = places_N.take(at_t - 1)
+        ends, pairs = self._pairs_at(lefts_t, places_N.take(at_t), np.flatnonzero((lefts_t >= 0) & (lines_t > 0)))
+        column_P, num_pairs = self._columns_of_pairs(pairs)
+        num_words = num_different + num_pairs
+        cells_t = rows_t * (2 * num_words + 1) + (lines_t < num_before) * num_words
+        cells = np.concatenate([cells_t + places_N.take(at_t), cells_t.take(ends) + column_P.take(pairs)])
+        return _counted(cells, num_blocks, self._columns(column_P, num_words))
 
-    def _counted(self, cells: npt.NDArray[np.int64], num_blocks: int) -> _Found:
-        """BM25's terms of cells, each as often as it was found."""
-        counts_N = np.bincount(cells, minlength=num_blocks * self.num_columns)
-        cells_m = np.flatnonzero(counts_N > 0)  # of bools: ten times as fast as of numbers, and four times as sorting
-        counts_m = counts_N[cells_m]
-        rows_m, columns_m = np.divmod(cells_m, self.num_columns)
-        num_with_C = np.bincount(columns_m, minlength=self.num_columns)
-        rarity_C = np.log1p((num_blocks - num_with_C + 0.5) / (num_with_C + 0.5))
-        terms_m = counts_m * 2.2 / (counts_m + 1.2) * rarity_C[columns_m]
-        return _Found(num_blocks, self.num_columns, cells_m, rows_m, columns_m, terms_m)
+    def _pairs_at(
+        self, lefts_t: npt.NDArray[np.int64], rights_t: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Where pairs of the query end, of the found tokens that may end one, and which they are."""
+        if not len(self.pairs_P):
+            return ends[:0], ends[:0]
+        codes = lefts_t.take(ends) * len(self.ids_U) + rights_t.take(ends)
+        pairs = np.minimum(np.searchsorted(self.pairs_P, codes), len(self.pairs_P) - 1)
+        is_pair = self.pairs_P.take(pairs) == codes
+        return ends[is_pair], pairs[is_pair]
+
+    def _columns_of_pairs(self, pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
+        """The column [P] of each pair that is found, behind those of tokens; most are nowhere and have none (-1)."""
+        is_found_P = np.zeros(len(self.pairs_P), dtype=np.bool_)
+        is_found_P[pairs] = True
+        num_found = int(is_found_P.sum())
+        return np.where(is_found_P, len(self.ids_U) + is_found_P.cumsum() - 1, -1), num_found
+
+    def _columns(self, column_P: npt.NDArray[np.int64], num_words: int) -> npt.NDArray[np.int64]:
+        """The column [4, Q] of each place's token and pair, and of both before a block; the last for none."""
+        columns_4Q = np.full((4, len(self.of_Q)), 2 * num_words)
+        columns_4Q[0], columns_4Q[2] = self.of_Q, num_words + self.of_Q
+        column_Q = column_P.take(self.pair_of_Q)
+        is_found_Q = column_Q >= 0
+        columns_4Q[1, 1:][is_found_Q], columns_4Q[3, 1:][is_found_Q] = (
+            column_Q[is_found_Q],
+            num_words + column_Q[is_found_Q],
+        )
+        return columns_4Q
+
+
+def _counted(cells: npt.NDArray[np.int64], num_blocks: int, columns_4Q: npt.NDArray[np.int64]) -> _Found:
+    """BM25's terms of cells, ``row * C + column``, each as often as it was found."""
+    num_columns = int(columns_4Q.max(initial=0)) + 1  # no pair ends at the first place
+    counts_N = np.bincount(cells, minlength=num_blocks * num_columns)
+    cells_m = np.flatnonzero(counts_N > 0)  # of bools: ten times as fast as of numbers, and four times as sorting
+    counts_m = counts_N.take(cells_m)
+    rows_m = cells_m // num_columns
+    columns_m = cells_m - rows_m * num_columns
+    num_with_C = np.bincount(columns_m, minlength=num_columns)
+    rarity_C = np.log1p((num_blocks - num_with_C + 0.5) / (num_with_C + 0.5))
+    terms_m = counts_m * 2.2 / (counts_m + 1.2) * rarity_C.take(columns_m)
+    return _Found(num_blocks, num_columns, rows_m, columns_m, terms_m, columns_4Q)
 
 
 def _continues(
