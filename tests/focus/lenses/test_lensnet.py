@@ -77,16 +77,16 @@ def ask(plain, worth, *, lens=None, told=None):
 
 def test_the_best_blocks_are_nominated_wherever_they_stand(plain):
     told = Told()
-    scores, wc, _, _ = ask(plain, {17: 4.0, 230: 3.0, 231: 2.0}, told=told)
+    scores, wc, _, _ = ask(plain, {17: 4.0, 100: 2.2, 230: 3.0, 231: 2.6}, told=told)
     assert [(place.start, place.stop) for place in scores.nominations][:3] == [
         (17 * 8, 18 * 8),
         (230 * 8, 231 * 8),
         (231 * 8, 232 * 8),
     ]
-    shares = np.exp([4.0, 3.0, 2.0]) / np.exp([4.0, 3.0, 2.0, 0.0]).sum()  # the last is nothing at all
+    shares = np.exp([4.0, 3.0, 2.6]) / np.exp([4.0, 3.0, 2.6, 2.2, 0.0]).sum()  # the last is nothing at all
     said = [place.utility for place in scores.nominations][:3]
     np.testing.assert_allclose(said, 8 * shares, rtol=1e-4)
-    assert len(scores.nominations) == 3, "what is worth less than a tenth of the best is not opened"
+    assert len(scores.nominations) == 3, "what is worth less than a fifth of the best is not opened"
     told.stakes = (30.0, told.stakes[1])
     calm, _, _, _ = ask(plain, {17: 4.0}, told=told)
     assert max(place.utility for place in calm.nominations) < 1e-9, "where nothing is needed, nothing is opened"

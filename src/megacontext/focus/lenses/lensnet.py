@@ -29,7 +29,7 @@ from megacontext.values import number, whole_number
 
 __all__ = ["LensNetLens"]
 
-LEAST_SHARE = 0.1  # of what the best block would save; less would only stand beside it and be mistaken for it
+LEAST_SHARE = 0.2  # of what the best block would save; less would only stand beside it and be mistaken for it
 
 
 class LensNetLens:
@@ -38,7 +38,7 @@ class LensNetLens:
     Arguments: num_places: blocks nominated; num_scanned: blocks at the end of the history that are scored by their
     gists (32,768 blocks of 32 are a million tokens); num_shortlisted: those of them whose words are read; num_passages:
     search hits whose blocks, and the next, are read wherever they stand (0: none); recency: nats that the recent tail
-    is worth. Few places, and none for what would save less than a tenth of the best: among a dozen lookalikes a small
+    is worth. Few places, and none for what would save less than a fifth of the best: among lookalikes a small
     model takes the answer of another, and what they leave of the budget shows more of the recent tail.
     """
 
