@@ -42,12 +42,20 @@ from megacontext.training.rows import puzzle_row, recall_row
 from megacontext.training.run_logs import last_start
 from megacontext.training.scoring import Logits, bits_per_byte, far_copy, recall_report
 from megacontext.training.settings import read_settings
-from megacontext.training.text_scoring import TextNets, pair_report, score_ways, share_report, text_rows
+from megacontext.training.text_scoring import (
+    TextNets,
+    pair_report,
+    score_often,
+    score_ways,
+    share_report,
+    text_rows,
+)
 from megacontext.training.tokens import read_tokenizer, token_bytes, token_pieces
 from megacontext.training.windows import TextSource, Window
 from megacontext.values import whole_number
 
 APART = "apart"
+OFTEN = "often"
 PLAIN = "reference-plain"
 LENGTH = 2048
 BUDGETS = (512, 256, 128)
@@ -163,6 +171,18 @@ def measure_text(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count
     return report
 
 
+def measure_often(nets: CoreNets, source: TextSource, tokenizer: Tokenizer, count: int, every: int) -> dict[str, Any]:
+    """What the lens's blocks bring back of text where they are chosen every so many tokens."""
+    assert nets.gist_net is not None
+    pieces = token_pieces(tokenizer)
+    some = TextNets(core=nets.core, gist_net=nets.gist_net, lens_net=nets.lens_net and nets.lens_net.float())
+    report: dict[str, Any] = {"every": every}
+    for domain, store in source.stores.items():
+        rows = text_rows(store, count)
+        report[domain] = {"ways": share_report(score_often(some, rows, every=every), rows, pieces)}
+    return report
+
+
 def _num_processes(run: Path) -> int:
     """How many trained the run when it was last started."""
     processes = last_start(run).get("processes", 1)
@@ -220,10 +240,12 @@ def main() -> None:
     parser.add_argument("--plain", help=f"bundled model, or folder, to stand beside it (default: {PLAIN})")
     parser.add_argument(
         "--only",
-        choices=("plain", "before", "recall", "wordings", "ratios", "text", APART),
-        help="one of the parts; apart: gists alone against --plain, a model that the core did not begin as",
+        choices=("plain", "before", "recall", "wordings", "ratios", "text", APART, OFTEN),
+        help="one of the parts; apart: gists alone against --plain, a model that the core did not begin as; "
+        "often: text with blocks chosen every --every tokens",
     )
     parser.add_argument("--rows", type=int, default=160, help="windows of each kind")
+    parser.add_argument("--every", type=int, default=4, help="tokens between two choices, of part often")
     parser.add_argument("--threads", type=int, default=2)
     device_option(parser)
     args = parser.parse_args()
@@ -250,13 +272,14 @@ def main() -> None:
         "ratios": lambda: measure_ratios(nets, source, count),
         APART: lambda: measure_apart(nets, beside, source, count) | {"against": weights_of(plain)},
         "text": lambda: measure_text(nets, source, tokenizer, count),
+        OFTEN: lambda: measure_often(nets, source, tokenizer, count, args.every),
     }
     path = args.model / "evaluation.json"
     report = read_figures(path, measure="recipes/core/evaluate.py") if path.exists() else {}
     if (args.out / "checkpoint.pt").exists() or "run" not in report:
         report["run"] = _told(args.earlier, args.out)  # else that of the run which made the folder stays
     for name, measure in parts.items():
-        if args.only == name or (args.only is None and name != APART):
+        if args.only == name or (args.only is None and name not in (APART, OFTEN)):
             began = time.monotonic()
             report[name] = {**measure(), "rows": count}
             path.write_text(json.dumps(report, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from megacontext.nets.core import Core
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training import text_scoring
 from megacontext.training.memory_windows import score_windows
-from megacontext.training.text_scoring import FIRST, TextNets, pair_report, score_ways, share_report
+from megacontext.training.text_scoring import FIRST, TextNets, pair_report, score_often, score_ways, share_report
 from megacontext.training.windows import Window
 
 PIECES = [
@@ -178,6 +179,22 @@ def test_pairs_are_compared_window_by_window(rows):
     entry = report["gists 32:1 - gists 32:1, shuffled"]["all"]
     assert entry["nats"] == pytest.approx(-0.25, abs=1e-4)
     assert entry["standard_error"] == pytest.approx(gain_W.std() / 2, abs=1e-4)
+
+
+def test_other_numbers_of_tokens_between_choices(nets, rows, ways, monkeypatch):
+    monkeypatch.setattr(text_scoring, "QUERY_TOKENS", 32)
+    found = score_often(nets, rows, every=8)
+    assert list(found) == ["full", "recent 256", "lexical, last 8, every 8", "lens, every 8"]
+    for name, nats_WS in found.items():
+        np.testing.assert_allclose(nats_WS, ways[name], atol=1e-5)
+    once = score_often(replace(nets, lens_net=None), rows[:2], every=256)
+    assert list(once)[2:] == ["lexical, last 8, every 256"]
+    assert not np.allclose(once["lexical, last 8, every 256"], found["lexical, last 8, every 8"][:2], atol=1e-3)
+    for every in (0, 7, 512):
+        with pytest.raises(
+            InvalidValueError, match=f"every is {every}; .* that divides the 256"
+        ):
+            score_often(nets, rows, every=every)
 
 
 def test_one_window_cannot_be_shuffled(nets, rows):

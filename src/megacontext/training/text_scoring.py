@@ -32,7 +32,17 @@ from megacontext.training.scoring import SCORED, WINDOW, spread_windows
 from megacontext.training.tokens import TokenStore
 from megacontext.training.windows import Window
 
-__all__ = ["EVERY", "LOCAL", "NUM_OPENED", "TextNets", "pair_report", "score_ways", "share_report", "text_rows"]
+__all__ = [
+    "EVERY",
+    "LOCAL",
+    "NUM_OPENED",
+    "TextNets",
+    "pair_report",
+    "score_often",
+    "score_ways",
+    "share_report",
+    "text_rows",
+]
 
 LOCAL, NUM_OPENED = 256, 6
 EVERY = (64, 8)  # tokens between two choices
@@ -97,18 +107,42 @@ def score_ways(
     return {name: np.concatenate(parts) for name, parts in ways.items()}
 
 
+def score_often(
+    nets: TextNets, rows: Sequence[Window], *, every: int, batch_rows: int = 4
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The same for the lens, if there is one, and the words of the last tokens alone, chosen anew every so many."""
+    if every not in range(1, SCORED + 1) or SCORED % every:
+        raise InvalidValueError(f"every is {every}; choose a number of tokens that divides the {SCORED} scored ones")
+    ways: dict[str, list[npt.NDArray[np.float64]]] = {}
+    length = min(LEXICAL_TOKENS)
+    for part in batches_of(rows, batch_rows):
+        found = {"full": _whole(nets, part, FIRST, "real"), "recent 256": _whole(nets, part, LOCAL, "none")}
+        choices: dict[str, Choice] = {f"lexical, last {length}": partial(_lexical, length=length)}
+        if nets.lens_net is not None:
+            choices["lens"] = _lens_choice(nets, part, every)
+        for name, choose in choices.items():
+            found[f"{name}, every {every}"] = _with_opened(nets, part, choose, "none", every)
+        for name, nats_WS in found.items():
+            ways.setdefault(name, []).append(nats_WS)
+    return {name: np.concatenate(parts) for name, parts in ways.items()}
+
+
+def _whole(
+    nets: TextNets, rows: Sequence[Window], num_recent: int, control: Control, *, block_tokens: int = BLOCK
+) -> npt.NDArray[np.float64]:
+    """One forward over the scored tokens, with the last ``num_recent`` tokens before them open."""
+    is_open_BN = np.zeros((len(rows), WINDOW // block_tokens), dtype=np.bool_)
+    is_open_BN[:, (FIRST - num_recent) // block_tokens :] = True
+    scores = score_windows(
+        nets.core, nets.gist_net, rows, is_open_BN, block_tokens=block_tokens, gist_width=1, control=control
+    )
+    return scores.nats_BT[:, FIRST - 1 : WINDOW - 1].astype(np.float64)
+
+
 def _score_batch(
     nets: TextNets, rows: Sequence[Window], pieces_V: Sequence[bytes]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    def whole(num_recent: int, control: Control, *, block_tokens: int = BLOCK) -> npt.NDArray[np.float64]:
-        """One forward over the scored tokens, with the last ``num_recent`` tokens before them open."""
-        is_open_BN = np.zeros((len(rows), WINDOW // block_tokens), dtype=np.bool_)
-        is_open_BN[:, (FIRST - num_recent) // block_tokens :] = True
-        scores = score_windows(
-            nets.core, nets.gist_net, rows, is_open_BN, block_tokens=block_tokens, gist_width=1, control=control
-        )
-        return scores.nats_BT[:, FIRST - 1 : WINDOW - 1].astype(np.float64)
-
+    whole = partial(_whole, nets, rows)
     ways = {
         "full": whole(FIRST, "real"),
         "recent 256": whole(LOCAL, "none"),
@@ -124,11 +158,7 @@ def _score_batch(
     }
     choices["oracle"] = partial(_oracle, pieces_V=pieces_V)
     if nets.lens_net is not None:
-        utilities = _lens_utilities(nets, rows)
-        index = {id(row): number for number, row in enumerate(rows)}
-        choices["lens"] = lambda row, at, every: np.argsort(
-            -utilities[index[id(row)], (at - FIRST) // min(EVERY)], kind="stable"
-        )
+        choices["lens"] = _lens_choice(nets, rows, min(EVERY))
     for every in EVERY:
         for name, choose in choices.items():
             ways[f"{name}, every {every}"] = _with_opened(nets, rows, choose, "none", every)
@@ -178,8 +208,15 @@ def _oracle(row: Window, at: int, every: int, *, pieces_V: Sequence[bytes]) -> n
     return np.argsort(-scores, kind="stable")
 
 
+def _lens_choice(nets: TextNets, rows: Sequence[Window], every: int) -> Choice:
+    """Blocks by what the lens says, which is asked every so many tokens."""
+    utilities = _lens_utilities(nets, rows, every)
+    index = {id(row): number for number, row in enumerate(rows)}
+    return lambda row, at, _: np.argsort(-utilities[index[id(row)], (at - FIRST) // every], kind="stable")
+
+
 @torch.no_grad()
-def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.float32]:
+def _lens_utilities(nets: TextNets, rows: Sequence[Window], every: int) -> npt.NDArray[np.float32]:
     """Utilities [B, choices, C] of far blocks at each choice. One forward serves all: states do not look ahead."""
     assert nets.lens_net is not None
     is_open_BN = np.zeros((len(rows), WINDOW // BLOCK), dtype=np.bool_)
@@ -194,7 +231,7 @@ def _lens_utilities(nets: TextNets, rows: Sequence[Window]) -> npt.NDArray[np.fl
         tap_layer=nets.core.config.num_layers // 2,
     )
     chunks = []
-    for at in range(FIRST, WINDOW, min(EVERY)):
+    for at in range(FIRST, WINDOW, every):
         moment = Moment(query=(at - QUERY_TOKENS, at), horizon=(at - 1, at))
         samples = [sample_of(row, moment, run, index) for index, row in enumerate(rows)]
         chunks.append(torch.stack([lens_utilities(nets.lens_net, sample) for sample in samples]))
