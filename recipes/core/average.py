@@ -17,6 +17,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.training.averaging import averaged
 from megacontext.training.core_export import END_OF_TEXT_ID
 from megacontext.training.export import tokenizer_files
+from megacontext.values import number
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="the model folder to write")
     parser.add_argument("--share", type=float, default=0.5, help="of --after, 0 to 1")
     args = parser.parse_args()
+    number("--share", args.share, least=0, most=1)
     if args.model.resolve() in (args.before.resolve(), args.after.resolve()):
         raise InvalidValueError(f"--model {args.model} is one of the two; give the mean a folder of its own")
     nets = averaged(args.before, args.after, share=args.share)

@@ -63,6 +63,8 @@ def with_(**values: object) -> Callable[[Config], object]:
         (without("dtype"), "dtype is None; it is one of"),
         (with_(eos_token_id=4096), "eos_token_id is 4096; it is a whole number from 0 to 4095"),
         (with_(eos_token_id="end"), "eos_token_id is 'end'; it is a whole number"),
+        (with_(model_type="llama"), "model_type is 'llama', but that of a core is 'megacontext_core'; give the folder"),
+        (without("model_type"), "model_type is None, but that of a core is"),
         (with_(max_positions=4096), "has an unknown key 'max_positions'; known are model_type, vocab_size, max_pos"),
         (with_(weights={}), r"the sha256 of core\.safetensors is missing under weights"),
         (without("weights"), "weights is None; it gives the sha256 of each weights file"),

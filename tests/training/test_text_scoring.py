@@ -191,9 +191,7 @@ def test_other_numbers_of_tokens_between_choices(nets, rows, ways, monkeypatch):
     assert list(once)[2:] == ["lexical, last 8, every 256"]
     assert not np.allclose(once["lexical, last 8, every 256"], found["lexical, last 8, every 8"][:2], atol=1e-3)
     for every in (0, 7, 512):
-        with pytest.raises(
-            InvalidValueError, match=f"every is {every}; .* that divides the 256"
-        ):
+        with pytest.raises(InvalidValueError, match=f"every is {every}; .* that divides the 256"):
             score_often(nets, rows, every=every)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import BaseModelError
 from megacontext.values import shown
 
@@ -28,6 +29,11 @@ AGAIN = "copy the folder again, or export it again"
 
 def check_core_config(config: Mapping[str, Any], file: Path) -> None:
     """Raise BaseModelError, which names the file and the key, for the first thing that no exported core says."""
+    if config.get("model_type") != CORE_TYPE:
+        raise BaseModelError(
+            f"{file}: model_type is {shown(config.get('model_type'))}, but that of a core is {CORE_TYPE!r}; give the "
+            "folder of a core, as recipes/core/export.py writes it"
+        )
     for key in config:
         if key not in KNOWN:
             raise BaseModelError(f"{file}: has an unknown key {key!r}; known are {', '.join(KNOWN)}")
