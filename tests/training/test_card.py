@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.card import END, begin, percent, rewrite_figures, table
+from megacontext.training.card import END, begin, percent, rewrite_figures, table, tables_of
 
 
 def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
@@ -19,6 +20,27 @@ def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
     )
     with pytest.raises(InvalidValueError, match="the markers are missing"):
         rewrite_figures(card, "", writer="b.py")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (f"{END}\n{begin('a.py')}\n".encode(), "end -->' stands before '<!-- figures: begin"),
+        (f"{begin('a.py')} caf\xe9 {END}".encode("latin-1"), r"README\.md is not UTF-8 \('utf-8' codec can't decode"),
+    ],
+)
+def test_a_card_that_cannot_be_rewritten_is_refused(content: bytes, line: str, tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_bytes(content)
+    with pytest.raises(InvalidValueError, match=line):
+        rewrite_figures(card, "figures", writer="a.py")
+    assert card.read_bytes() == content
+
+
+def test_a_figure_that_is_no_number_is_named(tmp_path: Path) -> None:
+    figures = {"plain": {"bits": [1.0, math.nan]}, "n": 3}
+    with pytest.raises(InvalidValueError, match=r"lens\.json: plain/bits/1 is nan, which no card says"):
+        tables_of(tmp_path / "lens.json", lambda _: [], figures)
 
 
 def test_a_card_that_is_not_there_is_begun(tmp_path: Path) -> None:

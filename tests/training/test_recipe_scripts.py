@@ -6,7 +6,7 @@ import json
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -101,6 +101,14 @@ def model(tmp_path: Path) -> Path:
             "evaluation.json is not laid out as the card needs it (KeyErr",
         ),
         (lambda m: lose(m / "lens.json", "calibration", whole=True), "lens.json is not laid out as the card needs it"),
+        (
+            lambda m: tell(m / "evaluation.json", ("plain", "validation", "books", "bits_per_byte"), float("nan")),
+            "evaluation.json: plain/validation/books/bits_per_byte is nan, which no card says; measure again",
+        ),
+        (
+            lambda m: tell(m / "evaluation.json", ("plain", "validation", "books", "bits_per_byte"), 10**400),
+            "evaluation.json is not laid out as the card needs it (OverflowError",
+        ),
         (lambda m: (m / "positions.json").write_text("no"), "positions.json is no JSON ("),
         (lambda m: (m / "README.md").write_text("# A model\n"), "README.md: the markers are missing"),
     ],
@@ -250,6 +258,15 @@ def test_the_bundled_cards_say_what_was_measured(
     monkeypatch.setattr(sys, "argv", ["card.py", "--model", str(model)])
     runpy.run_path(str(RECIPES / recipe / "card.py"), run_name="__main__")
     assert (model / "README.md").read_text() == (BUNDLED_FOLDER / name / "README.md").read_text()
+
+
+def tell(path: Path, at: Sequence[str], figure: object) -> None:
+    """With another figure at a place."""
+    figures = part = json.loads(path.read_text())
+    for name in at[:-1]:
+        part = part[name]
+    part[at[-1]] = figure
+    path.write_text(json.dumps(figures))
 
 
 def lose(path: Path, part: str, *, whole: bool = False) -> None:

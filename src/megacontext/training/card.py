@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from megacontext.errors import CorruptionError, InvalidValueError
 
-__all__ = ["END", "begin", "percent", "read_figures", "rewrite_figures", "table", "tables_of"]
+__all__ = [
+    "END",
+    "begin",
+    "no_numbers",
+    "percent",
+    "read_figures",
+    "rewrite_figures",
+    "table",
+    "tables_of",
+]
 
 END = "<!-- figures: end -->"
 TO_SAY = "To be said here: what it is for, what it was trained on, under which licence it may be used, where it fails."
@@ -51,21 +61,42 @@ def read_figures(path: Path, *, parts: Sequence[str] = (), measure: str) -> dict
     return figures
 
 
+def no_numbers(figures: object, at: str = "") -> Iterator[str]:
+    """Where among figures one stands that is NaN or infinite, and what it is: ``plain/recall/codes is nan``."""
+    if isinstance(figures, float) and not isfinite(figures):
+        yield f"{at} is {figures}"
+    parts = figures.items() if isinstance(figures, Mapping) else enumerate(figures) if isinstance(figures, list) else ()
+    for name, part in parts:
+        yield from no_numbers(part, f"{at}/{name}" if at else str(name))
+
+
 def tables_of(path: Path, lay_out: Callable[[dict[str, Any]], list[str]], figures: dict[str, Any]) -> list[str]:
-    """What ``lay_out`` makes of the figures of a file; InvalidValueError where they are not those that it knows."""
+    """What ``lay_out`` makes of the figures of a file; InvalidValueError where they are not those that it knows, or one
+    is no number."""
+    if said := next(no_numbers(figures), None):
+        raise InvalidValueError(f"{path}: {said}, which no card says; measure again")
     try:
         return lay_out(figures)
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
         said = f"{type(error).__name__}: {error}"
         raise InvalidValueError(f"{path} is not laid out as the card needs it ({said}); measure again") from error
 
 
 def rewrite_figures(card: Path, figures: str, *, writer: str) -> None:
-    """Put Markdown between the markers of a card, which is begun if there is none; InvalidValueError if it has none."""
+    """Put Markdown between the markers of a card, which is begun if there is none; InvalidValueError if it has none, or
+    not in this order, or is not UTF-8."""
     first = begin(writer)
-    begun = f"# {card.absolute().parent.name}\n\n{TO_SAY}\n\n{first}\n{END}\n"
-    text = card.read_text() if card.exists() else begun
+    text = f"# {card.absolute().parent.name}\n\n{TO_SAY}\n\n{first}\n{END}\n"
+    if card.exists():
+        try:
+            text = card.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidValueError(f"{card} is not UTF-8 ({error}); save it as UTF-8") from error
     if first not in text or END not in text:
         raise InvalidValueError(f"{card}: the markers are missing; put {first!r} and {END!r} where the tables belong")
     block = f"{first}\n\n{figures}\n\n{END}"
-    card.write_text(re.sub(re.escape(first) + ".*?" + re.escape(END), lambda _: block, text, flags=re.DOTALL))
+    pattern = re.escape(first) + ".*?" + re.escape(END)
+    rewritten, num_found = re.subn(pattern, lambda _: block, text, flags=re.DOTALL)
+    if not num_found:
+        raise InvalidValueError(f"{card}: {END!r} stands before {first!r}; put it behind, where the tables end")
+    card.write_text(rewritten, encoding="utf-8")
