@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -201,6 +203,71 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "text.pt")
     with pytest.raises(InvalidValueError, match="is no file"):
         read_checkpoint(tmp_path / "gone.pt")
+
+
+def put(place: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """Another value at a place in a checkpoint, or none."""
+    *above, last = place.split("/")
+
+    def change(saved: dict[str, Any]) -> None:
+        for name in above:
+            saved = saved[int(name) if isinstance(saved, list) else name]
+        if value is None:
+            del saved[last]
+        else:
+            saved[last] = value
+
+    return change
+
+
+HEAD = "optimizer/masters/head.weight"
+UNTRUE = {
+    "no step": (put("state/step", None), "state.step is missing, and has to be a whole number of at least 0"),
+    "no state": (lambda saved: saved["state"].clear(), "state.step is missing"),
+    "step below zero": (put("state/step", -5), "state.step is -5, and has to be a whole number of at least 0"),
+    "step in words": (put("state/step", "three"), "state.step is 'three', and"),
+    "a flag for a step": (put("state/stage_step", True), "state.stage_step is True"),
+    "no seconds": (put("state/seconds", math.nan), "state.seconds is nan, and has to be a finite number of at least 0"),
+    "no counts": (put("state/tokens_by_row_kind", {"plain": 0.5}), "state.tokens_by_row_kind is .*, and has to be a t"),
+    "no losses": (put("state/gate_nlls", 5), "state.gate_nlls is 5, and has to be a list of numbers"),
+    "no ends": (put("state/stage_ends", [5]), r"state.stage_ends is \[5\], and has to be a list of tables"),
+    "seed in words": (put("given_seed", "three"), "given_seed is 'three', and has to be none or a whole number"),
+    "no time": (put("given_minutes", 0), "given_minutes is 0, and has to be none or a finite number above 0"),
+    "no figures": (put("recent", {"nll": 5}), "recent is {'nll': 5}, and has to be a table of figures"),
+    "whole numbers for weights": (
+        put(HEAD, torch.zeros(512, 32, dtype=torch.int32)),
+        "optimizer.masters.head.weight is a tensor of int32, and has to be a tensor of floating point",
+    ),
+    "text for weights": (put(HEAD, "abc"), "optimizer.masters.head.weight is 'abc', and"),
+    "frozen text": (put("optimizer/frozen", {"core": "abc"}), "optimizer.frozen.core is 'abc', and"),
+    "weights that are no numbers": (
+        put(HEAD, torch.full((512, 32), math.nan)),
+        "head.weight of .*checkpoint.pt holds values that are no numbers; take another checkpoint",
+    ),
+    "moments that are no numbers": (
+        lambda saved: saved["optimizer"]["optimizers"][0]["state"][0]["momentum_buffer"].fill_(math.inf),
+        "momentum_buffer 0 of optimiser 0 of .*checkpoint.pt holds values that are no numbers",
+    ),
+    "no optimisers": (put("optimizer/optimizers", 5), "optimizer.optimizers is 5, and has to be a list of tables"),
+    "no groups": (put("optimizer/optimizers/0/param_groups", [5]), r"optimizers.0.param_groups is \[5\], and"),
+    "no moments": (put("optimizer/optimizers/1/state", None), "optimizers.1.state is missing, and has to be a table"),
+    "no identity": (put("identity", 5), "identity is 5, and has to be a table"),
+    "no shape": (put("identity/shape", 5), "identity.shape is 5, and has to be a table of tables"),
+    "no tokenizer": (put("identity/tokenizer", "abc"), "identity.tokenizer is 'abc', and has to be a table"),
+    "no digest": (put("identity/data/books/digest", None), "identity.data.books.digest is missing, and has to be text"),
+}
+
+
+@pytest.mark.parametrize("case", UNTRUE)
+def test_what_no_run_wrote_is_named(case: str, source: TextSource, made_of: Any, run: Path) -> None:
+    """Also where the file itself is whole."""
+    change, said = UNTRUE[case]
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    change(saved)
+    torch.save(saved, run / "checkpoint.pt")
+    with pytest.raises(CorruptionError, match=rf"{said}.*or start again$"):
+        read_checkpoint(run / "checkpoint.pt")
+    assert_refuses_to_resume(make_loop(source, run, made_of), run, said)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

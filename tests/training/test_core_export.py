@@ -28,6 +28,7 @@ from megacontext.training.core_export import (
     trained_shapes,
 )
 from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
+from megacontext.training.loop import LoopState
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import save_tokenizer
@@ -48,7 +49,7 @@ def learner() -> MemoryLearner:
 def checkpoint_of(net: torch.nn.Module) -> dict[str, dict[str, object]]:
     return {
         "optimizer": MasterOptimizer(net.named_parameters(), OptimConfig()).state_dict(),
-        "state": {"step": 7, "tokens": 70, "seconds": 60.0},
+        "state": dataclasses.asdict(LoopState(step=7, tokens=70, seconds=60.0)),
     }
 
 

@@ -19,6 +19,7 @@ from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.base_gate import BaseGate, GateConfig
 from megacontext.training.checkpoint import all_masters, same_nets, same_shape
 from megacontext.training.core_recipe import build_learner
+from megacontext.training.loop import LoopState
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.reference import ReferenceConfig, build_reference, hidden_states
@@ -54,7 +55,7 @@ def optimizer_of(learner: object, **more: object) -> MasterOptimizer:
 
 
 def saved(optimizer: MasterOptimizer, path: Path) -> Path:
-    torch.save({"optimizer": optimizer.state_dict(), "state": {}}, path)
+    torch.save({"optimizer": optimizer.state_dict(), "state": dataclasses.asdict(LoopState())}, path)
     return path
 
 

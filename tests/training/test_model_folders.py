@@ -7,6 +7,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.training import held_out
+from megacontext.training.loop import LoopState
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import save_tokenizer
@@ -61,7 +63,7 @@ def checkpoint(run: Path, *, seed: int) -> None:
     core, gist_net = Core(settings.read("model", CoreConfig)), GistNet(settings.read("gist_net", GistNetConfig))
     learner = MemoryLearner(core, gist_net, MemoryConfig(reconstructor_width=32))
     optimizer = MasterOptimizer(learner.named_parameters(), OptimConfig())
-    state = {"step": 7, "tokens": 70, "seconds": 60.0}
+    state = asdict(LoopState(step=7, tokens=70, seconds=60.0))
     torch.save({"optimizer": optimizer.state_dict(), "state": state}, run / "checkpoint.pt")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,13 @@ from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.core_export import load_masters, with_all_features
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
+from megacontext.training.loop import LoopState
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.settings import read_settings
 from megacontext.training.starting import Beginning
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
+STATE = asdict(LoopState())
 
 
 def learner_of(core: Core, gist_net: GistNet) -> MemoryLearner:
@@ -84,7 +86,7 @@ def test_a_checkpoint_hands_on_the_reconstructor_too(tmp_path: Path, fresh: Memo
         for weight in trained.reconstructor.parameters():
             weight.normal_()
     masters = {name: weight.detach().float() for name, weight in trained.named_parameters()}
-    torch.save({"optimizer": {"masters": masters}, "state": {}}, tmp_path / "checkpoint.pt")
+    torch.save({"optimizer": {"masters": masters}, "state": STATE}, tmp_path / "checkpoint.pt")
     begin = Beginning.read(tmp_path / "checkpoint.pt")
     begin.fill(fresh.core)
     begin.fill_memory(fresh)
@@ -97,7 +99,7 @@ def test_a_checkpoint_knows_the_tokenizer_of_its_run(tmp_path: Path, fresh: Memo
     run = tmp_path / "run"
     run.mkdir()
     masters = {name: weight.detach() for name, weight in fresh.learned_parameters()}
-    torch.save({"optimizer": {"masters": masters}, "state": {}}, run / "checkpoint.pt")
+    torch.save({"optimizer": {"masters": masters}, "state": STATE}, run / "checkpoint.pt")
     assert Beginning.read(run / "checkpoint.pt").tokenizer is None
     (run / "data" / "tokenizer").mkdir(parents=True)
     (run / "data" / "tokenizer" / "tokenizer.json").touch()
@@ -114,7 +116,7 @@ def test_sigma_may_be_learned_from_now_on_but_not_forgotten(kind: str, tmp_path:
         path = tmp_path / "checkpoint.pt"
         masters = {f"core.{name}": weight.detach() for name, weight in core.named_parameters() if weight.requires_grad}
         assert "core.log_sigma_scale" not in masters
-        torch.save({"optimizer": {"masters": masters}, "state": {}}, path)
+        torch.save({"optimizer": {"masters": masters}, "state": STATE}, path)
     learning = Core(replace(TINY_CORE, learns_sigma=True))
     Beginning.read(path).fill(learning)
     assert learning.log_sigma_scale.item() == 0
@@ -122,7 +124,7 @@ def test_sigma_may_be_learned_from_now_on_but_not_forgotten(kind: str, tmp_path:
     with torch.no_grad():
         learning.log_sigma_scale.fill_(0.5)
     masters = {name: weight.detach() for name, weight in learning.named_parameters()}
-    torch.save({"optimizer": {"masters": masters}, "state": {}}, tmp_path / "learned.pt")
+    torch.save({"optimizer": {"masters": masters}, "state": STATE}, tmp_path / "learned.pt")
     again = Core(replace(TINY_CORE, learns_sigma=True))
     Beginning.read(tmp_path / "learned.pt").fill(again)
     assert again.log_sigma_scale.item() == 0.5
@@ -165,6 +167,14 @@ def test_a_config_that_is_no_table_is_named(folder: Path) -> None:
     (folder / "config.json").write_text("[]")
     with pytest.raises(CorruptionError, match=r"config\.json holds \[\]; take another copy"):
         Beginning.read(folder)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path: Path, fresh: MemoryLearner) -> None:
+    masters = {name: weight.detach() for name, weight in fresh.named_parameters()}
+    masters["gist_net.up.weight"][0, 0] = float("nan")
+    torch.save({"optimizer": {"masters": masters}, "state": STATE}, tmp_path / "checkpoint.pt")
+    with pytest.raises(CorruptionError, match=r"gist_net\.up\.weight of .*checkpoint\.pt holds values that are no num"):
+        Beginning.read(tmp_path / "checkpoint.pt")
 
 
 def test_another_gist_net_is_refused(folder: Path) -> None:

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from megacontext.errors import CorruptionError, InvalidValueError, StorageError
 from megacontext.training.babi import BABI
+from megacontext.training.checkpoint_check import OTHER_CHECKPOINT, check_content
 from megacontext.training.tokens import TokenStore, first_line
 from megacontext.values import shown
 
@@ -81,11 +82,12 @@ def write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What `write_checkpoint` wrote; every byte is verified.
 
-    Raises InvalidValueError if there is no such file, CorruptionError if it is damaged or something else.
+    Raises InvalidValueError if there is no such file, CorruptionError if it is damaged or something else, or says what
+    no run wrote, weights that are no numbers included.
     """
     if not path.is_file():
         raise InvalidValueError(f"{path} is no file; give the checkpoint.pt of an earlier run")
-    fix = "take another checkpoint, or start again"
+    fix = OTHER_CHECKPOINT
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -98,6 +100,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     optimizer, state = parts.get("optimizer"), parts.get("state")
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("masters"), dict) or not isinstance(state, dict):
         raise CorruptionError(f"{path} is no checkpoint of a training run: it lacks the optimiser or the state; {fix}")
+    check_content(path, parts)
     return parts
 
 

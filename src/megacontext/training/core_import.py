@@ -25,6 +25,7 @@ from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.norm import NORM_EPSILON
 from megacontext.training.core_export import load_masters
+from megacontext.training.finite import check_finite
 from megacontext.values import number, shown, whole_number
 
 __all__ = ["core_config_of", "load_model", "masters_of", "read_config"]
@@ -134,11 +135,7 @@ def load_model(core: Core, folder: Path, *, gist_bias: float = 0.0) -> None:
         ) from error
     except SafetensorError as error:
         raise CorruptionError(f"{folder / 'model.safetensors'} is damaged ({error}); take another copy") from error
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise CorruptionError(
-                f"{name} of {folder / 'model.safetensors'} holds values that are no numbers; take another copy"
-            )
+    check_finite(weights, folder / "model.safetensors")
     load_masters(core, {**dict(core.named_parameters()), **masters_of(weights, config)}, prefix="")
     with torch.no_grad():
         for name, weight in core.named_parameters():

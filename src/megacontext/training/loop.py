@@ -20,6 +20,7 @@ from torch import Tensor
 from megacontext.errors import CorruptionError, InvalidValueError, TrainingError
 from megacontext.training.checkpoint import Identity, differences, read_checkpoint, write_checkpoint
 from megacontext.training.curriculum import Batch, Stage, draw_batch
+from megacontext.training.finite import first_not_finite
 from megacontext.training.gauges import Gauges
 from megacontext.training.meter import Meter, label_of
 from megacontext.training.optim import MasterOptimizer, schedule
@@ -270,12 +271,11 @@ class TrainingLoop:
 
         Raises TrainingError, keeping the one before, if a weight is no number.
         """
-        for name, master in self.optimizer.masters.items():
-            if not torch.isfinite(master).all():
-                raise TrainingError(
-                    f"step {self.state.step}: {name} holds values that are no numbers; {self.out / 'checkpoint.pt'} is "
-                    "as it was: --resume with lower rates in [optim]"
-                )
+        if (name := first_not_finite(self.optimizer.masters)) is not None:
+            raise TrainingError(
+                f"step {self.state.step}: {name} holds values that are no numbers; {self.out / 'checkpoint.pt'} is as "
+                "it was: --resume with lower rates in [optim]"
+            )
         if not self.team.is_first:
             self.saved_step = self.state.step
             return

@@ -174,6 +174,23 @@ def test_a_damaged_checkpoint_is_neither_resumed_nor_started_from(train, place):
     assert digests(place / "base") == before
 
 
+def test_a_checkpoint_that_no_run_wrote_is_refused_before_text_is_prepared(train, place):
+    train("base.toml", "base")
+    checkpoint = place / "base" / "checkpoint.pt"
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["optimizer"]["masters"]["head.weight"].fill_(float("nan"))
+    torch.save(saved, checkpoint)
+    before = digests(place / "base")
+    said = (
+        f"megacontext: head.weight of {checkpoint} holds values that are no numbers; take another checkpoint, or start"
+    )
+    for result in (train("base.toml", "base", "--resume"), train("memory.toml", "new", "--start", checkpoint)):
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        assert result.err.startswith(said)
+    assert digests(place / "base") == before
+    assert not (place / "new").exists()
+
+
 def test_ctrl_c_leaves_a_checkpoint_to_resume(train, place):
     """A signal in the middle of a step: exit code 130, and the run goes on from its last checkpoint."""
     (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 100000"))
