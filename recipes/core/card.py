@@ -69,11 +69,15 @@ def recall_tables(report: dict[str, Any]) -> list[str]:
         rows = []
         for name, one in ways.items():
             inside = percent(one["inside"]) if one.get("inside", {}).get("n") else ""
-            figures = (name.replace("/", ", "), percent(one["exact"]), inside, f"{one['answer_nats']:.2f}")
+            figures = (name.replace("/", ", "), percent(one["exact"]), inside, _answer_nats(one))
             rows.append((*figures, *(_closure(one, measure) for measure in ceilings)))
         heads = (f"{kind}: entries, window, gists", "exact", "stated within one block", "nats a token")
         tables.append(table((*heads, *(CLOSURES[measure] for measure in ceilings)), rows))
     return tables
+
+
+def _answer_nats(one: dict[str, Any]) -> str:
+    return "" if one["answer_nats"] is None else f"{one['answer_nats']:.2f}"  # where nothing was asked
 
 
 def _closure(one: dict[str, Any], name: str) -> str:
@@ -105,6 +109,8 @@ def kind_tables(report: dict[str, Any]) -> list[str]:
 
 def _kind_cell(part: dict[str, Any]) -> str:
     one = part["exact"]
+    if one["accuracy"] is None:
+        return ""
     return f"{100 * one['accuracy']:.0f} ± {100 * one['standard_error']:.0f} % {_closure(part, 'closure')}".rstrip()
 
 
@@ -114,12 +120,12 @@ def ratio_tables(report: dict[str, Any]) -> list[str]:
     for kind, ways in report.get("ratios", {}).items():
         if kind in NO_KIND:
             continue
-        rows = [("as it is", "", percent(ways["full"]["exact"]), "", f"{ways['full']['answer_nats']:.2f}", "", "")]
+        rows = [("as it is", "", percent(ways["full"]["exact"]), "", _answer_nats(ways["full"]), "", "")]
         for ratio in (name.removesuffix("/recency") for name in ways if name.endswith("/recency")):
             real, other = (ways[f"{ratio}/gists/{control}"] for control in ("real", "shuffled"))
             recent = ways[f"{ratio}/recency"]
             exact = [percent(one["exact"]) for one in (real, other)]
-            nats = [f"{one['answer_nats']:.2f}" for one in (real, recent)]
+            nats = [_answer_nats(one) for one in (real, recent)]
             rows.append((ratio, f"{real['entries']:,}", *exact, *nats, _closure(real, "closure")))
         heads = ("entries", "gists, exact", "another row's", "nats a token", "recency", "closure")
         tables.append(table((f"{kind}: tokens a vector", *heads), rows))

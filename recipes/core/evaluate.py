@@ -25,7 +25,7 @@ from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
-from megacontext.training.card import read_figures
+from megacontext.training.card import read_figures, write_figures
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.held_out import (
     core_logits,
@@ -225,6 +225,12 @@ def _of_model(model: Path) -> dict[str, Any]:
     return dict(told)
 
 
+def _figures_before(path: Path) -> dict[str, Any]:
+    """What was measured before; null where that is NaN, which files of before say where nothing was asked."""
+    figures = read_figures(path, measure="recipes/core/evaluate.py")
+    return dict(json.loads(json.dumps(figures), parse_constant=lambda _: None))
+
+
 def main() -> None:
     """Run the measurements that the folder's nets allow."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -275,14 +281,14 @@ def main() -> None:
         OFTEN: lambda: measure_often(nets, source, tokenizer, count, args.every),
     }
     path = args.model / "evaluation.json"
-    report = read_figures(path, measure="recipes/core/evaluate.py") if path.exists() else {}
+    report = _figures_before(path) if path.exists() else {}
     if (args.out / "checkpoint.pt").exists() or "run" not in report:
         report["run"] = _told(args.earlier, args.out)  # else that of the run which made the folder stays
     for name, measure in parts.items():
         if args.only == name or (args.only is None and name not in (APART, OFTEN)):
             began = time.monotonic()
             report[name] = {**measure(), "rows": count}
-            path.write_text(json.dumps(report, indent=2) + "\n")
+            write_figures(path, report, of=str(plain if name == "before" else args.model))
             print(f"{name}: {time.monotonic() - began:.0f} seconds\n{json.dumps(report[name], indent=2)}")
 
 

@@ -27,7 +27,7 @@ from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
-from megacontext.training.card import read_figures
+from megacontext.training.card import read_figures, write_figures
 from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
 from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import (
@@ -330,7 +330,7 @@ def judgement(lens: LensNet, kept: Labelled) -> dict[str, object]:
 
 def tell(model: Path, found: dict[str, object]) -> None:
     """Write what was found beside the model, and print it."""
-    (model / "lens.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_figures(model / "lens.json", found, of=f"the lens of {model}")
     print(json.dumps(found, indent=2))
 
 

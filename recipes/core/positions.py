@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megacontext.cli.failures import run_script
+from megacontext.training.card import write_figures
 from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
 from megacontext.training.position_probe import index_errors, scaled_sigma_nats
 from megacontext.training.recipe import training_device
@@ -58,7 +58,7 @@ def main() -> None:
             for factor in FACTORS
         }
     report = {"index_errors": errors, "sigma_factors": changes, "rows": args.rows}
-    (args.model / "positions.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_figures(args.model / "positions.json", report, of=str(args.model))
     console = Console()
     table = Table("read from", *next(iter(errors.values())), title="index of an entry: root mean square error, tokens")
     for name, one in errors.items():

@@ -24,7 +24,7 @@ from rich.table import Table
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.evaluation.intervals import Mean
-from megacontext.training.card import read_figures
+from megacontext.training.card import read_figures, write_figures
 from megacontext.training.text_scoring import EVERY
 
 LENS_KINDS = {"all questions": ("hits", "all", "lens"), "nicknames": ("hits", "paraphrase", "lens")}
@@ -229,7 +229,7 @@ def main() -> None:
         name: {key: figures["run"].get(key) for key in ("step", "tokens", "minutes", "machine")}
         for name, figures in models.items()
     }
-    args.json.write_text(json.dumps({"models": runs, "measures": rows}, indent=2) + "\n")
+    write_figures(args.json, {"models": runs, "measures": rows}, of=", ".join(models))
 
 
 if __name__ == "__main__":

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 from tokenizers import Tokenizer
 
+from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.corpus import Document
+from megacontext.training.export import tokenizer_files
+from megacontext.training.preparation import save_tokenizer
 from megacontext.training.recall import Asking, draw_facts
 from megacontext.training.tokens import TokenStore, encode_documents, train_tokenizer
 from megacontext.training.windows import TextSource
@@ -112,3 +116,24 @@ def nets() -> tuple[Core, GistNet]:
     """Nets that read the tokenizer's tokens; nobody trains them."""
     core, gist_net = tiny_nets(vocab_size=512)
     return core.eval().requires_grad_(False), gist_net.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def tiny_run(tokenizer: Tokenizer, stores: dict[str, TokenStore], tmp_path: Path) -> Path:
+    """The token arrays of a run, the same text on both sides."""
+    out = tmp_path / "run"
+    save_tokenizer(tokenizer, out / "data" / "tokenizer")
+    for domain, store in {**stores, "knowledge": stores["books"]}.items():
+        for side in ("train", "held_out"):
+            store.save(out / "data" / f"{domain}_{side}.npz")
+    return out
+
+
+@pytest.fixture
+def tiny_model(tiny_run: Path, tmp_path: Path) -> Path:
+    """The folder of nets that nobody trained, with the tokenizer of that run."""
+    core, gist_net = tiny_nets(vocab_size=512)
+    nets = CoreNets(core=core.bfloat16().eval(), gist_net=gist_net.bfloat16().eval(), learned_positions=768)
+    folder = tmp_path / "model"
+    write_core_folder(folder, nets, tokenizer_files(tiny_run / "data" / "tokenizer"), eos_token_id=1)
+    return folder

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
-from megacontext.errors import InvalidValueError
-from megacontext.training.card import END, begin, percent, rewrite_figures, table, tables_of
+from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.training.card import END, begin, percent, rewrite_figures, table, tables_of, write_figures
 
 
 def test_only_what_stands_between_the_markers_changes(tmp_path: Path) -> None:
@@ -43,6 +44,17 @@ def test_a_figure_that_is_no_number_is_named(tmp_path: Path) -> None:
         tables_of(tmp_path / "lens.json", lambda _: [], figures)
 
 
+def test_figures_are_written_as_json_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "lens.json"
+    write_figures(path, {"hits": [1.5, None]}, of="a lens")
+    assert json.loads(path.read_text()) == {"hits": [1.5, None]}
+    with pytest.raises(
+        BaseModelError, match=r"a lens gives figures that are no numbers \(hits/0 is inf\), .*take another model$"
+    ):
+        write_figures(path, {"hits": [math.inf]}, of="a lens")
+    assert json.loads(path.read_text()) == {"hits": [1.5, None]}
+
+
 def test_a_card_that_is_not_there_is_begun(tmp_path: Path) -> None:
     card = tmp_path / "my-core" / "README.md"
     card.parent.mkdir()
@@ -54,3 +66,4 @@ def test_a_card_that_is_not_there_is_begun(tmp_path: Path) -> None:
 
 def test_a_share_says_how_sure_it_is() -> None:
     assert percent({"accuracy": 0.875, "standard_error": 0.0123, "n": 720}) == "87.5 ± 1.2 % (n = 720)"
+    assert percent({"accuracy": None, "standard_error": None, "n": 0}) == "- (n = 0)"

@@ -12,15 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.conftest import tiny_nets
-from tokenizers import Tokenizer
 
-from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
+from megacontext.bases.core_folder import read_core_folder
 from megacontext.focus.lenses.features import MAX_LOG2
 from megacontext.nets.lens_net import FEATURES
-from megacontext.training.export import tokenizer_files
-from megacontext.training.preparation import save_tokenizer
-from megacontext.training.tokens import TokenStore
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "core" / "lens.py"
 BLOCKS = 8  # before the tail
@@ -39,25 +34,6 @@ class Here(Executor):
 
 
 @pytest.fixture
-def run(tokenizer: Tokenizer, stores: dict[str, TokenStore], tmp_path: Path) -> Path:
-    out = tmp_path / "run"
-    save_tokenizer(tokenizer, out / "data" / "tokenizer")
-    for domain, store in {**stores, "knowledge": stores["books"]}.items():
-        for side in ("train", "held_out"):
-            store.save(out / "data" / f"{domain}_{side}.npz")
-    return out
-
-
-@pytest.fixture
-def model(run: Path, tmp_path: Path) -> Path:
-    core, gist_net = tiny_nets(vocab_size=512)
-    nets = CoreNets(core=core.bfloat16().eval(), gist_net=gist_net.bfloat16().eval(), learned_positions=768)
-    folder = tmp_path / "model"
-    write_core_folder(folder, nets, tokenizer_files(run / "data" / "tokenizer"), eos_token_id=1)
-    return folder
-
-
-@pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Its names, for short rows."""
     found = runpy.run_path(str(RECIPE))
@@ -69,18 +45,18 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_a_lens_is_taught_judged_and_written(
     recipe: dict[str, Any],
-    run: Path,
-    model: Path,
+    tiny_run: Path,
+    tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = {"out": run, "model": model, "rows": 20, "measured": 80, "steps": 4, "processes": 1, "seeds": 1}
+    given = {"out": tiny_run, "model": tiny_model, "rows": 20, "measured": 80, "steps": 4, "processes": 1, "seeds": 1}
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     monkeypatch.setattr("sys.argv", ["lens.py", *arguments, "--device", "cpu"])
     recipe["main"]()
-    lens = read_core_folder(model, dtype=torch.float32, device=torch.device("cpu")).lens_net
+    lens = read_core_folder(tiny_model, dtype=torch.float32, device=torch.device("cpu")).lens_net
     assert lens is not None
-    told = json.loads((model / "lens.json").read_text())
+    told = json.loads((tiny_model / "lens.json").read_text())
     assert told["hits"]["all"]["lens"]["within_1"]["n"] > 0
     assert set(told["calibration"]["plain"]["level 1"]) >= {"correlation", "agreement"}
     assert "samples" in capsys.readouterr().out
@@ -94,4 +70,6 @@ def test_a_lens_is_taught_judged_and_written(
         assert all(not sample.saved_LC[0].isnan().any() for sample in text)
     monkeypatch.setattr("sys.argv", ["lens.py", *arguments, "--device", "cpu", "--judge", "--keep"])
     recipe["main"]()
-    assert json.loads((model / "lens.json").read_text())["hits"] == told["hits"], "the same lens, the same questions"
+    assert json.loads((tiny_model / "lens.json").read_text())["hits"] == told["hits"], (
+        "the same lens, the same questions"
+    )

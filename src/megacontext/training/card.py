@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from megacontext.errors import CorruptionError, InvalidValueError
+from megacontext.errors import BaseModelError, CorruptionError, InvalidValueError
 
 __all__ = [
     "END",
@@ -20,6 +20,7 @@ __all__ = [
     "rewrite_figures",
     "table",
     "tables_of",
+    "write_figures",
 ]
 
 END = "<!-- figures: end -->"
@@ -38,7 +39,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def percent(share: Mapping[str, Any]) -> str:
-    """A share with its standard error and the number of questions."""
+    """A share with its standard error and the number of questions, which may be none."""
+    if share["accuracy"] is None:
+        return f"- (n = {share['n']})"
     return f"{100 * share['accuracy']:.1f} ± {100 * share['standard_error']:.1f} % (n = {share['n']})"
 
 
@@ -68,6 +71,19 @@ def no_numbers(figures: object, at: str = "") -> Iterator[str]:
     parts = figures.items() if isinstance(figures, Mapping) else enumerate(figures) if isinstance(figures, list) else ()
     for name, part in parts:
         yield from no_numbers(part, f"{at}/{name}" if at else str(name))
+
+
+def write_figures(path: Path, figures: Mapping[str, Any], *, of: str) -> None:
+    """Write what was measured as JSON. of: whose figures they are, for messages.
+
+    Raises BaseModelError naming the first that is no number, which JSON has no word for; nothing is written then.
+    """
+    if said := next(no_numbers(figures), None):
+        raise BaseModelError(
+            f"{of} gives figures that are no numbers ({said}), as weights do that are none or overflow; {path} is as "
+            "it was: take another model"
+        )
+    path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def tables_of(path: Path, lay_out: Callable[[dict[str, Any]], list[str]], figures: dict[str, Any]) -> list[str]:

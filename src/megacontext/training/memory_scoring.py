@@ -7,7 +7,6 @@ against full context.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -325,8 +324,8 @@ def _numbers(rows: Sequence[Window]) -> dict[int, int]:
     return {id(row.tokens_T): number for number, row in enumerate(rows)}
 
 
-def _mean(nats: Collection[float]) -> float:
-    return round(float(np.mean(list(nats))), 4) if nats else math.nan
+def _mean(nats: Collection[float]) -> float | None:
+    return round(float(np.mean(list(nats))), 4) if nats else None
 
 
 def plain_recall(logits: Logits, rows: Sequence[Window], *, tail_tokens: int = 64) -> tuple[dict[str, Any], Nats]:

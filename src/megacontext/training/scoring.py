@@ -49,17 +49,19 @@ Logits = Callable[[Tensor], Tensor]
 
 
 class Share(TypedDict):
-    """A share of right answers with its binomial standard error."""
+    """A share of right answers with its binomial standard error; None where nothing was asked."""
 
-    accuracy: float
-    standard_error: float
+    accuracy: float | None
+    standard_error: float | None
     n: int
 
 
 def share(hits: Sequence[bool]) -> Share:
     """The share of true values; its standard error is that of a binomial draw."""
-    rate = sum(hits) / len(hits) if hits else math.nan
-    error = math.sqrt(max(rate * (1 - rate), 0.0) / len(hits)) if hits else math.nan
+    if not hits:
+        return {"accuracy": None, "standard_error": None, "n": 0}
+    rate = sum(hits) / len(hits)
+    error = math.sqrt(max(rate * (1 - rate), 0.0) / len(hits))
     return {"accuracy": round(rate, 4), "standard_error": round(error, 4), "n": len(hits)}
 
 
