@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megacontext.errors import InvalidValueError
+from megacontext.errors import BaseModelError, CorruptionError, InvalidValueError
 from megacontext.training.export import export_model, load_checkpoint
 from megacontext.training.preparation import save_tokenizer
 from megacontext.training.windows import TextSource
@@ -70,6 +70,17 @@ def test_what_cannot_be_exported_is_named(source: TextSource, tokenizer: Tokeniz
         load_checkpoint(run / "checkpoint.pt", replace(TINY, width=2 * TINY.width))
     model, _ = load_checkpoint(run / "checkpoint.pt", TINY)
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    larger = Tokenizer.from_str(tokenizer.to_str())
+    larger.add_tokens(["a word that nobody knows"])
+    larger.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    with pytest.raises(InvalidValueError, match="holds a tokenizer of 513 tokens, but the model knows 512"):
+        export_model(model, tmp_path / "tokenizer", tmp_path / "model")
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    with pytest.raises(CorruptionError, match=r"tokenizer\.json is no tokenizer"):
+        export_model(model, tmp_path / "tokenizer", tmp_path / "model")
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text("{")
+    with pytest.raises(BaseModelError, match=r"tokenizer_config\.json: not readable as JSON"):
+        export_model(model, tmp_path / "tokenizer", tmp_path / "model")
     (tmp_path / "tokenizer" / "tokenizer_config.json").unlink()
     with pytest.raises(
         InvalidValueError, match=r"tokenizer_config\.json does not exist; give the folder of a run, or of"
