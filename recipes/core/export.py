@@ -9,25 +9,12 @@ figures of before get another name (`evaluation.before.json`) and a lens that wa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from megacontext.bases.core_keeping import outdated_figures
 from megacontext.cli.failures import run_script
-from megacontext.nets.core import CoreConfig
-from megacontext.nets.gist_net import GistNetConfig
 from megacontext.training.core_export import drawn_before, export_checkpoint
 from megacontext.training.settings import read_settings
-
-
-def checked(path: Path) -> Mapping[str, Any]:
-    """The tables of a configuration whose nets can be."""
-    settings = read_settings(path)
-    settings.read("model", CoreConfig)
-    if "gist_net" in settings:
-        settings.read("gist_net", GistNetConfig)
-    return settings.tables
 
 
 def main() -> None:
@@ -39,10 +26,10 @@ def main() -> None:
     parser.add_argument("--earlier", type=Path, nargs="*", default=(), help=earlier)
     parser.add_argument("--config", type=Path, help="its configuration, where the run noted none or another is meant")
     args = parser.parse_args()
-    tables = None if args.config is None else checked(args.config)
+    settings = None if args.config is None else read_settings(args.config)
     lens = args.model / "lens_net.safetensors"
     had_lens = lens.exists()
-    state = export_checkpoint(args.out, args.model, tables, earlier=args.earlier)
+    state = export_checkpoint(args.out, args.model, settings, earlier=args.earlier)
     for untold in (one for one in args.earlier if drawn_before(one) is None):
         print(f"{untold} tells nothing of what it drew: what was taught there alone is not counted")
     print(f"step {state['step']}, {state['tokens']:,} tokens, {state['seconds'] / 60:.1f} minutes -> {args.model}")

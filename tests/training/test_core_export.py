@@ -14,12 +14,13 @@ from tokenizers import Tokenizer
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle, load_base
-from megacontext.errors import InvalidValueError
+from megacontext.errors import BaseModelError, CorruptionError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet, LensNetConfig
 from megacontext.ports.base import SupportsLearnedGists, SupportsLearnedLens
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
+from megacontext.training.checkpoint import identity
 from megacontext.training.core_export import (
     core_prefix,
     export_checkpoint,
@@ -33,11 +34,12 @@ from megacontext.training.memory_model import MemoryConfig, MemoryLearner
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import save_tokenizer
 from megacontext.training.run_logs import LARGE_BYTES
-from megacontext.training.settings import read_settings
+from megacontext.training.settings import Settings, read_settings
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
 SHAPE = dataclasses.replace(TINY_CORE, vocab_size=512)
-SETTINGS = {"model": dataclasses.asdict(SHAPE), "gist_net": dataclasses.asdict(TINY_GIST_NET)}
+TABLES = {"model": dataclasses.asdict(SHAPE), "gist_net": dataclasses.asdict(TINY_GIST_NET)}
+SETTINGS = Settings(Path("run.toml"), TABLES)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_an_exported_run_opens_as_a_base(learner: MemoryLearner, tokenizer: Toke
         {"batches": [{"length": 64, "gists": {"shapes": [[32, 2], [32, 1]]}}, {"length": 128}]},
         {"batches": [{"length": 96, "gists": {"shapes": [[8, 1]]}}]},
     ]
-    state = export_checkpoint(run, tmp_path / "model", {**SETTINGS, "stage": stages})
+    state = export_checkpoint(run, tmp_path / "model", Settings(Path("run.toml"), {**TABLES, "stage": stages}))
     assert state["step"] == 7
     base = load_base(str(tmp_path / "model"))
     assert isinstance(base, SupportsLearnedGists)
@@ -110,7 +112,7 @@ def test_what_was_taught_is_what_the_run_and_those_before_drew(
     }
     for run, batches in drawn.items():
         run.mkdir()
-        start = {"settings": {**SETTINGS, "stage": [{"batches": batches}]}}
+        start = {"settings": {**TABLES, "stage": [{"batches": batches}]}}
         (run / "starts.jsonl").write_text("{}\n" + json.dumps(start) + "\n")
     torch.save(checkpoint_of(learner), last / "checkpoint.pt")
     save_tokenizer(tokenizer, last / "data" / "tokenizer")
@@ -132,6 +134,101 @@ def test_what_was_taught_is_what_the_run_and_those_before_drew(
         with pytest.raises(InvalidValueError, match=line):
             export_checkpoint(last, model)
     assert BaseHandle(str(model)).info.learned_positions == 96
+
+
+@pytest.fixture
+def run(learner: MemoryLearner, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    """Whole, with what it was started with."""
+    folder = tmp_path / "run"
+    save_tokenizer(tokenizer, folder / "data" / "tokenizer")
+    torch.save(checkpoint_of(learner), folder / "checkpoint.pt")
+    note(folder, TABLES)
+    return folder
+
+
+def note(run: Path, settings: object) -> None:
+    run.mkdir(exist_ok=True)
+    (run / "starts.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
+
+
+NOTED = {
+    "no table": ({"model": 5}, r"starts\.jsonl: model is 5; write it as a table, \[model\]"),
+    "unknown key": ({"model": {"size": 5}}, r"starts\.jsonl: \[model\] has an unknown key 'size'"),
+    "width in words": ({"model": {"width": "x"}}, r"starts\.jsonl: \[model\] width is 'x'; write a whole number"),
+    "no net": ({**TABLES, "gist_net": 5}, r"starts\.jsonl: gist_net is 5; write it as a table"),
+    "no stages": ({**TABLES, "stage": 5}, r"starts\.jsonl: stage is 5, and has to be a list of tables"),
+    "no batches": ({**TABLES, "stage": [{}]}, r"starts\.jsonl: batches of a stage is missing, and has to be a list"),
+    "one batch": ({**TABLES, "stage": [{"batches": 5}]}, r"starts\.jsonl: batches of a stage is 5, and has to be a"),
+    "no length": (
+        {**TABLES, "stage": [{"batches": [{}]}]},
+        r"starts\.jsonl: length of a batch is None; choose a whole",
+    ),
+    "no shapes": (
+        {**TABLES, "stage": [{"batches": [{"length": 64, "gists": {"shapes": [[1, 32]]}}]}]},
+        r"starts\.jsonl: gists of a batch is \{'shapes': \[\[1, 32\]\]\}, and shapes are pairs of block tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTED)
+def test_settings_that_cannot_be_are_named_before_anything_is_written(case: str, run: Path, tmp_path: Path) -> None:
+    settings, said = NOTED[case]
+    note(run, settings)
+    with pytest.raises(InvalidValueError, match=said):
+        export_checkpoint(run, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_so_are_those_of_a_run_before(run: Path, tmp_path: Path) -> None:
+    note(tmp_path / "first", {**TABLES, "stage": [{}]})
+    with pytest.raises(InvalidValueError, match=r"first/starts\.jsonl: batches .* missing.*first out of --earlier"):
+        export_checkpoint(run, tmp_path / "model", earlier=[tmp_path / "first"])
+    export_checkpoint(run, tmp_path / "before")
+    config = json.loads((tmp_path / "before" / "config.json").read_text())
+    (tmp_path / "before" / "config.json").write_text(json.dumps(config | {"learned_positions": "abc"}))
+    with pytest.raises(BaseModelError, match=r"before/config\.json: learned_positions is 'abc'; it is a whole number"):
+        export_checkpoint(run, tmp_path / "model", earlier=[tmp_path / "before"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_longer_rows_of_a_run_before_count_as_far_as_the_core_goes(run: Path, tmp_path: Path) -> None:
+    note(tmp_path / "first", {"stage": [{"batches": [{"length": 2 * SHAPE.max_positions}]}]})
+    export_checkpoint(run, tmp_path / "model", earlier=[tmp_path / "first"])
+    assert BaseHandle(str(tmp_path / "model")).info.learned_positions == SHAPE.max_positions
+
+
+def test_a_gist_net_is_not_left_out_without_a_word(run: Path, tmp_path: Path) -> None:
+    core_alone = Settings(Path("base.toml"), {"model": TABLES["model"]})
+    with pytest.raises(
+        InvalidValueError, match=r"holds a GistNet, but base\.toml has no \[gist_net\]; give --config of"
+    ):
+        export_checkpoint(run, tmp_path / "model", core_alone)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_tokenizer_that_is_not_that_of_the_run_is_refused(run: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path, model = run / "data" / "tokenizer" / "tokenizer.json", tmp_path / "model"
+    path.write_text("{}")
+    with pytest.raises(CorruptionError, match=r"tokenizer\.json is no tokenizer \(.*\); take another copy"):
+        export_checkpoint(run, model)
+    larger = Tokenizer.from_str(tokenizer.to_str())
+    larger.add_tokens(["a word that nobody knows"])
+    larger.save(str(path))
+    with pytest.raises(InvalidValueError, match="holds a tokenizer of 513 tokens, but the model knows 512; put back"):
+        export_checkpoint(run, model)
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save({**saved, "identity": identity({}, tokenizer, {})}, run / "checkpoint.pt")
+    content = json.loads(tokenizer.to_str())
+    ids = content["model"]["vocab"]
+    ids["a"], ids["b"] = ids["b"], ids["a"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        InvalidValueError, match=r"is not of .*tokenizer: the tokenizer is another one .*; put back that"
+    ):
+        export_checkpoint(run, model)
+    assert not model.exists()
+    tokenizer.save(str(path))
+    export_checkpoint(run, model)
 
 
 def test_a_lens_that_was_learned_beside_is_exported_too(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -159,7 +256,7 @@ def test_what_runs_told_lies_beside_the_model(learner: MemoryLearner, tokenizer:
     long = line * (LARGE_BYTES // len(line) + 1)
     for run in (first, last):
         run.mkdir()
-        (run / "starts.jsonl").write_text(json.dumps({"step": 0, "run": run.name, "settings": SETTINGS}) + "\n")
+        (run / "starts.jsonl").write_text(json.dumps({"step": 0, "run": run.name, "settings": TABLES}) + "\n")
     (first / "log.jsonl").write_text(line * 2)
     (last / "log.jsonl").write_text(long + '{"step": 40, "n')  # a run that is going on
     torch.save(checkpoint_of(learner), last / "checkpoint.pt")
@@ -188,6 +285,6 @@ def test_the_bundled_core_was_taught_what_its_recipe_draws() -> None:
 
 
 def test_settings_without_a_gist_net_give_the_core_alone(learner: MemoryLearner) -> None:
-    nets = load_checkpoint_nets(checkpoint_of(learner.core), {"model": SETTINGS["model"]})
+    nets = load_checkpoint_nets(checkpoint_of(learner.core), Settings(Path("base.toml"), {"model": TABLES["model"]}))
     assert nets.gist_net is None
     assert nets.core.embed_tokens.weight.dtype == torch.bfloat16

@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from megacontext.bases.core_config import check_core_config
 from megacontext.bases.core_folder import CoreNets, write_core_folder
+from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core, CoreConfig
 from megacontext.nets.gist_net import GistNet, GistNetConfig
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
-from megacontext.training.checkpoint import all_masters, read_checkpoint, same_nets
+from megacontext.training.checkpoint import all_masters, differences, identity, read_checkpoint, same_nets
 from megacontext.training.export import tokenizer_files
 from megacontext.training.run_logs import copy_run_logs, last_start
+from megacontext.training.settings import Settings
+from megacontext.training.tokens import read_tokenizer
+from megacontext.values import shown, whole_number
 
 __all__ = [
     "END_OF_TEXT_ID",
+    "Drawn",
     "core_prefix",
     "drawn_before",
     "export_checkpoint",
@@ -34,7 +40,8 @@ __all__ = [
 ]
 
 END_OF_TEXT_ID = 1
-LENS = "lens_net."
+GIST_NET, LENS = "gist_net.", "lens_net."
+STARTS = "starts.jsonl"
 
 
 def load_masters(net: nn.Module, masters: Mapping[str, Tensor], *, prefix: str) -> None:
@@ -80,21 +87,62 @@ def core_prefix(masters: Mapping[str, Tensor]) -> str:
     return "core." if any(name.startswith("core.") for name in masters) else ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What stages drew, and so taught: rows up to a length, and gists of (block tokens, gist width) pairs."""
+
+    longest: int = 0
+    shapes: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of(cls, tables: Mapping[str, Any], path: Path, *, fix: str) -> Drawn:
+        """From the tables of a configuration; of their stages no more is read than that. path: of the file.
+
+        Raises InvalidValueError if they cannot be read.
+        """
+        longest, shapes = 0, set()
+        for stage in _tables(tables, "stage", f"{path}: stage", fix) if "stage" in tables else ():
+            for kind in _tables(stage, "batches", f"{path}: batches of a stage", fix):
+                longest = max(longest, whole_number(f"{path}: length of a batch", kind.get("length"), least=1))
+                cut = kind.get("gists", {})
+                pairs = cut.get("shapes", []) if isinstance(cut, Mapping) else cut
+                if not isinstance(pairs, list | tuple) or not all(map(_is_shape, pairs)):
+                    raise InvalidValueError(
+                        f"{path}: gists of a batch is {shown(cut)}, and shapes are pairs of block tokens and fewer or "
+                        f"as many gist vectors; {fix}"
+                    )
+                shapes |= {(tokens, width) for tokens, width in pairs}
+        return cls(longest=longest, shapes=frozenset(shapes))
+
+
+def _tables(of: Mapping[str, Any], name: str, where: str, fix: str) -> list[Mapping[str, Any]]:
+    found = of.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+        said = f"is {shown(found)}" if name in of else "is missing"
+        raise InvalidValueError(f"{where} {said}, and has to be a list of tables; {fix}")
+    return found
+
+
+def _is_shape(pair: object) -> bool:
+    is_pair = isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
+    return is_pair and 1 <= pair[1] <= pair[0]  # type: ignore[index]
+
+
 def load_checkpoint_nets(
-    checkpoint: Mapping[str, Any], settings: Mapping[str, Any], *, earlier: Sequence[Mapping[str, Any]] = ()
+    checkpoint: Mapping[str, Any], settings: Settings, *, earlier: Sequence[Drawn] = ()
 ) -> CoreNets:
     """The nets of a checkpoint in bfloat16: the core, the GistNet if the settings describe one, and the lens that was
-    learned beside them, if there was one. earlier: the settings of the runs that this one went on from: what they drew
-    was learned, too."""
+    learned beside them, if there was one. earlier: what the runs drew that this one went on from: it was learned, too.
+    """
     masters = with_all_features(all_masters(checkpoint))
-    core = Core(CoreConfig(**settings["model"]))
+    core = Core(settings.read("model", CoreConfig))
     load_masters(core, masters, prefix=core_prefix(masters))
-    stages = [stage for one in (settings, *earlier) for stage in one.get("stage", ())]
-    longest = max((batch["length"] for stage in stages for batch in stage["batches"]), default=0)
+    drawn = [Drawn.of(settings.tables, settings.path, fix="give its configuration, --config"), *earlier]
+    longest = min(max(one.longest for one in drawn), core.config.max_positions)
     if "gist_net" not in settings:
         return CoreNets(core=core.to(torch.bfloat16).eval(), learned_positions=longest)
-    gist_net = GistNet(GistNetConfig(**settings["gist_net"]))
-    load_masters(gist_net, masters, prefix="gist_net.")
+    gist_net = GistNet(settings.read("gist_net", GistNetConfig))
+    load_masters(gist_net, masters, prefix=GIST_NET)
     lens_net = None
     if any(name.startswith(LENS) for name in masters):
         lens_net = LensNet(LensNetConfig(width=core.config.width)).to(torch.bfloat16).eval()
@@ -104,7 +152,7 @@ def load_checkpoint_nets(
         gist_net=gist_net.to(torch.bfloat16).eval(),
         lens_net=lens_net,
         learned_positions=longest,
-        trained_shapes=trained_shapes({"stage": stages}),
+        trained_shapes=tuple(sorted(frozenset[tuple[int, int]]().union(*(one.shapes for one in drawn)))),
     )
 
 
@@ -115,46 +163,67 @@ def trained_shapes(settings: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(drawn))
 
 
-def settings_of(run: Path) -> Mapping[str, Any]:
-    """The tables of the configuration that a run was last started with. InvalidValueError if it noted none."""
+def settings_of(run: Path) -> Settings:
+    """The configuration that a run was last started with. InvalidValueError if it noted none."""
     settings = last_start(run).get("settings")
     if not isinstance(settings, dict) or "model" not in settings:
-        raise InvalidValueError(f"{run / 'starts.jsonl'} says nothing of a [model]; give its configuration, --config")
-    return settings
+        raise InvalidValueError(f"{run / STARTS} says nothing of a [model]; give its configuration, --config")
+    return Settings(run / STARTS, settings)
 
 
-def drawn_before(folder: Path) -> Mapping[str, Any] | None:
-    """What a model says it was taught, as a stage: its own runs and those before them. Or the stages of a run that
-    another went on from, as its settings have them. None where neither is told."""
-    if not (folder / "config.json").is_file():
-        if not (folder / "starts.jsonl").is_file():
-            return None
-        settings = last_start(folder).get("settings")
-        return settings if isinstance(settings, dict) else None
+def drawn_before(folder: Path) -> Drawn | None:
+    """What a model says that it was taught, by its own runs and those before them; or what a run drew that another went
+    on from. None where neither is told; InvalidValueError or BaseModelError where it cannot be read."""
+    file = folder / "config.json"
+    if not file.is_file():
+        settings = last_start(folder).get("settings") if (folder / STARTS).is_file() else None
+        fix = f"leave {folder} out of --earlier"
+        return Drawn.of(settings, folder / STARTS, fix=fix) if isinstance(settings, dict) else None
     try:
-        config = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    shapes, longest = config.get("trained_shapes", ()), config.get("learned_positions", 0)
-    return {"stage": [{"batches": [{"length": longest, "gists": {"shapes": shapes}}]}]}
+    if not isinstance(config, dict):
+        return None
+    if config.get("model_type") != CORE_TYPE:
+        return Drawn()
+    check_core_config(config, file)
+    return Drawn(
+        longest=config.get("learned_positions", 0),
+        shapes=frozenset((tokens, width) for tokens, width in config.get("trained_shapes", ())),
+    )
 
 
 def export_checkpoint(
-    run: Path, folder: Path, settings: Mapping[str, Any] | None = None, *, earlier: Sequence[Path] = ()
+    run: Path, folder: Path, settings: Settings | None = None, *, earlier: Sequence[Path] = ()
 ) -> dict[str, Any]:
     """Write the model folder of a run's checkpoint, with its logs and those of the runs that it went on from; what the
     run was at by then. settings: those that the run noted when it was last started, or others. What shapes and lengths
-    were taught is what these drew, and the runs and models that it went on from."""
-    checkpoint = read_checkpoint(run / "checkpoint.pt")
+    were taught is what these drew, and the runs and models that it went on from.
+
+    Everything is read before anything is written. Raises InvalidValueError for settings that cannot be or are of other
+    nets, and for another tokenizer than that of the run; CorruptionError for a damaged file.
+    """
+    path = run / "checkpoint.pt"
+    checkpoint = read_checkpoint(path)
     settings = settings_of(run) if settings is None else settings
-    shape: dict[str, Mapping[str, Any]] = {"model": asdict(CoreConfig(**settings["model"]))}
+    config = settings.read("model", CoreConfig)
+    shape: dict[str, Mapping[str, Any]] = {"model": asdict(config)}
     if "gist_net" in settings:
-        shape["gist_net"] = asdict(GistNetConfig(**settings["gist_net"]))
-    same_nets(run / "checkpoint.pt", checkpoint.get("identity", {}), shape)
+        shape["gist_net"] = asdict(settings.read("gist_net", GistNetConfig))
+    elif any(name.startswith(GIST_NET) for name in all_masters(checkpoint)):
+        raise InvalidValueError(
+            f"{path} holds a GistNet, but {settings.path} has no [gist_net]; give --config of the run itself"
+        )
+    before = checkpoint.get("identity", {})
+    same_nets(path, before, shape)
     nets = load_checkpoint_nets(
         checkpoint, settings, earlier=[drawn for one in earlier if (drawn := drawn_before(one)) is not None]
     )
-    files = tokenizer_files(run / "data" / "tokenizer")
+    tokenizer = run / "data" / "tokenizer"
+    files = tokenizer_files(tokenizer, vocab_size=config.vocab_size)
+    if changed := differences(before, identity({}, read_tokenizer(tokenizer), {})):
+        raise InvalidValueError(f"{path} is not of {tokenizer}: {'; '.join(changed)}; put back that of the run")
     with tempfile.TemporaryDirectory() as kept:
         logs = copy_run_logs([*earlier, run], Path(kept))
         write_core_folder(folder, nets, [*files, *logs], eos_token_id=END_OF_TEXT_ID)
