@@ -34,6 +34,8 @@ from megacontext.training.held_out import (
     nets_with_gists,
     plain_logits,
     processor,
+    refuse_other_run,
+    refuse_short_windows,
 )
 from megacontext.training.memory_scoring import recall_by_ratio, recall_in_windows
 from megacontext.training.recall import Asking
@@ -231,8 +233,8 @@ def _figures_before(path: Path) -> dict[str, Any]:
     return dict(json.loads(json.dumps(figures), parse_constant=lambda _: None))
 
 
-def main() -> None:
-    """Run the measurements that the folder's nets allow."""
+def _arguments() -> argparse.Namespace:
+    """Those of the command line, checked as far as they stand alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--out",
@@ -259,6 +261,12 @@ def main() -> None:
     whole_number("--threads", args.threads, least=1)
     if args.only == APART and args.plain is None:
         raise InvalidValueError(f"--only {APART} needs --plain: a plain model that the core did not begin as")
+    return args
+
+
+def main() -> None:
+    """Run the measurements that the folder's nets allow."""
+    args = _arguments()
     plain = BaseHandle(args.plain or PLAIN).folder
     torch.set_num_threads(args.threads)
     device = training_device(args.device)
@@ -267,6 +275,7 @@ def main() -> None:
         nets = read_core_folder(args.model, dtype=working_dtype(device), device=device)
     else:
         nets = nets_with_gists(args.model, device=device)
+    refuse_short_windows(nets.core, args.model, LENGTH)
     tokenizer = read_tokenizer(args.model)
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
     beside = plain_logits(plain, device)
@@ -282,6 +291,8 @@ def main() -> None:
     }
     path = args.model / "evaluation.json"
     report = _figures_before(path) if path.exists() else {}
+    if (args.out / "checkpoint.pt").exists():
+        refuse_other_run(args.out, args.model, nets)
     if (args.out / "checkpoint.pt").exists() or "run" not in report:
         report["run"] = _told(args.earlier, args.out)  # else that of the run which made the folder stays
     for name, measure in parts.items():

@@ -28,7 +28,13 @@ from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
 from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
 from megacontext.training.card import read_figures, write_figures
-from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
+from megacontext.training.held_out import (
+    device_option,
+    held_out_source,
+    nets_with_gists,
+    refuse_other_tokenizer,
+    refuse_short_windows,
+)
 from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import (
     LensTraining,
@@ -254,8 +260,8 @@ def report(lens: LensNet, samples: Sequence[LensSample]) -> dict[str, object]:
     )
 
 
-def main() -> None:
-    """Label, train, judge on held-out names and texts, write."""
+def _arguments() -> argparse.Namespace:
+    """Those of the command line, checked as far as they stand alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where training wrote token arrays")
     parser.add_argument(
@@ -284,8 +290,18 @@ def main() -> None:
     least = BATCH * TEST_SHARE * args.processes
     for name, smallest in (("measured", least * MEASURED_SHARE), ("rows", least)):
         whole_number(f"--{name}", getattr(args, name), least=smallest)  # some of each kind to judge by
+    return args
+
+
+def main() -> None:
+    """Label, train, judge on held-out names and texts, write."""
+    args = _arguments()
     began = time.monotonic()
     shares = read_settings(args.config).shares
+    core, made = nets_with_gists(args.model, with_lens=False).core, _digests(args.model)
+    refuse_short_windows(core, args.model, LENGTH)
+    refuse_other_tokenizer(args.out, read_tokenizer(args.model))
+    width = core.config.width
     if args.judge:
         lens = nets_with_gists(args.model).lens_net
         if lens is None:
@@ -293,7 +309,6 @@ def main() -> None:
         label_all(args, shares, test=True)
         tell(args.model, judgement(lens.float(), label_kept(args, test=True)))
         return
-    width, made = nets_with_gists(args.model, with_lens=False).core.config.width, _digests(args.model)
     label_all(args, shares, test=False)
     label_all(args, shares, test=True)
     with _workers(args) as pool:

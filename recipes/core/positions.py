@@ -14,9 +14,10 @@ from rich.table import Table
 
 from megacontext.cli.failures import run_script
 from megacontext.training.card import write_figures
-from megacontext.training.held_out import device_option, held_out_source, nets_with_gists
+from megacontext.training.held_out import device_option, held_out_source, nets_with_gists, refuse_short_windows
 from megacontext.training.position_probe import index_errors, scaled_sigma_nats
 from megacontext.training.recipe import training_device
+from megacontext.training.scoring import WINDOW
 from megacontext.training.settings import read_settings
 from megacontext.training.text_scoring import text_rows
 from megacontext.training.tokens import read_tokenizer
@@ -37,6 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     whole_number("--rows", args.rows, least=2)
     nets = nets_with_gists(args.model, device=training_device(args.device))
+    refuse_short_windows(nets.core, args.model, WINDOW)
     assert nets.gist_net is not None
     core, gist_net = nets.core.float(), nets.gist_net.float()
     tokenizer = read_tokenizer(args.model)

@@ -30,7 +30,7 @@ from megacontext.training.settings import read_settings
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
 CONFIG = (
     TINY_MODEL
-    + """max_positions = 512
+    + """max_positions = 2048
 [gist_net]
 width = 32
 num_layers = 1

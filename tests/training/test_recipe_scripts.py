@@ -307,6 +307,7 @@ def test_arms_that_cannot_be_compared_are_refused(said: Said, run: Path, tmp_pat
 def test_a_run_without_text_to_judge_by_is_refused(
     said: Said, run: Path, model: Path, documents: list[Document]
 ) -> None:
+    shutil.rmtree(run / "data" / "tokenizer")  # another one than the model's
     call = ("core/positions.py", "--out", run, "--model", model)
     config = run / "run.toml"
     config.write_text("[shares]\nknowledge = 1.0\n")
@@ -316,6 +317,26 @@ def test_a_run_without_text_to_judge_by_is_refused(
 
 
 def test_figures_of_a_run_that_says_nothing_are_not_measured(said: Said, run: Path, model: Path) -> None:
+    shutil.rmtree(run / "data" / "tokenizer")  # another one than the model's
     (model / "evaluation.json").unlink()  # where there are figures, what they tell of the run stays
     line = said("core/evaluate.py", "--out", run, "--model", model, "--plain", "reference-plain", "--rows", "2")
     assert "run/checkpoint.pt is no file" in line
+
+
+@pytest.mark.parametrize("script", ["evaluate", "lens", "positions"])
+def test_a_model_is_not_measured_on_text_of_another_tokenizer(script: str, said: Said, run: Path, model: Path) -> None:
+    before = (model / "evaluation.json").read_bytes()
+    line = said(f"core/{script}.py", "--out", run, "--model", model)
+    assert (
+        "run/data/tokenizer holds another tokenizer (of 512 tokens) than the model (of 4,096); give the --out" in line
+    )
+    assert (model / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("script", ["evaluate", "lens", "positions"])
+def test_a_core_is_not_measured_on_longer_rows_than_it_takes(script: str, said: Said, run: Path, model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    config["max_position_embeddings"] = config["core"]["max_positions"] = config["learned_positions"] = 512
+    (model / "config.json").write_text(json.dumps(config))
+    line = said(f"core/{script}.py", "--out", run, "--model", model)
+    assert "model takes windows of 512 tokens at most (max_positions), but is measured on rows of 2,048;" in line

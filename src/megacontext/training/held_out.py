@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gzip
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,8 +17,10 @@ from megacontext.bases.core_folder import CoreNets, read_core_folder
 from megacontext.bases.precision import working_dtype
 from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
+from megacontext.training.checkpoint import all_masters, read_checkpoint
+from megacontext.training.core_export import core_prefix
 from megacontext.training.preparation import load_stores
-from megacontext.training.tokens import first_line, read_tokenizer
+from megacontext.training.tokens import TOKENIZER, first_line, read_tokenizer
 from megacontext.training.windows import TextSource
 
 __all__ = [
@@ -29,6 +32,9 @@ __all__ = [
     "nets_with_gists",
     "plain_logits",
     "processor",
+    "refuse_other_run",
+    "refuse_other_tokenizer",
+    "refuse_short_windows",
     "run_tokenizer",
 ]
 
@@ -77,8 +83,72 @@ def run_tokenizer(run: Path) -> Tokenizer:
     return read_tokenizer(run / "data" / "tokenizer")
 
 
+def refuse_other_tokenizer(run: Path, tokenizer: Tokenizer) -> None:
+    """InvalidValueError where a folder says that its token arrays are of another tokenizer than this one, a model's:
+    their ids would stand for other text."""
+    folder = run / "data" / "tokenizer"
+    if not (folder / TOKENIZER).is_file():
+        return
+    other = read_tokenizer(folder)
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise InvalidValueError(
+            f"{folder} holds another tokenizer (of {other.get_vocab_size():,} tokens) than the model (of "
+            f"{tokenizer.get_vocab_size():,}); give the --out of a run of the model, or of prepare.py --tokenizer MODEL"
+        )
+
+
+def refuse_other_run(run: Path, model: Path, nets: CoreNets) -> None:
+    """InvalidValueError where a run with a checkpoint did not make a model: it was first started at another time than
+    the run whose logs stand beside the model or, where one of them has none, its weights are of other shapes."""
+    start, noted = _first_start(run), _first_start(model)
+    why = None if start == noted else "starts.jsonl of the two begin differently"
+    if not start or not noted:
+        why = _other_shape(nets, all_masters(read_checkpoint(run / "checkpoint.pt")))
+    if why:
+        raise InvalidValueError(
+            f"{run} is not the run that made {model} ({why}), and figures say what made it; give the --out of that "
+            "run, or of prepare.py"
+        )
+
+
+def _first_start(folder: Path) -> bytes:
+    """The line of the first start of a run, which says when that was; nothing where it noted none."""
+    for name, opened in (("starts.jsonl", Path.open), ("starts.jsonl.gz", gzip.open)):
+        if (folder / name).is_file():
+            with opened(folder / name, "rb") as lines:
+                return bytes(lines.readline())
+    return b""
+
+
+def _other_shape(nets: CoreNets, masters: Mapping[str, Tensor]) -> str | None:
+    """What tells the weights of a checkpoint from nets, in words."""
+    for net, prefix in ((nets.core, core_prefix(masters)), (nets.gist_net, "gist_net.")):
+        if net is None:
+            continue
+        for name, weight in net.named_parameters():
+            master = masters.get(prefix + name)
+            if master is not None and master.shape != weight.shape:
+                return f"{name} has shape {tuple(master.shape)} there and {tuple(weight.shape)} here"
+        stem = f"{prefix}layers."
+        num_layers = len({name.removeprefix(stem).split(".")[0] for name in masters if name.startswith(stem)})
+        if num_layers != len(net.layers):
+            return f"there are {num_layers} {prefix}layers there and {len(net.layers)} here"
+    return None
+
+
+def refuse_short_windows(core: Core, model: Path, row_tokens: int) -> None:
+    """InvalidValueError where rows are longer than any window that a core takes."""
+    if core.config.max_positions < row_tokens:
+        raise InvalidValueError(
+            f"{model} takes windows of {core.config.max_positions:,} tokens at most (max_positions), but is measured "
+            f"on rows of {row_tokens:,}; give a model of longer windows"
+        )
+
+
 def held_out_source(run: Path, tokenizer: Tokenizer, shares: Mapping[str, float]) -> TextSource:
-    """Rows from held-out books and code, mixed as in training; InvalidValueError if one of them is not there."""
+    """Rows from held-out books and code, mixed as in training; InvalidValueError if one of them is not there, or they
+    are of another tokenizer."""
+    refuse_other_tokenizer(run, tokenizer)
     missing = [domain for domain in JUDGED if not shares.get(domain)]
     if missing:
         raise InvalidValueError(
@@ -88,6 +158,11 @@ def held_out_source(run: Path, tokenizer: Tokenizer, shares: Mapping[str, float]
     for domain in JUDGED:
         if not len(stores[domain].ids_N):
             raise InvalidValueError(f"{run / 'data'} holds no held-out {domain} to judge by; prepare another folder")
+        if (most := int(stores[domain].ids_N.max())) >= tokenizer.get_vocab_size():
+            raise InvalidValueError(
+                f"held-out {domain} in {run / 'data'} has token {most}, but the tokenizer has "
+                f"{tokenizer.get_vocab_size()}; give the --out of a run of the model"
+            )
     return TextSource(tokenizer, stores, {domain: shares[domain] for domain in JUDGED})
 
 
