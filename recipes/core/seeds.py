@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from rich.console import Console
@@ -26,6 +27,7 @@ from megacontext.errors import InvalidValueError
 from megacontext.evaluation.intervals import Mean
 from megacontext.training.card import read_figures, write_figures
 from megacontext.training.text_scoring import EVERY
+from megacontext.values import shown
 
 LENS_KINDS = {"all questions": ("hits", "all", "lens"), "nicknames": ("hits", "paraphrase", "lens")}
 PARTS = ("run", "plain", "before", "recall")
@@ -42,7 +44,7 @@ def figure_at(*path: str, sign: int = 1) -> Callable[[Figures], float | None]:
             found = found[key]
         if found is None:
             return None
-        if not isfinite(found):
+        if isinstance(found, bool) or not isfinite(found):
             raise ValueError(f"it is {found}")
         return sign * float(found)
 
@@ -55,9 +57,7 @@ def measures(models: Mapping[str, Figures]) -> dict[str, Measure]:
     if all("apart" in figures for figures in models.values()):
         found |= apart_measures()
     if all("text" in figures for figures in models.values()):
-        found |= text_measures(
-            lens=all("lens, every 8" in figures["text"]["books"]["ways"] for figures in models.values())
-        )
+        found |= text_measures(lens=all(has_lens(figures["text"]) for figures in models.values()))
     if all("lens" in figures for figures in models.values()):
         found |= lens_measures()
     return found
@@ -74,8 +74,8 @@ def recall_measures() -> dict[str, Measure]:
         for entries, share in BUDGETS.items():
             path = ("recall", kind, f"{entries}/gists/real", "closure_of_plain")
             found[f"{kind}: the same against the plain model at {share}"] = figure_at(*path)
-        for name, shown in (("gists alone at 1/16", "128/gists/real"), ("full context", "full")):
-            found[f"{kind}: exact from {name}"] = figure_at("recall", kind, shown, "exact", "accuracy")
+        for name, way in (("gists alone at 1/16", "128/gists/real"), ("full context", "full")):
+            found[f"{kind}: exact from {name}"] = figure_at("recall", kind, way, "exact", "accuracy")
     for part, who in (("plain", "the core"), ("before", "the plain model")):
         found[f"codes from full context, {who}"] = figure_at(part, "recall", "codes", "accuracy")
         for domain in ("books", "code"):
@@ -112,6 +112,13 @@ def text_measures(*, lens: bool) -> dict[str, Measure]:
     }
 
 
+def has_lens(text: Figures) -> bool:
+    """Whether text was read with a lens; not where the figures of books are none."""
+    ways = dict(text).get("books")
+    ways = ways.get("ways") if isinstance(ways, Mapping) else None
+    return isinstance(ways, Mapping) and "lens, every 8" in ways
+
+
 def lens_measures() -> dict[str, Measure]:
     """What `lens.py` adds: how often the block with the answer comes first, and among the first four."""
     return {
@@ -134,10 +141,10 @@ def side_by_side(models: Mapping[str, Figures]) -> list[dict[str, Any]]:
         for model, figures in models.items():
             try:
                 values.append(measure(figures))
-            except (LookupError, TypeError, ValueError) as error:
+            except (LookupError, TypeError, ValueError, OverflowError) as error:
                 raise InvalidValueError(
                     f"{figures_of(Path(model))} has no figure for '{name}' ({type(error).__name__}: {error}); run "
-                    "`recipes/core/evaluate.py` for plain and recall"
+                    "`recipes/core/evaluate.py` for it"
                 ) from error
         rows.append({"measure": name, "values": [_rounded(value) for value in values], **_summary(values)})
     return rows
@@ -152,6 +159,12 @@ def refuse_unlike(models: Mapping[str, Figures]) -> None:
                     f"{figures_of(Path(model))}: {part} is {type(found).__name__}, no table of figures; run "
                     "`recipes/core/evaluate.py` again"
                 )
+            for name, kind in (("rows", int), ("questions", str)):
+                if type(told := found.get(name)) not in (kind, NoneType):
+                    raise InvalidValueError(
+                        f"{figures_of(Path(model))}: {name} of {part} is {shown(told)}; run `recipes/core/evaluate.py` "
+                        "again"
+                    )
     for part in (*PARTS[1:], "text"):
         counts = {model: figures[part].get("rows") for model, figures in models.items() if part in figures}
         if len(set(counts.values())) > 1:
@@ -177,6 +190,16 @@ def refuse_unlike(models: Mapping[str, Figures]) -> None:
 def figures_of(path: Path) -> Path:
     """The file of a model's figures, or the one that was given."""
     return path if path.is_file() else path / "evaluation.json"
+
+
+def refuse_place(path: Path, models: Sequence[Path]) -> None:
+    """InvalidValueError for a --json that cannot be written, or that would take the place of figures."""
+    if not path.absolute().parent.is_dir():
+        raise InvalidValueError(f"{path.parent} is no folder; make it first, or give another --json")
+    if path.is_dir():
+        raise InvalidValueError(f"--json {path} is a folder; give a file")
+    if path.resolve() in {one.resolve() for model in models for one in (figures_of(model), model / "lens.json")}:
+        raise InvalidValueError(f"--json {path} is that of a model's figures, which it would replace; give another")
 
 
 def _summary(values: Sequence[float | None]) -> dict[str, Any]:
@@ -207,8 +230,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     args = parser.parse_args()
-    if not args.json.absolute().parent.is_dir():
-        raise InvalidValueError(f"{args.json.parent} is no folder; make it first, or give another --json")
+    refuse_place(args.json, args.models)
     if len({folder.resolve() for folder in args.models}) < len(args.models):
         raise InvalidValueError(f"--models names a folder twice: {', '.join(map(str, args.models))}; give each once")
     measure = "recipes/core/evaluate.py"

@@ -229,10 +229,57 @@ def test_seeds_stand_side_by_side(
     (models[1] / "evaluation.json").write_text(json.dumps(figures | {"recall": [1]}))
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
     assert "evaluation.json: recall is list, no table of figures" in line
+    for part, told, reason in (
+        ("rows", [1], "rows of recall is [1]; run `recipes/core/evaluate.py` again"),
+        ("questions", ["a"], "questions of recall is ['a']; run `recipes/core/evaluate.py` again"),
+    ):
+        recall = {"recall": figures["recall"] | {part: told}}
+        (models[1] / "evaluation.json").write_text(json.dumps(figures | recall))
+        assert reason in said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
     lose(models[1] / "evaluation.json", "recall")
     line = said("core/seeds.py", "--models", *models, "--json", tmp_path / "two.json")
     assert "seed_1" in line
     assert not (tmp_path / "two.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "figure", "line"),
+    [
+        (("text", "books"), 3, "'books, share of far words, gists 32:1 alone' (TypeError: "),
+        (("text",), {}, "'books, share of far words, gists 32:1 alone' (KeyError: 'books')"),
+        (
+            ("plain", "recall", "codes", "accuracy"),
+            True,
+            "'codes from full context, the core' (ValueError: it is True)",
+        ),
+        (("plain", "recall", "codes", "accuracy"), 10**400, "'codes from full context, the core' (OverflowError: "),
+    ],
+    ids=["no table", "nothing", "no number", "enormous"],
+)
+def test_seeds_without_a_figure_are_not_compared(
+    at: Sequence[str], figure: object, line: str, said: Said, model: Path, tmp_path: Path
+) -> None:
+    (model / "lens.json").unlink()
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    for path in (model, other):
+        tell(path / "evaluation.json", ("text", "rows"), None)
+    tell(other / "evaluation.json", at, figure)
+    assert f"other/evaluation.json has no figure for {line}" in said(
+        "core/seeds.py", "--models", model, other, "--json", tmp_path / "a"
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_figures_of_seeds_are_not_written_over(said: Said, model: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copy(model / "evaluation.json", tmp_path / "other.json"))
+    before = {path: path.read_bytes() for path in (other, model / "evaluation.json", model / "lens.json")}
+    for path in before:
+        line = said("core/seeds.py", "--models", model, other, "--json", path.parent / "." / path.name)
+        assert f"--json {path} is that of a model's figures, which it would replace" in line
+    assert {path: path.read_bytes() for path in before} == before
+    assert f"--json {model} is a folder; give a file" in said(
+        "core/seeds.py", "--models", model, other, "--json", model
+    )
 
 
 def test_the_lens_is_placed_between_words_and_oracle() -> None:
