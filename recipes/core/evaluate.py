@@ -54,12 +54,21 @@ from megacontext.training.text_scoring import (
 )
 from megacontext.training.tokens import read_tokenizer, token_bytes, token_pieces
 from megacontext.training.windows import TextSource, Window
-from megacontext.values import whole_number
+from megacontext.values import shown, whole_number
 
 APART = "apart"
 OFTEN = "often"
 PLAIN = "reference-plain"
 LENGTH = 2048
+TOLD = {
+    "step": (int,),
+    "tokens": (int,),
+    "tokens_by_row_kind": (dict,),
+    "runs": (list,),
+    "minutes": (int, float),
+    "machine": (str,),
+}
+"""What figures say of the runs that made a model, and what that is."""
 BUDGETS = (512, 256, 128)
 WIDTHS = (16, 8, 4, 2, 1)  # vectors of a gist of 32 tokens
 
@@ -211,7 +220,7 @@ def _told(earlier: Sequence[Path], run: Path) -> dict[str, Any]:
 
 
 def _of_run(run: Path) -> dict[str, Any]:
-    state = read_checkpoint(run / "checkpoint.pt")["state"]
+    state = {"tokens_by_row_kind": {}, "stage_ends": [], **read_checkpoint(run / "checkpoint.pt")["state"]}
     minutes = round(state["seconds"] / 60, 1)
     return {
         **state,
@@ -223,8 +232,19 @@ def _of_run(run: Path) -> dict[str, Any]:
 
 def _of_model(model: Path) -> dict[str, Any]:
     """What a model that was measured says of the runs that made it."""
-    told = read_figures(model / "evaluation.json", parts=("run",), measure="recipes/core/evaluate.py")["run"]
-    return dict(told)
+    path = model / "evaluation.json"
+    told = read_figures(path, parts=("run",), measure="recipes/core/evaluate.py")["run"]
+    run = dict(told) if isinstance(told, Mapping) else {}
+    for name, kinds in TOLD.items():
+        some = run.get(name)
+        if type(some) not in kinds or (
+            isinstance(some, dict) and any(type(count) is not int for count in some.values())
+        ):
+            raise InvalidValueError(
+                f"{path} does not say what made the model ({name} of run is {shown(some)}); measure it again with the "
+                "--out of its run, or leave it out of --earlier"
+            )
+    return run
 
 
 def _figures_before(path: Path) -> dict[str, Any]:

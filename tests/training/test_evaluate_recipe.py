@@ -21,6 +21,7 @@ from megacontext.training.loop import LoopState
 from megacontext.training.tokens import TokenStore
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "core"
+EARLIER = {"step": 1, "tokens": 9, "tokens_by_row_kind": {"plain_64": 9}, "runs": [], "minutes": 1, "machine": "one"}
 Script = Callable[..., None]
 
 
@@ -107,6 +108,29 @@ def test_a_run_that_did_not_make_a_model_tells_nothing_of_it(
     with gzip.open(tiny_model / "starts.jsonl.gz", "wt") as lines:
         lines.write('{"time": "2026-11-29T00:00:00Z"}\n')
     refused(r"starts\.jsonl of the two begin differently")
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        (5, "step of run is None"),
+        ({"step": "three"}, "step of run is 'three'"),
+        (EARLIER | {"tokens_by_row_kind": {"plain_64": "9"}}, r"tokens_by_row_kind of run is {'plain_64': '9'}"),
+        ({name: EARLIER[name] for name in EARLIER if name != "machine"}, "machine of run is None"),
+    ],
+)
+def test_a_model_that_does_not_say_what_made_it_is_no_earlier_one(
+    told: object, line: str, script: Script, figures: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    core, gist_net = tiny_nets(vocab_size=512)
+    checkpoint(tiny_run, {"core": core, "gist_net": gist_net})
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "evaluation.json").write_text(json.dumps({"run": told}))
+    with pytest.raises(InvalidValueError, match=rf"earlier.* does not say what made the model \({line}\); measure"):
+        script("evaluate.py", "--only", "plain", "--earlier", tmp_path / "earlier", measure_plain=pytest.fail)
+    (tmp_path / "earlier" / "evaluation.json").write_text(json.dumps({"run": EARLIER}))
+    script("evaluate.py", "--only", "plain", "--earlier", tmp_path / "earlier", measure_plain=lambda *_: {"books": 1.0})
+    assert json.loads(figures.read_text())["run"]["tokens_by_row_kind"] == {"plain_64": 79}
 
 
 def test_tokens_that_a_tokenizer_has_not_are_refused(
