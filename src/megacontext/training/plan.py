@@ -22,8 +22,9 @@ __all__ = ["Plan"]
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a configuration says beside the nets, checked whole. gate: what a base is judged by when its run is over;
-    None for runs that learn memory or shorter rows, unless they ask for it."""
+    None for runs that learn memory or shorter rows, unless they ask for it; vocab_size: of the tokenizer."""
 
+    vocab_size: int
     loop: LoopConfig
     optim: OptimConfig
     shares: Mapping[str, float]
@@ -36,6 +37,7 @@ class Plan:
         stages = settings.stages()
         _refuse_without_gists(settings, stages)
         return cls(
+            vocab_size=settings.vocab_size,
             loop=settings.read("loop", LoopConfig, max_minutes=max_minutes),
             optim=settings.read("optim", OptimConfig),
             shares=settings.shares,
