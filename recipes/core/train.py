@@ -18,8 +18,9 @@ def main() -> None:
     parser = recipe_parser(__doc__, config=Path(__file__).with_name("base.toml"))
     parser.add_argument("--start", type=Path, help="checkpoint whose core to go on from, or a plain model")
     args = parser.parse_args()
-    start = None if args.resume else args.start
-    train(RunArguments.parse(args), lambda settings, seed: build_learner(settings, seed, start=start))
+    if args.resume and args.start is not None:
+        parser.error(f"--start {args.start} changes nothing of a run that goes on with --resume; leave one out")
+    train(RunArguments.parse(args), lambda settings, seed: build_learner(settings, seed, start=args.start))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def train(
     if dry_run:
         if device not in ("auto", "cpu"):
             raise typer.BadParameter(f"--device is {device}, but a dry run measures on the CPU; leave it out")
-        given = {"--minutes": minutes, "--start": start, "--resume": resume or None, "--seed": seed}
+        given = {"--minutes": minutes, "--start": start, "--resume": resume or None, "--seed": seed, "--track": track}
         if unread := [name for name, value in given.items() if value is not None]:
             raise typer.BadParameter(f"{unread[0]} changes nothing of a dry run, which is of all steps; leave it out")
         _print_costs(configs, eager=eager, json=json)
@@ -106,6 +106,8 @@ def train(
         raise typer.BadParameter(f"{len(configs)} configurations are given; train one at a time, or add --dry-run")
     if data is None or out is None:
         raise typer.BadParameter(f"{'--data' if data is None else '--out'} is missing; training needs --data and --out")
+    if resume and start is not None:
+        raise typer.BadParameter(f"--start {start} changes nothing of a run that goes on with --resume; leave one out")
     from megacontext.training.bundled import config_path
     from megacontext.training.core_recipe import build_learner
     from megacontext.training.recipe import RunArguments, installed_packages
@@ -122,8 +124,7 @@ def train(
         track=tuple(track or []),
         device=device,
     )
-    begin = None if resume else start  # what is resumed has started already
-    state = run(arguments, lambda settings, seed: build_learner(settings, seed, start=begin, compiled=not eager))
+    state = run(arguments, lambda settings, seed: build_learner(settings, seed, start=start, compiled=not eager))
     checkpoint = out / "checkpoint.pt"
     if json:
         print_json({"checkpoint": str(checkpoint), "state": state})

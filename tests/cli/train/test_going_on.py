@@ -25,8 +25,10 @@ def test_a_run_goes_on_only_when_asked_to(train, place):
     assert (again.code, digests(place / "base")) == (2, before)
     assert "holds a run already; add --resume" in again.err
     (place / "base.toml").write_text(CONFIG.replace("num_steps = 4", "num_steps = 6"))
-    # the core that it started from is not needed any more
-    again = train("base.toml", "base", "--resume", "--start", place / "gone.pt")
+    both = train("base.toml", "base", "--resume", "--start", place / "gone.pt")
+    assert (both.code, digests(place / "base")) == (2, before)
+    assert "gone.pt changes nothing of a run that goes on with --resume; leave one out" in both.err
+    again = train("base.toml", "base", "--resume")
     assert again.out.startswith("step 6, 768 tokens"), again.err
     starts = [json.loads(line) for line in (place / "base" / "starts.jsonl").read_text().splitlines()]
     assert [start["step"] for start in starts] == [0, 4]
