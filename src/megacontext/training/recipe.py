@@ -197,6 +197,11 @@ def _refuse_impossible(args: RunArguments, checkpoint: Path) -> None:
             raise InvalidValueError(f"{folder} is no folder; give one with text to read")
     if args.out.exists() and not args.out.is_dir():
         raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
+    of_model = [*args.out.glob("config.json"), *args.out.glob("*.safetensors")]  # which no run writes
+    if of_model and not args.resume:
+        raise InvalidValueError(
+            f"{args.out} holds a model ({of_model[0].name}); give a folder for the run, new or empty"
+        )
     if args.minutes is not None:
         number("--minutes", args.minutes, above=0)
     refuse_missing(args.track)
@@ -233,16 +238,16 @@ def _texts(
             args.data,
             args.packages,
             folder,
-            vocab_size=settings.vocab_size,
+            vocab_size=plan.vocab_size,
             tokenizer=learner.tokenizer,
             least_tokens=plan.least_tokens,
         )
     team.wait()
     tokenizer = read_tokenizer(folder / "tokenizer")
-    if tokenizer.get_vocab_size() > settings.vocab_size:
+    if tokenizer.get_vocab_size() > plan.vocab_size:
         raise InvalidValueError(
             f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, but [model] vocab_size of "
-            f"{settings.path} is {settings.vocab_size}; give that, or another --out"
+            f"{settings.path} is {plan.vocab_size}; give that, or another --out"
         )
     stores = load_stores(folder, "train")
     refuse_short(

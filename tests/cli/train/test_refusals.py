@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.cli.train.conftest import BOOKS, CONFIG, PAGES
 
+from megacontext.training import core_recipe
 from megacontext.training.tokens import encode_documents, read_tokenizer
 
 
@@ -98,6 +99,15 @@ def test_bad_configurations_leave_nothing_behind(train, place, change, code, sai
     assert [path.name for path in (place / "base").iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_vocabulary_beyond_the_limit_is_refused_before_nets_are_built(train, place, monkeypatch, more):
+    monkeypatch.setattr(core_recipe, "build_core", lambda *args, **options: pytest.fail("there are nets"))
+    (place / "base.toml").write_text(CONFIG.replace("vocab_size = 512", "vocab_size = 99999999"))
+    result = train("base.toml", "base", *more)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "base.toml: [model] vocab_size is 99999999; choose a whole number from 258" in result.err
+
+
 def test_wrong_usage(megacontext, train, place):
     config = place / "base.toml"
     assert "--data is missing" in megacontext("train", config, "--out", place / "base").err
@@ -113,6 +123,13 @@ def test_wrong_usage(megacontext, train, place):
     assert "bundled one: reference, reference-core, reference-plain" in gone
     (place / "file").touch()
     assert "file is a file; give a folder" in train("base.toml", "file").err
+    for name in ("config.json", "core.safetensors"):
+        model = place / f"model_{name}"
+        model.mkdir()
+        (model / name).touch()
+        refused = train("base.toml", model.name)
+        assert f"{model} holds a model ({name}); give a folder for the run, new or empty" in refused.err
+        assert [path.name for path in model.iterdir()] == [name]
     assert "gone is no folder" in train("base.toml", "base", "--packages", place / "gone").err
     both = megacontext("train", config, place / "memory.toml", "--data", place / "text", "--out", place / "base")
     assert "2 configurations are given; train one at a time, or add --dry-run" in both.err
@@ -133,6 +150,15 @@ def test_a_dry_run_compares_configurations_and_writes_nothing(megacontext, place
     assert memory["cost"]["weights"]["core"] == base["cost"]["weights"]["core"]
     assert base["total_bytes"] > base["kept_bytes"] > 0
     assert sorted(path.name for path in (place / "base").iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize(
+    "given", [("--track", "wandb"), ("--seed", "1"), ("--minutes", "1"), ("--resume",), ("--start", "reference-core")]
+)
+def test_a_dry_run_takes_nothing_that_it_does_not_read(megacontext, place, given):
+    refused = megacontext("train", place / "base.toml", "--dry-run", *given)
+    assert refused.code == 2
+    assert f"{given[0]} changes nothing of a dry run, which is of all steps; leave it out" in refused.err
 
 
 @pytest.mark.parametrize(
