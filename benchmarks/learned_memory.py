@@ -22,9 +22,10 @@ from megacontext.bases.native import NativeBase
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.focus.lenses.features import TOKENS_BEFORE, feature_columns, word_features
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import CoreConfig, GistNetConfig, LensNetConfig
 from megacontext.ports.base import BaseInfo
 from megacontext.training.core_model import compile_core, window_loss
 from megacontext.training.curriculum import Batch, BatchKind

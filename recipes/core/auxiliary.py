@@ -26,7 +26,7 @@ from scipy.stats import t as student_t
 
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import CoreConfig
+from megacontext.nets.shapes import CoreConfig
 from megacontext.training.card import read_figures
 from megacontext.training.held_out import device_option, processor
 from megacontext.training.recipe import training_device

@@ -22,7 +22,8 @@ from rich.progress import track
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.evaluation.intervals import Mean
-from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.core import Core
+from megacontext.nets.shapes import CoreConfig
 from megacontext.training.core_model import build_core, window_loss
 from megacontext.training.curriculum import BatchKind, Stage, draw_batch
 from megacontext.training.enough_text import refuse_short

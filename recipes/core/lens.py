@@ -26,7 +26,8 @@ from megacontext.bases.core_folder import write_lens
 from megacontext.cli.failures import run_script
 from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import TOKENS_BEFORE
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, LensNetConfig
 from megacontext.training.card import read_figures, write_figures
 from megacontext.training.held_out import (
     device_option,

@@ -27,8 +27,9 @@ from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.cli.failures import run_script
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.shapes import CoreConfig, GistNetConfig
 from megacontext.training.card import read_figures
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.curriculum import ROWS

@@ -45,6 +45,10 @@ def with_(**values: object) -> Callable[[Config], object]:
     return lambda config: config.update(values)
 
 
+def of_net(name: str, **values: object) -> Callable[[Config], object]:
+    return lambda config: config[name].update(values)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -91,6 +95,50 @@ def test_what_cannot_be_true_is_one_line(config: Config, change: Callable[[Confi
         check_core_config(config, FILE)
     assert str(caught.value).startswith(f"{FILE}: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (of_net("core", num_heads=3), r"core has an impossible shape: num_heads is 3; it must be a multiple of num_kv"),
+        (of_net("core", num_heads=2.0), "core .*: num_heads is 2.0; choose a whole number from 1 to 1000"),
+        (of_net("core", width="32"), "core .*: width is '32'; choose a whole number of at least 1"),
+        (of_net("core", rotary_base="x"), "core .*: rotary_base is 'x'; choose a finite number above 1"),
+        (of_net("core", rotary_base=float("nan")), "core .*: rotary_base is nan; choose a finite number above 1"),
+        (of_net("core", rotary_dims="8"), "core .*: rotary_dims is '8'; choose a whole number"),
+        (of_net("core", num_slow_bands=0.0), "core .*: num_slow_bands is 0.0; choose a whole number"),
+        (of_net("core", learns_sigma=1), "core .*: learns_sigma is 1; choose True or False"),
+        (of_net("core", num_layers=10**9), "core .*: num_layers is 1000000000; choose a whole number from 1 to 1000"),
+        (of_net("core", num_wings=2), "core has an unknown key 'num_wings'; known are vocab_size, width"),
+        (of_net("gist_net", width=16), "its gist_net has width 16, but its core 256; use the nets that were trained"),
+        (of_net("gist_net", num_layers=1001), "gist_net .*: num_layers is 1001; choose a whole number from 1 to 1000"),
+        (of_net("gist_net", num_pool_heads=0), "gist_net .*: num_pool_heads is 0; choose"),
+        (of_net("lens_net", width=128), "its lens_net has width 128, but its core 256"),
+        (of_net("lens_net", features=5), r"lens_net .*: features is 5; give a list of non-empty texts, \[\] for none"),
+        (of_net("lens_net", features="lexical"), "lens_net .*: features is 'lexical'; give a list"),
+        (of_net("lens_net", features=["level", "foo"]), "lens_net .*: .* the features level, foo, of which each has"),
+        (of_net("lens_net", key_dim=-1), "lens_net .*: key_dim is -1; choose a whole number of at least 1"),
+        (of_net("lens_net", num_heads="4"), "lens_net .*: num_heads is '4'; choose a whole number from 1 to 1000"),
+        (of_net("lens_net", query_tokens=0), "lens_net .*: query_tokens is 0; choose a whole number of at least 1"),
+        (of_net("lens_net", mlp_width=0), "lens_net .*: mlp_width is 0; choose"),
+        (of_net("lens_net", num_word_heads=0), "lens_net .*: num_word_heads is 0; choose"),
+        (of_net("lens_net", num_word_heads=10**9), "lens_net .*: num_word_heads is 1000000000; choose .* to 1000"),
+        (of_net("lens_net", direct="yes"), "lens_net .*: direct is 'yes'; choose True or False"),
+    ],
+)
+def test_a_net_of_no_possible_shape_is_one_line(config: Config, change: Callable[[Config], object], said: str) -> None:
+    change(config)
+    with pytest.raises(BaseModelError, match=said) as caught:
+        check_core_config(config, FILE)
+    assert str(caught.value).startswith(f"{FILE}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lens_of_another_version_stands_in_no_way_where_none_is_read(config: Config) -> None:
+    config["lens_net"].update(word_kinds=2, told=True)
+    check_core_config(config, FILE, with_lens=False)
+    with pytest.raises(BaseModelError, match="lens_net has an unknown key 'told'"):
+        check_core_config(config, FILE)
 
 
 def test_it_is_known_without_torch() -> None:

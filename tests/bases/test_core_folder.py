@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
+from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder, write_lens
 from megacontext.bases.registry import BaseHandle, load_base
+from megacontext.bases.weight_files import file_digest
 from megacontext.errors import BaseModelError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import LensNetConfig
 from megacontext.ports.base import SupportsLearnedGists
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 
@@ -55,6 +57,12 @@ def test_a_lens_of_an_older_shape_does_not_stand_in_the_way_of_a_new_one(folder:
     assert found.gist_net is not None
     with pytest.raises(BaseModelError, match=r"lens_net\.safetensors: is missing"):
         read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+    edit_config(folder, lambda config: config["lens_net"].update(word_kinds=2))
+    assert read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"), with_lens=False).gist_net
+    with pytest.raises(BaseModelError, match=r"lens_net has an impossible shape: .*; make a new lens"):
+        read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu"))
+    write_lens(folder, LensNet(LensNetConfig(width=32)))
+    assert read_core_folder(folder, dtype=torch.float32, device=torch.device("cpu")).lens_net
 
 
 def test_a_folder_is_a_base_like_any_other(folder: Path, nets: CoreNets) -> None:
@@ -119,25 +127,22 @@ def cut(folder: Path) -> None:
 
 
 def lose_a_tensor(folder: Path) -> None:
-    state = load_file(folder / "core.safetensors")
-    del state["norm.weight"]
-    save_file(state, folder / "core.safetensors")
-    adopt(folder)
+    edit_weights(folder, lambda state: state.pop("norm.weight"))
 
 
 def other_vocabulary(folder: Path) -> None:
-    state = load_file(folder / "core.safetensors")
-    state["embed_tokens.weight"] = state["embed_tokens.weight"][:4000].clone()
-    save_file(state, folder / "core.safetensors")
-    adopt(folder)
+    edit_weights(
+        folder, lambda state: state.update({"embed_tokens.weight": state["embed_tokens.weight"][:4000].clone()})
+    )
 
 
-def adopt(folder: Path) -> None:
-    """Name the core's file as it is now, so that what is in it is looked at."""
-    import hashlib
-
-    digest = hashlib.sha256((folder / "core.safetensors").read_bytes()).hexdigest()
-    edit_config(folder, lambda config: config["weights"].update(core=digest))
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object], net: str = "core") -> None:
+    """The file is named as it is then, so that what is in it is looked at."""
+    file = folder / f"{net}.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+    edit_config(folder, lambda config: config["weights"].update({net: file_digest(file)}))
 
 
 @pytest.mark.parametrize(
@@ -183,9 +188,27 @@ def test_a_damaged_folder_is_refused_in_one_line(folder: Path, damage: Callable[
         (lambda f: edit_config(f, lambda c: c.update(weights=3)), "weights is 3; it gives the sha256"),
         (lambda f: edit_config(f, lambda c: c.pop("gist_net")), "weights names 'gist_net', which it does not describe"),
         (lambda f: (f / "config.json").write_text("[]"), r"config\.json: holds \[\]; copy"),
+        (
+            lambda f: edit_config(f, lambda c: c["core"].update(num_heads=3)),
+            r"config\.json: core has .*: num_heads is 3",
+        ),
+        (
+            lambda f: edit_config(f, lambda c: c["core"].update(mlp_width=10**18)),
+            r"has shape \(64, 32\), but .* says \(",
+        ),
+        (lambda f: edit_config(f, lambda c: c["lens_net"].update(features=5)), r"lens_net has .*: features is 5; give"),
+        (lose_a_tensor, r"core\.safetensors: lacks the tensor norm\.weight; use"),
+        (
+            lambda f: edit_weights(f, lambda state: state.update(wing=torch.zeros(2))),
+            r"core\.safetensors: has a tensor that the net does not know: wing; use",
+        ),
+        (
+            lambda f: edit_weights(f, lambda state: state.update({"norm.weight": torch.ones(32, dtype=torch.int8)})),
+            r"core\.safetensors: norm\.weight is stored as I8; use one of BF16, F16, F32",
+        ),
     ],
 )
-def test_a_config_that_cannot_be_true_is_refused_whoever_reads_it(
+def test_a_folder_that_cannot_be_true_is_refused_whoever_reads_it(
     folder: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(folder)

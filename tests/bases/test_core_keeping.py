@@ -17,7 +17,8 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 
 TOKENIZER = BaseHandle("reference").folder / "tokenizer.json"

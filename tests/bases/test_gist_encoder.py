@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from megacontext.bases.gist_encoder import LARGE_SPANS, SLICE_SPANS, GistEncoder
-from megacontext.nets.gist_net import GistNet, GistNetConfig
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.shapes import GistNetConfig
 
 CONFIG = GistNetConfig(width=32, num_layers=1, num_heads=2, mlp_width=32, num_pool_heads=2, pool_head_dim=8)
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.core import Core
 from megacontext.nets.gaussian_rope import frequencies
+from megacontext.nets.shapes import CoreConfig
 
 SMALL = CoreConfig(
     vocab_size=64,

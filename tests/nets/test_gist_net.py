@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.gist_net import GistNet, GistNetConfig, activated, attended, share_means, slot_centers
+from megacontext.nets.gist_net import GistNet, activated, attended, share_means, slot_centers
+from megacontext.nets.shapes import GistNetConfig
 
 SMALL = GistNetConfig(width=32, num_layers=2, num_heads=4, mlp_width=48, num_pool_heads=4, pool_head_dim=8)
 

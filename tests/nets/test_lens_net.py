@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, LensNetConfig, shares_of
+from megacontext.nets.lens_net import LensNet, shares_of
+from megacontext.nets.shapes import FEATURES, STAKE_LEVELS, LensNetConfig
 
 SMALL = LensNetConfig(width=32, num_heads=2, key_dim=8, mlp_width=16)
 

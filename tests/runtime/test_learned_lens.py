@@ -11,7 +11,7 @@ import torch
 
 from megacontext.errors import BaseModelError
 from megacontext.focus.lenses.lensnet import LensNetLens
-from megacontext.nets.lens_net import FEATURES
+from megacontext.nets.shapes import FEATURES
 from megacontext.ports.focus import LearnedEvidence
 from megacontext.runtime import assembly
 from megacontext.testing.fake_base import tiny_base

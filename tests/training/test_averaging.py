@@ -15,9 +15,10 @@ from tokenizers import Tokenizer
 from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
 from megacontext.bases.registry import BaseHandle
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import CoreConfig, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.averaging import averaged
 from megacontext.training.export import tokenizer_files

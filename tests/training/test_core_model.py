@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from megacontext.nets.core import CoreConfig
+from megacontext.nets.shapes import CoreConfig
 from megacontext.training.core_model import build_core, hidden_states, window_loss
 from megacontext.training.curriculum import BatchKind, Stage
 from megacontext.training.loop import LoopConfig, TrainingLoop

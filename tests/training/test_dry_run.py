@@ -194,7 +194,8 @@ def test_a_batch_that_does_not_fit_is_named(configs: tuple[Path, Path]) -> None:
     ("size", "millions"), [("base", 5.92), ("base_m", 25.4), ("base_l", 101.9)], ids=["S", "M", "L"]
 )
 def test_sizes_are_what_their_names_say(size: str, millions: float) -> None:
-    from megacontext.nets.core import Core, CoreConfig
+    from megacontext.nets.core import Core
+    from megacontext.nets.shapes import CoreConfig
 
     for kind in (size, size.replace("base", "memory")):
         settings = read_settings(RECIPES / f"{kind}.toml")

@@ -13,8 +13,9 @@ from tests.training.conftest import TINY_MODEL, tiny_nets
 from transformers import AutoModelForCausalLM
 
 from megacontext.errors import InvalidValueError, TrainingError
-from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
+from megacontext.nets.shapes import CoreConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.base_gate import BaseGate, GateConfig
 from megacontext.training.checkpoint import all_masters, same_nets, same_shape

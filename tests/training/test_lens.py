@@ -19,10 +19,11 @@ from megacontext.focus.lenses.features import (
     UNKNOWN,
     word_features,
 )
-from megacontext.nets import lens_net
+from megacontext.nets import shapes
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, QUERY_TOKENS, WORD_KINDS, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, QUERY_TOKENS, WORD_KINDS, LensNetConfig
 from megacontext.training import lens_labels, lens_model
 from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import (
@@ -376,7 +377,7 @@ def test_impossible_training_is_refused(change: dict[str, float]) -> None:
 
 
 def test_a_lens_of_another_version_is_refused() -> None:
-    assert lens_net.TOKENS_BEFORE == TOKENS_BEFORE
+    assert shapes.TOKENS_BEFORE == TOKENS_BEFORE
     assert (
         word_features(np.zeros((1, TOKENS_BEFORE + 4), dtype=np.int64), np.zeros(2)).words.by_token().shape[-1]
         == WORD_KINDS
@@ -386,7 +387,7 @@ def test_a_lens_of_another_version_is_refused() -> None:
         LensNetConfig(word_kinds=2, tokens_before=4)
     with pytest.raises(InvalidValueError, match="features lexical, mood, of which each has to be one of level, "):
         LensNetConfig(features=("lexical", "mood"))
-    with pytest.raises(InvalidValueError, match="direct is 'yes'; it must be true or false"):
+    with pytest.raises(InvalidValueError, match="direct is 'yes'; choose True or False"):
         LensNetConfig(direct="yes")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match=r"lexical, lexical, .* once; make a new lens"):
         LensNetConfig(features=("lexical", "lexical"))

@@ -15,7 +15,7 @@ import torch
 
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.focus.lenses.features import MAX_LOG2
-from megacontext.nets.lens_net import FEATURES
+from megacontext.nets.shapes import FEATURES
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "core" / "lens.py"
 BLOCKS = 8  # before the tail

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, STAKE_LEVELS, LensNetConfig
 from megacontext.training.lens_labels import LensSample, label
 from megacontext.training.lens_model import lens_utilities
 from megacontext.training.lens_stability import moments_by_text, stability

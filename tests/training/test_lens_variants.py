@@ -12,7 +12,8 @@ import torch
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.cotrained_lens import CotrainedLens, LensLearning
 from megacontext.training.curriculum import Batch, BatchKind, Stage, draw_batch

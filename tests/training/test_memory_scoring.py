@@ -14,7 +14,8 @@ from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, LensNetConfig
 from megacontext.training import memory_scoring
 from megacontext.training.memory_scoring import (
     blocks_within,

@@ -17,9 +17,10 @@ from tests.training.conftest import TINY_MODEL
 from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import read_core_folder, write_lens
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import CoreConfig, GistNetConfig, LensNetConfig
 from megacontext.training import held_out
 from megacontext.training.loop import LoopState
 from megacontext.training.memory_model import MemoryConfig, MemoryLearner

@@ -10,8 +10,7 @@ import pytest
 from tests.training.conftest import TINY_MODEL
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import CoreConfig
-from megacontext.nets.gist_net import GistNetConfig
+from megacontext.nets.shapes import CoreConfig, GistNetConfig
 from megacontext.training.base_gate import GateConfig
 from megacontext.training.cotrained_lens import LensLearning
 from megacontext.training.curriculum import BatchKind, Stage

@@ -14,7 +14,8 @@ from megacontext.bases.registry import BaseHandle
 from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, WORD_KINDS, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, WORD_KINDS, LensNetConfig
 from megacontext.testing.fake_core import TINY_CORE, TINY_GIST_NET
 from megacontext.training.core_export import load_masters, with_all_features
 from megacontext.training.core_recipe import build_learner

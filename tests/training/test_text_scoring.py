@@ -12,7 +12,8 @@ from tests.training.conftest import tiny_nets
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, LensNetConfig
 from megacontext.training import text_scoring
 from megacontext.training.memory_windows import score_windows
 from megacontext.training.text_scoring import FIRST, TextNets, pair_report, score_often, score_ways, share_report

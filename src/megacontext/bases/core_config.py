@@ -6,18 +6,24 @@ memory, or be found out when its first answer is asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from megacontext.bases.traits import CORE_TYPE
-from megacontext.errors import BaseModelError
+from megacontext.errors import BaseModelError, InvalidValueError
+from megacontext.nets.shapes import CoreConfig, GistNetConfig, LensNetConfig
 from megacontext.values import shown
 
-__all__ = ["check_core_config"]
+__all__ = ["Shape", "check_core_config", "shape_of"]
 
-NETS = ("core", "gist_net", "lens_net")
+Shape = CoreConfig | GistNetConfig | LensNetConfig
+
+SHAPES: dict[str, type[Shape]] = {"core": CoreConfig, "gist_net": GistNetConfig, "lens_net": LensNetConfig}
+UNSAID: dict[str, dict[str, Any]] = {"lens_net": {"direct": False}}  # what folders of before do not say of a net
+NETS = tuple(SHAPES)
 FACTS = ("model_type", "vocab_size", "max_position_embeddings", "eos_token_id", "dtype", "weights")
 TAUGHT = ("learned_positions", "trained_shapes")
 KNOWN = (*FACTS, *TAUGHT, *NETS)
@@ -27,8 +33,11 @@ MOST_POSITIONS = 1 << 24  # no window is as long
 AGAIN = "copy the folder again, or export it again"
 
 
-def check_core_config(config: Mapping[str, Any], file: Path) -> None:
-    """Raise BaseModelError, which names the file and the key, for the first thing that no exported core says."""
+def check_core_config(config: Mapping[str, Any], file: Path, *, with_lens: bool = True) -> None:
+    """Raise BaseModelError, which names the file and the key, for the first thing that no exported core says.
+
+    with_lens: also of the shape of its lens, which may be one of another version where a new one takes its place.
+    """
     if config.get("model_type") != CORE_TYPE:
         raise BaseModelError(
             f"{file}: model_type is {shown(config.get('model_type'))}, but that of a core is {CORE_TYPE!r}; give the "
@@ -60,6 +69,30 @@ def check_core_config(config: Mapping[str, Any], file: Path) -> None:
         raise BaseModelError(f"{file}: dtype is {shown(config.get('dtype'))}; it is one of {', '.join(DTYPES)}")
     _check_digests(config, file)
     _check_trained_shapes(config, file)
+    _check_shapes(config, file, [name for name in NETS if name in config and (with_lens or name != "lens_net")])
+
+
+def shape_of(config: Mapping[str, Any], name: str, file: Path) -> Shape:
+    """The shape of one of the nets that a configuration describes; BaseModelError if no net could have it."""
+    shape = SHAPES[name]
+    known = [field.name for field in dataclasses.fields(shape)]
+    for key in config[name]:
+        if key not in known:
+            raise BaseModelError(f"{file}: {name} has an unknown key {shown(key)}; known are {', '.join(known)}")
+    try:
+        return shape(**UNSAID.get(name, {}) | config[name])
+    except InvalidValueError as error:
+        raise BaseModelError(f"{file}: {name} has an impossible shape: {error}") from error
+
+
+def _check_shapes(config: Mapping[str, Any], file: Path, names: Iterable[str]) -> None:
+    width = config["core"]["width"]
+    for name in names:
+        of_net = shape_of(config, name, file).width
+        if of_net != width:
+            raise BaseModelError(
+                f"{file}: its {name} has width {of_net}, but its core {width}; use the nets that were trained together"
+            )
 
 
 def _whole(config: Mapping[str, Any], key: str, file: Path, *, least: int, most: int) -> int:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from megacontext.bases.core_config import check_core_config
+from megacontext.bases.core_config import check_core_config, shape_of
 from megacontext.bases.core_keeping import CONFIG_FILE, carry_over, check_place, place_of_before, stored_config
 from megacontext.bases.traits import CORE_TYPE
-from megacontext.bases.weight_files import check_weights, file_digest
-from megacontext.errors import BaseModelError, InvalidValueError
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.bases.weight_files import check_tensors, check_weights, file_digest
+from megacontext.errors import BaseModelError
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
 from megacontext.values import shown
 
 __all__ = ["CoreNets", "read_core_folder", "write_core_folder", "write_lens"]
 
-UNSAID: dict[str, dict[str, Any]] = {"lens_net": {"direct": False}}  # what folders of before do not say of a net
-CONFIGS: dict[str, type[Any]] = {"core": CoreConfig, "gist_net": GistNetConfig, "lens_net": LensNetConfig}
-NETS: dict[str, type[nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net": LensNet}
+NETS: dict[str, Callable[[Any], nn.Module]] = {"core": Core, "gist_net": GistNet, "lens_net": LensNet}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ def write_lens(folder: Path, lens_net: LensNet) -> None:
 
     The folder opens at every moment, for a moment without a lens. BaseModelError if it holds no core.
     """
-    config = _read_config(folder)
+    config = _read_config(folder, with_lens=False)
     file = folder / "lens_net.safetensors"
     partial = file.with_name(f"{file.name}.partial")
     digest = _save(lens_net, partial)
@@ -122,19 +120,12 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
 
     BaseModelError names the file, what is wrong with it and what to do.
     """
-    config = _read_config(folder)
+    config = _read_config(folder, with_lens=with_lens)
     nets: dict[str, Any] = {
         name: _read_net(folder, name, config).to(device, dtype).eval()
         for name in NETS
         if name in config and (with_lens or name != "lens_net")
     }
-    width = config["core"]["width"]
-    for name in nets.keys() - {"core"}:
-        if config[name]["width"] != width:
-            raise BaseModelError(
-                f"{folder}: its {name} has width {config[name]['width']}, but its core {width}; "
-                "use the nets that were trained together"
-            )
     return CoreNets(
         **nets,
         learned_positions=config.get("learned_positions", 0),
@@ -142,14 +133,14 @@ def read_core_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, 
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, *, with_lens: bool) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BaseModelError(f"{folder / CONFIG_FILE}: not readable ({error}); copy the folder again") from error
     if not isinstance(config, dict):
         raise BaseModelError(f"{folder / CONFIG_FILE}: holds {shown(config)}; copy the folder again")
-    check_core_config(config, folder / CONFIG_FILE)
+    check_core_config(config, folder / CONFIG_FILE, with_lens=with_lens)
     return config
 
 
@@ -188,40 +179,14 @@ def _changed_nets(folder: Path, partial: Path, config: dict[str, Any]) -> set[st
 
 def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
     file = folder / f"{name}.safetensors"
-    kind = CONFIGS[name]
-    known = [field.name for field in dataclasses.fields(kind)]
-    unknown = sorted(set(config[name]) - set(known))
-    if unknown:
-        raise BaseModelError(
-            f"{folder / CONFIG_FILE}: {name} has an unknown key {unknown[0]!r}; known are {', '.join(known)}"
-        )
-    try:
-        shape = kind(**UNSAID.get(name, {}) | config[name])
-        with torch.device("meta"):
-            net = NETS[name](shape)
-    except (InvalidValueError, RuntimeError, TypeError, ValueError) as error:
-        raise BaseModelError(f"{folder / CONFIG_FILE}: {name} has an impossible shape: {error}") from error
+    shape = shape_of(config, name, folder / CONFIG_FILE)
     check_weights(file, config["weights"][name])
+    check_tensors(file, shape.weights)
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise BaseModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
-    _check_tensors(file, state, net.state_dict())
+    with torch.device("meta"):
+        net = NETS[name](shape)
     net.load_state_dict(state, assign=True)
     return net
-
-
-def _check_tensors(file: Path, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise BaseModelError(f"{file}: lacks the tensor {name}; use weights of this shape")
-        if found[name].shape != tensor.shape:
-            raise BaseModelError(
-                f"{file}: {name} has shape {tuple(found[name].shape)}, but {CONFIG_FILE} says {tuple(tensor.shape)}; "
-                "use weights of this shape"
-            )
-    surplus = sorted(found.keys() - wanted.keys())
-    if surplus:
-        raise BaseModelError(
-            f"{file}: has a tensor that the net does not know: {surplus[0]}; use weights of this shape"
-        )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from megacontext.bases.kv_cache import KVCache
-from megacontext.nets.core import NUM_SHIFTS
+from megacontext.nets.shapes import NUM_SHIFTS
 
 __all__ = ["NativeCache", "neighbour_slots"]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from megacontext.bases.adapted_table import AdaptedTable, adapted_table
 from megacontext.bases.adapter import Adapter, find_adapter, tokenizer_folder
-from megacontext.bases.core_config import check_core_config
+from megacontext.bases.core_config import check_core_config, shape_of
 from megacontext.bases.embedding_table import EmbeddingTable
 from megacontext.bases.model_config import check_model_config, check_stored_shapes, check_window
 from megacontext.bases.model_files import read_json
@@ -37,7 +37,7 @@ from megacontext.bases.remote.address import scheme_of
 from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
-from megacontext.bases.weight_files import check_weights
+from megacontext.bases.weight_files import check_tensors, check_weights
 from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError, UnknownNameError
 from megacontext.ports.base import Base, BaseDefaults, BaseInfo
 from megacontext.values import reason_of, shown
@@ -165,7 +165,9 @@ class BaseHandle:
                 )
             # a memory that was made with a damaged file could not be opened with the right one
             for name, digest in config["weights"].items():
-                check_weights(self.folder / f"{name}.safetensors", digest)
+                file = self.folder / f"{name}.safetensors"
+                check_weights(file, digest)
+                check_tensors(file, shape_of(config, name, self.folder / "config.json").weights)
         fingerprint = hashlib.sha256(f"{self.codec.fingerprint} {self.embeddings.digest}".encode()).hexdigest()
         defaults = self._defaults(fingerprint)
         return BaseInfo(

@@ -1,1 +1,1 @@
-"""What is learned: the native core, GistNet and LensNet. Pure torch, no I/O."""
+"""What is learned: the native core, GistNet and LensNet. Pure torch, no I/O; shapes are known without."""

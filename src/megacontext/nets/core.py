@@ -21,54 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megacontext.errors import InvalidValueError
 from megacontext.nets.gaussian_rope import frequencies, gaussian_phases, rotate
 from megacontext.nets.norm import NORM_EPSILON
+from megacontext.nets.shapes import NUM_SHIFTS, CoreConfig
 from megacontext.nets.window_attention import attend_behind, attend_where
-from megacontext.values import number, whole_number
 
-__all__ = ["NUM_SHIFTS", "Core", "CoreCache", "CoreConfig", "CoreOutput"]
+__all__ = ["Core", "CoreCache", "CoreOutput"]
 
-NUM_SHIFTS = 2
 EMBEDDING_STD = 0.5  # the scale that the layers' outputs grow to
 QK_GAIN = 1.5  # sharp attention from the start: copying circuits form sooner
 GIST_BIAS = -2.0  # nats by which a gist's key starts below a token's
-
-
-@dataclass(frozen=True, kw_only=True)
-class CoreConfig:
-    """The shape of a core. head_dim is independent of width; mlp_width is that of one SwiGLU branch."""
-
-    vocab_size: int = 4096
-    width: int = 256
-    num_layers: int = 5
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    head_dim: int = 64
-    mlp_width: int = 704
-    rotary_dims: int = 32  # of each head; the rest is free of position
-    rotary_base: float = 1e4
-    num_slow_bands: int = 0  # rotary pairs that tell places in histories of up to 2^40 tokens apart
-    max_positions: int = 4096  # the longest window it is trained for
-    learns_sigma: bool = False  # a learned factor on every sigma
-
-    def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_width"):
-            whole_number(name, getattr(self, name), least=1)
-        whole_number("max_positions", self.max_positions, least=1)
-        number("rotary_base", self.rotary_base, above=1)
-        if self.num_heads % self.num_kv_heads:
-            raise InvalidValueError(
-                f"num_heads is {self.num_heads}; it must be a multiple of num_kv_heads ({self.num_kv_heads})"
-            )
-        if self.rotary_dims % 2 or not 0 < self.rotary_dims < self.head_dim:
-            raise InvalidValueError(
-                f"rotary_dims is {self.rotary_dims}; it must be even and between 2 and {self.head_dim - 1}"
-            )
-        if not 0 <= self.num_slow_bands <= self.rotary_dims // 2:
-            raise InvalidValueError(
-                f"num_slow_bands is {self.num_slow_bands}; it must be between 0 and {self.rotary_dims // 2}"
-            )
 
 
 Keys: TypeAlias = Tensor | tuple[Tensor, ...]

@@ -15,7 +15,6 @@ I = P * E.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,34 +22,12 @@ from torch.nn import functional
 
 from megacontext.errors import InvalidValueError
 from megacontext.nets.norm import rms_normed
-from megacontext.values import whole_number
+from megacontext.nets.shapes import NUM_LEVEL_KINDS, GistNetConfig
 
-__all__ = ["GistNet", "GistNetConfig", "activated", "attended", "share_means", "slot_centers"]
+__all__ = ["GistNet", "activated", "attended", "share_means", "slot_centers"]
 
-NUM_LEVEL_KINDS = 2  # made of tokens; made of gists
 FIRST_SCALE = 0.1  # of what is learned, beside the mean
 LONGEST_PERIOD = 512.0  # positions inside a span: twice the 128 children of the largest block and room
-
-
-@dataclass(frozen=True, kw_only=True)
-class GistNetConfig:
-    """width: that of the core's embeddings. num_features: sines and cosines that tell places inside a span apart."""
-
-    width: int = 256
-    num_layers: int = 2
-    num_heads: int = 4
-    mlp_width: int = 384
-    num_pool_heads: int = 16
-    pool_head_dim: int = 32
-    num_features: int = 64
-
-    def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "mlp_width", "num_pool_heads", "pool_head_dim"):
-            whole_number(name, getattr(self, name), least=1)
-        if whole_number("num_features", self.num_features, least=2) % 2:
-            raise InvalidValueError(f"num_features is {self.num_features}; choose an even number")
-        if self.width % self.num_heads:
-            raise InvalidValueError(f"width is {self.width}; it must be a multiple of num_heads ({self.num_heads})")
 
 
 def slot_centers(num_children: int, gist_width: int, *, device: torch.device | None = None) -> Tensor:

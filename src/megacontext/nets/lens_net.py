@@ -19,88 +19,20 @@ F features, T words and features that are told, L levels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from megacontext.errors import InvalidValueError
 from megacontext.nets.norm import NORM_EPSILON
+from megacontext.nets.shapes import STAKE_LEVELS, WORD_KINDS, LensNetConfig
 
-__all__ = [
-    "FEATURES",
-    "QUERY_TOKENS",
-    "STAKE_LEVELS",
-    "TOKENS_BEFORE",
-    "WORD_KINDS",
-    "LensNet",
-    "LensNetConfig",
-    "Queries",
-    "shares_of",
-]
+__all__ = ["LensNet", "Queries", "shares_of"]
 
-# What a lens may know of an entry beside its vectors, scaled to about [0, 1] by who fills it in. Level and width are
-# those of one block wherever a lens is taught or asked today, and residency is 0.
-FEATURES = (
-    "level",
-    "log2_width",
-    "log2_distance",
-    "lexical",
-    "residency",
-    "continues",
-    "lexical_8",
-    "lexical_32",
-)
-QUERY_TOKENS = 64  # last tokens of the window whose states ask, in training and in sessions
-WORD_KINDS = 4  # a token, a token with the one before it, and both right before the span
-TOKENS_BEFORE = 16  # right before a span that are compared, too
 LEAST_AMOUNT = 1e-38  # float32 counts no further: e^-87
 OUTSIDE = -4.0  # the logit of a place outside of where a way to weigh words begins
 FIRST_WORDS = 4.0  # logits of ``lexical_8`` at first: where MAX_WORDS words of the last tokens are in common
-STAKE_LEVELS = 2  # of the gist that stands for a span: its own, or one of level 2 and above
-
-
-@dataclass(frozen=True, kw_only=True)
-class LensNetConfig:
-    """width: that of the core; query_tokens: the most that ask, the last ones of the window; num_word_heads: ways to
-    weigh them where words are compared, for each kind of word; features: those of ``FEATURES`` that it is told;
-    word_kinds, tokens_before: as it was taught to be told (``WORD_KINDS``, ``TOKENS_BEFORE``); direct: whether words
-    and features count as much as what is asked makes them, and for themselves, beside what the MLP makes of them."""
-
-    width: int = 256
-    num_heads: int = 4
-    key_dim: int = 64
-    mlp_width: int = 64
-    query_tokens: int = QUERY_TOKENS
-    num_word_heads: int = 4
-    features: tuple[str, ...] = FEATURES
-    word_kinds: int = WORD_KINDS
-    tokens_before: int = TOKENS_BEFORE
-    direct: bool = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.direct, bool):
-            raise InvalidValueError(f"direct is {self.direct!r}; it must be true or false")
-        object.__setattr__(self, "features", tuple(self.features))
-        strange = [name for name in self.features if name not in FEATURES]
-        if strange or len(set(self.features)) < len(self.features):
-            raise InvalidValueError(
-                f"this lens is told the features {', '.join(self.features)}, of which each has to be one of "
-                f"{', '.join(FEATURES)}, once; make a new lens with recipes/core/lens.py"
-            )
-        if (self.word_kinds, self.tokens_before) != (WORD_KINDS, TOKENS_BEFORE):
-            raise InvalidValueError(
-                f"this lens was taught with {self.word_kinds} kinds of words and {self.tokens_before} tokens before a "
-                f"block, but this version tells it {WORD_KINDS} and {TOKENS_BEFORE}; make a new lens with "
-                "recipes/core/lens.py"
-            )
-
-    @property
-    def columns(self) -> list[int]:
-        """The place of each of its features among ``FEATURES``."""
-        return [FEATURES.index(name) for name in self.features]
 
 
 class Queries(NamedTuple):

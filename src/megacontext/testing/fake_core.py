@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from megacontext.bases.native import NativeBase
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import CoreConfig, GistNetConfig, LensNetConfig
 from megacontext.ports.base import BaseInfo
 from megacontext.testing.fake_base import DType, byte_codec
 

@@ -16,9 +16,10 @@ from megacontext.bases.core_config import check_core_config
 from megacontext.bases.core_folder import CoreNets, write_core_folder
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import FEATURES, LensNet, LensNetConfig
+from megacontext.nets.core import Core
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import FEATURES, CoreConfig, GistNetConfig, LensNetConfig
 from megacontext.training.checkpoint import all_masters, differences, identity, read_checkpoint, same_nets
 from megacontext.training.export import tokenizer_files
 from megacontext.training.run_logs import copy_run_logs, last_start

@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megacontext.errors import CorruptionError, InvalidValueError
-from megacontext.nets.core import Core, CoreConfig
+from megacontext.nets.core import Core
 from megacontext.nets.norm import NORM_EPSILON
+from megacontext.nets.shapes import CoreConfig
 from megacontext.training.core_export import load_masters
 from megacontext.training.finite import check_finite
 from megacontext.values import number, shown, whole_number

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megacontext.nets.core import Core, CoreConfig, CoreOutput
+from megacontext.nets.core import Core, CoreOutput
+from megacontext.nets.shapes import CoreConfig
 from megacontext.training.objective import cross_entropy
 
 __all__ = ["build_core", "compile_core", "hidden_states", "window_loss"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import CoreConfig
-from megacontext.nets.gist_net import GistNet, GistNetConfig
-from megacontext.nets.lens_net import LensNet, LensNetConfig
+from megacontext.nets.gist_net import GistNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import CoreConfig, GistNetConfig, LensNetConfig
 from megacontext.training.core_model import build_core, compile_core, window_loss
 from megacontext.training.cotrained_lens import CotrainedLens, read_lens
 from megacontext.training.curriculum import Batch

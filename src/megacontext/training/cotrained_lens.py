@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.lens_net import QUERY_TOKENS, LensNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import QUERY_TOKENS
 from megacontext.training.curriculum import Batch
 from megacontext.training.lens_labels import LensSample
 from megacontext.training.lens_model import calibration_figures, hide_words_, lens_loss, looked, on_device, stacked

@@ -35,7 +35,7 @@ from megacontext.focus.lenses.features import (
 )
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS
+from megacontext.nets.shapes import FEATURES, STAKE_LEVELS
 from megacontext.training.gist_cuts import UNJOINED
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
 from megacontext.training.moments import Moment

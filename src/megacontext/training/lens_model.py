@@ -30,7 +30,8 @@ from megacontext.focus.lenses.features import (
     lexical_scores,
     word_features,
 )
-from megacontext.nets.lens_net import FEATURES, STAKE_LEVELS, LensNet, Queries, shares_of
+from megacontext.nets.lens_net import LensNet, Queries, shares_of
+from megacontext.nets.shapes import FEATURES, STAKE_LEVELS
 from megacontext.training.lens_labels import LensSample
 from megacontext.training.scoring import Share, share
 

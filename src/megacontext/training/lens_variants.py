@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from megacontext.nets.lens_net import STAKE_LEVELS
+from megacontext.nets.shapes import STAKE_LEVELS
 from megacontext.training.curriculum import Batch
 from megacontext.training.lens_labels import FAR_NATS, MIN_NEEDED, LensSample, blocks_of_row, features_of
 

@@ -22,7 +22,8 @@ from megacontext.errors import InvalidValueError
 from megacontext.focus.lenses.features import lexical_scores
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.nets.lens_net import QUERY_TOKENS, LensNet
+from megacontext.nets.lens_net import LensNet
+from megacontext.nets.shapes import QUERY_TOKENS
 from megacontext.training.closure import Nats, closure_report
 from megacontext.training.lens_labels import sample_of
 from megacontext.training.lens_model import lens_utilities

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megacontext.nets.lens_net import QUERY_TOKENS
+from megacontext.nets.shapes import QUERY_TOKENS
 from megacontext.training.windows import Answer, Window
 
 __all__ = ["HORIZON_TOKENS", "Moment", "moments_of"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import CoreConfig
+from megacontext.nets.shapes import CoreConfig
 from megacontext.training.curriculum import Stage
 from megacontext.training.preparation import DOMAINS
 from megacontext.values import number, shown, whole_number

@@ -14,8 +14,8 @@ from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.registry import BUNDLED, BUNDLED_FOLDER
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
-from megacontext.nets.core import Core, CoreConfig
-from megacontext.nets.gist_net import GistNetConfig
+from megacontext.nets.core import Core
+from megacontext.nets.shapes import CoreConfig, GistNetConfig
 from megacontext.training.checkpoint import all_masters, read_checkpoint
 from megacontext.training.core_export import core_prefix, load_masters, with_all_features
 from megacontext.training.core_import import load_model, read_config
