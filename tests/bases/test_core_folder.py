@@ -145,6 +145,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     edit_config(folder, lambda config: config["weights"].update({net: file_digest(file)}))
 
 
+def no_number(tensor: str, net: str, value: float = torch.nan) -> Callable[[Path], object]:
+    return lambda folder: edit_weights(folder, lambda state: state[tensor].view(-1)[-1:].fill_(value), net)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -152,6 +156,13 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
         (cut, r"core\.safetensors: is not the file that config\.json names"),
         (lose_a_tensor, r"core\.safetensors: lacks the tensor norm\.weight"),
         (other_vocabulary, r"embed_tokens\.weight has shape \(4000, 32\), but config\.json says \(4096, 32\)"),
+        (
+            no_number("layers.1.mlp.up.weight", "core"),
+            r"core\.safetensors: layers\.1\.mlp\.up\.weight holds NaN or inf",
+        ),
+        (no_number("log_sigma_scale", "core"), r"core\.safetensors: log_sigma_scale holds NaN or infinity; copy the"),
+        (no_number("pool_out.weight", "gist_net", torch.inf), r"gist_net\.safetensors: pool_out\.weight holds NaN"),
+        (no_number("up.bias", "lens_net"), r"lens_net\.safetensors: up\.bias holds NaN or infinity; copy the folder"),
         (lambda f: (f / "lens_net.safetensors").unlink(), r"lens_net\.safetensors: is missing"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json: not readable"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import runpy
 import sys
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from megacontext.bases.core_folder import CoreNets, read_core_folder, write_core_folder
 from megacontext.bases.registry import BaseHandle
-from megacontext.errors import InvalidValueError
+from megacontext.bases.weight_files import file_digest
+from megacontext.errors import BaseModelError, InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.lens_net import LensNet
@@ -86,6 +89,19 @@ def test_models_of_two_trainings_are_refused(make: Make, tmp_path: Path) -> None
     for pair in ((one, plain), (plain, one)):
         with pytest.raises(InvalidValueError, match="plain_core has no gist_net, but the other model has one"):
             averaged(*pair, share=0.5)
+
+
+def test_weights_that_are_no_numbers_make_no_mean(make: Make) -> None:
+    one, other = make("one"), make("other")
+    file = other / "gist_net.safetensors"
+    state = load_file(file)
+    state["level_shift"][0, 3] = torch.nan
+    save_file(state, file)
+    config = json.loads((other / "config.json").read_text())
+    config["weights"]["gist_net"] = file_digest(file)
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BaseModelError, match=r"other/gist_net\.safetensors: level_shift holds NaN or infinity; copy"):
+        averaged(one, other, share=0.5)
 
 
 def test_the_recipe_writes_a_model_with_the_logs_of_the_second(

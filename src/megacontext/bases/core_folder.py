@@ -30,6 +30,7 @@ from megacontext.bases.core_config import check_core_config, shape_of
 from megacontext.bases.core_keeping import CONFIG_FILE, carry_over, check_place, place_of_before, stored_config
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.bases.weight_files import check_tensors, check_weights, file_digest
+from megacontext.bases.weight_values import is_finite
 from megacontext.errors import BaseModelError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
@@ -186,6 +187,9 @@ def _read_net(folder: Path, name: str, config: Mapping[str, Any]) -> nn.Module:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
         raise BaseModelError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+    for key, tensor in state.items():
+        if not is_finite(tensor):
+            raise BaseModelError(f"{file}: {key} holds NaN or infinity; copy the folder again, or export it again")
     with torch.device("meta"):
         net = NETS[name](shape)
     net.load_state_dict(state, assign=True)

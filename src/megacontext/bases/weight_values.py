@@ -5,12 +5,16 @@ Shape legend: T tokens, V vocabulary.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedModel
 
 from megacontext.errors import BaseModelError
 
-__all__ = ["check_weights_tell"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["check_weights_tell", "is_finite"]
 
 AGAIN = "copy or save the model again"
 
@@ -19,9 +23,9 @@ def check_weights_tell(model: PreTrainedModel, logits_TV: torch.Tensor, name: st
     """BaseModelError if its embeddings, or what it makes of tokens, show that a model's weights hold NaN or infinity,
     or nothing at all. The others are read only where logits are no numbers; of a precision that overflows nothing is
     said here."""
-    if not (logits_TV.isfinite().all().item() and _is_finite(model.get_input_embeddings().weight)):
+    if not (logits_TV.isfinite().all().item() and is_finite(model.get_input_embeddings().weight)):
         for tensor_name, tensor in model.named_parameters():
-            if not _is_finite(tensor):
+            if not is_finite(tensor):
                 raise BaseModelError(f"{name}: its weights hold NaN or infinity (in {tensor_name}); {AGAIN}")
     elif not (logits_TV != logits_TV[:1, :1]).any().item():
         raise BaseModelError(
@@ -30,7 +34,7 @@ def check_weights_tell(model: PreTrainedModel, logits_TV: torch.Tensor, name: st
         )
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
     """Whether it holds numbers alone; in float16 infinity may be what a large number became."""
     if not tensor.is_floating_point():
         return True
