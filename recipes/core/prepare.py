@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sysconfig
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from rich.table import Table
 
 from megacontext.cli.failures import run_script
 from megacontext.training.babi import BABI
-from megacontext.training.card import read_figures
+from megacontext.training.card import read_figures, tables_of, write_figures
 from megacontext.training.curriculum import ROWS
 from megacontext.training.packing import packing
 from megacontext.training.preparation import REPORT, SIDES, add_stories, load_stores, prepare
@@ -46,6 +45,17 @@ def cleaning_table(told: dict[str, Any]) -> Table:
                 share = f"{part['tokens'] / num_read:.2%}" if num_read else ""
                 table.add_row(side, domain, name, f"{part['documents']:,}", f"{part['tokens']:,}", share)
     return table
+
+
+def read_report(data: Path) -> tuple[dict[str, Any], Table | None]:
+    """What cleaning told of a folder, and as a table; nothing where it told nothing. InvalidValueError where it cannot
+    be what it told."""
+    path = data / REPORT
+    if not path.exists():
+        return {}, None
+    told = read_figures(path, parts=SIDES, measure="recipes/core/prepare.py")
+    fix = "put back the one that was written there, or give a new --out"
+    return told, tables_of(path, cleaning_table, told, reader="prepare.py", fix=fix)
 
 
 def measure_rows(data: Path, shares: dict[str, float], count: int) -> dict[str, dict[str, float]]:
@@ -78,6 +88,7 @@ def main() -> None:
     data = args.out / "data"
     settings = read_settings(args.config)
     whole_number("--rows", args.rows, least=1)
+    read_report(data)
     prepare(
         args.data,
         args.packages,
@@ -90,11 +101,11 @@ def main() -> None:
     )
     add_stories(args.data, data)
     console = Console()
+    told, cleaned = read_report(data)  # what was there is whole; this may be one that is new
     measured = measure_rows(data, settings.shares, args.rows)
-    if (data / REPORT).exists():
-        told = read_figures(data / REPORT, parts=SIDES, measure="recipes/core/prepare.py")
-        (data / REPORT).write_text(json.dumps({**told, "packing": measured}, indent=2) + "\n")
-        console.print(cleaning_table(told))
+    if cleaned is not None:
+        write_figures(data / REPORT, {**told, "packing": measured}, of=str(data))
+        console.print(cleaned)
     table = Table("row", *(next(iter(measured.values()))))
     for name, shares in measured.items():
         table.add_row(name, *(f"{share:.2%}" for share in shares.values()))

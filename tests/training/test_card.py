@@ -40,7 +40,7 @@ def test_a_card_that_cannot_be_rewritten_is_refused(content: bytes, line: str, t
 
 def test_a_figure_that_is_no_number_is_named(tmp_path: Path) -> None:
     figures = {"plain": {"bits": [1.0, math.nan]}, "n": 3}
-    with pytest.raises(InvalidValueError, match=r"lens\.json: plain/bits/1 is nan, which no card says"):
+    with pytest.raises(InvalidValueError, match=r"lens\.json: plain/bits/1 is nan, which is no figure for the card"):
         tables_of(tmp_path / "lens.json", lambda _: [], figures)
 
 

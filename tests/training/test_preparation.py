@@ -92,6 +92,10 @@ def test_a_folder_that_keeps_repeats_says_so_and_is_finished_so(data: Path, pack
     (out / "code_train.npz").unlink()
     prepare(data, [packages], out, vocab_size=400)
     assert texts_of(out, "train", "code") == kept
+    (out / "code_train.npz").unlink()
+    (out / "preparation.json").write_text(json.dumps(told | {"rules": 5}))
+    with pytest.raises(InvalidValueError, match=r"preparation\.json: rules is 5, no table of the rules that text was"):
+        prepare(data, [packages], out, vocab_size=400)
 
 
 def test_a_tokenizer_can_be_given_and_another_one_is_refused(data: Path, packages: Path, tmp_path: Path) -> None:

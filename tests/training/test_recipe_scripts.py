@@ -103,7 +103,7 @@ def model(tmp_path: Path) -> Path:
         (lambda m: lose(m / "lens.json", "calibration", whole=True), "lens.json is not laid out as the card needs it"),
         (
             lambda m: tell(m / "evaluation.json", ("plain", "validation", "books", "bits_per_byte"), float("nan")),
-            "evaluation.json: plain/validation/books/bits_per_byte is nan, which no card says; measure again",
+            "evaluation.json: plain/validation/books/bits_per_byte is nan, which is no figure for the card; measure",
         ),
         (
             lambda m: tell(m / "evaluation.json", ("plain", "validation", "books", "bits_per_byte"), 10**400),
@@ -387,3 +387,34 @@ def test_a_core_is_not_measured_on_longer_rows_than_it_takes(script: str, said: 
     (model / "config.json").write_text(json.dumps(config))
     line = said(f"core/{script}.py", "--out", run, "--model", model)
     assert "model takes windows of 512 tokens at most (max_positions), but is measured on rows of 2,048;" in line
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"held_out": 5, "train": 5}, "AttributeError: "),
+        ({"held_out": {"books": {"kept": 3}}, "train": {}}, "KeyError: 'removed'"),
+        ({"held_out": {"books": {"kept": 3, "removed": {}}}, "train": {}}, "TypeError: "),
+    ],
+)
+def test_what_cleaning_cannot_have_told_is_not_written_over(told: object, reason: str, said: Said, run: Path) -> None:
+    report = run / "data" / "preparation.json"
+    report.write_text(json.dumps(told))
+    line = said("core/prepare.py", "--data", run, "--out", run)
+    assert f"preparation.json is not laid out as prepare.py needs it ({reason}" in line
+    assert line.endswith("; put back the one that was written there, or give a new --out")
+    assert json.loads(report.read_text()) == told
+
+
+def test_the_rows_of_a_prepared_folder_are_told_beside_what_was_removed(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"kept": {"documents": 12, "tokens": 900}, "removed": {"table": {"documents": 1, "tokens": 100}}}
+    told = {"rules": {}, "held_out": {}, "train": {"books": counts}}
+    (tiny_run / "data" / "preparation.json").write_text(json.dumps(told))
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "--data", str(tiny_run), "--out", str(tiny_run), "--rows", "1"])
+    runpy.run_path(str(RECIPES / "core" / "prepare.py"), run_name="__main__")
+    found = json.loads((tiny_run / "data" / "preparation.json").read_text())
+    assert {name: found[name] for name in told} == told
+    assert "plain_2048" in found["packing"]
+    assert "10.00%" in capsys.readouterr().out

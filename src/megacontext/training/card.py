@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from megacontext.errors import BaseModelError, CorruptionError, InvalidValueError
 
@@ -22,6 +22,8 @@ __all__ = [
     "tables_of",
     "write_figures",
 ]
+
+T = TypeVar("T")
 
 END = "<!-- figures: end -->"
 TO_SAY = "To be said here: what it is for, what it was trained on, under which licence it may be used, where it fails."
@@ -86,16 +88,23 @@ def write_figures(path: Path, figures: Mapping[str, Any], *, of: str) -> None:
     path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def tables_of(path: Path, lay_out: Callable[[dict[str, Any]], list[str]], figures: dict[str, Any]) -> list[str]:
+def tables_of(
+    path: Path,
+    lay_out: Callable[[dict[str, Any]], T],
+    figures: dict[str, Any],
+    *,
+    reader: str = "the card",
+    fix: str = "measure again",
+) -> T:
     """What ``lay_out`` makes of the figures of a file; InvalidValueError where they are not those that it knows, or one
-    is no number."""
+    is no number. reader, fix: who needs them and what helps, for messages."""
     if said := next(no_numbers(figures), None):
-        raise InvalidValueError(f"{path}: {said}, which no card says; measure again")
+        raise InvalidValueError(f"{path}: {said}, which is no figure for {reader}; {fix}")
     try:
         return lay_out(figures)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, StopIteration) as error:
         said = f"{type(error).__name__}: {error}"
-        raise InvalidValueError(f"{path} is not laid out as the card needs it ({said}); measure again") from error
+        raise InvalidValueError(f"{path} is not laid out as {reader} needs it ({said}); {fix}") from error
 
 
 def rewrite_figures(card: Path, figures: str, *, writer: str) -> None:

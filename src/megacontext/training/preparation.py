@@ -43,6 +43,7 @@ from megacontext.training.tokens import (
     read_tokenizer,
     train_tokenizer,
 )
+from megacontext.values import shown
 
 __all__ = [
     "DOMAINS",
@@ -161,7 +162,11 @@ def prepare(
 def _rules_of(out: Path) -> dict[str, str]:
     """The rules that the folder was cleaned by."""
     rules = read_figures(out / REPORT, parts=["rules"], measure="recipes/core/prepare.py")["rules"]
-    return dict(rules)
+    if not isinstance(rules, dict):
+        raise InvalidValueError(
+            f"{out / REPORT}: rules is {shown(rules)}, no table of the rules that text was cleaned by; give a new --out"
+        )
+    return rules
 
 
 def _tokenizer_of(out: Path, given: Path | None) -> Tokenizer | None:
