@@ -252,6 +252,9 @@ def test_calibration_compares_what_is_said_with_what_was_saved() -> None:
     assert told["bins"][0]["saved"] < 0.2
     assert sum(part["blocks"] for part in told["bins"]) == 30 * 12
     assert levels["level 2"] == {"correlation": None, "agreement": None, "bins": []}
+    for sample in samples:
+        sample.saved_LC[0] = 0.0
+    assert calibration(lens, samples)["level 1"]["correlation"] is None, "which is no number where all are alike"
 
 
 def test_what_a_lens_says_is_compared_while_it_learns() -> None:

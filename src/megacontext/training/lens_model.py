@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from random import Random
 from typing import Any, TypeVar
 
@@ -296,8 +297,9 @@ def calibration(lens: LensNet, samples: Sequence[LensSample], *, num_bins: int =
     """How what a lens says of measured blocks compares with what opening them saved, by the level of the gist that
     stood for them.
 
-    ``correlation`` (Pearson) over all blocks; ``agreement``: how often the block it values most saved most; ``bins``:
-    blocks by what was said, each holding an equal part of its sum, with the means of both in nats.
+    ``correlation`` (Pearson) over all blocks, None where all are alike; ``agreement``: how often the block it values
+    most saved most; ``bins``: blocks by what was said, each holding an equal part of its sum, with the means of both in
+    nats.
     """
     return {
         f"level {level}": _calibration_at(lens, samples, level=level, num_bins=num_bins)
@@ -343,4 +345,8 @@ def _calibration_at(lens: LensNet, samples: Sequence[LensSample], *, level: int,
         if len(some := order[part_n == index])
     ]
     correlation = float(torch.corrcoef(torch.stack([said_n, saved_n]))[0, 1])
-    return {"correlation": round(correlation, 4), "agreement": share(agreed), "bins": bins}
+    return {
+        "correlation": round(correlation, 4) if isfinite(correlation) else None,
+        "agreement": share(agreed),
+        "bins": bins,
+    }
