@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,16 @@ def test_evidence_is_the_lens_nets_own() -> None:
     assert nothing == pytest.approx(float(queries.nothing), abs=1e-6)
     np.testing.assert_allclose(stakes, queries.stakes_L.numpy(), atol=1e-6)
     assert (stakes > 0).all()
+
+
+def test_of_no_spans_there_is_no_evidence() -> None:
+    base = tiny_core_base()
+    query = base.lens_query(shown(base), num_queries=6)
+    keys = base.lens_keys(np.zeros((0, 1, 32), dtype=np.float16))
+    features = np.zeros((0, len(base.lens_features)), dtype=np.float32)
+    for words in (None, replace(some_words(num_spans=1, num_queries=8), starts_n=np.zeros(0, dtype=np.int64))):
+        said = query.evidence(keys, features, words)
+        assert (said.shape, said.dtype) == ((0,), np.float32)
 
 
 def test_what_was_asked_stays_as_the_window_goes_on() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from megacontext.errors import InvalidValueError
 from megacontext.nets.lens_net import LensNet, shares_of
 from megacontext.nets.shapes import FEATURES, STAKE_LEVELS, LensNetConfig
 
@@ -51,6 +52,11 @@ def test_a_query_as_sharp_as_it_may_be_finds_finite_amounts() -> None:
     assert said.isfinite().all()
     said.sum().backward()
     assert lens.query.weight.grad.isfinite().all()
+
+
+def test_nobody_asks_with_no_states() -> None:
+    with pytest.raises(InvalidValueError, match="0 states to ask with; give at least"):
+        LensNet(SMALL).queries(torch.zeros(0, 32))
 
 
 def test_shares_leave_room_for_nothing() -> None:

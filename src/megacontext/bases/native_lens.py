@@ -40,6 +40,8 @@ class NativeLensQuery:
         words: WordsInCommon | None = None,
     ) -> npt.NDArray[np.float32]:
         """Logits [n]; of the r vectors of a gist the best counts."""
+        if not len(keys_nr):
+            return np.zeros(0, dtype=np.float32)
         gist_width, device = keys_nr.shape[1], keys_nr.device
         with torch.inference_mode():
             told = () if words is None else (words.starts_n, words.columns_m, words.amounts_m, words.columns_4Q)

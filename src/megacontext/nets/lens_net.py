@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from megacontext.errors import InvalidValueError
 from megacontext.nets.norm import NORM_EPSILON
 from megacontext.nets.shapes import STAKE_LEVELS, WORD_KINDS, LensNetConfig
 
@@ -76,7 +77,10 @@ class LensNet(nn.Module):
             nn.init.zeros_(self.trust.bias)
 
     def queries(self, hidden_QD: Tensor) -> Queries:
-        """From the core's hidden states of the last tokens; of more than ``query_tokens``, the last ones count."""
+        """From the core's hidden states of the last tokens; of more than ``query_tokens``, the last ones count.
+        InvalidValueError if there are none."""
+        if not hidden_QD.shape[-2]:
+            raise InvalidValueError("there are 0 states to ask with; give at least that of one token")
         hidden_QD = hidden_QD[..., -self.config.query_tokens :, :]
         normed_QD = functional.rms_norm(hidden_QD, (hidden_QD.shape[-1],), eps=NORM_EPSILON)
         q_HQE = self.query(normed_QD).unflatten(-1, (self.config.num_heads, -1)).transpose(-3, -2)

@@ -13,6 +13,7 @@ from megacontext.focus.lenses.features import (
     TOKENS_CONTINUED,
     UNKNOWN,
     blocks_with_before,
+    feature_columns,
     lexical_scores,
     word_features,
 )
@@ -62,6 +63,22 @@ def test_the_last_tokens_are_compared_apart() -> None:
     one = np.full((3, 48), 7)
     one[1, 20] = 9
     assert word_features(one, np.array([9, 5, 5])).last_n2.tolist() == [[0, 0], [1, 1], [0, 0]], "once, in one alone"
+
+
+@pytest.mark.parametrize(("num_tokens", "num_blocks"), [(0, 0), (3, 0), (4, 1), (7, 1), (8, 2)])
+def test_text_has_as_many_blocks_as_it_fills(num_tokens: int, num_blocks: int) -> None:
+    tokens = np.arange(-TOKENS_BEFORE, num_tokens)
+    blocks = blocks_with_before(tokens, block_tokens=4)
+    assert blocks.shape == (num_blocks, TOKENS_BEFORE + 4)
+    assert blocks[:, TOKENS_BEFORE:].tolist() == [
+        [4 * at, 4 * at + 1, 4 * at + 2, 4 * at + 3] for at in range(num_blocks)
+    ]
+
+
+def test_a_lens_may_be_told_nothing() -> None:
+    ones = np.ones(3, dtype=np.int64)
+    features = feature_columns((), levels_n=ones, widths_n=ones, distances_n=ones)
+    assert (features.shape, features.dtype) == ((3, 0), np.float32)
 
 
 def test_what_goes_on_may_have_begun_in_the_block_before() -> None:

@@ -68,9 +68,10 @@ class InCommon(NamedTuple):
 def blocks_with_before(tokens_T: npt.NDArray[np.integer], *, block_tokens: int) -> npt.NDArray[np.int64]:
     """Blocks [n, before + K] of a text that begins with the tokens before its first block (``UNKNOWN`` where there are
     none), each with the tokens before it."""
-    num_tokens = len(tokens_T) - TOKENS_BEFORE
-    windows = np.lib.stride_tricks.sliding_window_view(tokens_T.astype(np.int64), TOKENS_BEFORE + block_tokens)
-    return windows[: num_tokens - block_tokens + 1 : block_tokens]
+    width = TOKENS_BEFORE + block_tokens
+    if len(tokens_T) < width:
+        return np.zeros((0, width), dtype=np.int64)
+    return np.lib.stride_tricks.sliding_window_view(tokens_T.astype(np.int64), width)[::block_tokens]
 
 
 def lexical_scores(blocks_nK: npt.NDArray[np.integer], query_Q: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
@@ -253,4 +254,7 @@ def feature_columns(
                 f"the base's lens asks for the feature {name!r}, which is none of {', '.join(columns)}; "
                 "use a newer MegaContext, or lens 'auto'"
             )
-    return np.stack([columns[name] for name in names], axis=1).astype(np.float32)
+    features_nF = np.zeros((len(levels_n), len(names)), dtype=np.float32)
+    for place, name in enumerate(names):
+        features_nF[:, place] = columns[name]
+    return features_nF
