@@ -157,3 +157,12 @@ def test_a_value_is_shown_on_one_short_line(value):
 def test_too_large_a_number_is_told_the_upper_limit():
     with pytest.raises(InvalidValueError, match=r"choose a whole number from 0 to 2\*\*63 - 1$"):
         values.seed(2**70)
+
+
+def test_a_file_in_the_way_of_a_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    for place in (Path(), tmp_path, Path("new"), tmp_path / "new" / "below"):
+        assert values.file_in_the_way(place) is None
+    for place in (Path("file"), tmp_path / "file", Path("file/below"), tmp_path / "file" / "below" / "further"):
+        assert values.file_in_the_way(place).samefile("file")

@@ -13,6 +13,7 @@ import numbers
 import operator
 from collections.abc import Iterable, Mapping
 from os import PathLike, fsencode, fspath
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from megacontext.errors import InvalidValueError, UnknownNameError
 __all__ = [
     "LARGEST",
     "choice",
+    "file_in_the_way",
     "flag",
     "function",
     "name_of_source",
@@ -253,6 +255,12 @@ def path(name: str, value: object, *, example: str = "notes.mc") -> str:
             f"{name} is {shown(found) if found else 'empty'}; name a file or folder, such as {example}"
         )
     return found
+
+
+def file_in_the_way(place: Path) -> Path | None:
+    """The file that stands where a folder is to be made, or above that; None if there is none."""
+    there = next(one for one in (place, *place.absolute().parents) if one.exists())
+    return None if there.is_dir() else there
 
 
 def part(name: str, value: object, protocol: type[T], known: Iterable[str]) -> T:

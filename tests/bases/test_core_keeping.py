@@ -169,8 +169,9 @@ def test_a_folder_of_something_else_is_never_replaced(config: str | None, nets: 
     before = content(diary)
     with pytest.raises(InvalidValueError, match=r"diary is not empty and holds no core .*; give an empty one, or one"):
         write(diary, nets)
-    with pytest.raises(InvalidValueError, match=r"monday\.txt is a file; give the model a folder of its own"):
-        write(diary / "monday.txt", nets)
+    for place in (diary / "monday.txt", diary / "monday.txt" / "below" / "model"):
+        with pytest.raises(InvalidValueError, match=r"monday\.txt is a file; give the model a folder of its own"):
+            write(place, nets)
     assert content(diary) == before
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", nets)

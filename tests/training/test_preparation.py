@@ -260,6 +260,13 @@ def test_a_broken_page_is_said_before_anything_is_cleaned(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_is_not_prepared_where_a_file_is(data: Path, packages: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(InvalidValueError, match=r"file is a file; give a folder for token arrays, .* with --out"):
+            prepare(data, [packages], out, vocab_size=400)
+
+
 def test_arrays_without_their_tokenizer_are_not_mixed_with_another(data: Path, packages: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare(data, [packages], out, vocab_size=400)

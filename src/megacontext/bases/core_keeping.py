@@ -17,6 +17,7 @@ from typing import Any
 
 from megacontext.bases.traits import CORE_TYPE
 from megacontext.errors import InvalidValueError
+from megacontext.values import file_in_the_way
 
 __all__ = ["CONFIG_FILE", "carry_over", "check_place", "outdated_figures", "place_of_before", "stored_config"]
 
@@ -52,8 +53,8 @@ def check_place(folder: Path) -> None:
     if before.exists():
         what = f"remove it if {folder} is whole" if folder.exists() else f"rename it to {folder.name}"
         raise InvalidValueError(f"{before} is left of an export that was stopped; {what}, then export again")
-    if folder.exists() and not folder.is_dir():
-        raise InvalidValueError(f"{folder} is a file; give the model a folder of its own")
+    if (file := file_in_the_way(folder)) is not None:
+        raise InvalidValueError(f"{file} is a file; give the model a folder of its own")
     if (folder / CHECKPOINT).exists():
         raise InvalidValueError(f"{folder} holds {CHECKPOINT}, so it is that of a run; give the model one of its own")
     if folder.exists() and any(folder.iterdir()) and not stored_config(folder):

@@ -43,7 +43,7 @@ from megacontext.training.tokens import (
     read_tokenizer,
     train_tokenizer,
 )
-from megacontext.values import shown
+from megacontext.values import file_in_the_way, shown
 
 __all__ = [
     "DOMAINS",
@@ -128,6 +128,8 @@ def prepare(
 
     Raises UsageError if text is to be cleaned and a package for it is not installed.
     """
+    if (file := file_in_the_way(out)) is not None:
+        raise InvalidValueError(f"{file} is a file; give a folder for token arrays, new or empty, with --out")
     used = _tokenizer_of(out, tokenizer)
     stores = [out / f"{domain}_{side}.npz" for domain in DOMAINS for side in SIDES]
     if (out / "tokenizer" / TOKENIZER).exists() and all(path.exists() for path in stores):

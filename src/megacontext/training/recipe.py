@@ -43,7 +43,7 @@ from megacontext.training.team import Team, join_team
 from megacontext.training.tokens import TokenStore, read_tokenizer
 from megacontext.training.trackers import TRACKERS, open_trackers, refuse_missing
 from megacontext.training.windows import TextSource
-from megacontext.values import number, whole_number
+from megacontext.values import file_in_the_way, number, whole_number
 
 __all__ = ["Learner", "RunArguments", "installed_packages", "recipe_parser", "train"]
 
@@ -195,8 +195,8 @@ def _refuse_impossible(args: RunArguments, checkpoint: Path) -> None:
     for folder in (args.data, *args.packages):
         if not folder.is_dir():
             raise InvalidValueError(f"{folder} is no folder; give one with text to read")
-    if args.out.exists() and not args.out.is_dir():
-        raise InvalidValueError(f"{args.out} is a file; give a folder for the run, new or empty")
+    if (file := file_in_the_way(args.out)) is not None:
+        raise InvalidValueError(f"{file} is a file; give a folder for the run, new or empty")
     of_model = [*args.out.glob("config.json"), *args.out.glob("*.safetensors")]  # which no run writes
     if of_model and not args.resume:
         raise InvalidValueError(

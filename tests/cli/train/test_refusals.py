@@ -122,7 +122,8 @@ def test_wrong_usage(megacontext, train, place):
     assert "gone.pt is neither a file nor a folder; give the checkpoint.pt of a run, the folder of a model, or" in gone
     assert "bundled one: reference, reference-core, reference-plain" in gone
     (place / "file").touch()
-    assert "file is a file; give a folder" in train("base.toml", "file").err
+    for name in ("file", "file/below"):
+        assert "file is a file; give a folder" in train("base.toml", name).err
     for name in ("config.json", "core.safetensors"):
         model = place / f"model_{name}"
         model.mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megacontext.errors import CorruptionError
+from megacontext.errors import CorruptionError, MemoryExistsError
 from megacontext.evaluation.runs.records import Record, RunFolder
 from megacontext.evaluation.runs.trials import ItemResult
 
@@ -45,6 +45,13 @@ def read(run: Path) -> list[Record]:
     folder = opened(run)
     folder.close()
     return folder.records
+
+
+def test_a_run_is_not_begun_where_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(MemoryExistsError, match="file is a file; choose another folder with --out"):
+            RunFolder(place, SETTINGS, {}, resume=False)
 
 
 def test_an_answer_may_hold_any_character(run: Path, told: list[Record]) -> None:

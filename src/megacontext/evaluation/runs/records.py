@@ -17,7 +17,7 @@ import filelock
 
 from megacontext.errors import CorruptionError, InvalidValueError, MemoryExistsError, MemoryLockedError
 from megacontext.evaluation.runs.trials import ItemResult
-from megacontext.values import reason_of
+from megacontext.values import file_in_the_way, reason_of
 
 __all__ = ["RUN", "Record", "RunFolder"]
 
@@ -59,8 +59,8 @@ class RunFolder:
         self.path = path
         self.work = path / WORK
         self._settings = json.loads(json.dumps(settings))
-        if path.exists() and not path.is_dir():
-            raise MemoryExistsError(f"{path} is a file; choose another folder with --out")
+        if (file := file_in_the_way(path)) is not None:
+            raise MemoryExistsError(f"{file} is a file; choose another folder with --out")
         if (path / RUN).is_file():
             self._check_resumable(resume)
         elif path.is_dir() and any(path.iterdir()):
