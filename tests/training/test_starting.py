@@ -202,6 +202,10 @@ def test_a_lens_that_was_told_fewer_features_goes_on_and_says_what_it_said() -> 
     torch.testing.assert_close(*said)
     assert with_all_features(masters).keys() == masters.keys()
     assert with_all_features({"core.head.weight": asked}) == {"core.head.weight": asked}
+    for name in ("match_weight", "query.weight", "word_salience.weight"):
+        lacking = {key: weight for key, weight in masters.items() if key != f"lens_net.{name}"}
+        with pytest.raises(InvalidValueError, match=rf"the checkpoint lacks lens_net\.{name}; start from a run of"):
+            load_masters(after, with_all_features(lacking), prefix="lens_net.")
 
 
 def test_a_run_that_learns_a_lens_begins_with_the_bundled_core() -> None:

@@ -42,6 +42,7 @@ __all__ = [
 
 END_OF_TEXT_ID = 1
 GIST_NET, LENS = "gist_net.", "lens_net."
+OF_LENS = {f"{LENS}up.weight": 2, f"{LENS}word_salience.weight": 2, f"{LENS}match_weight": 1, f"{LENS}query.weight": 2}
 STARTS = "starts.jsonl"
 
 
@@ -69,9 +70,9 @@ def with_all_features(masters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights, but a lens that was told fewer features, or whose words did not count for themselves, as one
     that could be told all of them and makes nothing of the new ones: it says what it said, and may learn to."""
     found = dict(masters)
-    up = found.get(f"{LENS}up.weight")
-    if up is None:
-        return found
+    if any(name not in found or found[name].ndim != num_dims for name, num_dims in OF_LENS.items()):
+        return found  # there is none, or not all of it, which is said where it is loaded
+    up = found[f"{LENS}up.weight"]
     num_words, num_heads = found[f"{LENS}word_salience.weight"].shape[0], found[f"{LENS}match_weight"].shape[0]
     num_told = num_words + len(FEATURES)
     if (lacking := num_heads + num_told - up.shape[1]) > 0:
