@@ -36,7 +36,7 @@ from megacontext.training.held_out import (
     refuse_other_tokenizer,
     refuse_short_windows,
 )
-from megacontext.training.lens_labels import LensSample, label
+from megacontext.training.lens_labels import LensSample, label, read_samples
 from megacontext.training.lens_model import (
     LensTraining,
     calibration,
@@ -57,7 +57,7 @@ from megacontext.training.settings import read_settings
 from megacontext.training.tokens import read_tokenizer
 from megacontext.training.trackers import open_trackers
 from megacontext.training.windows import TextSource, Window
-from megacontext.values import whole_number
+from megacontext.values import shown, whole_number
 
 BLOCK, TAIL, BATCH = 32, 512, 4
 LENGTH = 2048  # as long as the core's rows: 48 blocks before the tail
@@ -137,13 +137,18 @@ def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bo
     """Let all processes label, unless the samples of an earlier call are to be kept."""
     made = {"model": _digests(args.model), "tail": TAIL, "length": LENGTH, "tokens_before": TOKENS_BEFORE}
     made |= {"features": list(FEATURES), "text_after": TEXT_AFTER, "text_step": TEXT_STEP, "labels": LABELS}
+    made |= {"rows": args.rows, "measured": args.measured, "shares": dict(shares)}
     told = args.out / "lens" / f"{'test' if test else 'train'}.json"
     if args.keep and told.exists():
-        if (kept := read_figures(told, measure="recipes/core/lens.py")) != made:
+        kept = read_figures(told, measure="recipes/core/lens.py")
+        if other := next((name for name in made if kept.get(name) != made[name]), None):
             raise InvalidValueError(
-                f"{told} says that its samples were made with {kept}, but these are {made}: leave out --keep"
+                f"{told} says that its samples were made with other {other} ({shown(kept.get(other))}, now "
+                f"{shown(made[other])}); leave out --keep"
             )
         return
+    if args.keep:
+        print(f"{told} is not there, so there are no samples to keep: labelling")
     told.unlink(missing_ok=True)
     for folder in _folders(args, test=test):  # of a call with more processes
         shutil.rmtree(folder)
@@ -154,9 +159,8 @@ def label_all(args: argparse.Namespace, shares: Mapping[str, float], *, test: bo
 
 def label_kept(args: argparse.Namespace, *, test: bool) -> Labelled:
     """The samples that lie in ``--out``."""
-    files = [file for folder in _folders(args, test=test) for file in sorted(folder.glob("*.pt"))]
-    kept = [sample for file in files for sample in torch.load(file, weights_only=True)]
-    return [(sample.pop("name"), LensSample(**sample)) for sample in kept]
+    files = (file for folder in _folders(args, test=test) for file in sorted(folder.glob("*.pt")))
+    return [sample for file in files for sample in read_samples(file)]
 
 
 def _digests(model: Path) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import runpy
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +16,14 @@ import pytest
 import torch
 
 from megacontext.bases.core_folder import read_core_folder
+from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.focus.lenses.features import MAX_LOG2
 from megacontext.nets.shapes import FEATURES
+from megacontext.training.lens_labels import LensSample
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "core" / "lens.py"
 BLOCKS = 8  # before the tail
+SAMPLE = [field.name for field in dataclasses.fields(LensSample)]
 
 
 class Here(Executor):
@@ -41,6 +46,60 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setitem(inside, "LENGTH", 768)
     monkeypatch.setitem(inside, "_workers", lambda args: Here())
     return inside
+
+
+@pytest.fixture
+def label_all(
+    recipe: dict[str, Any], tiny_run: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """Label the test side in no time, with ``--keep`` or what else is given."""
+
+    def label_part(args: argparse.Namespace, shares: Mapping[str, float], test: bool, part: int) -> None:
+        folder = args.out / "lens" / f"test_{part}"
+        folder.mkdir(parents=True)
+        torch.save([{"name": "plain", **dict.fromkeys(SAMPLE, torch.zeros(1))}], folder / "plain_measured_000000.pt")
+
+    def run(shares: Mapping[str, float], **given: object) -> list[str]:
+        usual = {"out": tiny_run, "model": tiny_model, "rows": 20, "measured": 80, "processes": 1, "keep": False}
+        args = argparse.Namespace(**usual | given)
+        recipe["label_all"](args, shares, test=True)
+        return [name for name, _ in recipe["label_kept"](args, test=True)]
+
+    monkeypatch.setitem(recipe, "label_part", label_part)
+    return run
+
+
+def test_samples_are_kept_where_the_same_is_asked_for(
+    label_all: Callable[..., list[str]], tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shares = {"books": 0.5, "code": 0.5}
+    assert label_all(shares, keep=True) == ["plain"]
+    assert "lens/test.json is not there, so there are no samples to keep: labelling" in capsys.readouterr().out
+    assert label_all(shares, keep=True) == ["plain"]
+    assert not capsys.readouterr().out
+    for changed, line in (
+        ({"rows": 3000}, r"rows \(20, now 3000\)"),
+        ({"measured": 300}, r"measured \(80, now 300\)"),
+        ({"shares": {"books": 1.0}}, r"shares \({'books': 0\.5, 'code': 0\.5}, now {'books': 1\.0}\)"),
+    ):
+        with pytest.raises(InvalidValueError, match=rf"samples were made with other {line}; leave out --keep"):
+            label_all(**{"shares": shares, "keep": True} | changed)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", None])
+def test_a_damaged_file_of_samples_is_named(
+    content: bytes | None, label_all: Callable[..., list[str]], tiny_run: Path
+) -> None:
+    label_all({"books": 1.0})
+    (file,) = (tiny_run / "lens" / "test_0").glob("*.pt")
+    if content is None:
+        torch.save([{"name": "plain"}], file)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(
+        CorruptionError, match=rf"{file} is cut off or holds no samples \(.*; leave out --keep, and all"
+    ):
+        label_all({"books": 1.0}, keep=True)
 
 
 def test_a_lens_is_taught_judged_and_written(

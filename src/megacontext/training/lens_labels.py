@@ -19,14 +19,17 @@ L levels.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from megacontext.errors import CorruptionError
 from megacontext.focus.lenses.features import (
     TOKENS_BEFORE,
     UNKNOWN,
@@ -39,15 +42,19 @@ from megacontext.nets.shapes import FEATURES, STAKE_LEVELS
 from megacontext.training.gist_cuts import UNJOINED
 from megacontext.training.memory_windows import WindowRun, run_windows, scores_of
 from megacontext.training.moments import Moment
+from megacontext.training.tokens import first_line
 from megacontext.training.windows import Window
 
-__all__ = ["FAR_NATS", "MIN_NEEDED", "LensSample", "blocks_of_row", "features_of", "label", "sample_of"]
+__all__ = ["FAR_NATS", "MIN_NEEDED", "LensSample", "blocks_of_row", "features_of", "label", "read_samples", "sample_of"]
 
 OPENED_ROWS = 14  # windows of one forward, of 350 entries each
 FAR_NATS = 0.5  # what full context must save on a token of text for it to need something far away
 LEAST_PART = 0.25  # of that, what a block alone must bring to count as holding it
 MIN_NEEDED = 1.0  # nats over a horizon; where text needs less than that, it is likelier that nothing is needed
 GROUP = 32  # blocks of one gist of level 2
+
+_DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError)
+"""What pickle and torch raise for a file that was cut or changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,18 @@ class LensSample:
     query_ids_Q: Tensor  # noqa: N815 - shape suffix
     blocks_CK: Tensor  # noqa: N815 - shape suffix
     asks: Tensor
+
+
+def read_samples(file: Path) -> list[tuple[str, LensSample]]:
+    """Labelled samples that were kept as tables of tensors, each with its ``name``; CorruptionError where the file is
+    cut off or holds something else."""
+    try:
+        tables = torch.load(file, weights_only=True)
+        return [(str(table.pop("name")), LensSample(**table)) for table in tables]
+    except _DAMAGE as error:
+        raise CorruptionError(
+            f"{file} is cut off or holds no samples ({first_line(error)}); leave out --keep, and all are labelled anew"
+        ) from error
 
 
 def features_of(moment: Moment, *, num_closed: int, block_tokens: int) -> Tensor:
