@@ -82,6 +82,8 @@ def test_the_list_shows_tasks_data_and_what_a_base_lacks(megacontext, base_folde
         (["--data", "/nowhere"], ["/nowhere", "no folder"]),
         (["--lengths", "2x"], ["'2x'", "8k"]),
         (["--lengths", "12"], ["12", "1024"]),
+        (["--lengths", "99999M"], ["length is 104856551424", "from 1024 to 16777216"]),
+        (["--lengths", "9" * 5000], ["is no length", "8k"]),
         (["--block-tokens", "5"], ["block_tokens", "5"]),
         (["--gist-width", "0"], ["gist_width", "0"]),
         (["--budget", "30"], ["30", "budget of at least"]),

@@ -12,12 +12,15 @@ from megacontext.cli.options import JsonOption
 from megacontext.cli.screen import error_console, output_console, print_json
 from megacontext.cli.tables import print_table
 from megacontext.cli.visible import visible_line
+from megacontext.values import shown
 
 if TYPE_CHECKING:
     from megacontext.evaluation.results.writing import Report
     from megacontext.evaluation.runs.run import EvalConfig, EvalRun
 
 __all__ = ["evaluate"]
+
+MOST_DIGITS = 18  # Python reads no number of thousands of them
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -31,8 +34,8 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     for name in parse_names(text):
         unit = {"k": 1 << 10, "M": 1 << 20}.get(name[-1], 1)
         digits = name[:-1] if unit > 1 else name
-        if not digits.isdecimal():
-            raise typer.BadParameter(f"{name!r} is no length; write tokens, such as 2048, 8k or 1M")
+        if not digits.isdecimal() or len(digits) > MOST_DIGITS:
+            raise typer.BadParameter(f"{shown(name)} is no length; write tokens, such as 2048, 8k or 1M")
         lengths.append(int(digits) * unit)
     return tuple(lengths)
 
@@ -184,10 +187,10 @@ def _run(config: EvalConfig, *, json: bool) -> None:
     if new := untaught_shape(BaseHandle(config.base).info, **shape):
         console.print(visible_line(new), style="yellow", markup=False, soft_wrap=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        shown = bar.add_task("reading the base", total=None)
+        task = bar.add_task("reading the base", total=None)
 
         def step(what: str, number: int, total: int) -> None:
-            bar.update(shown, description=what, completed=number, total=total)
+            bar.update(task, description=what, completed=number, total=total)
 
         if config.resume and not (config.out / RUN).is_file():
             console.print(f"there is no run in {config.out} to go on with; one begins", markup=False, soft_wrap=True)

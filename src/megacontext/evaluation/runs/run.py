@@ -30,6 +30,7 @@ __all__ = ["EvalConfig", "EvalRun", "evaluate"]
 
 USUAL_BUDGET, QUICK_BUDGET = 1024, 512
 SHORTEST_LENGTH = 1024
+LONGEST_LENGTH = 1 << 24  # a history is made as one text, in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class EvalConfig:
         valid_seed(self.seed)
         whole_number("budget", self.budget_entries, of="entries")
         for length in self.lengths:
-            whole_number("length", length, least=SHORTEST_LENGTH, of="tokens")
+            whole_number("length", length, least=SHORTEST_LENGTH, most=LONGEST_LENGTH, of="tokens")
         if not self.tasks:
             raise InvalidValueError("no task is named; `megacontext eval --list` shows them")
 
