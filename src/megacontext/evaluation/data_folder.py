@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import lzma
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from megacontext.documents.records import Record, read_records, text_field
 from megacontext.errors import InvalidValueError, UnreadableSourceError
 from megacontext.evaluation.library import HELD_OUT_PACKAGES, installed_code, shipped_books
 
@@ -28,6 +28,8 @@ FILES = {
     "babi/babi_en_1k.jsonl.xz": 'bAbI stories, one {"task_no", "split", "facts", "questions"} a line',
     "longeval/lines.jsonl.xz": 'LongEval cases, one {"prompt", "random_idx", "expected_number", "correct_line"} a line',
 }
+
+T = TypeVar("T")
 
 HELD_OUT_PAGE_SHARE = 0.05
 """Pages that no training run reads (`megacontext.training.corpus` draws the same line; a test pins that)."""
@@ -85,24 +87,29 @@ class DataFolder:
         """A word list, ``ruler/nounlist.txt`` for example; the package's short one where there is no folder."""
         if self.folder is None:
             return list(BUILT_IN[name])
-        words = [word for line in self.path(name).read_text(encoding="utf-8").splitlines() if (word := line.strip())]
+        path = self.path(name)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise _unreadable(path, name, error) from error
+        except UnicodeDecodeError as error:
+            raise InvalidValueError(
+                f"{path} is not UTF-8 from byte {error.start} on ({error.reason}); write it as UTF-8"
+            ) from error
+        words = [word for line in lines if (word := line.strip())]
         if len(set(words)) < len(BUILT_IN[name]):
             raise InvalidValueError(
-                f"{self.path(name)} has {len(set(words))} words; it should hold {FILES[name]}, at least "
-                f"{len(BUILT_IN[name])}"
+                f"{path} has {len(set(words))} words; it should hold {FILES[name]}, at least {len(BUILT_IN[name])}"
             )
         return words
 
-    def records(self, name: str) -> list[dict[str, Any]]:
-        """The records of a file of JSON lines, xz-compressed."""
+    def records(self, name: str, make: Callable[[Record], T]) -> list[T]:
+        """What ``make`` makes of the records of a file of JSON lines, xz-compressed; errors as in ``read_records``."""
         path = self.path(name)
         try:
-            lines = lzma.decompress(path.read_bytes()).decode("utf-8").split("\n")  # text holds other ends of lines
-            records: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-        except (OSError, lzma.LZMAError, ValueError) as error:
-            raise UnreadableSourceError(
-                f"{path} cannot be read ({error}); it should hold {FILES[name]}, xz-compressed"
-            ) from error
+            records = list(read_records(path, make))
+        except OSError as error:
+            raise _unreadable(path, name, error) from error
         if not records:
             raise UnreadableSourceError(f"{path} is empty; it should hold {FILES[name]}")
         return records
@@ -112,7 +119,7 @@ class DataFolder:
         """Novels of the test side: the folder's, or the same ones as shipped."""
         if self.folder is None:
             return [book.text for book in shipped_books()]
-        return [str(book["text"]) for book in self.records(NOVELS)]
+        return self.records(NOVELS, lambda book: text_field(book, "text"))
 
     @functools.cached_property
     def code(self) -> list[str]:
@@ -128,13 +135,17 @@ class DataFolder:
     @functools.cached_property
     def knowledge(self) -> list[str]:
         """Held-out documentation pages."""
-        pages = self.records(PAGES)
-        return [str(page["text"]) for page in pages if _stable_share(str(page["id"])) < HELD_OUT_PAGE_SHARE]
+        pages = self.records(PAGES, lambda page: (text_field(page, "id"), text_field(page, "text")))
+        return [text for name, text in pages if _stable_share(name) < HELD_OUT_PAGE_SHARE]
 
     def texts(self, domain: str) -> list[str]:
         """``books``, ``code`` or ``knowledge``."""
         found: list[str] = getattr(self, domain)
         return found
+
+
+def _unreadable(path: Path, name: str, error: OSError) -> UnreadableSourceError:
+    return UnreadableSourceError(f"{path} cannot be read ({error}); it should hold {FILES[name]}")
 
 
 def _stable_share(name: str) -> float:

@@ -17,10 +17,10 @@ from random import Random
 
 from tokenizers import Tokenizer
 
+from megacontext.documents.records import Record, read_records
 from megacontext.errors import InvalidValueError
 from megacontext.training.corpus import Document
 from megacontext.training.puzzles import Puzzle
-from megacontext.training.records import Record, read_records
 from megacontext.training.tokens import TokenStore
 
 __all__ = ["BABI", "FILES", "WORLDS", "Story", "StoryBook", "has_stories", "parse_story", "read_stories"]

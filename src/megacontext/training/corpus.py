@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from megacontext.documents.records import Record, read_records, text_field
 from megacontext.errors import InvalidValueError
-from megacontext.training.records import Record, read_records, text_field
 
 __all__ = [
     "BOOKS",

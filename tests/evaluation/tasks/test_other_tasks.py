@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.evaluation.tasks.setups import HANDLE, num_tokens, setup
 
-from megacontext.errors import InvalidValueError, UnreadableSourceError
+from megacontext.errors import CorruptionError, InvalidValueError
 from megacontext.evaluation.data_folder import BUILT_IN, FILES, DataFolder
 from megacontext.evaluation.runs.histories import EvidenceFinder
 from megacontext.evaluation.tasks.gist_failures import DIGITS
@@ -155,13 +155,74 @@ def test_a_story_longer_than_its_length_is_not_told(tmp_path: Path, data: DataFo
     stories = [STORY | {"task_no": number} for number in range(1, 6)]
     stories += [STORY | {"task_no": 1, "facts": long, "questions": asked}] * 5
     write_records(tmp_path / "babi/babi_en_1k.jsonl.xz", stories)
-    write_records(tmp_path / "books/books_test.jsonl.xz", data.records("books/books_test.jsonl.xz"))
+    write_records(tmp_path / "books/books_test.jsonl.xz", data.records("books/books_test.jsonl.xz", dict))
     folder = DataFolder(tmp_path)
     for plan in TASKS["babi"].plans(setup(data=folder, lengths=(1024,), num_samples=4))[:4]:
         assert len(tokens_of(plan.make())) <= 1024
     write_records(tmp_path / "babi/babi_en_1k.jsonl.xz", [*stories[1:5], stories[-1]])
     with pytest.raises(InvalidValueError, match="a length of 1024 holds no story of qa1"):
         TASKS["babi"].plans(setup(data=folder, lengths=(1024,)))[0].make()
+
+
+def without(record: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "said"),
+    [
+        ("babi", STORY | {"facts": 5}, r"line 6 is no record of this kind \(TypeError: .*\); correct it, or leave"),
+        ("babi", without(STORY, "split"), "line 6: the record has no 'split'; give it one"),
+        ("babi", without(STORY, "questions"), r"line 6 is no record of this kind \(KeyError: 'questions'\)"),
+        (
+            "babi",
+            STORY | {"task_no": "1"},
+            "line 6: task_no is 1; choose a whole number|line 6: task_no is '1'; choose",
+        ),
+        ("babi", STORY | {"questions": []}, "line 6: the story has no questions; give it one"),
+        ("babi", STORY | {"questions": [[3, "Where?", 5, [1]]]}, "line 6: an answer is 5, of type int; give a str"),
+        (
+            "babi",
+            STORY | {"questions": [[3, "Where?", "attic", [4]]]},
+            "line 6: the question 'Where.' takes the line 4",
+        ),
+        ("lines", LONGEVAL | {"prompt": 5}, "line 6: 'prompt' is 5, of type int; give a str"),
+        ("lines", LONGEVAL | {"prompt": "nothing"}, "line 6: its prompt and correct_line do not both say"),
+        ("lines", LONGEVAL | {"correct_line": "line 5"}, "line 6: its prompt and correct_line do not both say"),
+        ("lines", LONGEVAL | {"expected_number": "x"}, "line 6: expected_number is 'x'; choose a whole number"),
+        ("lines", LONGEVAL | {"expected_number": 3}, "do not both say 'line some17-b: REGISTER_CONTENT is <3>'"),
+        ("lines", LONGEVAL | {"random_idx": 5}, r"line 6 is no record of this kind \(TypeError: "),
+    ],
+)
+def test_a_record_that_a_task_cannot_use_is_told_with_its_line(
+    name: str, record: dict[str, Any], said: str, tmp_path: Path, data: DataFolder
+) -> None:
+    (file,) = TASKS[name].needs
+    good = [STORY | {"task_no": kind} for kind in range(1, 6)] if name == "babi" else [LONGEVAL] * 5
+    write_records(tmp_path / file, good)
+    TASKS[name].plans(setup(data=DataFolder(tmp_path)))
+    write_records(tmp_path / file, [*good, record])
+    with pytest.raises(InvalidValueError, match=said) as caught:
+        TASKS[name].plans(setup(data=DataFolder(tmp_path)))
+    assert str(caught.value).startswith(str(tmp_path / file))
+    assert "\n" not in str(caught.value)
+
+
+def test_stories_of_each_kind_have_to_be_there(tmp_path: Path) -> None:
+    write_records(tmp_path / "babi/babi_en_1k.jsonl.xz", [STORY, STORY | {"task_no": 2, "split": "train"}])
+    with pytest.raises(
+        InvalidValueError, match=r"babi_en_1k\.jsonl\.xz has no stories of qa2 in the split 'test'; give"
+    ):
+        TASKS["babi"].plans(setup(data=DataFolder(tmp_path)))
+
+
+def test_a_line_with_a_name_of_several_words_is_asked_for(tmp_path: Path) -> None:
+    line = "line some dust storm: REGISTER_CONTENT is <10017>"
+    record = {"random_idx": ["some dust storm", 17], "correct_line": line}
+    record["prompt"] = LONGEVAL["prompt"].replace(LINES[17], line)
+    write_records(tmp_path / "longeval/lines.jsonl.xz", [LONGEVAL | record])
+    (case, *_) = cases_of("lines", DataFolder(tmp_path))
+    assert line in case.documents[0].text.splitlines()
 
 
 def test_lines_are_a_part_of_a_shipped_case_in_order(data: DataFolder) -> None:
@@ -299,7 +360,7 @@ def test_text_comes_from_what_no_training_run_reads(data: DataFolder) -> None:
     assert len(data.code) > 5
     from megacontext.training.corpus import HELD_OUT_PAGE_SHARE, stable_share
 
-    pages = data.records("knowledge/docs.jsonl.xz")
+    pages = data.records("knowledge/docs.jsonl.xz", dict)
     assert data.knowledge == [page["text"] for page in pages if stable_share(page["id"]) < HELD_OUT_PAGE_SHARE]
 
 
@@ -339,7 +400,7 @@ def test_missing_data_is_named_with_what_it_should_be(tmp_path: Path) -> None:
         DataFolder(tmp_path).require(task.name, task.needs)
     (tmp_path / "babi").mkdir()
     (tmp_path / "babi/babi_en_1k.jsonl.xz").write_bytes(b"no xz")
-    with pytest.raises(UnreadableSourceError, match="cannot be read"):
+    with pytest.raises(CorruptionError, match=r"babi_en_1k\.jsonl\.xz is no whole xz file"):
         task.plans(setup(data=DataFolder(tmp_path)))
     for task in TASKS.values():
         assert set(task.needs) <= set(FILES)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from megacontext.documents.records import Record, text_field
 from megacontext.errors import InvalidValueError
 from megacontext.evaluation.data_folder import NOVELS, DataFolder
 from megacontext.evaluation.tasks.haystacks import ROOM_TOKENS, hide, stretch
@@ -26,12 +27,21 @@ from megacontext.evaluation.tasks.task import (
     Task,
     length_name,
 )
+from megacontext.values import shown, text, whole_number
 
 __all__ = ["NUM_TASKS", "BabiTask"]
 
 FILE = "babi/babi_en_1k.jsonl.xz"
 NUM_TASKS = 5
 MARK = "<{number}> "
+
+
+class Story(NamedTuple):
+    """facts: by line; questions: line, question, answer, and the lines of the facts that it takes."""
+
+    kind: int
+    facts: list[tuple[int, str]]
+    questions: list[tuple[int, str, str, tuple[int, ...]]]
 
 
 class BabiTask(Task):
@@ -59,20 +69,53 @@ class BabiTask(Task):
         ]
 
 
-def _stories(data: DataFolder) -> dict[int, list[dict[str, Any]]]:
-    found: dict[int, list[dict[str, Any]]] = {kind: [] for kind in range(1, NUM_TASKS + 1)}
-    for record in data.records(FILE):
-        if record["split"] == "test" and record["task_no"] in found:
-            found[record["task_no"]].append(record)
+def _stories(data: DataFolder) -> dict[int, list[Story]]:
+    found: dict[int, list[Story]] = {kind: [] for kind in range(1, NUM_TASKS + 1)}
+    for story in data.records(FILE, _story):
+        if story is not None:
+            found[story.kind].append(story)
+    for kind, stories in found.items():
+        if not stories:
+            raise InvalidValueError(
+                f"{data.path(FILE)} has no stories of qa{kind} in the split 'test'; give one that has some of qa1 to "
+                f"qa{NUM_TASKS}"
+            )
     return found
 
 
-def babi_case(setup: Setup, key: str, length: int, kind: int, stories: list[dict[str, Any]]) -> Case:
+def _story(record: Record) -> Story | None:
+    """None for one that is not asked about."""
+    kind = whole_number("task_no", record["task_no"])
+    if text_field(record, "split") != "test" or not 1 <= kind <= NUM_TASKS:
+        return None
+    facts = [(whole_number("the line of a fact", line), text("a fact", fact)) for line, fact in record["facts"]]
+    questions = [
+        (
+            whole_number("the line of a question", line),
+            text("a question", said),
+            text("an answer", answer),
+            tuple(lines),
+        )
+        for line, said, answer, lines in record["questions"]
+    ]
+    if not questions:
+        raise InvalidValueError("the story has no questions; give it one, or leave the line out")
+    for line, said, _, lines in questions:
+        strange = set(lines) - {number for number, _ in facts if number < line}
+        if strange:
+            raise InvalidValueError(
+                f"the question {shown(said)} takes the line {shown(min(strange, key=str))}, which is no fact before "
+                "it; correct it, or leave the line out"
+            )
+    return Story(kind, facts, questions)
+
+
+def babi_case(setup: Setup, key: str, length: int, kind: int, stories: list[Story]) -> Case:
     """One story up to one of its questions, hidden in a novel that is at least as long."""
     random = setup.random(key)
     for story in random.sample(stories, len(stories)):
-        line, text, answer, supporting = random.choice(story["questions"])
-        facts = [(number, fact) for number, fact in story["facts"] if number < line]
+        line, asked, answer, supporting = random.choice(story.questions)
+        facts = [(number, fact) for number, fact in story.facts if number < line]
         used = sum(len(setup.codec.encode(f"{fact} ").token_ids) + 1 for _, fact in facts)
         free = length - ROOM_TOKENS - used
         if free >= max(used, 1):
@@ -81,14 +124,14 @@ def babi_case(setup: Setup, key: str, length: int, kind: int, stories: list[dict
         raise InvalidValueError(f"a length of {length} holds no story of qa{kind} and as much of a novel; use 4k")
     novel = stretch(random, setup.codec, setup.data.books, free)
     history, spans = _scatter(random, setup, novel, facts)
-    options = tuple(sorted({found for other in stories for _, _, found, _ in other["questions"]}))
+    options = tuple(sorted({found for other in stories for _, _, found, _ in other.questions}))
     evidence = tuple(spans[number] for number in supporting)
     return Case(
         documents=(Document(name="novel", token_ids=history),),
         items=(
-            Choice(text=text, options=options, right=options.index(answer), evidence=evidence),
+            Choice(text=asked, options=options, right=options.index(answer), evidence=evidence),
             Question(
-                text=text, expected=tuple(answer.split(",")), gold=f" {answer}.", evidence=evidence, max_new_tokens=8
+                text=asked, expected=tuple(answer.split(",")), gold=f" {answer}.", evidence=evidence, max_new_tokens=8
             ),
         ),
     )

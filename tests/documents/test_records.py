@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from megacontext.documents.records import Record, read_records, text_field
 from megacontext.errors import CorruptionError, InvalidValueError, MegaContextError
-from megacontext.training.records import Record, read_records, text_field
 
 GOOD = [json.dumps({"id": f"page-{index}", "text": "how to"}) for index in range(3)]
 

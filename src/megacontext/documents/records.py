@@ -1,4 +1,4 @@
-"""Records of training text: xz-compressed JSON lines, read one by one.
+"""Records of text to train on or to measure with: xz-compressed JSON lines, read one by one.
 
 The files come from elsewhere: downloads stop half-way, and scripts write lines that are no records. Whatever is wrong
 is said in one line that names the file and, where there is one, the line in it.
