@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from megacontext.cli.failures import run_script
+from megacontext.training.card import write_figures
 from megacontext.training.checkpoint import read_checkpoint
 from megacontext.training.held_out import device_option, held_out_source, plain_logits, processor
 from megacontext.training.preparation import load_stores
@@ -67,7 +68,7 @@ def main() -> None:
         "recall": recall_report(logits, source, count=max(8, int(scale * 120))),
         "cut_recall": cut_report(logits, source, count=max(8, int(scale * 80))),
     }
-    (args.model / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_figures(args.model / "evaluation.json", report, of=str(args.model))
     print(json.dumps(report, indent=2))
     print(f"{time.monotonic() - began:.0f} seconds")
 

@@ -136,6 +136,19 @@ def test_a_card_is_begun_where_there_is_none(model: Path, monkeypatch: pytest.Mo
     assert figures in shipped
 
 
+def test_a_card_says_where_nothing_was_asked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = {"accuracy": None, "standard_error": None, "n": 0}
+    for way, kind in (("full", ()), ("512/gists/real", ("by_kind", "alias"))):
+        for name, figure in (("exact", nothing), ("answer_nats", None)):
+            tell(model / "evaluation.json", ("recall", "puzzles", way, *kind, name), figure)
+    monkeypatch.setattr(sys, "argv", ["card.py", "--model", str(model)])
+    runpy.run_path(str(RECIPES / "core" / "card.py"), run_name="__main__")
+    lines = (model / "README.md").read_text().splitlines()
+    (said,) = (line for line in lines if line.startswith("| full | - (n = 0) |"))
+    assert "None" not in said
+    assert any(line.startswith("| alias | taught |") and " |  | " in line for line in lines)
+
+
 def test_logs_of_several_seeds_become_one_picture(
     said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
