@@ -115,6 +115,11 @@ BAD = {
     "unknown gate": ('gate = "short"', 'gate = "long"', "gate is 'long'; choose one of its batches: short"),
     "no batches": ("batches = [", "batches = []\n[x]\ny = [", "unknown table 'x'"),
     "no width": ("width = 32\nnum_layers = 2", "width = 0\nnum_layers = 2", r"\[model\]: width is 0; choose"),
+    "endless layers": (
+        "width = 32\nnum_layers = 2",
+        "width = 32\nnum_layers = 1_000_000_000",
+        r"\[model\]: num_layers is 1000000000; choose a whole number from 1 to 1000",
+    ),
     "uneven heads": ("num_kv_heads = 1", "num_kv_heads = 3", r"\[model\]: num_heads is 2; it must be a multiple"),
     "tiny vocabulary": ("vocab_size = 512", "vocab_size = 100", "vocab_size is 100; choose .* from 258"),
     "huge vocabulary": ("vocab_size = 512", "vocab_size = 100000", "vocab_size is 100000; .* to 65536"),
