@@ -35,6 +35,7 @@ from megacontext.training.held_out import (
     plain_logits,
     processor,
     refuse_other_run,
+    refuse_other_tokenizer,
     refuse_short_windows,
 )
 from megacontext.training.memory_scoring import recall_by_ratio, recall_in_windows
@@ -58,6 +59,7 @@ from megacontext.values import shown, whole_number
 
 APART = "apart"
 OFTEN = "often"
+ALONE = ("plain", "ratios", "text", OFTEN)  # parts beside which no plain model stands
 PLAIN = "reference-plain"
 LENGTH = 2048
 TOLD = {
@@ -297,6 +299,8 @@ def main() -> None:
         nets = nets_with_gists(args.model, device=device)
     refuse_short_windows(nets.core, args.model, LENGTH)
     tokenizer = read_tokenizer(args.model)
+    if args.only not in ALONE:
+        refuse_other_tokenizer(plain, tokenizer, fix="give --plain a model that reads the same tokens")
     source = held_out_source(args.out, tokenizer, read_settings(args.config).shares)
     beside = plain_logits(plain, device)
     parts: dict[str, Callable[[], dict[str, Any]]] = {

@@ -305,7 +305,7 @@ def main() -> None:
     shares = read_settings(args.config).shares
     core, made = nets_with_gists(args.model, with_lens=False).core, _digests(args.model)
     refuse_short_windows(core, args.model, LENGTH)
-    refuse_other_tokenizer(args.out, read_tokenizer(args.model))
+    refuse_other_tokenizer(args.out / "data" / "tokenizer", read_tokenizer(args.model))
     width = core.config.width
     if args.judge:
         lens = nets_with_gists(args.model).lens_net

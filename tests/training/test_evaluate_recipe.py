@@ -133,6 +133,14 @@ def test_a_model_that_does_not_say_what_made_it_is_no_earlier_one(
     assert json.loads(figures.read_text())["run"]["tokens_by_row_kind"] == {"plain_64": 79}
 
 
+def test_a_plain_model_of_other_tokens_is_not_stood_beside(script: Script, figures: Path) -> None:
+    line = r"reference-plain holds another tokenizer \(of 4,096 tokens\) than the model \(of 512\); give --plain a"
+    with pytest.raises(InvalidValueError, match=line):
+        script("evaluate.py", "--plain", "reference-plain", "--only", "before", measure_plain=pytest.fail)
+    script("evaluate.py", "--plain", "reference-plain", "--only", "ratios", measure_ratios=lambda *_: {"codes": 1.0})
+    assert json.loads(figures.read_text())["ratios"]["codes"] == 1.0, "where none stands"
+
+
 def test_tokens_that_a_tokenizer_has_not_are_refused(
     script: Script, figures: Path, tiny_run: Path, stores: dict[str, TokenStore]
 ) -> None:

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 JUDGED = ("books", "code")
-
+OF_THE_MODEL = "give the --out of a run of the model, or of prepare.py --tokenizer MODEL"
 
 CPU = torch.device("cpu")
 
@@ -83,17 +83,16 @@ def run_tokenizer(run: Path) -> Tokenizer:
     return read_tokenizer(run / "data" / "tokenizer")
 
 
-def refuse_other_tokenizer(run: Path, tokenizer: Tokenizer) -> None:
-    """InvalidValueError where a folder says that its token arrays are of another tokenizer than this one, a model's:
-    their ids would stand for other text."""
-    folder = run / "data" / "tokenizer"
+def refuse_other_tokenizer(folder: Path, tokenizer: Tokenizer, *, fix: str = OF_THE_MODEL) -> None:
+    """InvalidValueError where a folder, of a run's tokenizer or of another model, holds another than this one, a
+    model's: ids would stand for other text. fix: what to give instead, for the message."""
     if not (folder / TOKENIZER).is_file():
         return
     other = read_tokenizer(folder)
     if other.get_vocab() != tokenizer.get_vocab():
         raise InvalidValueError(
             f"{folder} holds another tokenizer (of {other.get_vocab_size():,} tokens) than the model (of "
-            f"{tokenizer.get_vocab_size():,}); give the --out of a run of the model, or of prepare.py --tokenizer MODEL"
+            f"{tokenizer.get_vocab_size():,}); {fix}"
         )
 
 
@@ -148,7 +147,7 @@ def refuse_short_windows(core: Core, model: Path, row_tokens: int) -> None:
 def held_out_source(run: Path, tokenizer: Tokenizer, shares: Mapping[str, float]) -> TextSource:
     """Rows from held-out books and code, mixed as in training; InvalidValueError if one of them is not there, or they
     are of another tokenizer."""
-    refuse_other_tokenizer(run, tokenizer)
+    refuse_other_tokenizer(run / "data" / "tokenizer", tokenizer)
     missing = [domain for domain in JUDGED if not shares.get(domain)]
     if missing:
         raise InvalidValueError(
