@@ -54,6 +54,16 @@ def test_a_query_as_sharp_as_it_may_be_finds_finite_amounts() -> None:
     assert lens.query.weight.grad.isfinite().all()
 
 
+def test_keys_in_bfloat16_find_nearly_the_same() -> None:
+    lens, asked, entries, _ = example()
+    with torch.no_grad():
+        queries, keys = lens.queries(asked), lens.keys(entries)
+        exact, rounded = lens.found(queries, keys), lens.found(queries, keys.bfloat16())
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, atol=0.02, rtol=0)
+
+
 def test_nobody_asks_with_no_states() -> None:
     with pytest.raises(InvalidValueError, match="0 states to ask with; give at least"):
         LensNet(SMALL).queries(torch.zeros(0, 32))

@@ -272,9 +272,9 @@ class NativeBase:
         )
 
     def lens_keys(self, vectors_nrD: npt.NDArray[np.float16]) -> torch.Tensor:
-        """What the lens compares of n gists as stored [n, r, H, E], float32, unit vectors."""
+        """What the lens compares of n gists as stored [n, r, H, E], unit vectors in the model's dtype."""
         with torch.no_grad():
-            return self._lens().keys(on_device(self._device, vectors_nrD)[0].float())
+            return self._lens().keys(on_device(self._device, vectors_nrD)[0].float()).to(self._dtype)
 
     def lens_query(self, cache: ModelCache, *, num_queries: int) -> NativeLensQuery:
         """Ask the lens with the last ``num_queries`` entries of the cache, as it is now."""
