@@ -36,7 +36,7 @@ def check_weights_tell(model: PreTrainedModel, logits_TV: torch.Tensor, name: st
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Whether it holds numbers alone; in float16 infinity may be what a large number became."""
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or not tensor.numel():
         return True
     extremes = torch.stack(torch.aminmax(tensor.detach())).float()
     are_numbers = ~extremes.isnan() if tensor.dtype == torch.float16 else extremes.isfinite()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from megacontext.bases.weight_values import is_finite
 from megacontext.errors import CorruptionError
 
 __all__ = ["check_finite", "first_not_finite"]
@@ -15,7 +15,7 @@ __all__ = ["check_finite", "first_not_finite"]
 
 def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor that holds NaN or infinity, None if none does."""
-    return next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), None)
+    return next((name for name, weight in weights.items() if not is_finite(weight)), None)
 
 
 def check_finite(weights: Mapping[str, Tensor], path: Path, *, fix: str = "take another copy") -> None:

@@ -184,11 +184,8 @@ class _Query(NamedTuple):
         columns_4Q = np.full((4, len(self.of_Q)), 2 * num_words)
         columns_4Q[0], columns_4Q[2] = self.of_Q, num_words + self.of_Q
         column_Q = column_P.take(self.pair_of_Q)
-        is_found_Q = column_Q >= 0
-        columns_4Q[1, 1:][is_found_Q], columns_4Q[3, 1:][is_found_Q] = (
-            column_Q[is_found_Q],
-            num_words + column_Q[is_found_Q],
-        )
+        columns_4Q[1, 1:] = np.where(column_Q >= 0, column_Q, 2 * num_words)
+        columns_4Q[3, 1:] = np.where(column_Q >= 0, num_words + column_Q, 2 * num_words)
         return columns_4Q
 
 
