@@ -32,7 +32,7 @@ are {reports}.
 
 Read them so: the tables pool window sizes (`gap`), distances and domains; "part by part" shows them apart.
 {positions}
-{silent}{level}{before}
+{silent}{level}{before}{older}
 """
 
 
@@ -43,6 +43,9 @@ Runs without a word on their intervals in `results.json` (here: {names}) were ju
 reports show those: too narrow by a factor of 1.9 for four histories, 1.3 for eight. The tables below stretch them. In
 these runs documentation at 4 k was one page, so that two of its four histories are the same, and `lines` at 32 k also
 drew cases that end before, from 8 k on."""
+OLDER = """
+**An earlier model**: {names} measured the bundled core of before its last training, with its own gists and lens, not
+the one that is bundled now."""
 LEVEL = """
 In {names} perfect focus is nowhere told apart from recency in what is right: what is measured there is what
 the core can do, whatever it is shown."""
@@ -71,11 +74,14 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     short = [f"`{name}`" for name, run in runs.items() if max(run["settings"]["lengths"]) <= learned]
     within = f" Histories within that are those of {', '.join(short)}." if short else ""
     before = [f"`{name}`" for name, run in runs.items() if "intervals" not in run]
+    made_by = BaseHandle("reference").info.gist_net
+    older = [f"`{name}`" for name, run in runs.items() if run["settings"]["gist_net"] != made_by]
     remarks = {
         "positions": POSITIONS.format(learned=learned, within=within),
         "silent": SILENT.format(names=_named(silent)) if silent else "",
         "level": LEVEL.format(names=_named(level)) if level else "",
         "before": BEFORE.format(names=", ".join(before)) if before else "",
+        "older": OLDER.format(names=_named(older)) if older else "",
     }
     parts = [HEAD.format(reports=reports, **remarks)]
     for run in runs.values():

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from megacontext.bases.registry import BaseHandle
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -62,6 +64,14 @@ def test_a_task_separates_nothing_where_even_perfect_focus_scores_0():
     head = evaluation.page(runs).partition("\n## ")[0]
     assert silent
     assert all(f"`{name}`" in head for name in silent)
+
+
+def test_figures_of_an_earlier_model_are_called_that():
+    evaluation = script("evaluation_page")
+    name, run = next(iter(evaluation.read_runs().items()))
+    for made_by, is_said in ((BaseHandle("reference").info.gist_net, False), ("0" * 64, True)):
+        told = {**run, "settings": {**run["settings"], "gist_net": made_by}}
+        assert (f"**An earlier model**: `{name}` measured" in evaluation.page({name: told})) is is_said
 
 
 def test_a_task_is_level_where_perfect_focus_is_not_told_from_recency():
