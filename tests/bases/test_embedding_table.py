@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from megacontext.bases.embedding_table import EmbeddingTable
+from megacontext.bases.embedding_table import EmbeddingTable, read_header
 from megacontext.errors import BaseModelError
 
 
@@ -51,3 +53,24 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     save(tmp_path, torch.int8)
     with pytest.raises(BaseModelError, match=r"stored as I8.*not quantized"):
         EmbeddingTable.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ([1, 2], "its header is no table of tensors"),
+        ({"wte.weight": 3}, r"describes wte\.weight as 3"),
+        ({"wte.weight": {"shape": [2, 2], "data_offsets": [0, 16]}}, "needs a dtype, a shape, and data_offsets"),
+        ({"wte.weight": {"dtype": "F32", "shape": "2x2", "data_offsets": [0, 16]}}, "needs a dtype, a shape"),
+        ({"wte.weight": {"dtype": "F32", "shape": [2, -2], "data_offsets": [0, 16]}}, "needs a dtype, a shape"),
+        ({"wte.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [16]}}, "data_offsets in order"),
+        ({"wte.weight": {"dtype": "I64", "shape": [2], "data_offsets": [16, 0]}}, "data_offsets in order"),
+        ({"wte.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 12]}}, "data_offsets in order"),
+        ({"wte.weight": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]}}, r"cut off before .*wte\.weight"),
+    ],
+)
+def test_a_damaged_header_is_one_clear_error(tmp_path: Path, header: object, message: str) -> None:
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(16))
+    with pytest.raises(BaseModelError, match=message):
+        read_header(tmp_path / "model.safetensors")

@@ -11,11 +11,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -115,12 +116,36 @@ def read_header(file: Path) -> tuple[dict[str, Any], int]:
             header: dict[str, Any] = json.loads(stream.read(length))
     except (OSError, ValueError, struct.error) as error:
         raise BaseModelError(f"{file}: not a readable safetensors file ({error}); save the model again") from error
+    num_bytes = file.stat().st_size - 8 - length
+    if not isinstance(header, dict):
+        raise BaseModelError(f"{file}: its header is no table of tensors; copy or save the model again")
     header.pop("__metadata__", None)
-    num_bytes = file.stat().st_size
     for name, entry in header.items():
-        if 8 + length + entry["data_offsets"][1] > num_bytes:
+        if not _describes_tensor(entry):
+            raise BaseModelError(
+                f"{file}: its header describes {name} as {str(entry)[:80]}, which needs a dtype, a shape, and "
+                "data_offsets in order; copy or save the model again"
+            )
+        if entry["data_offsets"][1] > num_bytes:
             raise BaseModelError(f"{file}: is cut off before the end of {name}; copy or save the model again")
     return header, 8 + length
+
+
+def _describes_tensor(entry: object) -> bool:
+    """Whether a header's entry says what safetensors wants; of dtypes that are read here, how long the data are too."""
+    if not isinstance(entry, dict):
+        return False
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        return False
+    num_bytes: int = offsets[1] - offsets[0]
+    if (known := DTYPES.get(dtype)) is None:
+        return num_bytes >= 0
+    return num_bytes == math.prod(shape) * np.dtype(known).itemsize
+
+
+def _are_counts(values: object) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def map_tensor(file: Path, name: str, entry: dict[str, Any], data_start: int) -> npt.NDArray[Any]:
