@@ -1,5 +1,5 @@
-"""Operating-system locks, which die with their processes: one writer at a time, and the name of who it is; and no copy
-of a memory while what is sealed in it is rewritten.
+"""Operating-system locks, which die with their processes: one writer at a time, and the name of who it is; no copy of
+a memory while what is sealed in it is rewritten; and one run in a folder.
 
 The process id stands in a file of its own, because a contender may empty the lock file itself; it is only ever used
 for the message. A lock file or id left behind by a dead process means nothing.
@@ -16,7 +16,7 @@ import filelock
 
 from megacontext.errors import MegaContextError, MemoryLockedError, MemoryReadOnlyError, StorageError, StorageFullError
 
-__all__ = ["RewriteLock", "WriterLock", "is_locked"]
+__all__ = ["RewriteLock", "RunLock", "WriterLock", "is_locked"]
 
 
 class WriterLock:
@@ -150,6 +150,40 @@ class RewriteLock:
     def _being_rewritten(self) -> str:
         assert self._path is not None
         return f"{self._path.parent} is being erased from or repaired; try again when that is done"
+
+
+class RunLock:
+    """The right to write the folder of a run, training or evaluation, from now until ``release`` or the end of the
+    process. A folder that is made for it and stays empty is taken away again.
+
+    Raises MemoryLockedError if another run writes it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "run.lock"
+        self._lock = filelock.FileLock(self._path, thread_local=False)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise MemoryLockedError(
+                f"{folder} is being written by another run; wait for it, or choose another folder with --out"
+            ) from error
+
+    def release(self) -> None:
+        """Let others write; what the run wrote stays."""
+        self._path.unlink(missing_ok=True)
+        self._lock.release()
+        if self._is_new:
+            with suppress(OSError):  # it holds something
+                self._path.parent.rmdir()
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def is_locked(path: Path) -> bool:

@@ -58,6 +58,7 @@ ROWS: dict[str, RowMaker] = {
     "cut_recall": cut_row,
     "cut_plain": lambda source, random, length: cut_row(source, random, length, recall=False),
 }
+MOST_ROWS, LONGEST_ROW = 1 << 16, 1 << 20  # a batch is drawn as a whole, in memory
 ASK_NOTHING = ("plain", "quotes", "cut_plain")
 
 
@@ -79,8 +80,8 @@ class BatchKind:
     def __post_init__(self) -> None:
         where = f"batch {self.name!r}: "
         number(f"{where}share", self.share, above=0)
-        whole_number(f"{where}rows", self.rows, least=1)
-        whole_number(f"{where}length", self.length, least=2)
+        whole_number(f"{where}rows", self.rows, least=1, most=MOST_ROWS)
+        whole_number(f"{where}length", self.length, least=2, most=LONGEST_ROW)
         for row_kind, probability in self.mix.items():
             if row_kind not in ROWS:
                 raise InvalidValueError(f"{where}unknown row kind {row_kind!r} in mix; known: {', '.join(ROWS)}")

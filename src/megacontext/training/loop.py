@@ -32,6 +32,8 @@ from megacontext.values import number, whole_number
 
 __all__ = ["LoopConfig", "LoopState", "LossFunction", "TrainingLoop"]
 
+MOST_MICRO_BATCHES = 1024
+
 LossFunction = Callable[[Batch], tuple[Tensor, Tensor]]
 """The weighted mean to differentiate, and the loss of every position [B, T]."""
 
@@ -57,8 +59,9 @@ class LoopConfig:
     probe_every: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "warmup_steps", "micro_batches", "log_every", "checkpoint_every", "probe_every"):
+        for name in ("num_steps", "warmup_steps", "log_every", "checkpoint_every", "probe_every"):
             whole_number(name, getattr(self, name), least=1)
+        whole_number("micro_batches", self.micro_batches, least=1, most=MOST_MICRO_BATCHES)
         whole_number("seed", self.seed)
         number("decay_from", self.decay_from, least=0, below=1)
         for name in ("max_minutes", "peak_tflops"):

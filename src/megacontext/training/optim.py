@@ -20,6 +20,8 @@ from megacontext.values import number
 
 __all__ = ["MasterOptimizer", "OptimConfig", "schedule"]
 
+MOST_RATE = 10.0  # weights are about 1 or less: nothing learns at such rates
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -36,7 +38,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         for name in ("matrix_rate", "embedding_rate", "head_rate", "scale_rate", "lens_rate", "matrix_decay"):
-            number(name, getattr(self, name), least=0)
+            number(name, getattr(self, name), least=0, most=MOST_RATE)
         number("momentum", self.momentum, least=0, below=1)
         number("clip_norm", self.clip_norm, above=0)
 

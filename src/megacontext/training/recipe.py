@@ -8,7 +8,7 @@ import os
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from megacontext.bases.precision import cast_weights, working_dtype
 from megacontext.bases.registry import check_placement
 from megacontext.errors import InvalidValueError
+from megacontext.memory.lock import RunLock
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.babi import BABI
@@ -46,6 +47,9 @@ from megacontext.training.windows import TextSource
 from megacontext.values import file_in_the_way, number, whole_number
 
 __all__ = ["Learner", "RunArguments", "installed_packages", "recipe_parser", "train"]
+
+DoesNotFit = Callable[..., AbstractContextManager[None]]
+"""``placing`` of a run's weights on its device: what is inside may run out of memory."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     """Prepare token arrays (once), then train or resume. ``build`` makes the learner from the settings and the seed.
 
     All that is asked for is checked before anything is read or written. Raises InvalidValueError if ``out`` holds a run
-    that ``resume`` does not ask for, or the other way round.
+    that ``resume`` does not ask for, or the other way round; MemoryLockedError while another process trains there.
     """
     checkpoint = args.out / "checkpoint.pt"
     _refuse_impossible(args, checkpoint)
@@ -146,8 +150,23 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     with does_not_fit("the model's weights", fix=f"take a smaller [model] than that of {settings.path}"):
         learner.place(device)
     team = join_team()
+    with RunLock(args.out) if team.is_first else nullcontext():
+        return _trained(args, settings, plan, given, learner, team, does_not_fit)
+
+
+def _trained(
+    args: RunArguments,
+    settings: Settings,
+    plan: Plan,
+    given: Mapping[str, Any],
+    learner: Learner,
+    team: Team,
+    does_not_fit: DoesNotFit,
+) -> LoopState:
+    """What `train` does once the folder is this run's alone."""
+    checkpoint = args.out / "checkpoint.pt"
     source, made_of = _texts(args, settings, plan, learner, team)
-    gauges = _with_peak(learner.gauges, plan.loop, device)
+    gauges = _with_peak(learner.gauges, plan.loop, training_device(args.device))
     rehearse(source, plan.stages, where=f"{settings.path}: ")
     with does_not_fit("masters and moments", fix=f"take a smaller [model] than that of {settings.path}"):
         optimizer = MasterOptimizer(learner.weights, plan.optim, team=team, first=learner.first, frozen=learner.frozen)
@@ -268,7 +287,7 @@ def _judge(
     settings: Settings,
     plan: Plan,
     folder: Path,
-    does_not_fit: Callable[..., AbstractContextManager[None]],
+    does_not_fit: DoesNotFit,
 ) -> Callable[[], Mapping[str, float]] | None:
     """What a run that learns gists looks at beside its own rows: held-out text, where there is enough of it."""
     core, gist_net = learner.parts.get("core"), learner.parts.get("GistNet")

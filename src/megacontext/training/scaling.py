@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_errors"]
+__all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_errors", "refuse_few"]
 
 HUBER = 1e-3  # of log nats, as in the paper
 BOUNDS = [(-6.0, 2.5), (-5.0, 25.0), (0.01, 2.0), (-5.0, 25.0), (0.01, 2.0)]
@@ -98,6 +98,15 @@ def fit_power(nats_by_tokens: Mapping[int, float] | Mapping[float, float]) -> Po
     return PowerLaw(floor=float(floor), factor=float(np.exp(log_factor)), power=float(power))
 
 
+def refuse_few(num_runs: int, *, num_sizes: int, num_lengths: int) -> None:
+    """InvalidValueError for runs that fix no curve: too few, or of one number of weights or tokens."""
+    if num_runs < FEWEST or min(num_sizes, num_lengths) < 2:
+        raise InvalidValueError(
+            f"{num_runs} runs do not fix a curve of five parameters; measure at least {FEWEST}, with two or more "
+            "numbers of weights and of tokens"
+        )
+
+
 def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
     """The curve through at least six points that differ in weights and in tokens; InvalidValueError for fewer.
 
@@ -105,11 +114,7 @@ def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
     """
     from scipy.optimize import minimize
 
-    if len(points) < FEWEST or min(len({p.weights for p in points}), len({p.tokens for p in points})) < 2:
-        raise InvalidValueError(
-            f"{len(points)} runs do not fix a curve of five parameters; measure at least {FEWEST}, with two or more "
-            "numbers of weights and of tokens"
-        )
+    refuse_few(len(points), num_sizes=len({p.weights for p in points}), num_lengths=len({p.tokens for p in points}))
     if min(point.nats for point in points) <= 0:
         raise InvalidValueError("a loss of 0 nats or less is no loss; give nats per token")
     log_n, log_d, log_l = (np.log([getattr(point, name) for point in points]) for name in ("weights", "tokens", "nats"))

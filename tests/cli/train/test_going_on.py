@@ -14,6 +14,7 @@ import torch
 from tests.cli.train.conftest import CONFIG, digests
 
 from megacontext.errors import InvalidValueError
+from megacontext.memory.lock import RunLock
 from megacontext.training import recipe
 
 
@@ -32,6 +33,16 @@ def test_a_run_goes_on_only_when_asked_to(train, place):
     assert again.out.startswith("step 6, 768 tokens"), again.err
     starts = [json.loads(line) for line in (place / "base" / "starts.jsonl").read_text().splitlines()]
     assert [start["step"] for start in starts] == [0, 4]
+
+
+def test_two_runs_do_not_share_a_folder(train, place):
+    with RunLock(place / "base"):
+        before = digests(place / "base")
+        refused = train("base.toml", "base")
+        assert (refused.code, digests(place / "base")) == (1, before)
+        assert "base is being written by another run; wait for it, or choose another folder with --out" in refused.err
+    assert train("base.toml", "base").code == 0
+    assert not (place / "base" / "run.lock").exists()
 
 
 def test_a_seed_of_the_command_line_replaces_that_of_the_file(train, place):

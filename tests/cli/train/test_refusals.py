@@ -80,7 +80,14 @@ def test_too_little_prepared_text_is_said(train, place, prepared):
     ("change", "code", "said"),
     [
         (("num_steps", "num_step"), 2, "[loop] has an unknown key 'num_step'; did you mean 'num_steps'?"),
-        (("rows = 2", "rows = 0"), 2, "batch 'short': rows is 0; choose a whole number of at least 1"),
+        (("rows = 2", "rows = 0"), 2, "batch 'short': rows is 0; choose a whole number from 1 to 65536"),
+        (("rows = 2", "rows = 100000"), 2, "batch 'short': rows is 100000; choose a whole number from 1 to 65536"),
+        (("[optim]", "[optim]\nhead_rate = 1e300"), 2, "head_rate is 1e+300; choose a finite number of at least 0 and"),
+        (
+            ("[loop]", "[loop]\nmicro_batches = 100000"),
+            2,
+            "micro_batches is 100000; choose a whole number from 1 to 1024",
+        ),
         (("vocab_size = 512", "vocab_size = 300"), 2, "has 512 tokens, but [model] vocab_size of"),
         (("[optim]", "[optim"), 2, "is not TOML"),
         (

@@ -13,15 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from megacontext.errors import CorruptionError, InvalidValueError, MemoryExistsError, MemoryLockedError
-from megacontext.evaluation.runs.trials import ItemResult
-from megacontext.values import file_in_the_way, reason_of
+from megacontext.errors import CorruptionError, InvalidValueError, MemoryExistsError
+from megacontext.evaluation.runs.trials import ItemResult, Measure
+from megacontext.evaluation.tasks.task import RIGHT, SCORE
+from megacontext.memory.lock import RunLock
+from megacontext.values import file_in_the_way, number, reason_of, whole_number
 
 __all__ = ["RUN", "Record", "RunFolder"]
 
-RUN, TRIALS, WORK, LOCK = "run.json", "trials.jsonl", "work", "run.lock"
+RUN, TRIALS, WORK = "run.json", "trials.jsonl", "work"
+SHARES = (SCORE.name, RIGHT.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +66,7 @@ class RunFolder:
             self._check_resumable(resume)
         elif path.is_dir() and any(path.iterdir()):
             raise MemoryExistsError(f"{path} is not empty and holds no run; choose another folder with --out")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(path / LOCK)
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise MemoryLockedError(
-                f"{path} is being written by another run; wait for it, or choose another folder with --out"
-            ) from error
+        self._lock = RunLock(path)
         try:
             if not (path / RUN).is_file():
                 content = json.dumps({"settings": self._settings, **about}, indent=2)
@@ -86,7 +79,6 @@ class RunFolder:
 
     def close(self) -> None:
         """Let others go on with the run; what was found stays."""
-        (self.path / LOCK).unlink(missing_ok=True)
         self._lock.release()
 
     @property
@@ -145,16 +137,16 @@ class RunFolder:
         *lines, rest = path.read_bytes().split(b"\n") if path.is_file() else [b""]  # text holds other ends of lines
         records: dict[tuple[str, str, int, str], Record] = {}
         whole_bytes = 0
-        for number, line in enumerate(lines, 1):
+        for line_number, line in enumerate(lines, 1):
             try:
                 record = _record(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                if number == len(lines) and not rest:
+                if line_number == len(lines) and not rest:
                     break
                 said = f"{type(error).__name__}: {reason_of(error)}"
                 raise CorruptionError(
-                    f"{path}, line {number} is no record ({said}), and others follow it; take it out and go on with "
-                    "--resume, which runs it again, or choose another folder with --out"
+                    f"{path}, line {line_number} is no record ({said}), and others follow it; take it out and go on "
+                    "with --resume, which runs it again, or choose another folder with --out"
                 ) from error
             records[record.place] = record
             whole_bytes += len(line) + 1
@@ -170,11 +162,21 @@ class RunFolder:
         partial.replace(path)
 
 
+def _measure(name: str, total: object, count: object) -> Measure:
+    """As a run writes it; ValueError for what none can have found."""
+    most = whole_number(f"the count of {name}", count)
+    is_share, is_nothing = name in SHARES, most == 0
+    return number(
+        f"the sum of {name}", total, least=0 if is_share else None, most=most if is_share or is_nothing else None
+    ), most
+
+
 def _record(fields: dict[str, Any]) -> Record:
+    number("seconds", fields.get("seconds", 0.0), least=0)
     items = tuple(
         ItemResult(
             facets=item["facets"],
-            measures={name: (total, count) for name, (total, count) in item["measures"].items()},
+            measures={name: _measure(name, *found) for name, found in item["measures"].items()},
             said=item["said"],
             evidence=tuple((start, stop) for start, stop in item["evidence"]),
         )
