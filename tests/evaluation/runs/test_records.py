@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -66,7 +67,8 @@ def test_opening_a_run_writes_nothing(run: Path, told: list[Record], monkeypatch
     inode, changed, content = trials.stat().st_ino, trials.stat().st_mtime_ns, trials.read_bytes()
     assert read(run) == told[:-1]
     monkeypatch.setattr(sys, "argv", ["shapes.py", "--runs", str(run)])
-    runpy.run_path(str(RECIPES / "shapes.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match="holds no trials of task levels"):
+        runpy.run_path(str(RECIPES / "shapes.py"), run_name="__main__")
     assert (trials.stat().st_ino, trials.stat().st_mtime_ns, trials.read_bytes()) == (inode, changed, content)
     assert sorted(path.name for path in run.iterdir()) == ["run.json", "trials.jsonl"]
 
@@ -114,6 +116,28 @@ def test_a_broken_line_amid_others_is_told_and_nothing_is_lost(run: Path, line: 
             assert "\n" not in str(error.value)
         assert trials.read_bytes() == before
         assert sorted(path.name for path in run.iterdir()) == ["run.json", "trials.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        ('["a", 1]', "the sum of score is 'a'; choose a finite number of at least 0 and of at most 1"),
+        ("[5.0, 2]", "the sum of score is 5.0; choose a finite number of at least 0 and of at most 2"),
+        ("[1.0, 0]", "the sum of score is 1.0; choose a finite number of at least 0 and of at most 0"),
+        ("[NaN, 1]", "the sum of score is nan"),
+        ("[1.0, 1.5]", "the count of score is 1.5; choose a whole number"),
+        ("[1.0]", "missing 1 required positional argument"),
+    ],
+)
+def test_what_no_run_can_have_found_is_told_with_its_line(run: Path, measure: str, said: str) -> None:
+    trials = run / "trials.jsonl"
+    first, rest = trials.read_text(encoding="utf-8").split("\n", 1)
+    trials.write_text(first.replace("[1.0, 2]", measure) + "\n" + rest, encoding="utf-8")
+    with pytest.raises(CorruptionError, match=rf"trials\.jsonl, line 1 is no record .*{re.escape(said)}"):
+        opened(run)
+    trials.write_text(first.replace('"seconds": 0.0', '"seconds": -1') + "\n" + rest, encoding="utf-8")
+    with pytest.raises(CorruptionError, match=r"line 1 is no record .*seconds is -1"):
+        opened(run)
 
 
 def test_what_was_cut_off_goes_in_one_move(run: Path, told: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:

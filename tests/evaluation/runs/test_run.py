@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from megacontext.bases.registry import BaseHandle
+from megacontext.bases.weight_files import file_digest
 from megacontext.errors import (
+    BaseModelError,
     BudgetError,
     DeviceMemoryError,
     InvalidValueError,
@@ -231,6 +234,32 @@ def test_a_run_that_is_going_on_is_not_run_twice(base: str, tmp_path: Path) -> N
     assert tried
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "trials.jsonl"}
     evaluate(config(base, tmp_path / "out", resume=True, **changes))
+
+
+def test_a_run_does_not_go_on_with_another_lens(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    shutil.copytree(BaseHandle("reference-core").folder, core)
+    changes: dict[str, Any] = {"methods": ("recency",), "num_samples": 1}
+    evaluate(config(str(core), tmp_path / "out", **changes))
+    evaluate(config(str(core), tmp_path / "out", resume=True, **changes))
+    weights = {name: -tensor for name, tensor in load_file(core / "lens_net.safetensors").items()}
+    save_file(weights, core / "lens_net.safetensors")
+    told = json.loads((core / "config.json").read_text())
+    told["weights"]["lens_net"] = file_digest(core / "lens_net.safetensors")
+    (core / "config.json").write_text(json.dumps(told))
+    with pytest.raises(InvalidValueError, match=r"was run with weights \{'core':"):
+        evaluate(config(str(core), tmp_path / "out", resume=True, **changes))
+
+
+def test_a_model_that_cannot_be_loaded_is_no_finding(base: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "base"))
+    (weights,) = folder.glob("*.safetensors")
+    told = load_file(weights)
+    told["model.norm.weight"] = told["model.norm.weight"] * float("nan")
+    save_file(told, weights, metadata={"format": "pt"})
+    with pytest.raises(BaseModelError, match=r"NaN or infinity \(in model\.norm\.weight\)"):
+        evaluate(config(str(folder), tmp_path / "out"))
+    assert not (tmp_path / "out" / "trials.jsonl").exists()
 
 
 def test_a_run_does_not_go_on_with_other_data(base: str, tmp_path: Path) -> None:

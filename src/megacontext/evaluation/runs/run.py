@@ -30,6 +30,7 @@ __all__ = ["EvalConfig", "EvalRun", "evaluate"]
 
 USUAL_BUDGET, QUICK_BUDGET = 1024, 512
 SHORTEST_LENGTH = 1024
+MOST_SAMPLES = 10_000  # every history is planned before the first is run
 LONGEST_LENGTH = 1 << 24  # a history is made as one text, in memory
 
 
@@ -56,7 +57,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         TreeGeometry(self.block_tokens)
         whole_number("gist_width", self.gist_width, least=1, most=self.block_tokens - 1, of="vectors")
-        whole_number("samples", self.num_samples)
+        whole_number("samples", self.num_samples, most=MOST_SAMPLES)
         valid_seed(self.seed)
         whole_number("budget", self.budget_entries, of="entries")
         for length in self.lengths:
@@ -86,7 +87,7 @@ def evaluate(config: EvalConfig, *, on_step: Callable[[str, int, int], None] | N
     """Run what is not recorded yet. ``on_step(what, number, of)`` comes before each history.
 
     Raises UnknownNameError, InvalidValueError (data, lengths, settings), MemoryExistsError (``out``), BudgetError (the
-    budget cannot hold what a task needs), before anything is overwritten.
+    budget cannot hold what a task needs), before anything is overwritten; BaseModelError if the model cannot be loaded.
     """
     tasks = tasks_of(config.tasks)
     handle = BaseHandle(config.base)
@@ -138,6 +139,7 @@ def _settings(config: EvalConfig, handle: BaseHandle, data: DataFolder) -> dict[
         "base_fingerprint": info.fingerprint,
         "gist_net": info.gist_net,
         "has_lens": info.has_lens,
+        "weights": handle.config.get("weights", {}),  # digests of a core's nets: its lens may be taught anew in place
         "default_gister": default_gister(info),
         "positions": info.max_positions,
         "tasks": list(config.tasks),
@@ -230,8 +232,9 @@ class _Runner:
         another time."""
         if row.missing:
             return (), f"{self._handle.info.name} {row.missing}", False
+        base = self._handle.load()  # of a model that cannot be loaded there is nothing to record
         try:
-            method = row.make(histories, self._handle.load(), budget)
+            method = row.make(histories, base, budget)
             try:
                 found, reasons = [], []
                 for item, spans in zip(items, evidence, strict=True):
