@@ -31,7 +31,7 @@ from megacontext.training.card import read_figures
 from megacontext.training.held_out import device_option, processor
 from megacontext.training.recipe import training_device
 from megacontext.training.settings import Settings, read_settings
-from megacontext.values import whole_number
+from megacontext.values import number, whole_number
 
 ARMS = ("places", "sigma", "slow")
 NUM_SLOW_BANDS = 2
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, default=Path("reference-plain"))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--weight", type=float, default=0.1, help="of the question for places")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm, at least 2")
     parser.add_argument("--only-seed", type=int, help="run this one and stop: for a process for each")
     parser.add_argument("--steps", type=int, default=200)
     device_option(parser)
@@ -109,6 +109,9 @@ def main() -> None:
     device = training_device(args.device)
     whole_number("--seeds", args.seeds, least=2)
     whole_number("--steps", args.steps, least=1)
+    number("--weight", args.weight, above=0)
+    if args.only_seed is not None:
+        whole_number("--only-seed", args.only_seed, most=args.seeds - 1)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
     source, held_out = texts_of(args.run, settings.shares)

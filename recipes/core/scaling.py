@@ -42,10 +42,11 @@ from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
 from megacontext.training.recipe import training_device
 from megacontext.training.rows import aligned_row
-from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors
+from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors, refuse_few
 from megacontext.training.scoring import spread_windows, token_nlls
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.windows import TextSource
+from megacontext.values import number
 
 LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
 CONTEXTS = (32, 64, 128, 256, 512)
@@ -218,9 +219,9 @@ def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], p
     num_panels = len(found) + 1
     figure, axes = plt.subplots(1, num_panels, figsize=(5 * num_panels, 4), squeeze=False)
     for axis, (name, (curve, points)) in zip(axes[0], found.items(), strict=False):
-        for number, weights in enumerate(sorted({point.weights for point in points})):
+        for place, weights in enumerate(sorted({point.weights for point in points})):
             some = sorted((point for point in points if point.weights == weights), key=lambda point: point.tokens)
-            color = f"C{number}"
+            color = f"C{place}"
             axis.plot(
                 [p.tokens for p in some], [p.nats for p in some], "o", color=color, label=f"{weights / 1e6:.2g} M"
             )
@@ -231,12 +232,12 @@ def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], p
         axis.set_xlabel("tokens")
         axis.legend(title="weights", fontsize=8, title_fontsize=8)
     axis = axes[0, -1]
-    for number, (domain, told) in enumerate(windows.items()):
+    for place, (domain, told) in enumerate(windows.items()):
         contexts = [int(context) for context in told["nats"]]
         law = PowerLaw(floor=told["floor"], factor=told["factor"], power=told["power"])
-        axis.plot(contexts, told["nats"].values(), "o", color=f"C{number}", label=domain)
+        axis.plot(contexts, told["nats"].values(), "o", color=f"C{place}", label=domain)
         line = np.geomspace(contexts[0], contexts[-1], 50)
-        axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{number}", linewidth=1)
+        axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{place}", linewidth=1)
     axis.set_xscale("log", base=2)
     axis.set_title("the same tokens after more of the text: nats a token", fontsize=10)
     axis.set_xlabel("tokens of context")
@@ -257,6 +258,10 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="do not compile: starts at once, steps are slower")
     device_option(parser)
     args = parser.parse_args()
+    for tokens in args.tokens:
+        number("--tokens", tokens, least=PER_STEP, most=1e15)
+    num_sizes, num_lengths = len(set(args.widths)), len({round(tokens / PER_STEP) for tokens in args.tokens})
+    refuse_few(num_sizes * num_lengths, num_sizes=num_sizes, num_lengths=num_lengths)
     device = training_device(args.device)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
@@ -267,7 +272,7 @@ def main() -> None:
             folder = args.out / f"w{width}_t{tokens:.0f}"
             result = folder / "result.json"
             if not result.exists():
-                size = sized(settings, width, max(1, round(tokens / PER_STEP)))
+                size = sized(settings, width, round(tokens / PER_STEP))
                 run = one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
                 result.write_text(json.dumps(run, indent=2) + "\n")
             runs.append(read_figures(result, parts=("weights", "tokens", "nats"), measure="recipes/core/scaling.py"))

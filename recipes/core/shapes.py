@@ -27,7 +27,7 @@ COLUMNS = (
     "block, width",
     "level",
     "tokens a vector",
-    "far copies: against nothing",
+    "far words: against nothing",
     "against shuffled",
     "all tokens: against nothing",
     "against shuffled",
@@ -54,6 +54,8 @@ def rows_of(run: Path) -> list[list[str]]:
     folder = RunFolder(run, settings, {}, resume=True)
     levels = [record for record in folder.records if record.task == "levels"]
     folder.close()
+    if not levels:
+        raise InvalidValueError(f"{run} holds no trials of task levels; run megacontext eval --task levels there")
     far, every = Outcomes(levels, "far"), Outcomes(levels, "all")
     rows = []
     for level in range(1, MOST_LEVELS + 1):

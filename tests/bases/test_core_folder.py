@@ -164,6 +164,7 @@ def no_number(tensor: str, net: str, value: float = torch.nan) -> Callable[[Path
         (no_number("pool_out.weight", "gist_net", torch.inf), r"gist_net\.safetensors: pool_out\.weight holds NaN"),
         (no_number("up.bias", "lens_net"), r"lens_net\.safetensors: up\.bias holds NaN or infinity; copy the folder"),
         (lambda f: (f / "lens_net.safetensors").unlink(), r"lens_net\.safetensors: is missing"),
+        (lambda f: (f / "core.safetensors").unlink(), r"core\.safetensors: is missing; copy the folder again"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json: not readable"),
         (
             lambda f: edit_config(f, lambda c: c["core"].update(num_wings=2)),

@@ -112,11 +112,18 @@ def test_slots_stand_in_the_middle_of_their_share() -> None:
 
 @pytest.mark.parametrize(
     ("num_vectors", "level", "num_children", "gist_width"),
-    [(32, 0, 32, 1), (33, 1, 32, 1), (32, 1, 32, 33), (32, 1, 32, 0)],
+    [(32, 0, 32, 1), (33, 1, 32, 1), (32, 1, 32, 33), (32, 1, 32, 0), (32, 1, 0, 1), (32, 1, -32, 1), (0, 1, 32, 1)],
 )
 def test_an_impossible_gist_is_refused(num_vectors: int, level: int, num_children: int, gist_width: int) -> None:
     with pytest.raises(InvalidValueError, match="cannot make"):
         net()(spans(1, num_vectors), level=level, num_children=num_children, gist_width=gist_width)
+
+
+def test_spans_of_another_shape_or_kind_are_refused() -> None:
+    wrong = (spans(1, 32)[0], spans(1, 32)[..., 1:], torch.zeros(spans(1, 32).shape, dtype=torch.int64))
+    for vectors in wrong:
+        with pytest.raises(InvalidValueError, match=r"give floating-point vectors \[spans, vectors, \d+\]"):
+            net()(vectors, level=1, num_children=32, gist_width=1)
 
 
 def test_gelu_is_by_tanh_where_it_is_learned_and_no_other_where_it_is_not() -> None:

@@ -351,6 +351,23 @@ def run(tokenizer: Tokenizer, documents: list[Document], tmp_path: Path) -> Path
     return tmp_path / "run"
 
 
+@pytest.mark.parametrize(
+    ("script", "arguments", "reason"),
+    [
+        ("core/scaling.py", ("--tokens", 0), "--tokens is 0.0; choose a finite number of at least 4000"),
+        ("core/scaling.py", ("--tokens", 5000, "--widths", 48), "1 runs do not fix a curve of five parameters"),
+        ("core/scaling.py", ("--tokens", 4000, 4001, 4002), "4 runs do not fix a curve of five parameters"),
+        ("core/auxiliary.py", ("--weight", "nan"), "--weight is nan; choose a finite number above 0"),
+        ("core/auxiliary.py", ("--only-seed", 3), "--only-seed is 3; choose a whole number from 0 to 2"),
+    ],
+)
+def test_what_no_study_can_use_is_refused_before_it_trains(
+    script: str, arguments: tuple[object, ...], reason: str, said: Said, tmp_path: Path
+) -> None:
+    assert reason in said(script, "--run", tmp_path / "none", "--out", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
 def test_arms_that_cannot_be_compared_are_refused(said: Said, run: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other"))
     both = ("--cleaned", run, "--uncleaned", other)

@@ -264,7 +264,13 @@ class NativeBase:
         return self._gists().encode(vectors_NKD, level=1, num_children=ids_NK.shape[1], gist_width=gist_width)
 
     def gists_of_gists(self, vectors_NKRD: npt.NDArray[np.float16], *, level: int) -> npt.NDArray[np.float16]:
-        """Learned gists [N, r, D] of ``level`` (>= 2) from those of N x K children, r vectors each."""
+        """Learned gists [N, r, D] of ``level`` (>= 2) from those of N x K children, r vectors each. InvalidValueError
+        for another level or shape, or what is no number."""
+        if level < 2 or vectors_NKRD.ndim != 4 or not np.isfinite(vectors_NKRD).all():
+            raise InvalidValueError(
+                f"cannot make gists of level {level} from an array of shape {vectors_NKRD.shape}; give level 2 or "
+                "more, and finite vectors [spans, children, vectors of a child, width]"
+            )
         vectors = on_device(self._device, vectors_NKRD)[0].to(self._dtype)
         num_children, gist_width = vectors.shape[1:3]
         return self._gists().encode(

@@ -37,7 +37,7 @@ from megacontext.bases.remote.address import scheme_of
 from megacontext.bases.tokenizer_files import read_codec
 from megacontext.bases.tokenizers_codec import TokenizersCodec
 from megacontext.bases.traits import CORE_TYPE, check_config, embedding_scale, longest_window, text_config
-from megacontext.bases.weight_files import check_tensors, check_weights
+from megacontext.bases.weight_files import check_tensors, check_there, check_weights
 from megacontext.errors import BaseModelError, InvalidValueError, MegaContextError, UnknownNameError
 from megacontext.ports.base import Base, BaseDefaults, BaseInfo
 from megacontext.values import reason_of, shown
@@ -128,6 +128,8 @@ class BaseHandle:
     @functools.cached_property
     def embeddings(self) -> EmbeddingTable | AdaptedTable:
         """The input-embedding matrix, on disk, as an adapter leaves it."""
+        for name in self.config["weights"] if _is_core(self.config) else ():
+            check_there(self.folder / f"{name}.safetensors")
         files = sorted(self.folder.glob("*.safetensors"))
         stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
         scale = embedding_scale(self.config)

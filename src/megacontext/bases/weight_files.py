@@ -9,7 +9,7 @@ from pathlib import Path
 from megacontext.bases.embedding_table import read_header
 from megacontext.errors import BaseModelError
 
-__all__ = ["check_tensors", "check_weights", "file_digest"]
+__all__ = ["check_tensors", "check_there", "check_weights", "file_digest"]
 
 DTYPES = ("BF16", "F16", "F32")
 
@@ -20,10 +20,15 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_weights(file: Path, digest: object) -> None:
-    """BaseModelError unless the file is there and has this sha256."""
+def check_there(file: Path) -> None:
+    """BaseModelError unless there is such a file."""
     if not file.is_file():
         raise BaseModelError(f"{file}: is missing; copy the folder again")
+
+
+def check_weights(file: Path, digest: object) -> None:
+    """BaseModelError unless the file is there and has this sha256."""
+    check_there(file)
     if file_digest(file) != digest:
         raise BaseModelError(f"{file}: is not the file that config.json names (its sha256 differs); copy it again")
 

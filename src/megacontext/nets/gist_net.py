@@ -120,13 +120,25 @@ class GistNet(nn.Module):
             level: of the gists that are made.
             num_children: how many tokens or nodes the span is made of.
             gist_width: r.
+
+        Raises InvalidValueError for vectors of another shape or kind, or numbers that do not go together.
         """
+        if vectors_NKD.ndim != 3 or vectors_NKD.shape[2] != self.config.width or not vectors_NKD.is_floating_point():
+            raise InvalidValueError(
+                f"the spans are {vectors_NKD.dtype} of shape {tuple(vectors_NKD.shape)}; give floating-point vectors "
+                f"[spans, vectors, {self.config.width}]"
+            )
         num_vectors = vectors_NKD.shape[1]
-        child_width = num_vectors // num_children
-        if level < 1 or child_width * num_children != num_vectors or not 1 <= gist_width <= num_vectors:
+        child_width = num_vectors // max(1, num_children)
+        if (
+            min(level, num_children, child_width) < 1
+            or child_width * num_children != num_vectors
+            or not 1 <= gist_width <= num_vectors
+        ):
             raise InvalidValueError(
                 f"cannot make {gist_width} vectors of level {level} from {num_vectors} vectors of {num_children} "
-                "children: give a level of at least 1, equally many vectors per child, and no more slots than vectors"
+                "children: give a level and children of at least 1, equally many vectors per child, and no more slots "
+                "than vectors"
             )
         like, device = vectors_NKD, vectors_NKD.device
         within = slot_centers(1, child_width, device=device)
