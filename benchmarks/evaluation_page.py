@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     reports = ", ".join(f"[{name}]({report_of(name).name})" for name in runs)
     learned = BaseHandle("reference").info.learned_positions
     tasks = [(name, task) for run in runs.values() for name, task in run["tasks"].items()]
-    silent = [f"`{name}`" for name, task in tasks if separates_nothing(task)]
-    level = [f"`{name}`" for name, task in tasks if not separates_nothing(task) and is_level(task)]
+    silent = _once(name for name, task in tasks if separates_nothing(task))
+    level = _once(name for name, task in tasks if not separates_nothing(task) and is_level(task))
     short = [f"`{name}`" for name, run in runs.items() if max(run["settings"]["lengths"]) <= learned]
     within = f" Histories within that are those of {', '.join(short)}." if short else ""
     before = [f"`{name}`" for name, run in runs.items() if "intervals" not in run]
@@ -84,18 +85,28 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
         "older": OLDER.format(names=_named(older)) if older else "",
     }
     parts = [HEAD.format(reports=reports, **remarks)]
-    for run in runs.values():
-        settings, machine = run["settings"], run["machine"]
-        parts.append(
-            f"Measured {run['date'][:10]} on {machine['num_cores']} cores {machine['processor']} "
-            f"({machine['matrix_units']}), commit `{run['commit']}`: `megacontext eval --base {settings['base']} "
-            f"--task {','.join(settings['tasks'])} --lengths {','.join(map(str, settings['lengths']))} --samples "
-            f"{settings['num_samples']} --budget {settings['budget_entries']} --seed {settings['seed']} --data DATA`.\n"
-        )
+    for run_name, run in runs.items():
+        parts += [f"## Run `{run_name}`\n", _measured(run)]
         for name, task in run["tasks"].items():
-            parts += [f"## {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task, run)]
+            parts += [f"### {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task, run)]
             parts += filter(None, [_by_part(name, task)])
     return "\n".join(parts)
+
+
+def _measured(run: dict[str, Any]) -> str:
+    """When, where and how."""
+    settings, machine = run["settings"], run["machine"]
+    command = (
+        f"megacontext eval --base {settings['base']} --task {','.join(settings['tasks'])} "
+        f"--lengths {','.join(map(str, settings['lengths']))} --samples {settings['num_samples']} "
+        f"--budget {settings['budget_entries']} --seed {settings['seed']} --data DATA"
+    )
+    if settings["methods"]:
+        command += f" --methods {','.join(settings['methods'])}"
+    return (
+        f"Measured {run['date'][:10]} on {machine['num_cores']} cores {machine['processor']} "
+        f"({machine['matrix_units']}), commit `{run['commit']}`: `{command}`.\n"
+    )
 
 
 def separates_nothing(task: dict[str, Any]) -> bool:
@@ -115,6 +126,10 @@ def is_level(task: dict[str, Any]) -> bool:
         recency["estimate"]["low"] <= oracle["estimate"]["value"] <= recency["estimate"]["high"]
         for recency, oracle in pairs
     )
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return [f"`{name}`" for name in dict.fromkeys(names)]
 
 
 def _named(names: list[str]) -> str:
