@@ -214,7 +214,7 @@ def _speed(axes: Any, costs: Sequence[DecodeCost]) -> None:
         axes.set_ylim(0, 1.6 * max(cost.per_token_ms for cost in costs))
         axes.set_xticks(lengths, [format_count(length) for length in lengths])
         axes.minorticks_off()
-    _panel(axes, "Milliseconds per token", "tokens of history")
+    _panel(axes, "Milliseconds per token", "tokens of history (between refocuses)")
 
 
 def _panel(axes: Any, title: str, label: str) -> None:
