@@ -15,7 +15,6 @@ from typing import Any
 
 from megacontext.bases.registry import BaseHandle
 from megacontext.evaluation.methods.contenders import rows_for
-from megacontext.evaluation.results.estimates import stretch
 from record import RESULTS
 
 __all__ = ["is_level", "page", "read_runs", "report_of", "separates_nothing"]
@@ -33,17 +32,12 @@ are {reports}.
 
 Read them so: the tables pool window sizes (`gap`), distances and domains; "part by part" shows them apart.
 {positions}
-{silent}{level}{before}{older}
+{silent}{level}{older}
 """
 
 
 POSITIONS = """The bundled core learned windows of {learned:,} positions, so full context of a longer history (4 k) is
 beyond what it learned, and no ceiling; windows of the budget stay within.{within}"""
-BEFORE = """
-Runs without a word on their intervals in `results.json` (here: {names}) were judged by bare percentiles, and their
-reports show those: too narrow by a factor of 1.9 for four histories, 1.3 for eight. The tables below stretch them. In
-these runs documentation at 4 k was one page, so that two of its four histories are the same, and `lines` at 32 k also
-drew cases that end before, from 8 k on."""
 OLDER = """
 **An earlier model**: {names} measured the bundled core of before its last training, with its own gists and lens, not
 the one that is bundled now."""
@@ -74,21 +68,19 @@ def page(runs: dict[str, dict[str, Any]]) -> str:
     level = _once(name for name, task in tasks if not separates_nothing(task) and is_level(task))
     short = [f"`{name}`" for name, run in runs.items() if max(run["settings"]["lengths"]) <= learned]
     within = f" Histories within that are those of {', '.join(short)}." if short else ""
-    before = [f"`{name}`" for name, run in runs.items() if "intervals" not in run]
     made_by = BaseHandle("reference").info.gist_net
     older = [f"`{name}`" for name, run in runs.items() if run["settings"]["gist_net"] != made_by]
     remarks = {
         "positions": POSITIONS.format(learned=learned, within=within),
         "silent": SILENT.format(names=_named(silent)) if silent else "",
         "level": LEVEL.format(names=_named(level)) if level else "",
-        "before": BEFORE.format(names=", ".join(before)) if before else "",
         "older": OLDER.format(names=_named(older)) if older else "",
     }
     parts = [HEAD.format(reports=reports, **remarks)]
     for run_name, run in runs.items():
         parts += [f"## Run `{run_name}`\n", _measured(run)]
         for name, task in run["tasks"].items():
-            parts += [f"### {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task, run)]
+            parts += [f"### {name}\n", f"{task['summary']}. {task['histories']} histories.\n", _table(name, task)]
             parts += filter(None, [_by_part(name, task)])
     return "\n".join(parts)
 
@@ -166,17 +158,16 @@ def _head(name: str, table: dict[str, Any]) -> str:
     return f"{of}({'less' if table['lower_is_better'] else 'more'} is better)"
 
 
-def _table(name: str, task: dict[str, Any], run: dict[str, Any]) -> str:
+def _table(name: str, task: dict[str, Any]) -> str:
     labels, tables = _labels(), task["tables"]
     heads = [_head(name, table) for table in tables]
     methods = list(dict.fromkeys(method for table in tables for method in table["methods"]))
-    bare = "intervals" not in run
-    rows = [[labels[method], *(_figure(table, method, bare=bare) for table in tables)] for method in methods]
+    rows = [[labels[method], *(_figure(table, method) for table in tables)] for method in methods]
     lines = [["method", *heads], ["---"] * (len(heads) + 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _figure(table: dict[str, Any], method: str, *, bare: bool) -> str:
+def _figure(table: dict[str, Any], method: str) -> str:
     found = table["methods"].get(method, {}).get("all")
     if found is None:
         return ""
@@ -184,9 +175,6 @@ def _figure(table: dict[str, Any], method: str, *, bare: bool) -> str:
     is_partial = one["count"] < max(other["all"]["estimate"]["count"] for other in table["methods"].values())
     is_share = not table["lower_is_better"]
     value, low, high = one["value"], one["low"], one["high"]
-    if bare and one["units"] > 1 and not (is_share and value in (0, 1)):  # at the ends they are Wilson's
-        low, high = (stretch(value, edge, one["units"]) for edge in (low, high))
-        low, high = (max(0.0, low), min(1.0, high)) if is_share else (low, high)
     digits = 2 if is_share else 3
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}){'*' if is_partial else ''}"
 

@@ -49,7 +49,6 @@ from megacontext.values import file_in_the_way, number, whole_number
 __all__ = ["Learner", "RunArguments", "installed_packages", "recipe_parser", "train"]
 
 DoesNotFit = Callable[..., AbstractContextManager[None]]
-"""``placing`` of a run's weights on its device: what is inside may run out of memory."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,11 @@ class Learner:
         """Move the nets there, in what the device multiplies fast."""
         for name, part in self.parts.items():
             cast_weights(part.to(device), torch.float32 if name in self.exact else working_dtype(device))
+
+    def fitting(self, device: torch.device) -> DoesNotFit:
+        """``placing`` of its weights there: what is inside may run out of memory."""
+        num_weights = sum(weight.numel() for part in self.parts.values() for weight in part.parameters())
+        return partial(placing, num_weights=num_weights, device=device)
 
 
 def installed_packages() -> Path:
@@ -145,13 +149,12 @@ def train(args: RunArguments, build: Callable[[Settings, int], Learner]) -> Loop
     plan, given = _plan(args, settings, checkpoint)
     torch.set_num_threads(1)  # at these sizes threads wait for each other
     learner = build(settings, plan.loop.seed)
-    num_weights = sum(weight.numel() for part in learner.parts.values() for weight in part.parameters())
-    does_not_fit = partial(placing, num_weights=num_weights, device=device)
+    does_not_fit = learner.fitting(device)
     with does_not_fit("the model's weights", fix=f"take a smaller [model] than that of {settings.path}"):
         learner.place(device)
     team = join_team()
     with RunLock(args.out) if team.is_first else nullcontext():
-        return _trained(args, settings, plan, given, learner, team, does_not_fit)
+        return _trained(args, settings, plan, given, learner, team, device)
 
 
 def _trained(
@@ -161,12 +164,12 @@ def _trained(
     given: Mapping[str, Any],
     learner: Learner,
     team: Team,
-    does_not_fit: DoesNotFit,
+    device: torch.device,
 ) -> LoopState:
     """What `train` does once the folder is this run's alone."""
-    checkpoint = args.out / "checkpoint.pt"
+    checkpoint, does_not_fit = args.out / "checkpoint.pt", learner.fitting(device)
     source, made_of = _texts(args, settings, plan, learner, team)
-    gauges = _with_peak(learner.gauges, plan.loop, training_device(args.device))
+    gauges = _with_peak(learner.gauges, plan.loop, device)
     rehearse(source, plan.stages, where=f"{settings.path}: ")
     with does_not_fit("masters and moments", fix=f"take a smaller [model] than that of {settings.path}"):
         optimizer = MasterOptimizer(learner.weights, plan.optim, team=team, first=learner.first, frozen=learner.frozen)

@@ -164,11 +164,10 @@ class RunFolder:
 
 def _measure(name: str, total: object, count: object) -> Measure:
     """As a run writes it; ValueError for what none can have found."""
-    most = whole_number(f"the count of {name}", count)
-    is_share, is_nothing = name in SHARES, most == 0
-    return number(
-        f"the sum of {name}", total, least=0 if is_share else None, most=most if is_share or is_nothing else None
-    ), most
+    whole = whole_number(f"the count of {name}", count)
+    if name in SHARES or not whole:
+        return number(f"the sum of {name}", total, least=0, most=whole), whole
+    return number(f"the sum of {name}", total), whole
 
 
 def _record(fields: dict[str, Any]) -> Record:
