@@ -113,11 +113,17 @@ def separates_nothing(task: dict[str, Any]) -> bool:
 def is_level(task: dict[str, Any]) -> bool:
     """Whether the oracle lies within recency's interval wherever answers are right or wrong."""
     right = [table["methods"] for table in task["tables"] if not table["lower_is_better"]]
-    pairs = [(methods["recency"]["all"], methods["oracle"]["all"]) for methods in right if "oracle" in methods]
+    pairs = [(_whole(methods["recency"]), _whole(methods["oracle"])) for methods in right if "oracle" in methods]
     return bool(pairs) and all(
         recency["estimate"]["low"] <= oracle["estimate"]["value"] <= recency["estimate"]["high"]
         for recency, oracle in pairs
     )
+
+
+def _whole(parts: dict[str, Any]) -> dict[str, Any]:
+    """A measure over all of its parts; a single part is the whole."""
+    found: dict[str, Any] = parts["all"] if "all" in parts else next(iter(parts.values()))
+    return found
 
 
 def _once(names: Iterable[str]) -> list[str]:
@@ -168,11 +174,10 @@ def _table(name: str, task: dict[str, Any]) -> str:
 
 
 def _figure(table: dict[str, Any], method: str) -> str:
-    found = table["methods"].get(method, {}).get("all")
-    if found is None:
+    if method not in table["methods"]:
         return ""
-    one = found["estimate"]
-    is_partial = one["count"] < max(other["all"]["estimate"]["count"] for other in table["methods"].values())
+    one = _whole(table["methods"][method])["estimate"]
+    is_partial = one["count"] < max(_whole(other)["estimate"]["count"] for other in table["methods"].values())
     is_share = not table["lower_is_better"]
     value, low, high = one["value"], one["low"], one["high"]
     digits = 2 if is_share else 3
