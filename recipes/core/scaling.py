@@ -1,6 +1,7 @@
 """How losses fall with weights and tokens: small runs, fitted curves, a picture, and what they say of sizes M and L.
 
-`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...] [--model MODEL]`
+`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...] [--seeds N] \
+[--model MODEL]`
 
 Every run is a core with its GistNet, trained from nothing by scaling.toml and judged on held-out text and names. Runs
 that are in FOLDER already are not repeated. Weights are counted without embedding and head. How losses fall with the
@@ -11,32 +12,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from megacontext.bases.core_folder import read_core_folder
 from megacontext.bases.precision import working_dtype
 from megacontext.bases.registry import BaseHandle
 from megacontext.cli.failures import run_script
+from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.shapes import CoreConfig, GistNetConfig
 from megacontext.training.card import read_figures
 from megacontext.training.core_recipe import build_learner
-from megacontext.training.curriculum import ROWS
 from megacontext.training.gauges import num_weights
 from megacontext.training.held_out import CPU, core_logits, device_option, held_out_source, processor, run_tokenizer
 from megacontext.training.loop import LoopConfig, TrainingLoop
-from megacontext.training.memory_windows import Control, score_windows
+from megacontext.training.memory_windows import CONTROLS, score_windows
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
@@ -45,15 +48,19 @@ from megacontext.training.rows import aligned_row
 from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors, refuse_few
 from megacontext.training.scoring import spread_windows, token_nlls
 from megacontext.training.settings import Settings, read_settings
+from megacontext.training.text_scoring import text_rows
 from megacontext.training.windows import TextSource
-from megacontext.values import number
+from megacontext.values import number, whole_number
 
 LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
 CONTEXTS = (32, 64, 128, 256, 512)
-RATIOS = (16, 4, 1)
+RATIOS = (16, 4, 1)  # vectors of a gist
+WIDEST = "32:1"
+PARTS = ("weights", "tokens", "nats", "nats_by_context", "recall_nats", "gist_recall_nats", "next_64")  # of a run
+PANELS = 3  # a row of the picture
 LARGER = {"M": ("base_m.toml", 1e9), "L": ("base_l.toml", 1e10)}
+BLOCK, FAR = 32, 256  # tokens of a gist; of text before what it is judged by
 ASKED = Asking(test=True, key="code")
-TOLD: tuple[Control, Control] = ("real", "none")
 PER_STEP = 4000  # tokens of a step, about
 JUDGED = 48
 CHANCE = 2.25  # nats of a digit; who knows none needs ln 10 = 2.30
@@ -62,7 +69,22 @@ LEARNT_CONTEXT = 2048  # the longest rows that it learnt from
 SCORED_TOKENS = 64
 
 
-def sized(settings: Settings, width: int, num_steps: int) -> Settings:
+Law = Callable[[float, float], float]
+"""Nats by numbers of weights and tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a measure is by weights and tokens, the runs that say so, by how much too much it says of each when that one
+    is left out, and the curve, where it is one."""
+
+    at: Law
+    points: list[Point]
+    errors: list[float]
+    curve: Curve | None = None
+
+
+def sized(settings: Settings, width: int, num_steps: int, seed: int) -> Settings:
     """The settings for a core of another width, heads of 48 or 64."""
     num_heads = max(1, width // 48)
     head_dim = 48 if width % 48 == 0 else 64
@@ -74,7 +96,7 @@ def sized(settings: Settings, width: int, num_steps: int) -> Settings:
     tables["model"] = {**settings.table("model"), **shape}
     tables["gist_net"] = {**settings.table("gist_net"), **gists}
     tables["memory"] = {**settings.table("memory"), "reconstructor_width": 4 * width}
-    tables["loop"] = {**settings.table("loop"), "num_steps": num_steps}
+    tables["loop"] = {**settings.table("loop"), "num_steps": num_steps, "seed": seed}
     return replace(settings, tables=tables)
 
 
@@ -95,8 +117,9 @@ def one_run(
     compiled: bool = True,
     device: torch.device = CPU,
 ) -> dict[str, Any]:
-    """Train what the settings say for so many steps, from nothing or from a model, and judge it. places: errors of the
-    index head, if it was asked for; sigma_factor: what every sigma is multiplied by, 1 unless it was learnt."""
+    """Train what the settings say for so many steps, from nothing or from a model, and judge it. formed_after:
+    tokens until its first stage ended, if it did; places: errors of the index head, if it was asked for; sigma_factor:
+    what every sigma is multiplied by, 1 unless it was learnt."""
     began = time.monotonic()
     config = settings.read("loop", LoopConfig)
     learner = build_learner(settings, config.seed, start=start, compiled=compiled)
@@ -115,6 +138,7 @@ def one_run(
     )
     state = loop.run()
     (out / "checkpoint.pt").unlink()
+    formed_after = round(state.stage_ends[0]["step"] / state.step * state.tokens) if state.stage_ends else None
     places = {name: value for name, value in learner.gauges.probe().items() if name.startswith("index/")}
     return {
         "model": asdict(settings.read("model", CoreConfig)),
@@ -122,6 +146,7 @@ def one_run(
         "weights": num_weights(core.shifts, core.layers, core.norm),
         "tokens": state.tokens,
         "minutes": round((time.monotonic() - began) / 60, 2),
+        "formed_after": formed_after,
         "places": places,
         "sigma_factor": float(core.log_sigma_scale.exp()),
         **judge(core.eval(), gist_net.eval(), held_out),
@@ -130,35 +155,47 @@ def one_run(
 
 @torch.no_grad()
 def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]:
-    """Nats on held-out text by tokens of context; on answers from gists by ratio; what gists of text save of what the
-    text itself saves over the next 64 tokens."""
+    """Nats on held-out text by tokens of context; nats and hits of an answer's digits from tokens and from gists by
+    ratio; nats of the next 64 tokens after 256 of text, and after gists of them, of others, or none in their place."""
     length = CONTEXTS[-1] + 1
     windows = [ids for store in held_out.stores.values() for ids in spread_windows(store, JUDGED // 2, length)]
     nats_WT = token_nlls(core_logits(core), torch.from_numpy(np.stack(windows)))
     edges = [0, *CONTEXTS]
     by_context = {str(stop): float(nats_WT[:, start:stop].mean()) for start, stop in pairwise(edges)}
-    by_ratio, saved = {}, {}
-    rows = [aligned_row(held_out, Random(f"judge/{index}"), 192, ASKED) for index in range(JUDGED)]
-    text = [ROWS["plain"](held_out, Random(f"judge/{index}"), 192) for index in range(JUDGED)]
-    is_open_BN = np.zeros((JUDGED, 6), dtype=np.bool_)
-    is_open_BN[:, -2:] = True
-    everything = np.ones_like(is_open_BN)
-    full = score_windows(core, gist_net, text, everything, block_tokens=32, gist_width=1).nats_BT[:, -64:].mean()
-    for gist_width in RATIOS:
-        score = partial(score_windows, core, gist_net, block_tokens=32, gist_width=gist_width)
-        scores = score(rows, is_open_BN)
-        answers = np.stack([row.weights_T > 1 for row in rows])
-        answers[:, :-64] = False
-        name = f"{32 // gist_width}:1"
-        by_ratio[name] = float(scores.nats_BT[answers].mean())
-        real, none = (score(text, is_open_BN, control=control).nats_BT[:, -64:].mean() for control in TOLD)
-        saved[name] = {"real": float(none - real), "text": float(none - full)}
+    rows = [aligned_row(held_out, Random(f"judge/{index}"), 192, ASKED) for index in range(2 * JUDGED)]
+    answers_BT = np.stack([row.weights_T > 1 for row in rows])
+    answers_BT[:, :-SCORED_TOKENS] = False
+    text = [row for store in held_out.stores.values() for row in text_rows(store, JUDGED, length=FAR + SCORED_TOKENS)]
+    is_open_BN, of_text_BN = (_last_open(len(some), len(some[0].tokens_T) // BLOCK) for some in (rows, text))
+    score = partial(score_windows, core, gist_net, block_tokens=BLOCK)
+    known = score(rows, np.ones_like(is_open_BN), gist_width=1)
+    read = {f"{BLOCK // width}:1": score(rows, is_open_BN, gist_width=width) for width in RATIOS}
+    after_text = score(text, np.ones_like(of_text_BN), gist_width=1).nats_BT[:, -SCORED_TOKENS:]
+    after_gists = {
+        f"{BLOCK // width}:1": {
+            control: float(
+                score(text, of_text_BN, gist_width=width, control=control).nats_BT[:, -SCORED_TOKENS:].mean()
+            )
+            for control in CONTROLS
+        }
+        for width in RATIOS
+    }
     return {
         "nats": float(nats_WT.mean()),
         "nats_by_context": by_context,
-        "gist_recall_nats": by_ratio,
-        "delta_nll_64": saved,
+        "recall_nats": float(known.nats_BT[answers_BT].mean()),
+        "recall_hits": float(known.hits_BT[answers_BT].mean()),
+        "gist_recall_nats": {ratio: float(scores.nats_BT[answers_BT].mean()) for ratio, scores in read.items()},
+        "gist_recall_hits": {ratio: float(scores.hits_BT[answers_BT].mean()) for ratio, scores in read.items()},
+        "next_64": {"text": float(after_text.mean()), **after_gists},
     }
+
+
+def _last_open(num_rows: int, num_blocks: int) -> npt.NDArray[np.bool_]:
+    """The last two blocks open, those before them gists: [B, N]."""
+    is_open_BN = np.zeros((num_rows, num_blocks), dtype=np.bool_)
+    is_open_BN[:, -SCORED_TOKENS // BLOCK :] = True
+    return is_open_BN
 
 
 @torch.no_grad()
@@ -184,54 +221,80 @@ def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
     return report
 
 
-def curves(runs: list[dict[str, Any]]) -> dict[str, tuple[Curve, list[Point]]]:
-    """Fitted curves of text, and of text after 256 tokens of context. Answers from gists have none while they are at
-    chance, ln 10 nats a digit."""
+def curves(runs: list[dict[str, Any]]) -> dict[str, Fitted]:
+    """Fitted curves of text; of answers, through the runs that know some (the others stand at ln 10 nats a digit, and
+    the curve has no plateau); of the next 64 tokens, and of what gists cost them: the difference of two curves, because
+    what text is worth to a core grows before its gists learn to save it."""
     read: dict[str, Callable[[dict[str, Any]], float]] = {
         "text": lambda run: run["nats"],
         "text, 256 to 512 tokens of context": lambda run: run["nats_by_context"]["512"],
-        "answers from gists, 2:1": lambda run: run["gist_recall_nats"]["2:1"],
+        "64 tokens after 256 of text": lambda run: run["next_64"]["text"],
+        f"64 tokens after gists of 256, {WIDEST}": lambda run: run["next_64"][WIDEST]["real"],
+        "answers from tokens": lambda run: run["recall_nats"],
     }
+    read |= {f"answers from gists, {ratio}": partial(_gist_recall, ratio) for ratio in runs[0]["gist_recall_nats"]}
     found = {}
     for name, nats in read.items():
-        points = [Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run)) for run in runs]
-        if min(point.nats for point in points) < CHANCE or name.startswith("text"):
-            found[name] = (fit_curve(points), points)
+        known = CHANCE if name.startswith("answers") else math.inf
+        points = [
+            Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run)) for run in runs if nats(run) < known
+        ]
+        try:
+            curve = fit_curve(points)
+        except InvalidValueError:  # too few runs know an answer
+            continue
+        found[name] = Fitted(at=curve.at, points=points, errors=left_out_errors(points), curve=curve)
+    gists, text = found[f"64 tokens after gists of 256, {WIDEST}"], found["64 tokens after 256 of text"]
+    found[f"delta-NLL@64, {WIDEST}"] = Fitted(
+        at=lambda weights, tokens: gists.at(weights, tokens) - text.at(weights, tokens),
+        points=[replace(one, nats=one.nats - less.nats) for one, less in zip(gists.points, text.points, strict=True)],
+        errors=[one - less for one, less in zip(gists.errors, text.errors, strict=True)],
+    )
     return found
 
 
-def predictions(curve: Curve, folder: Path) -> dict[str, float]:
+def _gist_recall(ratio: str, run: dict[str, Any]) -> float:
+    nats: float = run["gist_recall_nats"][ratio]
+    return nats
+
+
+def predictions(at: Law, folder: Path) -> dict[str, float]:
     """Nats of the larger sizes at their number of tokens."""
     said = {}
     for name, (config, tokens) in LARGER.items():
         core = Core(read_settings(folder / config).read("model", CoreConfig))  # counted, never run
-        said[name] = round(curve.at(num_weights(core.shifts, core.layers, core.norm), tokens), 3)
+        said[name] = round(at(num_weights(core.shifts, core.layers, core.norm), tokens), 3)
     return said
 
 
-def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], path: Path) -> None:
+def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path) -> None:
     """One panel a curve: points by tokens, one colour a size; and one for the length of the window."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    num_panels = len(found) + 1
-    figure, axes = plt.subplots(1, num_panels, figsize=(5 * num_panels, 4), squeeze=False)
-    for axis, (name, (curve, points)) in zip(axes[0], found.items(), strict=False):
-        for place, weights in enumerate(sorted({point.weights for point in points})):
-            some = sorted((point for point in points if point.weights == weights), key=lambda point: point.tokens)
-            color = f"C{place}"
-            axis.plot(
-                [p.tokens for p in some], [p.nats for p in some], "o", color=color, label=f"{weights / 1e6:.2g} M"
+    num_rows = -(-(len(found) + 1) // PANELS)
+    figure, axes = plt.subplots(num_rows, PANELS, figsize=(4.6 * PANELS, 3.8 * num_rows), squeeze=False)
+    sizes = sorted({point.weights for one in found.values() for point in one.points})
+    for axis, (name, fitted) in zip(axes.flat, found.items(), strict=False):
+        for place, weights in enumerate(sizes):
+            some = sorted(
+                (point for point in fitted.points if point.weights == weights), key=lambda point: point.tokens
             )
-            line = np.geomspace(min(p.tokens for p in some) / 1.5, max(p.tokens for p in some) * 4, 50)
-            axis.plot(line, [curve.at(weights, tokens) for tokens in line], color=color, linewidth=1)
+            if not some:
+                continue
+            tokens, color = [point.tokens for point in some], f"C{place}"
+            axis.plot(tokens, [point.nats for point in some], "o", color=color, label=f"{weights / 1e6:.2g} M")
+            line = np.geomspace(tokens[0] / 1.2, tokens[-1] * 4, 50)
+            axis.plot(line, [fitted.at(weights, tokens) for tokens in line], color=color, linewidth=1)
         axis.set_xscale("log")
-        axis.set_title(f"{name}: nats a token", fontsize=10)
-        axis.set_xlabel("tokens")
+        axis.set_title(f"{name}: nats {'a digit' if name.startswith('answers') else 'a token'}", fontsize=10)
+        axis.set_xlabel("tokens learnt from")
         axis.legend(title="weights", fontsize=8, title_fontsize=8)
-    axis = axes[0, -1]
+    axis, *unused = axes.flat[len(found) :]
+    for nothing in unused:
+        nothing.set_axis_off()
     for place, (domain, told) in enumerate(windows.items()):
         contexts = [int(context) for context in told["nats"]]
         law = PowerLaw(floor=told["floor"], factor=told["factor"], power=told["power"])
@@ -239,11 +302,11 @@ def draw(found: dict[str, tuple[Curve, list[Point]]], windows: dict[str, Any], p
         line = np.geomspace(contexts[0], contexts[-1], 50)
         axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{place}", linewidth=1)
     axis.set_xscale("log", base=2)
-    axis.set_title("the same tokens after more of the text: nats a token", fontsize=10)
-    axis.set_xlabel("tokens of context")
+    axis.set_title("the shipped core, the same tokens: nats a token", fontsize=10)
+    axis.set_xlabel("tokens of context before them")
     axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -254,6 +317,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("scaling.toml"))
     parser.add_argument("--tokens", type=float, nargs="+", default=[5e5, 1e6, 2e6, 4e6])
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 144, 192], choices=sorted(LAYERS))
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each size and length")
     parser.add_argument("--model", default="reference-core", help="bundled core, or folder: what length is worth to it")
     parser.add_argument("--eager", action="store_true", help="do not compile: starts at once, steps are slower")
     device_option(parser)
@@ -261,30 +325,32 @@ def main() -> None:
     for tokens in args.tokens:
         number("--tokens", tokens, least=PER_STEP, most=1e15)
     num_sizes, num_lengths = len(set(args.widths)), len({round(tokens / PER_STEP) for tokens in args.tokens})
+    whole_number("--seeds", args.seeds, least=1)
     refuse_few(num_sizes * num_lengths, num_sizes=num_sizes, num_lengths=num_lengths)
     device = training_device(args.device)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
     source, held_out = texts_of(args.run, settings.shares)
     runs = []
-    for width in args.widths:
-        for tokens in args.tokens:
-            folder = args.out / f"w{width}_t{tokens:.0f}"
-            result = folder / "result.json"
-            if not result.exists():
-                size = sized(settings, width, round(tokens / PER_STEP))
-                run = one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
-                result.write_text(json.dumps(run, indent=2) + "\n")
-            runs.append(read_figures(result, parts=("weights", "tokens", "nats"), measure="recipes/core/scaling.py"))
-            print(f"width {width}, {runs[-1]['tokens']:,} tokens: {runs[-1]['nats']:.3f} nats", flush=True)
+    first = settings.read("loop", LoopConfig).seed
+    for seed, width, tokens in product(range(first, first + args.seeds), args.widths, args.tokens):
+        folder = args.out / f"w{width}_t{tokens:.0f}_s{seed}"
+        result = folder / "result.json"
+        if not result.exists():
+            size = sized(settings, width, round(tokens / PER_STEP), seed)
+            run = one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
+            result.write_text(json.dumps(run, indent=2) + "\n")
+        runs.append(read_figures(result, parts=PARTS, measure="recipes/core/scaling.py"))
+        print(f"width {width}, {runs[-1]['tokens']:,} tokens: {runs[-1]['nats']:.3f} nats", flush=True)
     found = curves(runs)
     report = {
         name: {
-            **asdict(curve),
-            "left_out_errors": [round(error, 3) for error in left_out_errors(points)],
-            "predicted": predictions(curve, args.config.parent),
+            **({} if fitted.curve is None else asdict(fitted.curve)),
+            "runs": len(fitted.points),
+            "left_out_errors": [round(error, 3) for error in fitted.errors],
+            "predicted": predictions(fitted.at, args.config.parent),
         }
-        for name, (curve, points) in found.items()
+        for name, fitted in found.items()
     }
     nets = read_core_folder(BaseHandle(args.model).folder, dtype=working_dtype(device), device=device)
     windows = judge_windows(nets.core, held_out)
