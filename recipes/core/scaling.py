@@ -45,7 +45,7 @@ from megacontext.training.preparation import load_stores
 from megacontext.training.recall import Asking
 from megacontext.training.recipe import training_device
 from megacontext.training.rows import aligned_row
-from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors, refuse_few
+from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_curves, refuse_few
 from megacontext.training.scoring import spread_windows, token_nlls
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.text_scoring import text_rows
@@ -75,13 +75,29 @@ Law = Callable[[float, float], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a measure is by weights and tokens, the runs that say so, by how much too much it says of each when that one
-    is left out, and the curve, where it is one."""
+    """What a measure is by weights and tokens, the runs that say so, what it would be without each of them, and the
+    curve, where it is one."""
 
     at: Law
     points: list[Point]
-    errors: list[float]
+    without: list[Law]
     curve: Curve | None = None
+
+    @property
+    def errors(self) -> list[float]:
+        """What is said too much of each run, in nats, where it is left out."""
+        return [
+            law(point.weights, point.tokens) - point.nats
+            for law, point in zip(self.without, self.points, strict=bool(self.without))
+        ]
+
+    def foretold(self, weights: float, tokens: float) -> dict[str, float | list[float]]:
+        """Nats of a larger run, and the least and most that is said of it where a run is left out."""
+        said = [law(weights, tokens) for law in self.without]
+        return {
+            "nats": round(self.at(weights, tokens), 3),
+            "without_one": [round(min(said), 3), round(max(said), 3)] if said else [],
+        }
 
 
 def sized(settings: Settings, width: int, num_steps: int, seed: int) -> Settings:
@@ -156,7 +172,8 @@ def one_run(
 @torch.no_grad()
 def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]:
     """Nats on held-out text by tokens of context; nats and hits of an answer's digits from tokens and from gists by
-    ratio; nats of the next 64 tokens after 256 of text, and after gists of them, of others, or none in their place."""
+    ratio, and nats of its first digit, which the name alone tells, where the others follow one another; nats of the
+    next 64 tokens after 256 of text, and after gists of them, of others, or none in their place."""
     length = CONTEXTS[-1] + 1
     windows = [ids for store in held_out.stores.values() for ids in spread_windows(store, JUDGED // 2, length)]
     nats_WT = token_nlls(core_logits(core), torch.from_numpy(np.stack(windows)))
@@ -164,7 +181,9 @@ def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]
     by_context = {str(stop): float(nats_WT[:, start:stop].mean()) for start, stop in pairwise(edges)}
     rows = [aligned_row(held_out, Random(f"judge/{index}"), 192, ASKED) for index in range(2 * JUDGED)]
     answers_BT = np.stack([row.weights_T > 1 for row in rows])
-    answers_BT[:, :-SCORED_TOKENS] = False
+    firsts_BT = answers_BT & ~np.pad(answers_BT, ((0, 0), (1, 0)))[:, :-1]
+    for asked_BT in (answers_BT, firsts_BT):
+        asked_BT[:, :-SCORED_TOKENS] = False
     text = [row for store in held_out.stores.values() for row in text_rows(store, JUDGED, length=FAR + SCORED_TOKENS)]
     is_open_BN, of_text_BN = (_last_open(len(some), len(some[0].tokens_T) // BLOCK) for some in (rows, text))
     score = partial(score_windows, core, gist_net, block_tokens=BLOCK)
@@ -185,6 +204,8 @@ def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]
         "nats_by_context": by_context,
         "recall_nats": float(known.nats_BT[answers_BT].mean()),
         "recall_hits": float(known.hits_BT[answers_BT].mean()),
+        "first_digit_nats": float(known.nats_BT[firsts_BT].mean()),
+        "gist_first_digit_nats": {ratio: float(scores.nats_BT[firsts_BT].mean()) for ratio, scores in read.items()},
         "gist_recall_nats": {ratio: float(scores.nats_BT[answers_BT].mean()) for ratio, scores in read.items()},
         "gist_recall_hits": {ratio: float(scores.hits_BT[answers_BT].mean()) for ratio, scores in read.items()},
         "next_64": {"text": float(after_text.mean()), **after_gists},
@@ -243,14 +264,20 @@ def curves(runs: list[dict[str, Any]]) -> dict[str, Fitted]:
             curve = fit_curve(points)
         except InvalidValueError:  # too few runs know an answer
             continue
-        found[name] = Fitted(at=curve.at, points=points, errors=left_out_errors(points), curve=curve)
+        found[name] = Fitted(
+            at=curve.at, points=points, without=[other.at for other in left_out_curves(points)], curve=curve
+        )
     gists, text = found[f"64 tokens after gists of 256, {WIDEST}"], found["64 tokens after 256 of text"]
     found[f"delta-NLL@64, {WIDEST}"] = Fitted(
-        at=lambda weights, tokens: gists.at(weights, tokens) - text.at(weights, tokens),
-        points=[replace(one, nats=one.nats - less.nats) for one, less in zip(gists.points, text.points, strict=True)],
-        errors=[one - less for one, less in zip(gists.errors, text.errors, strict=True)],
+        at=_less(gists.at, text.at),
+        points=[replace(one, nats=one.nats - other.nats) for one, other in zip(gists.points, text.points, strict=True)],
+        without=[_less(one, other) for one, other in zip(gists.without, text.without, strict=True)],
     )
     return found
+
+
+def _less(one: Law, other: Law) -> Law:
+    return lambda weights, tokens: one(weights, tokens) - other(weights, tokens)
 
 
 def _gist_recall(ratio: str, run: dict[str, Any]) -> float:
@@ -258,12 +285,12 @@ def _gist_recall(ratio: str, run: dict[str, Any]) -> float:
     return nats
 
 
-def predictions(at: Law, folder: Path) -> dict[str, float]:
+def predictions(fitted: Fitted, folder: Path) -> dict[str, Any]:
     """Nats of the larger sizes at their number of tokens."""
     said = {}
     for name, (config, tokens) in LARGER.items():
         core = Core(read_settings(folder / config).read("model", CoreConfig))  # counted, never run
-        said[name] = round(at(num_weights(core.shifts, core.layers, core.norm), tokens), 3)
+        said[name] = fitted.foretold(num_weights(core.shifts, core.layers, core.norm), tokens)
     return said
 
 
@@ -348,7 +375,7 @@ def main() -> None:
             **({} if fitted.curve is None else asdict(fitted.curve)),
             "runs": len(fitted.points),
             "left_out_errors": [round(error, 3) for error in fitted.errors],
-            "predicted": predictions(fitted.at, args.config.parent),
+            "predicted": predictions(fitted, args.config.parent),
         }
         for name, fitted in found.items()
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from megacontext.errors import InvalidValueError
-from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_errors
+from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_curves
 
 TRUE = Curve(floor=1.7, weight_factor=400.0, weight_power=0.45, token_factor=2000.0, token_power=0.5)
 GRID = [*itertools.product((2e5, 6e5, 2e6, 6e6), (5e5, 2e6, 8e6))]
@@ -30,10 +30,12 @@ def test_a_known_curve_is_found_and_foretells_larger_runs() -> None:
 
 def test_what_is_left_out_is_foretold_as_well_as_the_noise_lets() -> None:
     runs = points(noise=0.003)
-    errors = left_out_errors(runs)
-    assert len(errors) == len(GRID)
+    curves = left_out_curves(runs)
+    errors = [curve.at(run.weights, run.tokens) - run.nats for curve, run in zip(curves, runs, strict=True)]
     without = fit_curve([*runs[:3], *runs[4:]], near=fit_curve(runs))
-    assert errors[3] == pytest.approx(without.at(runs[3].weights, runs[3].tokens) - runs[3].nats)
+    assert curves[3].at(1e7, 1e8) == pytest.approx(without.at(1e7, 1e8))
+    assert curves[3].at(1e7, 1e8) != pytest.approx(curves[4].at(1e7, 1e8), rel=1e-6)
+    assert left_out_curves(runs[:6]) == [], "five runs fix none"
     assert 0 < max(map(abs, errors)) < 0.25
     assert np.median(np.abs(errors)) < 0.03
 

@@ -73,6 +73,9 @@ def test_curves_are_found_and_runs_at_chance_are_left_out(found: dict[str, Any])
     assert [point.nats for point in delta.points] == pytest.approx([20.0 / tokens**0.35 for _, tokens in GRID])
     assert delta.at(4e6, 6.4e7) == pytest.approx(20.0 / 6.4e7**0.35, abs=0.01)
     assert np.abs(delta.errors).max() < 0.02
+    told = delta.foretold(4e6, 6.4e7)
+    least, most = told["without_one"]
+    assert least <= told["nats"] <= most < 0.06
 
 
 def test_the_picture_has_a_panel_for_each(recipe: dict[str, Any], found: dict[str, Any], tmp_path: Path) -> None:
@@ -147,6 +150,7 @@ def test_a_study_from_end_to_end_repeats_no_run(study: Callable[..., dict[str, A
     assert set(told["curves"]) >= {"text", "delta-NLL@64, 32:1"}
     assert told["curves"]["text"]["runs"] == 6
     assert set(told["curves"]["text"]["predicted"]) == {"M", "L"}
+    assert told["curves"]["text"]["predicted"]["L"]["without_one"] == [], "six runs less one fix no curve"
     results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
     assert len(results) == 6
     assert (tmp_path / "out" / "scaling.png").stat().st_size > 10_000

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_errors", "refuse_few"]
+__all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_curves", "refuse_few"]
 
 HUBER = 1e-3  # of log nats, as in the paper
 BOUNDS = [(-6.0, 2.5), (-5.0, 25.0), (0.01, 2.0), (-5.0, 25.0), (0.01, 2.0)]
@@ -142,13 +142,10 @@ def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
     )
 
 
-def left_out_errors(points: Sequence[Point]) -> list[float]:
-    """For each point, what the curve through all others says too much of it, in nats: how far to trust the curve. Empty
-    if the others are too few for one."""
+def left_out_curves(points: Sequence[Point]) -> list[Curve]:
+    """For each point, the curve through all others: what it says too much of that point tells how far to trust curves
+    between points, and what all of them say of a larger run how far beyond. Empty if the others are too few for one."""
     if len(points) <= FEWEST:
         return []
-    errors, curve = [], fit_curve(points)
-    for number, point in enumerate(points):
-        others = [*points[:number], *points[number + 1 :]]
-        errors.append(fit_curve(others, near=curve).at(point.weights, point.tokens) - point.nats)
-    return errors
+    near = fit_curve(points)
+    return [fit_curve([*points[:number], *points[number + 1 :]], near=near) for number in range(len(points))]
