@@ -4,8 +4,9 @@
 [--model MODEL]`
 
 Every run is a core with its GistNet, trained from nothing by scaling.toml and judged on held-out text and names. Runs
-that are in FOLDER already are not repeated. Weights are counted without embedding and head. How losses fall with the
-length of the window is measured on MODEL, which knows how to use it: the same tokens after more and more context.
+that are in FOLDER already are not repeated, and curves go through all that it holds: several processes can share the
+work, each with widths of its own, and a last call fits. Weights are counted without embedding and head. How losses
+fall with the length of the window is measured on MODEL, which knows how to use it: the same tokens after more context.
 """
 
 from __future__ import annotations
@@ -56,7 +57,17 @@ LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
 CONTEXTS = (32, 64, 128, 256, 512)
 RATIOS = (16, 4, 1)  # vectors of a gist
 WIDEST = "32:1"
-PARTS = ("weights", "tokens", "nats", "nats_by_context", "recall_nats", "gist_recall_nats", "next_64")  # of a run
+PARTS = (
+    "seed",
+    "weights",
+    "tokens",
+    "nats",
+    "nats_by_context",
+    "recall_nats",
+    "gist_recall_nats",
+    "next_64",
+)  # of a run
+RESULT = "result.json"
 PANELS = 3  # a row of the picture
 LARGER = {"M": ("base_m.toml", 1e9), "L": ("base_l.toml", 1e10)}
 BLOCK, FAR = 32, 256  # tokens of a gist; of text before what it is judged by
@@ -242,6 +253,13 @@ def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
     return report
 
 
+def results(folder: Path) -> list[dict[str, Any]]:
+    """All runs that a folder holds, by weights, tokens and seed."""
+    paths = folder.glob(f"w*_t*_s*/{RESULT}")
+    runs = [read_figures(path, parts=PARTS, measure="recipes/core/scaling.py") for path in paths]
+    return sorted(runs, key=lambda run: (run["weights"], run["tokens"], run["seed"]))
+
+
 def curves(runs: list[dict[str, Any]]) -> dict[str, Fitted]:
     """Fitted curves of text; of answers, through the runs that know some (the others stand at ln 10 nats a digit, and
     the curve has no plateau); of the next 64 tokens, and of what gists cost them: the difference of two curves, because
@@ -358,17 +376,15 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = read_settings(args.config)
     source, held_out = texts_of(args.run, settings.shares)
-    runs = []
     first = settings.read("loop", LoopConfig).seed
     for seed, width, tokens in product(range(first, first + args.seeds), args.widths, args.tokens):
         folder = args.out / f"w{width}_t{tokens:.0f}_s{seed}"
-        result = folder / "result.json"
-        if not result.exists():
+        if not (folder / RESULT).exists():
             size = sized(settings, width, round(tokens / PER_STEP), seed)
-            run = one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
-            result.write_text(json.dumps(run, indent=2) + "\n")
-        runs.append(read_figures(result, parts=PARTS, measure="recipes/core/scaling.py"))
-        print(f"width {width}, {runs[-1]['tokens']:,} tokens: {runs[-1]['nats']:.3f} nats", flush=True)
+            run = {"seed": seed} | one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
+            (folder / RESULT).write_text(json.dumps(run, indent=2) + "\n")
+            print(f"{folder.name}: {run['tokens']:,} tokens, {run['nats']:.3f} nats", flush=True)
+    runs = results(args.out)
     found = curves(runs)
     report = {
         name: {
