@@ -57,18 +57,18 @@ LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
 CONTEXTS = (32, 64, 128, 256, 512)
 RATIOS = (16, 4, 1)  # vectors of a gist
 WIDEST = "32:1"
-PARTS = (
-    "seed",
-    "weights",
-    "tokens",
-    "nats",
-    "nats_by_context",
-    "recall_nats",
-    "gist_recall_nats",
-    "next_64",
-)  # of a run
+OF_ANSWERS = ("recall_nats", "first_digit_nats", "gist_recall_nats", "gist_first_digit_nats")
+PARTS = ("seed", "weights", "tokens", "nats", "nats_by_context", "next_64", *OF_ANSWERS)  # of a run
 RESULT = "result.json"
-PANELS = 3  # a row of the picture
+DIGITS = ("answers", "first digits")
+PANELS = 4  # a row of the picture
+SOURCES = ("tokens", "gists, 2:1", "gists, 8:1", f"gists, {WIDEST}")
+DRAWN = (
+    "text",
+    *(f"answers from {source}" for source in SOURCES),
+    "first digits from gists, 8:1",
+    f"delta-NLL@64, {WIDEST}",
+)
 LARGER = {"M": ("base_m.toml", 1e9), "L": ("base_l.toml", 1e10)}
 BLOCK, FAR = 32, 256  # tokens of a gist; of text before what it is judged by
 ASKED = Asking(test=True, key="code")
@@ -271,10 +271,18 @@ def curves(runs: list[dict[str, Any]]) -> dict[str, Fitted]:
         f"64 tokens after gists of 256, {WIDEST}": lambda run: run["next_64"][WIDEST]["real"],
         "answers from tokens": lambda run: run["recall_nats"],
     }
-    read |= {f"answers from gists, {ratio}": partial(_gist_recall, ratio) for ratio in runs[0]["gist_recall_nats"]}
+    read |= {
+        f"answers from gists, {ratio}": partial(_of_ratio, "gist_recall_nats", ratio)
+        for ratio in runs[0]["gist_recall_nats"]
+    }
+    read["first digits from tokens"] = lambda run: run["first_digit_nats"]
+    read |= {
+        f"first digits from gists, {ratio}": partial(_of_ratio, "gist_first_digit_nats", ratio)
+        for ratio in runs[0]["gist_recall_nats"]
+    }
     found = {}
     for name, nats in read.items():
-        known = CHANCE if name.startswith("answers") else math.inf
+        known = CHANCE if name.startswith(DIGITS) else math.inf
         points = [
             Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run)) for run in runs if nats(run) < known
         ]
@@ -298,8 +306,8 @@ def _less(one: Law, other: Law) -> Law:
     return lambda weights, tokens: one(weights, tokens) - other(weights, tokens)
 
 
-def _gist_recall(ratio: str, run: dict[str, Any]) -> float:
-    nats: float = run["gist_recall_nats"][ratio]
+def _of_ratio(measure: str, ratio: str, run: dict[str, Any]) -> float:
+    nats: float = run[measure][ratio]
     return nats
 
 
@@ -319,10 +327,11 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    num_rows = -(-(len(found) + 1) // PANELS)
+    drawn = {name: found[name] for name in DRAWN if name in found}
+    num_rows = -(-(len(drawn) + 1) // PANELS)
     figure, axes = plt.subplots(num_rows, PANELS, figsize=(4.6 * PANELS, 3.8 * num_rows), squeeze=False)
-    sizes = sorted({point.weights for one in found.values() for point in one.points})
-    for axis, (name, fitted) in zip(axes.flat, found.items(), strict=False):
+    sizes = sorted({point.weights for one in drawn.values() for point in one.points})
+    for axis, (name, fitted) in zip(axes.flat, drawn.items(), strict=False):
         for place, weights in enumerate(sizes):
             some = sorted(
                 (point for point in fitted.points if point.weights == weights), key=lambda point: point.tokens
@@ -334,10 +343,10 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path) -> None:
             line = np.geomspace(tokens[0] / 1.2, tokens[-1] * 4, 50)
             axis.plot(line, [fitted.at(weights, tokens) for tokens in line], color=color, linewidth=1)
         axis.set_xscale("log")
-        axis.set_title(f"{name}: nats {'a digit' if name.startswith('answers') else 'a token'}", fontsize=10)
+        axis.set_title(f"{name}: nats {'a digit' if name.startswith(DIGITS) else 'a token'}", fontsize=10)
         axis.set_xlabel("tokens learnt from")
         axis.legend(title="weights", fontsize=8, title_fontsize=8)
-    axis, *unused = axes.flat[len(found) :]
+    axis, *unused = axes.flat[len(drawn) :]
     for nothing in unused:
         nothing.set_axis_off()
     for place, (domain, told) in enumerate(windows.items()):
@@ -360,7 +369,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of a run, for its token arrays")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=Path(__file__).with_name("scaling.toml"))
-    parser.add_argument("--tokens", type=float, nargs="+", default=[5e5, 1e6, 2e6, 4e6])
+    parser.add_argument("--tokens", type=float, nargs="+", default=[2e6, 4e6, 8e6, 16e6])
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 144, 192], choices=sorted(LAYERS))
     parser.add_argument("--seeds", type=int, default=1, help="runs of each size and length")
     parser.add_argument("--model", default="reference-core", help="bundled core, or folder: what length is worth to it")

@@ -47,7 +47,9 @@ def made_up(weights: float, tokens: float) -> dict[str, Any]:
         "nats": text,
         "nats_by_context": {"512": text},
         "recall_nats": told,
+        "first_digit_nats": told,
         "gist_recall_nats": {"2:1": told, "32:1": 2.31},
+        "gist_first_digit_nats": {"2:1": told, "32:1": 2.31},
         "next_64": {"text": text, "32:1": {"real": gists, "shuffled": gists, "none": gists + 0.1}},
     }
 
@@ -84,12 +86,14 @@ def test_the_picture_has_a_panel_for_each(recipe: dict[str, Any], found: dict[st
     import matplotlib.image as images
 
     pixels_HWC = images.imread(tmp_path / "scaling.png")
-    rows = -(-(len(found) + 1) // recipe["PANELS"])
-    third = pixels_HWC.shape[1] // recipe["PANELS"]
+    shown = [name for name in recipe["DRAWN"] if name in found]
+    assert shown == ["text", "answers from tokens", "answers from gists, 2:1", "delta-NLL@64, 32:1"]
+    rows = -(-(len(shown) + 1) // recipe["PANELS"])
+    wide = pixels_HWC.shape[1] // recipe["PANELS"]
     band = pixels_HWC.shape[0] // rows
-    for place in range(len(found) + 1):
+    for place in range(len(shown) + 1):
         row, column = divmod(place, recipe["PANELS"])
-        panel_HWC = pixels_HWC[row * band : (row + 1) * band, column * third : (column + 1) * third, :3]
+        panel_HWC = pixels_HWC[row * band : (row + 1) * band, column * wide : (column + 1) * wide, :3]
         assert panel_HWC.std() > 0.02, f"panel {place} is empty"
 
 

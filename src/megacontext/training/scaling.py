@@ -19,6 +19,8 @@ __all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_cur
 
 HUBER = 1e-3  # of log nats, as in the paper
 BOUNDS = [(-6.0, 2.5), (-5.0, 25.0), (0.01, 2.0), (-5.0, 25.0), (0.01, 2.0)]
+FLOORS = (-2.0, 0.0, 0.7)  # log nats; what a fit starts from, with factors and powers of weights and tokens
+POWERS = ((2.0, 0.2, 4.0, 0.2), (5.0, 0.5, 8.0, 0.6), (2.0, 0.2, 12.0, 0.9), (12.0, 1.0, 4.0, 0.3))
 FEWEST = 6  # points: one more than the curve has parameters
 FEWEST_CONTEXTS = 4  # likewise
 
@@ -41,17 +43,6 @@ class Curve:
     weight_power: float
     token_factor: float
     token_power: float
-
-    def parameters(self) -> tuple[float, float, float, float, float]:
-        """As they are fitted: logarithms of floor and factors, powers as they are."""
-        log = np.log
-        return (
-            float(log(self.floor)),
-            float(log(self.weight_factor)),
-            self.weight_power,
-            float(log(self.token_factor)),
-            self.token_power,
-        )
 
     def at(self, weights: float, tokens: float) -> float:
         """Nats that a run of this size is expected to end with."""
@@ -107,11 +98,8 @@ def refuse_few(num_runs: int, *, num_sizes: int, num_lengths: int) -> None:
         )
 
 
-def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
-    """The curve through at least six points that differ in weights and in tokens; InvalidValueError for fewer.
-
-    near: a curve to start from, instead of from many places.
-    """
+def fit_curve(points: Sequence[Point]) -> Curve:
+    """The curve through at least six points that differ in weights and in tokens; InvalidValueError for fewer."""
     from scipy.optimize import minimize
 
     refuse_few(len(points), num_sizes=len({p.weights for p in points}), num_lengths=len({p.tokens for p in points}))
@@ -119,20 +107,24 @@ def fit_curve(points: Sequence[Point], *, near: Curve | None = None) -> Curve:
         raise InvalidValueError("a loss of 0 nats or less is no loss; give nats per token")
     log_n, log_d, log_l = (np.log([getattr(point, name) for point in points]) for name in ("weights", "tokens", "nats"))
 
-    def misfit(params_5: npt.NDArray[np.float64]) -> float:
+    def misfit(params_5: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        """In units of HUBER, or the optimiser takes any place for flat; and its gradient."""
         log_floor, log_a, alpha, log_b, beta = params_5
         parts = np.stack([np.full_like(log_n, log_floor), log_a - alpha * log_n, log_b - beta * log_d])
-        gap = np.abs(np.logaddexp.reduce(parts) - log_l)
-        return float(np.where(gap < HUBER, gap**2 / 2, HUBER * (gap - HUBER / 2)).sum())
+        log_sum = np.logaddexp.reduce(parts)
+        gap, shares = log_sum - log_l, np.exp(parts - log_sum)
+        pull = np.clip(gap, -HUBER, HUBER) / HUBER
+        floor, by_weights, by_tokens = pull * shares
+        slopes = [floor.sum(), by_weights.sum(), -log_n @ by_weights, by_tokens.sum(), -log_d @ by_tokens]
+        size = np.abs(gap)
+        return float(np.where(size < HUBER, size**2 / (2 * HUBER), size - HUBER / 2).sum()), np.array(slopes)
 
-    starts = itertools.product((-1.0, 0.0, 0.7), (0.0, 5.0), (0.2, 0.6), (0.0, 5.0), (0.2, 0.6))
-    best = None
-    for start in starts if near is None else [near.parameters()]:
-        found = minimize(misfit, np.array(start), method="L-BFGS-B", bounds=BOUNDS)
-        if best is None or found.fun < best.fun:
-            best = found
-    assert best is not None
-    log_floor, log_a, alpha, log_b, beta = best.x
+    exact = {"ftol": 1e-12, "gtol": 1e-9, "maxiter": 2000}
+    starts = [(log_floor, *powers) for log_floor, powers in itertools.product(FLOORS, POWERS)]
+    tried = [
+        minimize(misfit, np.array(start), jac=True, method="L-BFGS-B", bounds=BOUNDS, options=exact) for start in starts
+    ]
+    log_floor, log_a, alpha, log_b, beta = min(tried, key=lambda found: found.fun).x
     return Curve(
         floor=float(np.exp(log_floor)),
         weight_factor=float(np.exp(log_a)),
@@ -147,5 +139,4 @@ def left_out_curves(points: Sequence[Point]) -> list[Curve]:
     between points, and what all of them say of a larger run how far beyond. Empty if the others are too few for one."""
     if len(points) <= FEWEST:
         return []
-    near = fit_curve(points)
-    return [fit_curve([*points[:number], *points[number + 1 :]], near=near) for number in range(len(points))]
+    return [fit_curve([*points[:number], *points[number + 1 :]]) for number in range(len(points))]
