@@ -21,6 +21,7 @@ from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ CONTEXTS = (32, 64, 128, 256, 512)
 RATIOS = (16, 4, 1)  # vectors of a gist
 WIDEST = "32:1"
 OF_ANSWERS = ("recall_nats", "first_digit_nats", "gist_recall_nats", "gist_first_digit_nats")
-PARTS = ("seed", "weights", "tokens", "nats", "nats_by_context", "next_64", *OF_ANSWERS)  # of a run
+PARTS = ("seed", "weights", "tokens", "formed_after", "nats", "nats_by_context", "next_64", *OF_ANSWERS)  # of a run
 RESULT = "result.json"
 DIGITS = ("answers", "first digits")
 PANELS = 4  # a row of the picture
@@ -255,8 +256,8 @@ def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """All runs that a folder holds, by weights, tokens and seed."""
-    paths = folder.glob(f"w*_t*_s*/{RESULT}")
-    runs = [read_figures(path, parts=PARTS, measure="recipes/core/scaling.py") for path in paths]
+    measure = "rm -r that folder, then recipes/core/scaling.py"
+    runs = [read_figures(path, parts=PARTS, measure=measure) for path in folder.glob(f"w*_t*_s*/{RESULT}")]
     return sorted(runs, key=lambda run: (run["weights"], run["tokens"], run["seed"]))
 
 
@@ -309,6 +310,22 @@ def _less(one: Law, other: Law) -> Law:
 def _of_ratio(measure: str, ratio: str, run: dict[str, Any]) -> float:
     nats: float = run[measure][ratio]
     return nats
+
+
+def saved_shares(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """By ratio: the share of what text saves the next 64 tokens that its gists save, and others' gists in their place;
+    mean, least and most over the runs in which copying formed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for ratio, control in product(runs[0]["gist_recall_nats"], ("real", "shuffled")):
+        shares = []
+        for run in runs:
+            after, text = run["next_64"][ratio], run["next_64"]["text"]
+            if run["formed_after"] is not None:
+                shares.append((after["none"] - after[control]) / (after["none"] - text))
+        if shares:
+            figures = (fmean(shares), min(shares), max(shares))
+            found.setdefault(ratio, {})[control] = [round(share, 3) for share in figures]
+    return found
 
 
 def predictions(fitted: Fitted, folder: Path) -> dict[str, Any]:
@@ -386,6 +403,7 @@ def main() -> None:
     settings = read_settings(args.config)
     source, held_out = texts_of(args.run, settings.shares)
     first = settings.read("loop", LoopConfig).seed
+    results(args.out)  # what is there is refused before hours are spent beside it
     for seed, width, tokens in product(range(first, first + args.seeds), args.widths, args.tokens):
         folder = args.out / f"w{width}_t{tokens:.0f}_s{seed}"
         if not (folder / RESULT).exists():
@@ -406,10 +424,11 @@ def main() -> None:
     }
     nets = read_core_folder(BaseHandle(args.model).folder, dtype=working_dtype(device), device=device)
     windows = judge_windows(nets.core, held_out)
-    content = {"machine": f"one core, one thread, {processor()}", "curves": report, "windows": windows, "runs": runs}
+    told = {"curves": report, "saved_of_text": saved_shares(runs), "windows": windows}
+    content = {"machine": f"one core, one thread, {processor()}", **told, "runs": runs}
     (args.out / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")
     draw(found, windows, args.out / "scaling.png")
-    print(json.dumps({"curves": report, "windows": windows}, indent=2))
+    print(json.dumps(told, indent=2))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.training.held_out import core_logits
@@ -78,6 +79,16 @@ def test_curves_are_found_and_runs_at_chance_are_left_out(found: dict[str, Any])
     told = delta.foretold(4e6, 6.4e7)
     least, most = told["without_one"]
     assert least <= told["nats"] <= most < 0.06
+
+
+def test_what_gists_save_is_a_share_of_what_text_saves(recipe: dict[str, Any]) -> None:
+    def run(formed: int | None, real: float, shuffled: float) -> dict[str, Any]:
+        ways = {"real": 4.0 + real, "shuffled": 4.0 + shuffled, "none": 4.2}
+        return {"formed_after": formed, "gist_recall_nats": {"32:1": 2.0}, "next_64": {"text": 4.0, "32:1": ways}}
+
+    runs = [run(900, 0.1, 0.15), run(900, 0.05, 0.2), run(None, 0.2, 0.0)]
+    assert recipe["saved_shares"](runs) == {"32:1": {"real": [0.625, 0.5, 0.75], "shuffled": [0.125, 0.0, 0.25]}}
+    assert recipe["saved_shares"](runs[2:]) == {}
 
 
 def test_the_picture_has_a_panel_for_each(recipe: dict[str, Any], found: dict[str, Any], tmp_path: Path) -> None:
@@ -160,3 +171,16 @@ def test_a_study_from_end_to_end_repeats_no_run(study: Callable[..., dict[str, A
     assert (tmp_path / "out" / "scaling.png").stat().st_size > 10_000
     assert study() == told
     assert {path: path.stat().st_mtime_ns for path in results} == results
+
+
+def test_a_run_of_another_version_is_refused_before_any_trains(
+    study: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / "w192_t1000_s1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"weights": 1e6, "tokens": 1e3, "nats": 5.0}))
+    with pytest.raises(
+        InvalidValueError, match=r"w192_t1000_s1/result\.json lacks seed, formed_after, .*rm -r that folder"
+    ):
+        study()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
