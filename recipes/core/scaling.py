@@ -1,31 +1,30 @@
 """How losses fall with weights and tokens: small runs, fitted curves, a picture, and what they say of sizes M and L.
 
-`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...] [--seeds N] \
+`python recipes/core/scaling.py --run RUN --out FOLDER [--tokens N ...] [--widths N ...] [--seeds N] [--only-train] \
 [--model MODEL]`
 
 Every run is a core with its GistNet, trained from nothing by scaling.toml and judged on held-out text and names. Runs
 that are in FOLDER already are not repeated, and curves go through all that it holds: several processes can share the
-work, each with widths of its own, and a last call fits. Weights are counted without embedding and head. How losses
-fall with the length of the window is measured on MODEL, which knows how to use it: the same tokens after more context.
+work (`--only-train`, each with widths of its own), and a last call fits. Weights are counted without embedding and
+head. How losses fall with the length of the window is measured on MODEL, which knows how to use it: the same tokens
+after more context. MODEL is judged as the runs are, too, against what their curves say of its size.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
-from random import Random
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from megacontext.bases.core_folder import read_core_folder
@@ -36,49 +35,60 @@ from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
 from megacontext.nets.shapes import CoreConfig, GistNetConfig
-from megacontext.training.card import read_figures
+from megacontext.training.card import read_figures, write_figures
+from megacontext.training.checkpoint import identity
 from megacontext.training.core_recipe import build_learner
 from megacontext.training.gauges import num_weights
-from megacontext.training.held_out import CPU, core_logits, device_option, held_out_source, processor, run_tokenizer
+from megacontext.training.held_out import (
+    CPU,
+    device_option,
+    held_out_source,
+    processor,
+    refuse_other_tokenizer,
+    refuse_short_windows,
+    run_tokenizer,
+)
 from megacontext.training.loop import LoopConfig, TrainingLoop
-from megacontext.training.memory_windows import CONTROLS, score_windows
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
-from megacontext.training.recall import Asking
 from megacontext.training.recipe import training_device
-from megacontext.training.rows import aligned_row
-from megacontext.training.scaling import Curve, Point, PowerLaw, fit_curve, fit_power, left_out_curves, refuse_few
-from megacontext.training.scoring import spread_windows, token_nlls
+from megacontext.training.scaling import (
+    Curve,
+    Point,
+    PowerLaw,
+    Product,
+    fit_curve,
+    fit_product,
+    fixes_curve,
+    left_out,
+    num_apart,
+    refuse_few,
+)
+from megacontext.training.scaling_judge import (
+    NAMELESS,
+    SCORED_TOKENS,
+    WINDOW_CONTEXTS,
+    judge,
+    judge_windows,
+    refuse_short_text,
+)
 from megacontext.training.settings import Settings, read_settings
-from megacontext.training.text_scoring import text_rows
 from megacontext.training.windows import TextSource
 from megacontext.values import number, whole_number
 
 LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
-CONTEXTS = (32, 64, 128, 256, 512)
-RATIOS = (16, 4, 1)  # vectors of a gist
-WIDEST = "32:1"
-OF_ANSWERS = ("recall_nats", "first_digit_nats", "gist_recall_nats", "gist_first_digit_nats")
-PARTS = ("seed", "weights", "tokens", "formed_after", "nats", "nats_by_context", "next_64", *OF_ANSWERS)  # of a run
-RESULT = "result.json"
-DIGITS = ("answers", "first digits")
-PANELS = 4  # a row of the picture
-SOURCES = ("tokens", "gists, 2:1", "gists, 8:1", f"gists, {WIDEST}")
-DRAWN = (
-    "text",
-    *(f"answers from {source}" for source in SOURCES),
-    "first digits from gists, 8:1",
-    f"delta-NLL@64, {WIDEST}",
-)
-LARGER = {"M": ("base_m.toml", 1e9), "L": ("base_l.toml", 1e10)}
-BLOCK, FAR = 32, 256  # tokens of a gist; of text before what it is judged by
-ASKED = Asking(test=True, key="code")
+HERE = Path(__file__).parent
+LARGER = {"M": (HERE / "base_m.toml", 1e9), "L": (HERE / "base_l.toml", 1e10)}
 PER_STEP = 4000  # tokens of a step, about
-JUDGED = 48
-CHANCE = 2.25  # nats of a digit; who knows none needs ln 10 = 2.30
-WINDOW_CONTEXTS = (32, 64, 128, 256, 512, 1024, 2048, 4032)  # the last with what is scored: what the core was made for
-LEARNT_CONTEXT = 2048  # the longest rows that it learnt from
-SCORED_TOKENS = 64
+RESULT = "result.json"
+OF_ANSWERS = ("recall_nats", "first_digit_nats", "gist_recall_nats", "gist_first_digit_nats")
+PARTS = ("seed", "made_of", "weights", "tokens", "formed_after", "nats", "nats_by_context", "next_64", *OF_ANSWERS)
+WIDEST = "32:1"
+SOURCES = ("tokens", "gists, 2:1", "gists, 8:1", f"gists, {WIDEST}")
+DELTA = f"delta-NLL@64, {WIDEST}"
+DRAWN = ("text", *(f"answers from {source}" for source in SOURCES), "first digits from gists, 8:1", DELTA)
+OF_DIGITS = ("answers", "first digits")  # measures in nats a digit
+PANELS = 4  # a row of the picture
 
 
 Law = Callable[[float, float], float]
@@ -87,29 +97,24 @@ Law = Callable[[float, float], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a measure is by weights and tokens, the runs that say so, what it would be without each of them, and the
-    curve, where it is one."""
+    """What a measure is by weights and tokens, the runs that say so, and what it would be without those of one size and
+    length: these, and the law through the others."""
 
-    at: Law
+    law: Curve | Product
     points: list[Point]
-    without: list[Law]
-    curve: Curve | None = None
+    without: Sequence[tuple[list[Point], Law]]
 
     @property
     def errors(self) -> list[float]:
-        """What is said too much of each run, in nats, where it is left out."""
-        return [
-            law(point.weights, point.tokens) - point.nats
-            for law, point in zip(self.without, self.points, strict=bool(self.without))
-        ]
+        """What is said too much, in nats, of the runs of each size and length where they are left out."""
+        return [fmean(law(point.weights, point.tokens) - point.nats for point in some) for some, law in self.without]
 
     def foretold(self, weights: float, tokens: float) -> dict[str, float | list[float]]:
-        """Nats of a larger run, and the least and most that is said of it where a run is left out."""
-        said = [law(weights, tokens) for law in self.without]
-        return {
-            "nats": round(self.at(weights, tokens), 3),
-            "without_one": [round(min(said), 3), round(max(said), 3)] if said else [],
-        }
+        """Nats of another run, and the least and most that is said of it where some are left out: how much hangs on one
+        size and length, no interval."""
+        said = [law(weights, tokens) for _, law in self.without]
+        spread = [round(min(said), 3), round(max(said), 3)] if said else []
+        return {"nats": round(self.law.at(weights, tokens), 3), "without_some": spread}
 
 
 def sized(settings: Settings, width: int, num_steps: int, seed: int) -> Settings:
@@ -146,8 +151,8 @@ def one_run(
     device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Train what the settings say for so many steps, from nothing or from a model, and judge it. formed_after:
-    tokens until its first stage ended, if it did; places: errors of the index head, if it was asked for; sigma_factor:
-    what every sigma is multiplied by, 1 unless it was learnt."""
+    tokens until its first stage ended, about, if it did; places: errors of the index head, if it was asked for;
+    sigma_factor: what every sigma is multiplied by, 1 unless it was learnt."""
     began = time.monotonic()
     config = settings.read("loop", LoopConfig)
     learner = build_learner(settings, config.seed, start=start, compiled=compiled)
@@ -181,130 +186,73 @@ def one_run(
     }
 
 
-@torch.no_grad()
-def judge(core: Core, gist_net: GistNet, held_out: TextSource) -> dict[str, Any]:
-    """Nats on held-out text by tokens of context; nats and hits of an answer's digits from tokens and from gists by
-    ratio, and nats of its first digit, which the name alone tells, where the others follow one another; nats of the
-    next 64 tokens after 256 of text, and after gists of them, of others, or none in their place."""
-    length = CONTEXTS[-1] + 1
-    windows = [ids for store in held_out.stores.values() for ids in spread_windows(store, JUDGED // 2, length)]
-    nats_WT = token_nlls(core_logits(core), torch.from_numpy(np.stack(windows)))
-    edges = [0, *CONTEXTS]
-    by_context = {str(stop): float(nats_WT[:, start:stop].mean()) for start, stop in pairwise(edges)}
-    rows = [aligned_row(held_out, Random(f"judge/{index}"), 192, ASKED) for index in range(2 * JUDGED)]
-    answers_BT = np.stack([row.weights_T > 1 for row in rows])
-    firsts_BT = answers_BT & ~np.pad(answers_BT, ((0, 0), (1, 0)))[:, :-1]
-    for asked_BT in (answers_BT, firsts_BT):
-        asked_BT[:, :-SCORED_TOKENS] = False
-    text = [row for store in held_out.stores.values() for row in text_rows(store, JUDGED, length=FAR + SCORED_TOKENS)]
-    is_open_BN, of_text_BN = (_last_open(len(some), len(some[0].tokens_T) // BLOCK) for some in (rows, text))
-    score = partial(score_windows, core, gist_net, block_tokens=BLOCK)
-    known = score(rows, np.ones_like(is_open_BN), gist_width=1)
-    read = {f"{BLOCK // width}:1": score(rows, is_open_BN, gist_width=width) for width in RATIOS}
-    after_text = score(text, np.ones_like(of_text_BN), gist_width=1).nats_BT[:, -SCORED_TOKENS:]
-    after_gists = {
-        f"{BLOCK // width}:1": {
-            control: float(
-                score(text, of_text_BN, gist_width=width, control=control).nats_BT[:, -SCORED_TOKENS:].mean()
-            )
-            for control in CONTROLS
-        }
-        for width in RATIOS
-    }
-    return {
-        "nats": float(nats_WT.mean()),
-        "nats_by_context": by_context,
-        "recall_nats": float(known.nats_BT[answers_BT].mean()),
-        "recall_hits": float(known.hits_BT[answers_BT].mean()),
-        "first_digit_nats": float(known.nats_BT[firsts_BT].mean()),
-        "gist_first_digit_nats": {ratio: float(scores.nats_BT[firsts_BT].mean()) for ratio, scores in read.items()},
-        "gist_recall_nats": {ratio: float(scores.nats_BT[answers_BT].mean()) for ratio, scores in read.items()},
-        "gist_recall_hits": {ratio: float(scores.hits_BT[answers_BT].mean()) for ratio, scores in read.items()},
-        "next_64": {"text": float(after_text.mean()), **after_gists},
-    }
-
-
-def _last_open(num_rows: int, num_blocks: int) -> npt.NDArray[np.bool_]:
-    """The last two blocks open, those before them gists: [B, N]."""
-    is_open_BN = np.zeros((num_rows, num_blocks), dtype=np.bool_)
-    is_open_BN[:, -SCORED_TOKENS // BLOCK :] = True
-    return is_open_BN
-
-
-@torch.no_grad()
-def judge_windows(core: Core, held_out: TextSource) -> dict[str, Any]:
-    """Nats of the same held-out tokens by tokens of context before them, the law through the lengths that the core
-    learnt from, what it says of longer ones, and what a law without the longest of them says too much of that."""
-    report = {}
-    for domain, store in held_out.stores.items():
-        windows = torch.from_numpy(np.stack(spread_windows(store, JUDGED, WINDOW_CONTEXTS[-1] + SCORED_TOKENS)))
-        nats = {}
-        for context in WINDOW_CONTEXTS:
-            parts = windows[:, -context - SCORED_TOKENS :].split(4)  # type: ignore[no-untyped-call]
-            scored = torch.cat([token_nlls(core_logits(core), part)[:, -SCORED_TOKENS:] for part in parts])
-            nats[context] = float(scored.mean())
-        learnt = {context: value for context, value in nats.items() if context <= LEARNT_CONTEXT}
-        law, before = fit_power(learnt), fit_power(dict(list(learnt.items())[:-1]))
-        report[domain] = {
-            "nats": {str(context): round(value, 4) for context, value in nats.items()},
-            **asdict(law),
-            "left_out_error": round(before.at(LEARNT_CONTEXT) - learnt[LEARNT_CONTEXT], 4),
-            "predicted": {str(context): round(law.at(context), 4) for context in (*WINDOW_CONTEXTS[-1:], 8192, 32768)},
-        }
-    return report
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    """All runs that a folder holds, by weights, tokens and seed."""
+def results(folder: Path, made_of: dict[str, Any]) -> list[dict[str, Any]]:
+    """All runs that a folder holds, by weights, tokens and seed; InvalidValueError where one was made of something
+    else."""
     measure = "rm -r that folder, then recipes/core/scaling.py"
-    runs = [read_figures(path, parts=PARTS, measure=measure) for path in folder.glob(f"w*_t*_s*/{RESULT}")]
+    runs = []
+    for path in sorted(folder.glob(f"w*_t*_s*/{RESULT}")):
+        runs.append(read_figures(path, parts=PARTS, measure=measure))
+        if runs[-1]["made_of"] != made_of:
+            raise InvalidValueError(
+                f"{path.parent} was made by other settings or of other token arrays; give another --out, or remove it"
+            )
     return sorted(runs, key=lambda run: (run["weights"], run["tokens"], run["seed"]))
 
 
-def curves(runs: list[dict[str, Any]]) -> dict[str, Fitted]:
-    """Fitted curves of text; of answers, through the runs that know some (the others stand at ln 10 nats a digit, and
-    the curve has no plateau); of the next 64 tokens, and of what gists cost them: the difference of two curves, because
-    what text is worth to a core grows before its gists learn to save it."""
+def ingredients(settings: Settings, source: TextSource) -> dict[str, Any]:
+    """What all runs of a study share: digests of the settings before they are sized, and of the token arrays."""
+    tables = {name: table for name, table in settings.tables.items() if name != "extends"}
+    content = json.dumps(tables, sort_keys=True, default=str).encode()
+    data = identity({}, source.tokenizer, source.stores)["data"]
+    digests = {domain: data[domain]["digest"] for domain in sorted(data)}
+    return {"settings": hashlib.sha256(content).hexdigest()[:16], "data": digests}
+
+
+def measures(runs: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], float]]:
+    """What has a curve, by name. Answers, and what gists are worth, are read of runs in which copying formed alone."""
+    ratios = list(runs[0]["gist_recall_nats"])
     read: dict[str, Callable[[dict[str, Any]], float]] = {
         "text": lambda run: run["nats"],
         "text, 256 to 512 tokens of context": lambda run: run["nats_by_context"]["512"],
-        "64 tokens after 256 of text": lambda run: run["next_64"]["text"],
-        f"64 tokens after gists of 256, {WIDEST}": lambda run: run["next_64"][WIDEST]["real"],
         "answers from tokens": lambda run: run["recall_nats"],
+        "first digits from tokens": lambda run: run["first_digit_nats"],
     }
+    read |= {f"answers from gists, {ratio}": partial(_of_ratio, "gist_recall_nats", ratio) for ratio in ratios}
     read |= {
-        f"answers from gists, {ratio}": partial(_of_ratio, "gist_recall_nats", ratio)
-        for ratio in runs[0]["gist_recall_nats"]
+        f"first digits from gists, {ratio}": partial(_of_ratio, "gist_first_digit_nats", ratio) for ratio in ratios
     }
-    read["first digits from tokens"] = lambda run: run["first_digit_nats"]
-    read |= {
-        f"first digits from gists, {ratio}": partial(_of_ratio, "gist_first_digit_nats", ratio)
-        for ratio in runs[0]["gist_recall_nats"]
-    }
+    return read
+
+
+def curves(runs: list[dict[str, Any]]) -> dict[str, Fitted]:
+    """Fitted laws: curves that fall, and a product for delta-NLL, which grows: text is worth more to larger cores. A
+    measure of too few runs in which copying formed has none."""
+    formed = [run for run in runs if run["formed_after"] is not None]
     found = {}
-    for name, nats in read.items():
-        known = CHANCE if name.startswith(DIGITS) else math.inf
-        points = [
-            Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run)) for run in runs if nats(run) < known
-        ]
-        try:
-            curve = fit_curve(points)
-        except InvalidValueError:  # too few runs know an answer
-            continue
-        found[name] = Fitted(
-            at=curve.at, points=points, without=[other.at for other in left_out_curves(points)], curve=curve
-        )
-    gists, text = found[f"64 tokens after gists of 256, {WIDEST}"], found["64 tokens after 256 of text"]
-    found[f"delta-NLL@64, {WIDEST}"] = Fitted(
-        at=_less(gists.at, text.at),
-        points=[replace(one, nats=one.nats - other.nats) for one, other in zip(gists.points, text.points, strict=True)],
-        without=[_less(one, other) for one, other in zip(gists.without, text.without, strict=True)],
-    )
+    for name, nats in measures(runs).items():
+        points = [_point(run, nats) for run in (runs if name.startswith("text") else formed)]
+        if fixes_curve(points):
+            found[name] = _fitted(points, fit_curve)
+    points = [_point(run, _delta) for run in formed]
+    if fixes_curve(points) and min(point.nats for point in points) > 0:
+        found[DELTA] = _fitted(points, fit_product)
     return found
 
 
-def _less(one: Law, other: Law) -> Law:
-    return lambda weights, tokens: one(weights, tokens) - other(weights, tokens)
+def _fitted(points: list[Point], fit: Callable[[Sequence[Point]], Curve | Product]) -> Fitted:
+    without = [(some, law.at) for some, law in left_out(points, fit)]
+    return Fitted(law=fit(points), points=points, without=without)
+
+
+def _point(run: dict[str, Any], nats: Callable[[dict[str, Any]], float]) -> Point:
+    return Point(weights=run["weights"], tokens=run["tokens"], nats=nats(run))
+
+
+def _delta(run: dict[str, Any]) -> float:
+    """What the next 64 tokens cost after gists instead of the text itself."""
+    nats: float = run["next_64"][WIDEST]["real"] - run["next_64"]["text"]
+    return nats
 
 
 def _of_ratio(measure: str, ratio: str, run: dict[str, Any]) -> float:
@@ -312,32 +260,31 @@ def _of_ratio(measure: str, ratio: str, run: dict[str, Any]) -> float:
     return nats
 
 
-def saved_shares(runs: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """By ratio: the share of what text saves the next 64 tokens that its gists save, and others' gists in their place;
-    mean, least and most over the runs in which copying formed."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for ratio, control in product(runs[0]["gist_recall_nats"], ("real", "shuffled")):
-        shares = []
-        for run in runs:
-            after, text = run["next_64"][ratio], run["next_64"]["text"]
-            if run["formed_after"] is not None:
-                shares.append((after["none"] - after[control]) / (after["none"] - text))
-        if shares:
-            figures = (fmean(shares), min(shares), max(shares))
-            found.setdefault(ratio, {})[control] = [round(share, 3) for share in figures]
+def saved_shares(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """By number of weights and ratio: the share of what text saves the next 64 tokens that its gists save, and others'
+    gists in their place, over the runs in which copying formed; None where text saves nothing."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for weights in sorted({run["weights"] for run in runs}):
+        some = [run for run in runs if run["weights"] == weights and run["formed_after"] is not None]
+        for ratio, control in product(runs[0]["gist_recall_nats"], ("real", "shuffled")):
+            saved = sum(run["next_64"][ratio]["none"] - run["next_64"][ratio][control] for run in some)
+            worth = sum(run["next_64"][ratio]["none"] - run["next_64"]["text"] for run in some)
+            share = round(saved / worth, 3) if worth > 0 else None
+            found.setdefault(str(weights), {}).setdefault(ratio, {})[control] = share
     return found
 
 
-def predictions(fitted: Fitted, folder: Path) -> dict[str, Any]:
-    """Nats of the larger sizes at their number of tokens."""
-    said = {}
-    for name, (config, tokens) in LARGER.items():
-        core = Core(read_settings(folder / config).read("model", CoreConfig))  # counted, never run
-        said[name] = fitted.foretold(num_weights(core.shifts, core.layers, core.norm), tokens)
-    return said
+def larger_sizes() -> dict[str, tuple[int, float]]:
+    """Weights, counted as those of runs are, and tokens of the sizes that no run has."""
+    counted = {}
+    with torch.device("meta"):
+        for name, (config, tokens) in LARGER.items():
+            core = Core(read_settings(config).read("model", CoreConfig))
+            counted[name] = (num_weights(core.shifts, core.layers, core.norm), tokens)
+    return counted
 
 
-def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path) -> None:
+def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path, *, model: str) -> None:
     """One panel a curve: points by tokens, one colour a size; and one for the length of the window."""
     import matplotlib as mpl
 
@@ -358,10 +305,12 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path) -> None:
             tokens, color = [point.tokens for point in some], f"C{place}"
             axis.plot(tokens, [point.nats for point in some], "o", color=color, label=f"{weights / 1e6:.2g} M")
             line = np.geomspace(tokens[0] / 1.2, tokens[-1] * 4, 50)
-            axis.plot(line, [fitted.at(weights, tokens) for tokens in line], color=color, linewidth=1)
+            axis.plot(line, [fitted.law.at(weights, stop) for stop in line], color=color, linewidth=1)
+        if name.startswith("first digits"):
+            axis.axhline(NAMELESS, color="gray", linestyle="dashed", linewidth=1, label="codes seen, names not")
         axis.set_xscale("log")
-        axis.set_title(f"{name}: nats {'a digit' if name.startswith(DIGITS) else 'a token'}", fontsize=10)
-        axis.set_xlabel("tokens learnt from")
+        axis.set_title(f"{name}: nats {'a digit' if name.startswith(OF_DIGITS) else 'a token'}", fontsize=10)
+        axis.set_xlabel("tokens of all rows")
         axis.legend(title="weights", fontsize=8, title_fontsize=8)
     axis, *unused = axes.flat[len(drawn) :]
     for nothing in unused:
@@ -373,7 +322,7 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path) -> None:
         line = np.geomspace(contexts[0], contexts[-1], 50)
         axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{place}", linewidth=1)
     axis.set_xscale("log", base=2)
-    axis.set_title("the shipped core, the same tokens: nats a token", fontsize=10)
+    axis.set_title(f"{model}, the same tokens: nats a token", fontsize=10)
     axis.set_xlabel("tokens of context before them")
     axis.legend(fontsize=8)
     figure.tight_layout()
@@ -385,49 +334,67 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder of a run, for its token arrays")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=Path(__file__).with_name("scaling.toml"))
+    parser.add_argument("--config", type=Path, default=HERE / "scaling.toml")
     parser.add_argument("--tokens", type=float, nargs="+", default=[2e6, 4e6, 8e6, 16e6])
     parser.add_argument("--widths", type=int, nargs="+", default=[48, 96, 144, 192], choices=sorted(LAYERS))
     parser.add_argument("--seeds", type=int, default=1, help="runs of each size and length")
+    parser.add_argument("--only-train", action="store_true", help="fit nothing: another call does")
     parser.add_argument("--model", default="reference-core", help="bundled core, or folder: what length is worth to it")
     parser.add_argument("--eager", action="store_true", help="do not compile: starts at once, steps are slower")
     device_option(parser)
     args = parser.parse_args()
     for tokens in args.tokens:
         number("--tokens", tokens, least=PER_STEP, most=1e15)
-    num_sizes, num_lengths = len(set(args.widths)), len({round(tokens / PER_STEP) for tokens in args.tokens})
     whole_number("--seeds", args.seeds, least=1)
-    refuse_few(num_sizes * num_lengths, num_sizes=num_sizes, num_lengths=num_lengths)
     device = training_device(args.device)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
     source, held_out = texts_of(args.run, settings.shares)
+    refuse_short_text(held_out)
+    made_of = ingredients(settings, source)
+    kept = results(args.out, made_of)  # what is there is refused before hours are spent beside it
     first = settings.read("loop", LoopConfig).seed
-    results(args.out)  # what is there is refused before hours are spent beside it
-    for seed, width, tokens in product(range(first, first + args.seeds), args.widths, args.tokens):
+    asked = list(product(range(first, first + args.seeds), sorted(set(args.widths)), sorted(set(args.tokens))))
+    if not args.only_train:
+        lengths = num_apart([*(run["tokens"] for run in kept), *(tokens for _, _, tokens in asked)])
+        sizes = len({run["model"]["width"] for run in kept} | {width for _, width, _ in asked})
+        refuse_few(max(len(kept), len(asked)), num_sizes=sizes, num_lengths=lengths)
+        nets = read_core_folder(BaseHandle(args.model).folder, dtype=working_dtype(device), device=device)
+        if nets.gist_net is None:
+            raise InvalidValueError(f"--model {args.model} has no GistNet; give a core that has one")
+        gist_net = nets.gist_net
+        refuse_other_tokenizer(BaseHandle(args.model).folder, source.tokenizer, fix="give another --model")
+        refuse_short_windows(nets.core, Path(args.model), WINDOW_CONTEXTS[-1] + SCORED_TOKENS)
+    for seed, width, tokens in asked:
         folder = args.out / f"w{width}_t{tokens:.0f}_s{seed}"
         if not (folder / RESULT).exists():
             size = sized(settings, width, round(tokens / PER_STEP), seed)
-            run = {"seed": seed} | one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
-            (folder / RESULT).write_text(json.dumps(run, indent=2) + "\n")
+            run = one_run(size, source, held_out, folder, compiled=not args.eager, device=device)
+            fresh = folder / "result.partial"
+            write_figures(fresh, {"seed": seed, "made_of": made_of, **run}, of=str(folder))
+            fresh.replace(folder / RESULT)  # whole, for processes that read beside this one
             print(f"{folder.name}: {run['tokens']:,} tokens, {run['nats']:.3f} nats", flush=True)
-    runs = results(args.out)
+    if args.only_train:
+        return
+    runs, larger = results(args.out, made_of), larger_sizes()
     found = curves(runs)
     report = {
         name: {
-            **({} if fitted.curve is None else asdict(fitted.curve)),
+            **asdict(fitted.law),
+            "at_bounds": fitted.law.at_bounds() if isinstance(fitted.law, Curve) else [],
             "runs": len(fitted.points),
             "left_out_errors": [round(error, 3) for error in fitted.errors],
-            "predicted": predictions(fitted, args.config.parent),
+            "predicted": {size: fitted.foretold(*counted) for size, counted in larger.items()},
         }
         for name, fitted in found.items()
     }
-    nets = read_core_folder(BaseHandle(args.model).folder, dtype=working_dtype(device), device=device)
     windows = judge_windows(nets.core, held_out)
-    told = {"curves": report, "saved_of_text": saved_shares(runs), "windows": windows}
-    content = {"machine": f"one core, one thread, {processor()}", **told, "runs": runs}
-    (args.out / "scaling.json").write_text(json.dumps(content, indent=2) + "\n")
-    draw(found, windows, args.out / "scaling.png")
+    weights = num_weights(nets.core.shifts, nets.core.layers, nets.core.norm)
+    model = {"name": args.model, "weights": weights, **judge(nets.core, gist_net, held_out)}
+    told = {"curves": report, "saved_of_text": saved_shares(runs), "windows": windows, "model": model}
+    machine = f"one core, one thread, {processor()}" if device == CPU else str(device)
+    (args.out / "scaling.json").write_text(json.dumps({"machine": machine, **told, "runs": runs}, indent=2) + "\n")
+    draw(found, windows, args.out / "scaling.png", model=Path(args.model).name)
     print(json.dumps(told, indent=2))
 
 

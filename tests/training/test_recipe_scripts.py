@@ -355,8 +355,7 @@ def run(tokenizer: Tokenizer, documents: list[Document], tmp_path: Path) -> Path
     ("script", "arguments", "reason"),
     [
         ("core/scaling.py", ("--tokens", 0), "--tokens is 0.0; choose a finite number of at least 4000"),
-        ("core/scaling.py", ("--tokens", 5000, "--widths", 48), "1 runs do not fix a curve of five parameters"),
-        ("core/scaling.py", ("--tokens", 4000, 4001, 4002), "4 runs do not fix a curve of five parameters"),
+        ("core/scaling.py", ("--seeds", 0), "--seeds is 0; choose a whole number of at least 1"),
         ("core/auxiliary.py", ("--weight", "nan"), "--weight is nan; choose a finite number above 0"),
         ("core/auxiliary.py", ("--only-seed", 3), "--only-seed is 3; choose a whole number from 0 to 2"),
     ],

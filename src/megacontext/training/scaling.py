@@ -7,7 +7,7 @@ L(N, D) = E + A / N^alpha + B / D^beta, N weights, D tokens, fitted by a Huber l
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,19 +15,34 @@ import numpy.typing as npt
 
 from megacontext.errors import InvalidValueError
 
-__all__ = ["Curve", "Point", "PowerLaw", "fit_curve", "fit_power", "left_out_curves", "refuse_few"]
+__all__ = [
+    "Curve",
+    "Point",
+    "PowerLaw",
+    "Product",
+    "fit_curve",
+    "fit_power",
+    "fit_product",
+    "fixes_curve",
+    "left_out",
+    "num_apart",
+    "refuse_few",
+]
 
 HUBER = 1e-3  # of log nats, as in the paper
 BOUNDS = [(-6.0, 2.5), (-5.0, 25.0), (0.01, 2.0), (-5.0, 25.0), (0.01, 2.0)]
 FLOORS = (-2.0, 0.0, 0.7)  # log nats; what a fit starts from, with factors and powers of weights and tokens
 POWERS = ((2.0, 0.2, 4.0, 0.2), (5.0, 0.5, 8.0, 0.6), (2.0, 0.2, 12.0, 0.9), (12.0, 1.0, 4.0, 0.3))
+NAMES = ("floor", "weight_factor", "weight_power", "token_factor", "token_power")
 FEWEST = 6  # points: one more than the curve has parameters
+FEWEST_APART = 3  # sizes, and lengths: two cannot tell a floor from a power
+APART = 1.2  # runs of one length differ by what their batches hold
 FEWEST_CONTEXTS = 4  # likewise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One run: weights N, tokens D, and its loss in nats, > 0."""
+    """One run: weights N, tokens D, and a figure of it in nats, > 0 where a curve is to go through it."""
 
     weights: float
     tokens: float
@@ -48,6 +63,29 @@ class Curve:
         """Nats that a run of this size is expected to end with."""
         by_weights = self.weight_factor / float(weights) ** self.weight_power
         return float(self.floor + by_weights + self.token_factor / float(tokens) ** self.token_power)
+
+    def at_bounds(self) -> list[str]:
+        """Parameters that the points do not fix: the fit ended where it may go no further."""
+        log = np.log
+        fitted = (log(self.floor), log(self.weight_factor), self.weight_power, log(self.token_factor), self.token_power)
+        return [
+            name
+            for name, value, (least, most) in zip(NAMES, fitted, BOUNDS, strict=True)
+            if min(value - least, most - value) < 1e-6
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """G(N, D) = factor * N^weight_power * D^token_power: what grows with weights and tokens."""
+
+    factor: float
+    weight_power: float
+    token_power: float
+
+    def at(self, weights: float, tokens: float) -> float:
+        """Nats at this size."""
+        return float(self.factor * float(weights) ** self.weight_power * float(tokens) ** self.token_power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,20 +127,40 @@ def fit_power(nats_by_tokens: Mapping[int, float] | Mapping[float, float]) -> Po
     return PowerLaw(floor=float(floor), factor=float(np.exp(log_factor)), power=float(power))
 
 
+def num_apart(values: Iterable[float]) -> int:
+    """How many of some numbers, of weights or tokens, are told apart: those within a fifth of another count once."""
+    return len(_firsts(values))
+
+
+def _firsts(values: Iterable[float]) -> list[float]:
+    firsts: list[float] = []
+    for value in sorted(values):
+        if not firsts or value > APART * firsts[-1]:
+            firsts.append(value)
+    return firsts
+
+
 def refuse_few(num_runs: int, *, num_sizes: int, num_lengths: int) -> None:
-    """InvalidValueError for runs that fix no curve: too few, or of one number of weights or tokens."""
-    if num_runs < FEWEST or min(num_sizes, num_lengths) < 2:
+    """InvalidValueError for runs that fix no curve: too few, or of too few numbers of weights or tokens."""
+    if num_runs < FEWEST or min(num_sizes, num_lengths) < FEWEST_APART:
         raise InvalidValueError(
-            f"{num_runs} runs do not fix a curve of five parameters; measure at least {FEWEST}, with two or more "
-            "numbers of weights and of tokens"
+            f"{num_runs} runs of {num_sizes} sizes and {num_lengths} lengths do not fix a curve of five parameters; "
+            f"measure at least {FEWEST}, of {FEWEST_APART} sizes and {FEWEST_APART} lengths"
         )
 
 
+def fixes_curve(points: Sequence[Point]) -> bool:
+    """Whether points are enough for a curve."""
+    num_sizes, num_lengths = num_apart(p.weights for p in points), num_apart(p.tokens for p in points)
+    return len(points) >= FEWEST and min(num_sizes, num_lengths) >= FEWEST_APART
+
+
 def fit_curve(points: Sequence[Point]) -> Curve:
-    """The curve through at least six points that differ in weights and in tokens; InvalidValueError for fewer."""
+    """The curve through at least six points of three sizes and three lengths; InvalidValueError for fewer."""
     from scipy.optimize import minimize
 
-    refuse_few(len(points), num_sizes=len({p.weights for p in points}), num_lengths=len({p.tokens for p in points}))
+    num_sizes, num_lengths = num_apart(p.weights for p in points), num_apart(p.tokens for p in points)
+    refuse_few(len(points), num_sizes=num_sizes, num_lengths=num_lengths)
     if min(point.nats for point in points) <= 0:
         raise InvalidValueError("a loss of 0 nats or less is no loss; give nats per token")
     log_n, log_d, log_l = (np.log([getattr(point, name) for point in points]) for name in ("weights", "tokens", "nats"))
@@ -134,9 +192,28 @@ def fit_curve(points: Sequence[Point]) -> Curve:
     )
 
 
-def left_out_curves(points: Sequence[Point]) -> list[Curve]:
-    """For each point, the curve through all others: what it says too much of that point tells how far to trust curves
-    between points, and what all of them say of a larger run how far beyond. Empty if the others are too few for one."""
-    if len(points) <= FEWEST:
+def fit_product(points: Sequence[Point]) -> Product:
+    """Least squares on logarithms; InvalidValueError for points that fix no curve, or one that is not above 0."""
+    num_sizes, num_lengths = num_apart(p.weights for p in points), num_apart(p.tokens for p in points)
+    refuse_few(len(points), num_sizes=num_sizes, num_lengths=num_lengths)
+    if min(point.nats for point in points) <= 0:
+        raise InvalidValueError("a gain of 0 nats or less has no logarithm; leave such runs out")
+    terms_P3 = np.log([(np.e, point.weights, point.tokens) for point in points])
+    log_factor, *powers = np.linalg.lstsq(terms_P3, np.log([point.nats for point in points]), rcond=None)[0]
+    return Product(factor=float(np.exp(log_factor)), weight_power=float(powers[0]), token_power=float(powers[1]))
+
+
+def left_out(
+    points: Sequence[Point], fit: Callable[[Sequence[Point]], Curve | Product]
+) -> list[tuple[list[Point], Curve | Product]]:
+    """For each size and length: its runs, of all seeds, and what goes through all others. What that says too much of
+    these runs tells how far to trust the fit between points. Empty where the others are too few for one."""
+    lengths = _firsts(point.tokens for point in points)
+    cells: dict[tuple[float, int], list[Point]] = {}
+    for point in points:
+        length = sum(first <= point.tokens for first in lengths)
+        cells.setdefault((point.weights, length), []).append(point)
+    others = [[point for point in points if point not in cell] for cell in cells.values()]
+    if not all(map(fixes_curve, others)):
         return []
-    return [fit_curve([*points[:number], *points[number + 1 :]]) for number in range(len(points))]
+    return [(cell, fit(rest)) for cell, rest in zip(cells.values(), others, strict=True)]
