@@ -290,6 +290,7 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path, *, model
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import ScalarFormatter
 
     drawn = {name: found[name] for name in DRAWN if name in found}
     num_rows = -(-(len(drawn) + 1) // PANELS)
@@ -302,16 +303,16 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path, *, model
             )
             if not some:
                 continue
-            tokens, color = [point.tokens for point in some], f"C{place}"
-            axis.plot(tokens, [point.nats for point in some], "o", color=color, label=f"{weights / 1e6:.2g} M")
-            line = np.geomspace(tokens[0] / 1.2, tokens[-1] * 4, 50)
-            axis.plot(line, [fitted.law.at(weights, stop) for stop in line], color=color, linewidth=1)
+            millions, color = [point.tokens / 1e6 for point in some], f"C{place}"
+            axis.plot(millions, [point.nats for point in some], "o", color=color, label=f"{weights / 1e6:.2g} M")
+            line = np.geomspace(millions[0] / 1.2, millions[-1] * 4, 50)
+            axis.plot(line, [fitted.law.at(weights, 1e6 * stop) for stop in line], color=color, linewidth=1)
         if name.startswith("first digits"):
             axis.axhline(NAMELESS, color="gray", linestyle="dashed", linewidth=1, label="codes seen, names not")
-        axis.set_xscale("log")
         axis.set_title(f"{name}: nats {'a digit' if name.startswith(OF_DIGITS) else 'a token'}", fontsize=10)
-        axis.set_xlabel("tokens of all rows")
-        axis.legend(title="weights", fontsize=8, title_fontsize=8)
+        axis.set_xlabel("million tokens of all rows")
+        corner = "upper left" if name == DELTA else "upper right"
+        axis.legend(title="weights", fontsize=8, title_fontsize=8, loc=corner)
     axis, *unused = axes.flat[len(drawn) :]
     for nothing in unused:
         nothing.set_axis_off()
@@ -321,10 +322,12 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path, *, model
         axis.plot(contexts, told["nats"].values(), "o", color=f"C{place}", label=domain)
         line = np.geomspace(contexts[0], contexts[-1], 50)
         axis.plot(line, [law.at(tokens) for tokens in line], color=f"C{place}", linewidth=1)
-    axis.set_xscale("log", base=2)
     axis.set_title(f"{model}, the same tokens: nats a token", fontsize=10)
     axis.set_xlabel("tokens of context before them")
     axis.legend(fontsize=8)
+    for axis in axes.flat:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
