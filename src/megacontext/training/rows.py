@@ -18,6 +18,7 @@ from megacontext.training.windows import ANSWER_WEIGHT, Ids, Strip, TextSource, 
 from megacontext.training.wordings import in_unseen_words
 
 __all__ = [
+    "ALIGNED_BLOCK",
     "SPREAD_BLOCKS",
     "aligned_row",
     "dense_puzzle_row",

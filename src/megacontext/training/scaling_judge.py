@@ -30,7 +30,15 @@ from megacontext.training.scoring import spread_windows, token_nlls
 from megacontext.training.text_scoring import text_rows
 from megacontext.training.windows import TextSource, Window
 
-__all__ = ["NAMELESS", "RATIOS", "answer_masks", "judge", "judge_windows", "refuse_short_text"]
+__all__ = [
+    "NAMELESS",
+    "SCORED_TOKENS",
+    "WINDOW_CONTEXTS",
+    "answer_masks",
+    "judge",
+    "judge_windows",
+    "refuse_short_text",
+]
 
 NAMELESS = 1.19  # nats of a first digit for who sees four codes and no names
 BLOCK = ALIGNED_BLOCK
