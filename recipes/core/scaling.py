@@ -49,6 +49,7 @@ from megacontext.training.held_out import (
     run_tokenizer,
 )
 from megacontext.training.loop import LoopConfig, TrainingLoop
+from megacontext.training.memory_windows import CONTROLS
 from megacontext.training.optim import MasterOptimizer, OptimConfig
 from megacontext.training.preparation import load_stores
 from megacontext.training.recipe import training_device
@@ -74,15 +75,27 @@ from megacontext.training.scaling_judge import (
 )
 from megacontext.training.settings import Settings, read_settings
 from megacontext.training.windows import TextSource
-from megacontext.values import number, whole_number
+from megacontext.values import file_in_the_way, number, whole_number
 
 LAYERS = {48: 2, 96: 3, 144: 4, 192: 4, 256: 5}  # by width
 HERE = Path(__file__).parent
 LARGER = {"M": (HERE / "base_m.toml", 1e9), "L": (HERE / "base_l.toml", 1e10)}
 PER_STEP = 4000  # tokens of a step, about
+MOST_TOKENS = 1e12
 RESULT = "result.json"
 OF_ANSWERS = ("recall_nats", "first_digit_nats", "gist_recall_nats", "gist_first_digit_nats")
-PARTS = ("seed", "made_of", "weights", "tokens", "formed_after", "nats", "nats_by_context", "next_64", *OF_ANSWERS)
+PARTS = (
+    "seed",
+    "made_of",
+    "weights",
+    "tokens",
+    "formed_after",
+    "model",
+    "nats",
+    "nats_by_context",
+    "next_64",
+    *OF_ANSWERS,
+)
 WIDEST = "32:1"
 SOURCES = ("tokens", "gists, 2:1", "gists, 8:1", f"gists, {WIDEST}")
 DELTA = f"delta-NLL@64, {WIDEST}"
@@ -188,16 +201,40 @@ def one_run(
 
 def results(folder: Path, made_of: dict[str, Any]) -> list[dict[str, Any]]:
     """All runs that a folder holds, by weights, tokens and seed; InvalidValueError where one was made of something
-    else."""
-    measure = "rm -r that folder, then recipes/core/scaling.py"
+    else, or is not whole."""
     runs = []
     for path in sorted(folder.glob(f"w*_t*_s*/{RESULT}")):
-        runs.append(read_figures(path, parts=PARTS, measure=measure))
-        if runs[-1]["made_of"] != made_of:
+        run = read_figures(path, measure="recipes/core/scaling.py")
+        fix = f"remove {path.parent}, and it is trained again"
+        if missing := [part for part in PARTS if part not in run]:
+            raise InvalidValueError(f"{path} lacks {', '.join(missing)}; {fix}")
+        if run["made_of"] != made_of:
             raise InvalidValueError(
                 f"{path.parent} was made by other settings or of other token arrays; give another --out, or remove it"
             )
+        try:
+            _refuse_broken(run)
+        except (InvalidValueError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InvalidValueError(
+                f"{path} holds no figures of a run ({type(error).__name__}: {error}); {fix}"
+            ) from error
+        runs.append(run)
     return sorted(runs, key=lambda run: (run["weights"], run["tokens"], run["seed"]))
+
+
+def _refuse_broken(run: dict[str, Any]) -> None:
+    """An error of its own kind for a run in which something is missing, or no number where one belongs."""
+    for name in ("weights", "tokens"):
+        number(name, run[name], above=0)
+    whole_number("seed", run["seed"])
+    whole_number("width", run["model"]["width"], least=1)
+    if run["formed_after"] is not None:
+        number("formed_after", run["formed_after"], above=0)
+    for name, nats in measures([run]).items():
+        number(name, nats(run), above=0)
+    for ratio, control in product(run["gist_recall_nats"], CONTROLS):
+        number(f"next_64, {ratio}, {control}", run["next_64"][ratio][control], above=0)
+    number(DELTA, _delta(run))
 
 
 def ingredients(settings: Settings, source: TextSource) -> dict[str, Any]:
@@ -308,6 +345,7 @@ def draw(found: dict[str, Fitted], windows: dict[str, Any], path: Path, *, model
             line = np.geomspace(millions[0] / 1.2, millions[-1] * 4, 50)
             axis.plot(line, [fitted.law.at(weights, 1e6 * stop) for stop in line], color=color, linewidth=1)
         if name.startswith("first digits"):
+            axis.set_ylim(top=3.0)  # room for the legend
             axis.axhline(NAMELESS, color="gray", linestyle="dashed", linewidth=1, label="codes seen, names not")
         axis.set_title(f"{name}: nats {'a digit' if name.startswith(OF_DIGITS) else 'a token'}", fontsize=10)
         axis.set_xlabel("million tokens of all rows")
@@ -347,12 +385,19 @@ def main() -> None:
     device_option(parser)
     args = parser.parse_args()
     for tokens in args.tokens:
-        number("--tokens", tokens, least=PER_STEP, most=1e15)
+        number("--tokens", tokens, least=PER_STEP, most=MOST_TOKENS)
     whole_number("--seeds", args.seeds, least=1)
     device = training_device(args.device)
     torch.set_num_threads(1)
     settings = read_settings(args.config)
+    if (file := file_in_the_way(args.out)) is not None:
+        raise InvalidValueError(f"--out {args.out}: {file} is a file; give a folder")
     source, held_out = texts_of(args.run, settings.shares)
+    if settings.vocab_size < source.tokenizer.get_vocab_size():
+        raise InvalidValueError(
+            f"{args.config}: vocab_size is {settings.vocab_size}, but the tokenizer of {args.run} has "
+            f"{source.tokenizer.get_vocab_size()} tokens; give it that many"
+        )
     refuse_short_text(held_out)
     made_of = ingredients(settings, source)
     kept = results(args.out, made_of)  # what is there is refused before hours are spent beside it
@@ -364,7 +409,7 @@ def main() -> None:
         refuse_few(max(len(kept), len(asked)), num_sizes=sizes, num_lengths=lengths)
         nets = read_core_folder(BaseHandle(args.model).folder, dtype=working_dtype(device), device=device)
         if nets.gist_net is None:
-            raise InvalidValueError(f"--model {args.model} has no GistNet; give a core that has one")
+            raise InvalidValueError(f"--model {args.model} has no GistNet; give a core that has one, or --only-train")
         gist_net = nets.gist_net
         refuse_other_tokenizer(BaseHandle(args.model).folder, source.tokenizer, fix="give another --model")
         refuse_short_windows(nets.core, Path(args.model), WINDOW_CONTEXTS[-1] + SCORED_TOKENS)

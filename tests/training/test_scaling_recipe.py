@@ -226,9 +226,9 @@ def test_runs_that_cannot_be_fitted_together_are_refused_before_any_trains(
     folder.mkdir(parents=True)
     result = {"weights": 1e6, "tokens": 1e3, "nats": 5.0}
     (folder / "result.json").write_text(json.dumps(result))
-    with pytest.raises(InvalidValueError, match=r"result\.json lacks seed, made_of, .*rm -r that folder"):
+    with pytest.raises(InvalidValueError, match=r"json lacks seed, made_of, .*; remove .*w192_t1000_s1, and it"):
         study()
-    rest = ("seed", "formed_after", "nats_by_context", "next_64", "recall_nats", "first_digit_nats")
+    rest = ("seed", "formed_after", "model", "nats_by_context", "next_64", "recall_nats", "first_digit_nats")
     others = dict.fromkeys((*rest, "gist_recall_nats", "gist_first_digit_nats"), 1)
     (folder / "result.json").write_text(json.dumps({**result, **others, "made_of": {"settings": "other"}}))
     with pytest.raises(InvalidValueError, match="w192_t1000_s1 was made by other settings or of other token arrays"):
@@ -237,3 +237,50 @@ def test_runs_that_cannot_be_fitted_together_are_refused_before_any_trains(
         study("--out", str(tmp_path / "new"), "--widths", "48")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [
+        (("nats",), float("nan"), "text is nan"),
+        (("nats",), "abc", "text is 'abc'"),
+        (("weights",), 0, "weights is 0"),
+        (("tokens",), "8e6", "tokens is '8e6'"),
+        (("seed",), "one", "seed is 'one'"),
+        (("formed_after",), "soon", "formed_after is 'soon'"),
+        (("model",), {}, "KeyError: 'width'"),
+        (("next_64",), 3, "TypeError"),
+        (("next_64", "2:1"), {"real": 4.0}, "KeyError: 'shuffled'"),
+        (("gist_recall_nats", "2:1"), None, "answers from gists, 2:1 is None"),
+    ],
+)
+def test_a_run_with_a_broken_figure_is_named(
+    recipe: dict[str, Any], tmp_path: Path, at: tuple[str, ...], value: object, reason: str
+) -> None:
+    ways = {"real": 4.2, "shuffled": 4.3, "none": 4.4}
+    run = made_up(1e6, 8e6) | {"seed": 1, "made_of": {}, "model": {"width": 48}, "next_64": {"text": 4.0, "2:1": ways}}
+    run["next_64"]["32:1"] = ways
+    path = tmp_path / "w48_t8000000_s1" / "result.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(run))
+    assert recipe["results"](tmp_path, {}) == [run]
+    part: Any = run
+    for name in at[:-1]:
+        part = part[name]
+    part[at[-1]] = value
+    path.write_text(json.dumps(run))
+    with pytest.raises(InvalidValueError, match="holds no figures of a run") as caught:
+        recipe["results"](tmp_path, {})
+    assert reason in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_what_a_study_cannot_be_made_of_is_refused(study: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidValueError, match=r"--out .*/file/new: .*/file is a file; give a folder"):
+        study("--out", str(tmp_path / "file" / "new"))
+    config = tmp_path / "small.toml"
+    config.write_text((tmp_path / "tiny.toml").read_text().replace("vocab_size = 512", "vocab_size = 300"))
+    with pytest.raises(InvalidValueError, match=r"small\.toml: vocab_size is 300, but the tokenizer of .* has 512"):
+        study("--config", str(config))
+    assert not (tmp_path / "out").exists()
