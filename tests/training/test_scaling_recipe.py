@@ -17,7 +17,7 @@ import torch
 from megacontext.errors import InvalidValueError
 from megacontext.nets.core import Core
 from megacontext.nets.gist_net import GistNet
-from megacontext.training import scaling_judge
+from megacontext.training import scaling_judge, scaling_runs
 from megacontext.training.held_out import core_logits
 from megacontext.training.memory_windows import Control, score_windows
 from megacontext.training.recall import Asking
@@ -65,7 +65,7 @@ def made_up(weights: float, tokens: float) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def found(recipe: dict[str, Any]) -> dict[str, Any]:
     """The curves through made-up runs."""
-    fitted: dict[str, Any] = recipe["curves"]([made_up(*point) for point in GRID])
+    fitted: dict[str, Any] = scaling_runs.curves([made_up(*point) for point in GRID])
     return fitted
 
 
@@ -85,8 +85,8 @@ def test_laws_are_found_without_the_runs_in_which_nothing_formed(
         assert least - 0.01 <= told["nats"] <= most + 0.01
     delta = found["delta-NLL@64, 32:1"]
     assert delta.law.at(4e6, 6.4e7) == pytest.approx(DELTA.at(4e6, 6.4e7), rel=1e-3)
-    monkeypatch.setitem(recipe, "left_out", lambda points, fit: [])
-    assert recipe["curves"]([{**run, "formed_after": None} for run in runs]).keys() == {
+    monkeypatch.setattr(scaling_runs, "left_out", lambda points, fit: [])
+    assert scaling_runs.curves([{**run, "formed_after": None} for run in runs]).keys() == {
         "text",
         "text, 256 to 512 tokens of context",
     }
@@ -103,8 +103,8 @@ def test_what_gists_save_is_a_share_of_what_text_saves(recipe: dict[str, Any]) -
         }
 
     runs = [run(900, 0.1, 0.15), run(900, 0.05, 0.2), run(None, 0.2, 0.0)]
-    assert recipe["saved_shares"](runs) == {"5": {"32:1": {"real": 0.625, "shuffled": 0.125}}}
-    assert recipe["saved_shares"](runs[2:]) == {"5": {"32:1": {"real": None, "shuffled": None}}}
+    assert scaling_runs.saved_shares(runs) == {"5": {"32:1": {"real": 0.625, "shuffled": 0.125}}}
+    assert scaling_runs.saved_shares(runs[2:]) == {"5": {"32:1": {"real": None, "shuffled": None}}}
 
 
 def test_the_picture_has_a_panel_for_each(recipe: dict[str, Any], found: dict[str, Any], tmp_path: Path) -> None:
@@ -263,14 +263,14 @@ def test_a_run_with_a_broken_figure_is_named(
     path = tmp_path / "w48_t8000000_s1" / "result.json"
     path.parent.mkdir()
     path.write_text(json.dumps(run))
-    assert recipe["results"](tmp_path, {}) == [run]
+    assert scaling_runs.results(tmp_path, {}) == [run]
     part: Any = run
     for name in at[:-1]:
         part = part[name]
     part[at[-1]] = value
     path.write_text(json.dumps(run))
     with pytest.raises(InvalidValueError, match="holds no figures of a run") as caught:
-        recipe["results"](tmp_path, {})
+        scaling_runs.results(tmp_path, {})
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
 
